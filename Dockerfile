@@ -1,0 +1,54 @@
+# docker build -t tta-server:0.1.0 .
+#
+# One file for GPU and CPU. On x86-64 the default registry's torch brings its own CUDA and also runs without a GPU; the
+# host adds only the driver. For an image of a fraction of that size, without GPU support, name an index of CPU wheels:
+# docker build --build-arg TORCH_INDEX=URL -t tta-server:0.1.0-cpu .
+
+# The version that the tests run on.
+ARG PYTHON_VERSION=3.11
+
+FROM python:${PYTHON_VERSION}-slim AS builder
+WORKDIR /src
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH
+
+# The dependencies come before the code, and torch before the others: a change of code rebuilds neither layer.
+COPY pyproject.toml ./
+RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+        > all.txt \
+    && grep '^torch' all.txt > torch.txt
+ARG TORCH_INDEX=""
+# The index is set for this one step, and only if one is given: pip then takes nothing else from it later.
+RUN env ${TORCH_INDEX:+PIP_INDEX_URL="$TORCH_INDEX"} pip install -r torch.txt
+RUN pip install -r all.txt
+
+COPY README.md ./
+COPY models models
+COPY adapters adapters
+COPY tta_server tta_server
+RUN pip install --no-deps . && pip check
+
+FROM python:${PYTHON_VERSION}-slim
+LABEL org.opencontainers.image.title="tta-server" \
+      org.opencontainers.image.version="0.1.0"
+# torch asks for the name of the user that it runs as, so a number without an entry would not do.
+RUN groupadd --gid 10001 tta \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin tta
+# Owned by root: the server cannot change its own code. It writes to /tmp only, so the root file system can be read-only.
+COPY --from=builder /opt/venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp \
+    TTA_SERVER__HOST=0.0.0.0 \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+# NVIDIA_VISIBLE_DEVICES stays unset: with it, a container that asked for no GPU would see all of them.
+WORKDIR /tmp
+USER 10001:10001
+EXPOSE 8000
+# Kubernetes has its own probes. http.client, because urllib would ask a proxy that the environment names.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=6 \
+    CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('TTA_SERVER__PORT', '8000')), timeout=4); c.request('GET', '/v2/health/ready'); sys.exit(c.getresponse().status != 200)"]
+ENTRYPOINT ["tta-server"]
+CMD ["serve"]

@@ -1,0 +1,85 @@
+"""TENT: lower the entropy of the predictions by the normalisation layers' scales and shifts.
+
+Source: Wang et al., ICLR 2021, arXiv:2006.10726, section 3. Reference: tent/tent.py.
+Differs: the network stays in evaluation mode, so dropout and stochastic depth are off; LayerNorm, GroupNorm and
+RMSNorm layers adapt too; `stats="ema"` answers from moving statistics (see `adapters.moments`); a step with a
+non-finite result is dropped whole.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value
+
+from adapters.base import State, Step, accept, group, register, ungroup
+from adapters.losses import entropy
+from adapters.moments import Stats, check_rows, check_stats, init_stats, predict, track
+from adapters.optim import Name, Optimizer
+from models import Backbone, Output, Tensors
+
+
+@register
+@dataclass(frozen=True)
+class Tent:
+    """Minimise the mean entropy of each batch, one gradient step a batch.
+
+    Attributes:
+        lr: Learning rate, > 0. The papers: 2.5e-4 (SGD, ImageNet), 1e-3 (Adam, CIFAR).
+        optimizer: "sgd" or "adam".
+        momentum: SGD's momentum, in [0, 1).
+        betas: Adam's decay rates.
+        stats: "batch" answers each batch from its own statistics (the paper), "ema" from the stream's moving ones.
+        stats_momentum: Share of a new batch in the moving statistics, in (0, 1]; None chooses it per layer.
+    """
+
+    lr: float = 2.5e-4
+    optimizer: Name = "sgd"
+    momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    stats: Stats = "ema"
+    stats_momentum: float | None = None
+
+    name: ClassVar[str] = "tent"
+    requires: ClassVar[frozenset[str]] = frozenset({"grad", "norm_affine"})
+    output_kind: ClassVar[str] = "logits"
+
+    def __post_init__(self) -> None:
+        check_stats(self.stats, self.stats_momentum)
+        self._optimizer()
+
+    @property
+    def batch_coupled(self) -> bool:
+        """Whether rows of one forward share their statistics."""
+        return self.stats == "batch"
+
+    def init(self, backbone: Backbone) -> State:
+        """Return the source's scales and shifts, empty optimiser slots and, for "ema", the source statistics."""
+        theta = {name: tensor.clone() for name, tensor in backbone.norm_affine().items()}
+        stats = init_stats(backbone) if self.stats == "ema" else {}
+        return ungroup("theta", theta) | self._optimizer().init(theta) | stats
+
+    def predict(self, backbone: Backbone, state: State, x: Tensor) -> Output:
+        """Answer `x` (N, C, H, W)."""
+        return predict(backbone, state, x, self.stats)
+
+    def adapt(self, backbone: Backbone, state: State, x: Tensor) -> Step:
+        """Take one gradient step on `x` (N, C, H, W), normalised by its own statistics."""
+        if self.stats == "batch":
+            check_rows(backbone, x)
+
+        def loss(theta: Tensors) -> tuple[Tensor, Output]:
+            output = backbone.forward(x, theta, "batch")
+            return entropy(output.logits).mean(), output
+
+        theta = group(state, "theta")
+        gradients, (value, output) = grad_and_value(loss, has_aux=True)(theta)
+        moved, slots = self._optimizer().step(theta, gradients, state)
+        stats = track(group(state, "stats"), output.moments, self.stats_momentum)
+        new = ungroup("theta", moved) | slots | ungroup("stats", stats)
+        kept, accepted = accept(state, new, torch.ones((), dtype=torch.bool, device=x.device))
+        return Step(kept, output, {"accepted": accepted, "loss": value})
+
+    def _optimizer(self) -> Optimizer:
+        return Optimizer(self.optimizer, self.lr, self.momentum, self.betas)

@@ -1,0 +1,13 @@
+"""The parts of PromQL that every query of the dashboard is made of."""
+
+from typing import Final
+
+MODEL: Final = 'model=~"$model"'
+STREAM: Final = f'{MODEL},stream=~"$stream"'
+RATE: Final = "[$__rate_interval]"
+
+# A stream's state lives in one server, so its series are never added up over servers.
+BY_STREAM: Final = "{{stream}} on {{instance}}"
+
+# The process's own metrics carry no model: this picks the servers of the chosen models, and is always 1.
+OURS: Final = f"* on (job, instance) tta_build_info{{{MODEL}}}"

@@ -1,0 +1,100 @@
+"""What an adapter may ask of a frozen network."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+Tensors = Mapping[str, Tensor]
+"""A flat mapping of state-dict names to tensors; a value, never written in place."""
+
+EMPTY: Tensors = MappingProxyType({})
+
+Statistics = Literal["stored", "batch"]
+"""Which mean and variance a BatchNorm layer uses: its stored ones (or an override of them), or the batch's own."""
+
+
+class Output(NamedTuple):
+    """What a network says of a batch of N images.
+
+    Attributes:
+        logits: Unnormalised scores (N, K).
+        features: Input of the classification head (N, D).
+        moments: Only after a forward with `statistics="batch"`: per BatchNorm layer the batch's `<layer>.running_mean`
+            and `<layer>.running_var` (unbiased), and `<layer>.noise`, the squared standard error of that mean over the
+            images, each (C,) and without gradient.
+    """
+
+    logits: Tensor
+    features: Tensor
+    moments: Tensors = EMPTY
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Facts about a frozen network that never change.
+
+    Attributes:
+        name: What people call the model.
+        digest: sha256 of the weights, in hex; names, shapes and types count.
+        input_shape: (C, H, W) of one image.
+        classes: Number of classes K.
+        features: Width D of the features.
+        capabilities: What adapters may require: "grad", "batchnorm", "norm_affine".
+    """
+
+    name: str
+    digest: str
+    input_shape: tuple[int, int, int]
+    classes: int
+    features: int
+    capabilities: frozenset[str]
+
+
+class Backbone(Protocol):
+    """A frozen network, shared by every stream; images are floats in [0, 1], normalised inside."""
+
+    @property
+    def spec(self) -> Spec:
+        """Facts about the network."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live and images are expected."""
+        ...
+
+    def forward(self, x: Tensor, overrides: Tensors = EMPTY, statistics: Statistics = "stored") -> Output:
+        """Run the network on `x` (N, C, H, W) with some of its tensors replaced for this call.
+
+        Args:
+            x: Images in [0, 1], float32, on `device`.
+            overrides: State-dict names to the tensors used instead; shapes as in the network.
+            statistics: Which mean and variance BatchNorm layers use.
+
+        Returns:
+            Logits, features and, for `statistics="batch"`, the batch's moments.
+
+        Raises:
+            ValueError: If an override is not a tensor of this network.
+        """
+        ...
+
+    def norm_affine(self) -> Tensors:
+        """Return scales and shifts of the normalisation layers."""
+        ...
+
+    def norm_stats(self) -> Tensors:
+        """Return the source means and variances of the BatchNorm layers."""
+        ...
+
+    def weights(self) -> Tensors:
+        """Return all parameters."""
+        ...
+
+    def digest(self) -> str:
+        """Compute the sha256 of the weights as they are now; differs from `spec.digest` only if they were damaged."""
+        ...

@@ -1,0 +1,70 @@
+"""From a decoded image to the array that a model takes, as data of the model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+from torchvision.transforms import InterpolationMode, functional
+
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Turn an image into (C, H, W) bytes: upright, right colours, shorter side resized, centre cropped.
+
+    Attributes:
+        size: (H, W) of the result, in pixels.
+        resize: Length the shorter side gets before the crop, in pixels; None resizes straight to `size`.
+        interpolation: Filter of the resize; antialiased, as torchvision does for PIL images.
+        channels: 3 (RGB) or 1 (grey).
+        mean: Per-channel mean of the training images, in [0, 1]; the backbone subtracts it.
+        std: Per-channel deviation of the training images; the backbone divides by it.
+    """
+
+    size: tuple[int, int]
+    resize: int | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    channels: int = 3
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels must be 1 or 3, got {self.channels}")
+        if self.interpolation not in _INTERPOLATIONS:
+            raise ValueError(f"interpolation must be one of {', '.join(_INTERPOLATIONS)}, got '{self.interpolation}'")
+        if min(self.size) < 1:
+            raise ValueError(f"size must be positive, got {self.size}")
+        if self.resize is not None and self.resize < max(self.size):
+            raise ValueError(f"resize must be at least the crop {self.size}, got {self.resize}")
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of what the model takes."""
+        return (self.channels, *self.size)
+
+    def __call__(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+        """Return `image` as uint8 (C, H, W).
+
+        EXIF orientation is applied. Transparency is dropped, not blended, which is what the usual training loaders
+        do. 16-bit grey keeps its high bits.
+        """
+        image = _eight_bits(ImageOps.exif_transpose(image)).convert("RGB" if self.channels == 3 else "L")
+        filter_ = InterpolationMode(self.interpolation)
+        if self.resize is not None:
+            image = functional.center_crop(functional.resize(image, [self.resize], filter_), list(self.size))
+        elif image.size != self.size[::-1]:
+            image = functional.resize(image, list(self.size), filter_)
+        pixels = np.asarray(image, dtype=np.uint8)
+        return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    # convert("RGB") clips 16-bit grey to white instead of scaling it.
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.clip(np.asarray(image, dtype=np.int64), 0, 65535) >> 8).astype(np.uint8))
+    return image

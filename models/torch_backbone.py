@@ -1,0 +1,160 @@
+"""A frozen backbone over any torch classifier."""
+
+import copy
+import hashlib
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from models.backbone import EMPTY, Output, Spec, Statistics, Tensors
+from models.norm import NormCall, StreamNorm, replace_batch_norm
+
+_AFFINE_NORMS = (StreamNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+class TorchBackbone:
+    """Freeze a classifier and let each call replace some of its tensors.
+
+    The module is copied: what its owner does to the original later changes nothing here. Overriding swaps tensors
+    inside the copy for the time of a call, so `forward` holds a lock and one thread should own the backbone.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        input_shape: tuple[int, int, int],
+        *,
+        name: str = "",
+        head: str = "",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        """Copy, freeze and probe `module`.
+
+        Args:
+            module: Classifier from normalised images (N, C, H, W) to logits (N, K).
+            input_shape: (C, H, W) of one image.
+            name: What people call the model; its class name when empty.
+            head: Path of the Linear layer that makes the logits; the last one when empty.
+            mean: Per-channel mean that is subtracted from images in [0, 1]; None is 0.
+            std: Per-channel deviation that they are divided by; None is 1.
+            device: Where to run.
+
+        Raises:
+            ValueError: If there is no such head, or the module does not map such images to that head's logits.
+        """
+        self.device = torch.device(device)
+        self._lock = threading.Lock()
+        self._call = NormCall()
+        self._module = copy.deepcopy(module).to(self.device).eval().requires_grad_(False)
+        self._batch_norms = replace_batch_norm(self._module, self._call)
+        self._names = frozenset(self._module.state_dict())
+        self._features: Tensor | None = None
+        path, linear = _find_head(self._module, head)
+        linear.register_forward_pre_hook(self._keep_features)
+        channels = input_shape[0]
+        self._mean = _per_channel(mean, 0.0, channels, "mean").to(linear.weight)
+        self._std = _per_channel(std, 1.0, channels, "std").to(linear.weight)
+        self.spec = Spec(
+            name=name or type(module).__name__.lower(),
+            digest=self.digest(),
+            input_shape=input_shape,
+            classes=linear.out_features,
+            features=linear.in_features,
+            capabilities=self._capabilities(),
+        )
+        self._probe(path)
+
+    def forward(self, x: Tensor, overrides: Tensors = EMPTY, statistics: Statistics = "stored") -> Output:
+        """Run the network on `x` (N, C, H, W) with some of its tensors replaced; see `Backbone.forward`."""
+        if x.dim() != 4 or tuple(x.shape[1:]) != self.spec.input_shape:
+            expected = ", ".join(map(str, self.spec.input_shape))
+            raise ValueError(f"image batch has shape {tuple(x.shape)}, expected (N, {expected}); send channels first")
+        unknown = overrides.keys() - self._names
+        if unknown:
+            raise ValueError(f"backbone '{self.spec.name}' has no tensor '{min(unknown)}' to override")
+        with self._lock:
+            self._call.statistics, self._call.moments = statistics, {}
+            try:
+                logits = functional_call(self._module, dict(overrides), ((x.to(self._mean) - self._mean) / self._std,))
+                if self._features is None:
+                    raise ValueError(f"the head of backbone '{self.spec.name}' was not reached; name another head")
+                return Output(logits, self._features, self._call.moments)
+            finally:
+                self._features, self._call.moments = None, {}
+
+    def norm_affine(self) -> Tensors:
+        """Return scales and shifts of the normalisation layers; see `Backbone.norm_affine`."""
+        return {
+            f"{path}.{kind}": parameter
+            for path, layer in self._module.named_modules()
+            if isinstance(layer, _AFFINE_NORMS)
+            for kind, parameter in layer.named_parameters(recurse=False)
+        }
+
+    def norm_stats(self) -> Tensors:
+        """Return the source means and variances of the BatchNorm layers; see `Backbone.norm_stats`."""
+        state = self._module.state_dict()
+        return {
+            f"{path}.{kind}": state[f"{path}.{kind}"]
+            for path in self._batch_norms
+            for kind in ("running_mean", "running_var")
+        }
+
+    def weights(self) -> Tensors:
+        """Return all parameters; see `Backbone.weights`."""
+        return dict(self._module.named_parameters())
+
+    def digest(self) -> str:
+        """Compute the sha256 of the weights as they are now; see `Backbone.digest`."""
+        sha = hashlib.sha256()
+        for name, tensor in sorted(self._module.state_dict().items()):
+            sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+            sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return sha.hexdigest()
+
+    def _keep_features(self, _head: nn.Module, args: tuple[Any, ...]) -> None:
+        self._features = args[0]
+
+    def _capabilities(self) -> frozenset[str]:
+        present = {"grad": True, "batchnorm": bool(self._batch_norms), "norm_affine": bool(self.norm_affine())}
+        return frozenset(name for name, there in present.items() if there)
+
+    def _probe(self, head: str) -> None:
+        # Not zeros: a network may divide by the norm of its input.
+        images = torch.rand(2, *self.spec.input_shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+        try:
+            logits, features, _ = self.forward(images)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"backbone '{self.spec.name}' cannot run on images {self.spec.input_shape}: {error}"
+            ) from error
+        expected = (2, self.spec.classes), (2, self.spec.features)
+        if not isinstance(logits, Tensor) or (logits.shape, features.shape) != expected:
+            shapes = tuple(getattr(logits, "shape", ())), tuple(features.shape)
+            raise ValueError(
+                f"head '{head}' of backbone '{self.spec.name}' makes logits and takes features of shape {shapes}, "
+                f"expected {expected}; name the Linear layer that makes the logits"
+            )
+
+
+def _find_head(module: nn.Module, path: str) -> tuple[str, nn.Linear]:
+    linears = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
+    if not linears:
+        raise ValueError("the network has no Linear layer; its classification head must be one")
+    if path and path not in linears:
+        raise ValueError(f"head '{path}' is not a Linear layer of the network; it has {', '.join(linears)}")
+    path = path or list(linears)[-1]
+    return path, linears[path]
+
+
+def _per_channel(values: Sequence[float] | None, default: float, channels: int, name: str) -> Tensor:
+    values = [default] * channels if values is None else list(values)
+    if len(values) != channels:
+        raise ValueError(f"{name} has {len(values)} values, expected one for each of the {channels} channels")
+    return torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)

@@ -1,0 +1,39 @@
+"""Fixtures that several rooms share."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from models import TorchBackbone
+
+from tests.networks import golden, layer_norm_network, reference_network
+
+
+@pytest.fixture(scope="session")
+def backbone() -> TorchBackbone:
+    """The network of the reference outputs."""
+    return TorchBackbone(reference_network(), (3, 32, 32), name="reference")
+
+
+@pytest.fixture(scope="session")
+def layer_norm_backbone() -> TorchBackbone:
+    """A network with LayerNorm and GroupNorm and no BatchNorm."""
+    return TorchBackbone(layer_norm_network(), (3, 32, 32), name="layernorm")
+
+
+@pytest.fixture(scope="session")
+def batches() -> Tensor:
+    """8 batches of 16 images (8, 16, 3, 32, 32) in [0, 1]; not to be written to."""
+    return golden("base")["x"]
+
+
+@pytest.fixture
+def batch(batches: Tensor) -> Tensor:
+    """16 images in [0, 1]."""
+    return batches[0].clone()
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Fix what draws random numbers without a seed of its own."""
+    torch.manual_seed(0)

@@ -1,0 +1,8 @@
+"""Compare states bit for bit."""
+
+from adapters import State
+
+
+def bits(state: State) -> dict[str, bytes]:
+    """Return the exact content of a state, for bitwise comparison."""
+    return {name: tensor.detach().cpu().contiguous().numpy().tobytes() for name, tensor in state.items()}

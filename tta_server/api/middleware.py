@@ -1,0 +1,85 @@
+"""What happens around every request: the limit on its body, and the count of how it ended."""
+
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tta_server.api.responses import error_response
+from tta_server.errors import TooLarge
+from tta_server.telemetry.metrics import Metrics, Outcome
+
+
+class BodyLimit:
+    """Refuse a body that is declared, or turns out, to be larger than allowed; nothing past the limit is kept."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        """Wrap `app`; bodies may have `max_bytes`."""
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        message = f"the body may have at most {self._max_bytes} bytes; send fewer or smaller images"
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if not declared.isdigit() or int(declared) > self._max_bytes:
+            response = error_response(413, f"{message} (declared: {declared.decode('latin-1')[:40]})", "too_large")
+            response.headers["connection"] = "close"  # the body is never read, so the connection cannot be used again
+            await response(scope, receive, send)
+            return
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            part = await receive()
+            received += len(part.get("body", b""))
+            if received > self._max_bytes:
+                raise TooLarge(message)
+            return part
+
+        await self._app(scope, counted, send)
+
+
+class Accounting:
+    """Count every request for predictions once, with its outcome and duration."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        """Wrap `app`; `metrics` gets the counts."""
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http" or not _asks_for_predictions(scope):
+            await self._app(scope, receive, send)
+            return
+        status = 500
+        started_s = time.perf_counter()
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            self._metrics.request(_outcome(status), time.perf_counter() - started_s)
+
+
+def _asks_for_predictions(scope: Scope) -> bool:
+    path: str = scope["path"]
+    return bool(scope["method"] == "POST") and (
+        path == "/predict" or (path.startswith("/v2/") and path.endswith("/infer"))
+    )
+
+
+def _outcome(status: int) -> Outcome:
+    if status < 400:
+        return "ok"
+    if status == 429:
+        return "overloaded"
+    return "rejected" if status < 500 else "error"

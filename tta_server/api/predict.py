@@ -1,0 +1,116 @@
+"""`POST /predict`: image files in, labels out."""
+
+import asyncio
+from concurrent.futures import Executor
+from typing import Any
+
+import numpy as np
+import orjson
+from fastapi import APIRouter, Request, Response
+from starlette.datastructures import UploadFile
+
+from tta_server.api.codec import Transform, Upload, decode_all
+from tta_server.api.stream_id import stream_of
+from tta_server.errors import BadRequest
+from tta_server.runtime.engine import Engine
+from tta_server.runtime.worker import Answer
+from tta_server.settings import Limits
+from tta_server.telemetry.metrics import Metrics
+
+_NOTHING = "no image in the request; send one or several files as multipart/form-data, or one image as the body"
+
+_OPENAPI: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                }
+            },
+            "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
+            "image/png": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+
+
+def router(
+    engine: Engine,
+    model: str,
+    labels: tuple[str, ...],
+    transform: Transform,
+    limits: Limits,
+    max_images: int,
+    pool: Executor,
+    metrics: Metrics,
+) -> APIRouter:
+    """Return the route.
+
+    Args:
+        engine: Who answers.
+        model: Name of the model, echoed in the answer.
+        labels: Name of each class.
+        transform: From an image to what the model takes.
+        limits: What a request may be.
+        max_images: Most images in a request.
+        pool: Where images are decoded.
+        metrics: Where decoding time is recorded.
+    """
+    routes = APIRouter(tags=["predict"])
+
+    @routes.post("/predict", openapi_extra=_OPENAPI, summary="Classify one or several images")
+    async def predict(request: Request, top_k: int = 5) -> Response:
+        """Classify JPEG or PNG files: several as multipart/form-data, or one as the body.
+
+        The header `X-Stream-Id` names the stream; without it the stream is `default`. `top_k` limits the classes that
+        are listed for each image.
+        """
+        if not 1 <= top_k <= len(labels):
+            raise BadRequest(f"top_k is {top_k}, expected 1 to {len(labels)}")
+        stream = stream_of(request.headers.get("x-stream-id"))
+        uploads = await _uploads(request, max_images)
+        with metrics.timed("decode"):
+            images = await asyncio.get_running_loop().run_in_executor(
+                pool, decode_all, uploads, transform, limits.max_pixels
+            )
+        answer = await asyncio.wrap_future(engine.submit(stream, images))
+        body = {"model": model, **_about(answer), "predictions": _predictions(answer, labels, top_k)}
+        return Response(orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
+
+    return routes
+
+
+async def _uploads(request: Request, max_images: int) -> list[Upload]:
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        body = await request.body()
+        if not body:
+            raise BadRequest(_NOTHING)
+        return [Upload("the body", body)]
+    # One file more than allowed is let through, so that it is refused here with a message of ours.
+    async with request.form(max_files=max_images + 1, max_fields=100) as form:
+        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        if not files:
+            raise BadRequest(_NOTHING)
+        if len(files) > max_images:
+            raise BadRequest(f"request has more than {max_images} images; send them in several requests")
+        count = len(files)
+        names = [f"image {i} of {count} ('{(file.filename or '')[:80]}')" for i, file in enumerate(files, 1)]
+        return [Upload(name, await file.read()) for name, file in zip(names, files, strict=True)]
+
+
+def _about(answer: Answer) -> dict[str, Any]:
+    return {"stream": answer.stream, "state_version": answer.version, "adapted": answer.adapted}
+
+
+def _predictions(answer: Answer, labels: tuple[str, ...], top_k: int) -> list[dict[str, Any]]:
+    order = np.argsort(-answer.probabilities, axis=1, kind="stable")[:, :top_k]
+    return [
+        {
+            "label": labels[best[0]],
+            "entropy_nats": entropy,
+            "top": [{"label": labels[i], "index": i, "probability": row[i]} for i in best],
+        }
+        for row, best, entropy in zip(answer.probabilities, order, answer.entropy_nats, strict=True)
+    ]

@@ -1,0 +1,22 @@
+"""Which stream a request belongs to."""
+
+from tta_server.errors import BadRequest
+from tta_server.settings import STREAM_NAME
+
+DEFAULT = "default"
+
+
+def stream_of(*candidates: object) -> str:
+    """Return the first name that is given, or "default".
+
+    Args:
+        candidates: Header and parameters in falling precedence; None, "" and 0 (the protocol's "no sequence") are not
+            given.
+
+    Raises:
+        BadRequest: If the name cannot be one.
+    """
+    name = next((candidate for candidate in candidates if candidate not in (None, "", 0)), DEFAULT)
+    if isinstance(name, bool) or not isinstance(name, str | int) or not STREAM_NAME.fullmatch(str(name)):
+        raise BadRequest(f"stream name {str(name)[:80]!r} must be 1 to 64 letters, digits, '.', '_' or '-'")
+    return str(name)

@@ -1,0 +1,117 @@
+"""Wire everything together: the one place that sees all of it."""
+
+import gc
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import torch
+from fastapi import FastAPI
+
+import models
+from models import Model, Preprocess
+from tta_server import __version__
+from tta_server.api import health, infer, predict, responses, streams
+from tta_server.api.middleware import Accounting, BodyLimit
+from tta_server.runtime.engine import Engine
+from tta_server.runtime.worker import Worker
+from tta_server.settings import Model as ModelSettings
+from tta_server.settings import Settings, make_adapter, make_preprocess
+from tta_server.telemetry.metrics import Metrics
+
+_DESCRIPTION = "Predictions from a frozen network that adapts to each stream of input while it answers."
+
+
+@dataclass(frozen=True)
+class Service:
+    """A server that is ready to be started.
+
+    Attributes:
+        app: The ASGI application; its lifespan starts and stops the engine.
+        engine: Who answers.
+        model: What is served.
+        settings: The configuration in force.
+    """
+
+    app: FastAPI
+    engine: Engine
+    model: Model
+    settings: Settings
+
+
+def build(settings: Settings, model: Model | None = None) -> Service:
+    """Load the model and put the server together; nothing runs yet.
+
+    Args:
+        settings: The configuration.
+        model: Served instead of the one that the configuration names; for embedding and tests.
+
+    Raises:
+        ValueError: If the model cannot be loaded, or the adapter does not fit it.
+    """
+    model = model or load_model(settings.model)
+    name = settings.model.name or model.backbone.spec.name
+    metrics = Metrics(name, settings.adapter.name, settings.streams.max_labelled)
+    adapter = make_adapter(settings.adapter)
+    worker = Worker(model.backbone, adapter, settings.engine.window_rows, settings.streams, metrics)
+    engine = Engine(worker, settings.engine, metrics)
+    pool = ThreadPoolExecutor(settings.limits.decode_threads, thread_name_prefix="decode")
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        engine.start()
+        # What is alive now lives as long as the process: keep the collector from walking all of torch under load.
+        gc.collect()
+        gc.freeze()
+        yield
+        engine.stop()
+        pool.shutdown()
+        gc.unfreeze()
+
+    app = FastAPI(title="tta-server", version=__version__, description=_DESCRIPTION, lifespan=lifespan)
+    rows = settings.engine.max_rows
+    shape = model.preprocess.input_shape
+    app.include_router(
+        predict.router(engine, name, model.labels, model.preprocess, settings.limits, rows, pool, metrics)
+    )
+    app.include_router(streams.router(engine))
+    app.include_router(health.router(engine, metrics))
+    app.include_router(infer.router(engine, name, __version__, shape, model.labels, rows))
+    responses.install(app)
+    app.add_middleware(BodyLimit, max_bytes=settings.limits.max_body_bytes)
+    app.add_middleware(Accounting, metrics=metrics)
+    return Service(app, engine, model, settings)
+
+
+def load_model(settings: ModelSettings) -> Model:
+    """Load the model that the configuration names, onto the device it names.
+
+    Raises:
+        ValueError: If that is not possible.
+    """
+    preprocess: Preprocess | None = None
+    if settings.preprocess is not None:
+        preprocess = make_preprocess(settings.preprocess)
+    return models.load(
+        settings.architecture,
+        weights=settings.weights,
+        sha256=settings.sha256,
+        labels=settings.labels,
+        classes=settings.classes,
+        preprocess=preprocess,
+        head=settings.head,
+        device=_device(settings.device),
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device '{name}' is not known; use 'cpu', 'cuda', 'cuda:1' or 'auto'") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device '{name}' is not available: torch sees no GPU; use 'cpu' or 'auto'")
+    return device

@@ -1,0 +1,69 @@
+"""What can go wrong with a request, each with its HTTP status and a stable code."""
+
+from typing import ClassVar
+
+
+class TTAError(Exception):
+    """An error whose message is for the caller: what was wrong, what was got, what would be right."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+
+
+class BadRequest(TTAError):
+    """The request cannot be answered as it stands."""
+
+    status = 400
+    code = "bad_request"
+
+
+class NotFound(TTAError):
+    """The request names a model or stream that is not there."""
+
+    status = 404
+    code = "not_found"
+
+
+class TooLarge(TTAError):
+    """The request is larger than this server takes."""
+
+    status = 413
+    code = "too_large"
+
+
+class UnsupportedMedia(TTAError):
+    """The bytes are no image that this server can read."""
+
+    status = 415
+    code = "bad_image"
+
+
+class Overloaded(TTAError):
+    """The server has more work than it may queue."""
+
+    status = 429
+    code = "queue_full"
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        """Say how long to wait.
+
+        Args:
+            message: For the caller.
+            retry_after_s: Seconds until another try makes sense, >= 1.
+        """
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Unsupported(TTAError):
+    """The request is right, but this server does not do that."""
+
+    status = 501
+    code = "unsupported"
+
+
+class NotReady(TTAError):
+    """The server is starting, stopping or damaged."""
+
+    status = 503
+    code = "not_ready"

@@ -1,0 +1,96 @@
+"""Which waiting requests go into the next forward: a data structure without threads or a clock."""
+
+from collections import deque
+from collections.abc import Callable, Hashable
+from typing import Generic, Protocol, TypeVar
+
+from tta_server.errors import Overloaded
+
+
+class Waiting(Protocol):
+    """What the batcher must know of a request."""
+
+    @property
+    def rows(self) -> int:
+        """Images in it, >= 1."""
+        ...
+
+    @property
+    def arrived_s(self) -> float:
+        """When it came, on any monotonic clock."""
+        ...
+
+
+J = TypeVar("J", bound=Waiting)
+
+
+class Batcher(Generic[J]):
+    """Keep requests in order of arrival and group those that may share a forward.
+
+    The request that waits longest decides the group, so nothing starves.
+    """
+
+    def __init__(self, max_rows: int, max_queue_rows: int, max_delay_s: float = 0.0) -> None:
+        """Start empty.
+
+        Args:
+            max_rows: Most images in a group; a larger request makes a group alone.
+            max_queue_rows: Most images waiting.
+            max_delay_s: How long a group that is not full waits for company; 0 never waits.
+        """
+        self._max_rows = max_rows
+        self._max_queue_rows = max_queue_rows
+        self._max_delay_s = max_delay_s
+        self._jobs: deque[J] = deque()
+        self.rows = 0
+
+    def put(self, job: J) -> None:
+        """Add a request at the end.
+
+        Raises:
+            Overloaded: If there is no room; the request is not added.
+        """
+        if self.rows + job.rows > self._max_queue_rows:
+            raise Overloaded(
+                f"{self.rows} images are waiting and this server queues at most {self._max_queue_rows}; try again later"
+            )
+        self._jobs.append(job)
+        self.rows += job.rows
+
+    def take(self, now_s: float, key: Callable[[J], Hashable]) -> list[J]:
+        """Remove and return the next group, in order of arrival; empty if nothing is due.
+
+        Args:
+            now_s: The time, on the clock of `arrived_s`.
+            key: Requests with equal keys may share a forward.
+        """
+        if not self._jobs:
+            return []
+        first = key(self._jobs[0])
+        group: list[J] = []
+        left: deque[J] = deque()
+        rows = 0
+        closed = False  # a request may not overtake an older one of its own group
+        for job in self._jobs:
+            if not closed and key(job) == first:
+                if not group or rows + job.rows <= self._max_rows:
+                    group.append(job)
+                    rows += job.rows
+                    continue
+                closed = True
+            left.append(job)
+        full = closed or rows >= self._max_rows
+        if not full and now_s - group[0].arrived_s < self._max_delay_s:
+            return []
+        self._jobs = left
+        self.rows -= rows
+        return group
+
+    def due_s(self) -> float | None:
+        """Return when the next group is due at the latest, on the clock of `arrived_s`; None if nothing waits."""
+        return self._jobs[0].arrived_s + self._max_delay_s if self._jobs else None
+
+    def clear(self) -> list[J]:
+        """Remove and return everything."""
+        jobs, self._jobs, self.rows = list(self._jobs), deque(), 0
+        return jobs

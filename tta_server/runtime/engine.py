@@ -1,0 +1,168 @@
+"""The queue in front of the device thread, and the thread itself."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, NamedTuple, TypeVar
+
+from tta_server.errors import BadRequest, NotReady
+from tta_server.runtime.batcher import Batcher
+from tta_server.runtime.stream import Rows
+from tta_server.runtime.worker import Answer, Job, Worker
+from tta_server.settings import Engine as EngineSettings
+from tta_server.telemetry.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+_INSPECT_EVERY_S = 30.0
+
+T = TypeVar("T")
+
+
+class _Command(NamedTuple):
+    run: Callable[[], Any]
+    future: "Future[Any]"
+
+
+class Engine:
+    """Let many threads ask, and one thread answer.
+
+    Answers go before learning: after each group of answers at most one window is learnt from, so learning delays an
+    answer by one step at most. While more than half the queue is full, windows are dropped instead.
+    """
+
+    def __init__(self, worker: Worker, settings: EngineSettings, metrics: Metrics) -> None:
+        """Prepare; nothing runs before `start`."""
+        self._worker = worker
+        self._settings = settings
+        self._metrics = metrics
+        self._batcher: Batcher[Job] = Batcher(settings.max_rows, settings.max_queue_rows, settings.max_delay_ms / 1000)
+        self._changed = threading.Condition()
+        self._commands: deque[_Command] = deque()
+        self._stopping = False
+        self._trouble = "the server is starting"
+        self._inspect_s = time.monotonic() + _INSPECT_EVERY_S
+        self._thread = threading.Thread(target=self._run, name="device", daemon=True)
+
+    def start(self) -> None:
+        """Start the device thread and return when it has warmed up; an error of the warm-up is raised here."""
+        self._thread.start()
+        self._call(lambda: self._worker.warm_up(self._settings.max_rows)).result()
+        self._trouble = ""
+
+    def stop(self) -> None:
+        """Refuse new requests, answer those that wait, and end the device thread."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def submit(self, stream: str, images: Rows) -> "Future[Answer]":
+        """Queue a request.
+
+        Args:
+            stream: A valid stream name; the stream is created with its first answer.
+            images: (n, C, H, W) of the backbone's shape, uint8 or finite float32 in [0, 1]; not written to later.
+
+        Returns:
+            The answer to come, or the error; cancelling it drops the request if it still waits.
+
+        Raises:
+            BadRequest: If there are no images, or more than one forward takes.
+            Overloaded: If the queue is full.
+            NotReady: If the server is starting, stopping or damaged.
+        """
+        if not 1 <= len(images) <= self._settings.max_rows:
+            raise BadRequest(f"request has {len(images)} images, expected 1 to {self._settings.max_rows}")
+        job = Job(stream, images, time.monotonic())
+        with self._changed:
+            if trouble := self.trouble():
+                raise NotReady(trouble)
+            self._batcher.put(job)
+            self._metrics.queue(self._batcher.rows)
+            self._changed.notify()
+        return job.future
+
+    def trouble(self) -> str:
+        """Return why good requests cannot be answered, or an empty string: then the server is ready."""
+        if self._stopping:
+            return "the server is stopping"
+        return self._trouble
+
+    def streams(self) -> "Future[list[dict[str, Any]]]":
+        """Return summaries of all streams, in order of creation."""
+        return self._call(self._worker.streams)
+
+    def stream(self, name: str) -> "Future[dict[str, Any]]":
+        """Return the summary of one stream, or NotFound."""
+        return self._call(lambda: self._worker.stream(name))
+
+    def reset(self, name: str) -> "Future[dict[str, Any]]":
+        """Put a stream back to the source model and return its summary, or NotFound."""
+        return self._call(lambda: self._worker.reset(name))
+
+    def _call(self, command: Callable[[], T]) -> "Future[T]":
+        future: Future[T] = Future()
+        with self._changed:
+            if self._stopping:
+                raise NotReady("the server is stopping")
+            self._commands.append(_Command(command, future))
+            self._changed.notify()
+        return future
+
+    def _run(self) -> None:
+        jobs: list[Job] = []
+        try:
+            while True:
+                jobs, commands, overloaded = self._next()
+                for command in commands:
+                    _settle(command)
+                if jobs:
+                    self._worker.answer(jobs)
+                if self._worker.has_window and not self._stopping:
+                    self._worker.learn(overloaded)
+                elif self._stopping and not jobs:
+                    return
+        except Exception:
+            log.exception("the device thread died")
+            with self._changed:
+                self._trouble = "the device thread has died; restart the server"
+                for job in [*jobs, *self._batcher.clear()]:
+                    if not job.future.done():
+                        job.future.set_exception(NotReady(self._trouble))
+
+    def _next(self) -> tuple[list[Job], list[_Command], bool]:
+        """Wait for something to do; the last value tells whether more than half the queue is full."""
+        with self._changed:
+            while True:
+                now_s = time.monotonic()
+                jobs = self._batcher.take(float("inf") if self._stopping else now_s, self._worker.group)
+                if now_s >= self._inspect_s:
+                    self._inspect_s = now_s + _INSPECT_EVERY_S
+                    self._commands.append(_Command(self._inspect, Future()))
+                if jobs or self._commands or self._worker.has_window or self._stopping:
+                    break
+                due_s = self._batcher.due_s()
+                self._changed.wait(min(self._inspect_s, self._inspect_s if due_s is None else due_s) - now_s)
+            commands = list(self._commands)
+            self._commands.clear()
+            self._metrics.queue(self._batcher.rows)
+            return jobs, commands, self._batcher.rows > self._settings.max_queue_rows // 2
+
+    def _inspect(self) -> None:
+        if trouble := self._worker.damage():
+            log.critical(trouble)
+            self._trouble = trouble
+
+
+def _settle(command: _Command) -> None:
+    if not command.future.set_running_or_notify_cancel():
+        return
+    try:
+        command.future.set_result(command.run())
+    except Exception as error:
+        command.future.set_exception(error)

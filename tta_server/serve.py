@@ -1,0 +1,49 @@
+"""Run the server until a signal ends it."""
+
+import logging
+import socket
+
+import uvicorn
+from rich.console import Console
+from rich.table import Table
+
+from tta_server.app import Service, build
+from tta_server.settings import Settings
+
+
+def serve(settings: Settings) -> None:
+    """Load the model, say what is being served and where, and answer until SIGTERM or SIGINT.
+
+    Raises:
+        ValueError: If the configuration does not fit the model.
+        OSError: If the address cannot be had.
+    """
+    logging.basicConfig(
+        level=settings.server.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    console = Console(stderr=True)
+    with console.status("loading the model"):
+        service = build(settings)
+    listener = socket.create_server((settings.server.host, settings.server.port), reuse_port=False)
+    host, port = listener.getsockname()[:2]
+    console.print(_summary(service, f"http://{host}:{port}"))
+    config = uvicorn.Config(service.app, log_level=settings.server.log_level, access_log=False, log_config=None)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _summary(service: Service, address: str) -> Table:
+    settings, spec = service.settings, service.model.backbone.spec
+    given = ", ".join(f"{key}={value}" for key, value in settings.adapter.settings.items())
+    rows = {
+        "address": address,
+        "model": f"{spec.name}, {spec.classes} classes, {'x'.join(map(str, spec.input_shape))}",
+        "weights": f"sha256 {spec.digest[:16]}",
+        "device": str(service.model.backbone.device),
+        "adapter": f"{settings.adapter.name} ({given or 'defaults'})",
+        "streams": f"mode '{settings.streams.mode}', windows of {settings.engine.window_rows} images",
+        "try": f"curl {address}/v2/health/ready",
+    }
+    table = Table(show_header=False, title="tta-server", title_justify="left")
+    for key, value in rows.items():
+        table.add_row(key, value)
+    return table

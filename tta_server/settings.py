@@ -1,0 +1,224 @@
+"""The configuration: one YAML file, environment variables on top, command-line options above both."""
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    YamlConfigSettingsSource,
+)
+
+import adapters
+from models import Preprocess
+
+PREFIX = "TTA_"
+_FILE_VARIABLE = "TTA_CONFIG"
+STREAM_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+# A bare `off` is a boolean in YAML 1.1, and the most natural way to write this mode.
+Mode = Annotated[Literal["after", "inline", "off"], BeforeValidator(lambda value: "off" if value is False else value)]
+
+
+def _stream_name(name: str) -> str:
+    if not STREAM_NAME.fullmatch(name):
+        raise ValueError(f"stream name '{name}' must be 1 to 64 letters, digits, '.', '_' or '-'")
+    return name
+
+
+StreamName = Annotated[str, AfterValidator(_stream_name)]
+
+
+class Section(BaseModel):
+    """Part of the configuration; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Server(Section):
+    """Where the server listens."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
+    port: int = Field(8000, ge=0, le=65535, description="Port; 0 picks a free one.")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Model(Section):
+    """Which network is served."""
+
+    architecture: str = Field("glyphs", description="'glyphs', a torchvision classifier, or 'package.module:factory'.")
+    name: str = Field("", description="Name in URLs and metrics; the architecture's when empty.")
+    weights: Path | None = Field(None, description="Local safetensors or torch file with the state dict.")
+    sha256: str = Field("", description="Expected digest of the weights file; empty is not checked.")
+    labels: Path | list[str] | None = Field(None, description="Class names: a list, or a text file with one a line.")
+    classes: int | None = Field(None, ge=2, description="Number of classes; the architecture's when empty.")
+    head: str = Field("", description="Path of the Linear layer that makes the logits; the last one when empty.")
+    device: str = Field("auto", description="'cpu', 'cuda', 'cuda:1', or 'auto': the first GPU if there is one.")
+    preprocess: dict[str, Any] | None = Field(None, description="Fields of Preprocess; the architecture's when empty.")
+
+
+class Adapter(Section):
+    """How streams learn."""
+
+    name: str = Field("tent", description="One of: " + ", ".join(adapters.names()))
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="Fields of that adapter; the rest keep defaults."
+    )
+
+
+class Engine(Section):
+    """How requests are batched and windows gathered."""
+
+    max_rows: int = Field(64, ge=1, description="Most images in one forward, and so in one request.")
+    max_delay_ms: float = Field(0.0, ge=0, description="How long an idle device waits for company; 0 starts at once.")
+    max_queue_rows: int = Field(1024, ge=1, description="Most images waiting; more get 429.")
+    window_rows: int = Field(64, ge=2, description="Images of a stream gathered for one learning step.")
+
+
+class Stream(Section):
+    """What one named stream does differently."""
+
+    mode: Mode = "after"
+
+
+class Streams(Section):
+    """The streams of input."""
+
+    mode: Mode = Field("after", description="after: answer, then learn; inline: the request is the batch; off: frozen.")
+    max_streams: int = Field(1000, ge=1, description="Most streams held; a new one beyond gets 429.")
+    max_labelled: int = Field(
+        100, ge=0, description="Streams with metric series of their own; the rest share '_other'."
+    )
+    named: dict[StreamName, Stream] = Field(default_factory=dict, description="Streams that differ from `mode`.")
+
+
+class Limits(Section):
+    """What a request may be."""
+
+    max_body_bytes: int = Field(32 * 2**20, ge=1024, description="Most bytes in a request body.")
+    max_pixels: int = Field(16_000_000, ge=1, description="Most pixels in one image, read from its header.")
+    decode_threads: int = Field(2, ge=1, description="Threads that decode images.")
+
+
+class Settings(BaseSettings):
+    """The whole configuration.
+
+    Values come from, in rising order: defaults, the YAML file, `TTA_SECTION__KEY` environment variables, and what
+    `load_settings` is given as overrides.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    server: Server = Server()
+    model: Model = Model()
+    adapter: Adapter = Adapter()
+    engine: Engine = Engine()
+    streams: Streams = Streams()
+    limits: Limits = Limits()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take command line, environment and file, in falling order; nothing else."""
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
+
+    def as_yaml(self) -> str:
+        """Return every value in force, as a YAML file that gives the same configuration."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_settings(path: Path | None = None, overrides: dict[str, dict[str, Any]] | None = None) -> Settings:
+    """Read and validate the configuration.
+
+    Args:
+        path: YAML file; None takes the file that TTA_CONFIG names, or none.
+        overrides: Sections with values that win over everything, as from a command line.
+
+    Raises:
+        ValueError: If a file is missing or malformed, or a key or value is wrong; one line a problem.
+    """
+    path = path or (Path(os.environ[_FILE_VARIABLE]) if os.environ.get(_FILE_VARIABLE) else None)
+    if path and not path.is_file():
+        raise ValueError(f"configuration file '{path}' does not exist")
+    _refuse_unknown_variables()
+
+    class FromFile(Settings, yaml_file=path):
+        pass
+
+    try:
+        settings = FromFile(**(overrides or {}))  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise ValueError("\n".join(_explain(problem) for problem in error.errors())) from error
+    except (yaml.YAMLError, SettingsError, ValueError) as error:
+        where = f"configuration file '{path}'" if path else "configuration"
+        raise ValueError(f"{where} cannot be read: {error}") from error
+    make_adapter(settings.adapter)
+    if settings.model.preprocess is not None:
+        make_preprocess(settings.model.preprocess)
+    return settings
+
+
+def make_adapter(section: Adapter) -> adapters.Adapter:
+    """Return the adapter that the configuration asks for, its settings converted to their declared types.
+
+    Raises:
+        ValueError: If the name, a setting or a value is wrong.
+    """
+    plain = adapters.create(section.name)
+    return _fill(type(plain), section.settings, f"adapter '{section.name}'")
+
+
+def make_preprocess(fields: dict[str, Any]) -> Preprocess:
+    """Return the preprocessing that the configuration asks for.
+
+    Raises:
+        ValueError: If a field or value is wrong.
+    """
+    return _fill(Preprocess, fields, "model.preprocess")
+
+
+T = TypeVar("T")
+
+
+def _fill(cls: type[T], values: dict[str, Any], owner: str) -> T:
+    fields = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    unknown = sorted(values.keys() - set(fields))
+    if unknown:
+        raise ValueError(f"{owner} has no setting '{unknown[0]}'; it has {', '.join(fields) or 'none'}")
+    try:
+        # YAML reads 1e-3 as text and the environment is all text: pydantic converts to what the dataclass declares.
+        return TypeAdapter(cls).validate_python(values)
+    except ValidationError as error:
+        raise ValueError("\n".join(f"{owner}: {_explain(problem)}" for problem in error.errors())) from error
+
+
+def _explain(problem: ErrorDetails) -> str:
+    key = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        return f"unknown configuration key '{key}'; 'tta-server config' prints the known ones"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}, got {problem['input']!r}" if key else message
+
+
+def _refuse_unknown_variables() -> None:
+    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields} | {_FILE_VARIABLE}
+    for name in os.environ:
+        section = name.upper().partition("__")[0]
+        # Kubernetes puts TTA_..._SERVICE_HOST and TTA_..._PORT there for a Service whose name starts with "tta".
+        linked = re.search(r"_SERVICE_(HOST|PORT)|_PORT(_\d|$)", name)
+        if name.upper().startswith(PREFIX) and section not in known and not linked:
+            raise ValueError(f"unknown environment variable '{name}'; it should be {PREFIX}SECTION__KEY")
