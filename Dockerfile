@@ -32,7 +32,7 @@ RUN pip install --no-deps . && pip check
 FROM python:${PYTHON_VERSION}-slim
 LABEL org.opencontainers.image.title="tta-server" \
       org.opencontainers.image.version="0.1.0"
-# torch asks for the name of the user that it runs as, so a number without an entry would not do.
+# With an entry of its own, because libraries ask for the name and the home of the user that they run as.
 RUN groupadd --gid 10001 tta \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin tta
 # Owned by root: the server cannot change its own code. It writes to /tmp only, so the root file system can be read-only.
@@ -47,8 +47,9 @@ ENV PATH=/opt/venv/bin:$PATH \
 WORKDIR /tmp
 USER 10001:10001
 EXPOSE 8000
-# Kubernetes has its own probes. http.client, because urllib would ask a proxy that the environment names.
+# Kubernetes has its own probes. http.client, because urllib would ask a proxy that the environment names; -I, because the
+# working directory is one that the server can write to.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=6 \
-    CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('TTA_SERVER__PORT', '8000')), timeout=4); c.request('GET', '/v2/health/ready'); sys.exit(c.getresponse().status != 200)"]
+    CMD ["python", "-I", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('TTA_SERVER__PORT', '8000')), timeout=4); c.request('GET', '/v2/health/ready'); sys.exit(c.getresponse().status != 200)"]
 ENTRYPOINT ["tta-server"]
 CMD ["serve"]

@@ -1,7 +1,9 @@
 """Run the server until a signal ends it."""
 
 import logging
+import signal
 import socket
+import sys
 
 import uvicorn
 from rich.console import Console
@@ -15,12 +17,14 @@ def serve(settings: Settings) -> None:
     """Load the model, say what is being served and where, and answer until SIGTERM or SIGINT.
 
     Raises:
-        ValueError: If the configuration does not fit the model.
+        ValueError: If the configuration does not fit the model, or the model cannot be warmed up.
         OSError: If the address cannot be had.
     """
     logging.basicConfig(
         level=settings.server.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
+    # uvicorn drains and then raises the signal again: to be told to stop and to stop is a success.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     console = Console(stderr=True)
     with console.status("loading the model"):
         service = build(settings)
@@ -28,7 +32,10 @@ def serve(settings: Settings) -> None:
     host, port = listener.getsockname()[:2]
     console.print(_summary(service, f"http://{host}:{port}"))
     config = uvicorn.Config(service.app, log_level=settings.server.log_level, access_log=False, log_config=None)
-    uvicorn.Server(config).run(sockets=[listener])
+    server = uvicorn.Server(config)
+    server.run(sockets=[listener])
+    if not server.started:
+        raise ValueError("the server did not start; its log says why")
 
 
 def _summary(service: Service, address: str) -> Table:

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -78,9 +87,20 @@ class Engine(Section):
     """How requests are batched and windows gathered."""
 
     max_rows: int = Field(64, ge=1, description="Most images in one forward, and so in one request.")
-    max_delay_ms: float = Field(0.0, ge=0, description="How long an idle device waits for company; 0 starts at once.")
+    max_delay_ms: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="How long an idle device waits for company; 0 starts at once."
+    )
     max_queue_rows: int = Field(1024, ge=1, description="Most images waiting; more get 429.")
     window_rows: int = Field(64, ge=2, description="Images of a stream gathered for one learning step.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Engine":
+        if self.max_queue_rows < self.max_rows:
+            raise ValueError(
+                f"max_queue_rows is {self.max_queue_rows}, expected at least max_rows, {self.max_rows}: "
+                "a request of that many images would never find room"
+            )
+        return self
 
 
 class Stream(Section):
@@ -154,18 +174,19 @@ def load_settings(path: Path | None = None, overrides: dict[str, dict[str, Any]]
     path = path or (Path(os.environ[_FILE_VARIABLE]) if os.environ.get(_FILE_VARIABLE) else None)
     if path and not path.is_file():
         raise ValueError(f"configuration file '{path}' does not exist")
+    if path:
+        _check_file(path)
     _refuse_unknown_variables()
 
-    class FromFile(Settings, yaml_file=path):
+    class FromFile(Settings, yaml_file=path, yaml_file_encoding="utf-8"):
         pass
 
     try:
         settings = FromFile(**(overrides or {}))  # type: ignore[arg-type]
     except ValidationError as error:
         raise ValueError("\n".join(_explain(problem) for problem in error.errors())) from error
-    except (yaml.YAMLError, SettingsError, ValueError) as error:
-        where = f"configuration file '{path}'" if path else "configuration"
-        raise ValueError(f"{where} cannot be read: {error}") from error
+    except SettingsError as error:
+        raise ValueError(f"configuration cannot be read: {error}") from error
     make_adapter(settings.adapter)
     if settings.model.preprocess is not None:
         make_preprocess(settings.model.preprocess)
@@ -206,19 +227,33 @@ def _fill(cls: type[T], values: dict[str, Any], owner: str) -> T:
         raise ValueError("\n".join(f"{owner}: {_explain(problem)}" for problem in error.errors())) from error
 
 
+def _check_file(path: Path) -> None:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"configuration file '{path}' cannot be read: {' '.join(str(error).split())}") from error
+    if content is not None and not (isinstance(content, dict) and all(isinstance(key, str) for key in content)):
+        sections = ", ".join(Settings.model_fields)
+        raise ValueError(f"configuration file '{path}' must be a mapping with some of the keys {sections}")
+
+
 def _explain(problem: ErrorDetails) -> str:
-    key = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
+        key = ".".join(map(str, problem["loc"]))
         return f"unknown configuration key '{key}'; 'tta-server config' prints the known ones"
+    # What pydantic calls the members of a union, and keys, is of no use to a reader: it holds brackets.
+    key = ".".join(str(part) for part in problem["loc"] if "[" not in str(part))
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}, got {problem['input']!r}" if key else message
+    if not key or problem["type"] in ("missing", "value_error"):  # these say themselves what was got
+        return f"{key}: {message}" if key else message
+    return f"{key}: {message}, got {problem['input']!r}"
 
 
 def _refuse_unknown_variables() -> None:
-    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields} | {_FILE_VARIABLE}
-    for name in os.environ:
+    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
+    for name, value in os.environ.items():
         section = name.upper().partition("__")[0]
         # Kubernetes puts TTA_..._SERVICE_HOST and TTA_..._PORT there for a Service whose name starts with "tta".
-        linked = re.search(r"_SERVICE_(HOST|PORT)|_PORT(_\d|$)", name)
-        if name.upper().startswith(PREFIX) and section not in known and not linked:
+        linked = re.search(r"_SERVICE_(HOST|PORT)|_PORT_\d", name) or (name.endswith("_PORT") and "://" in value)
+        if name.upper().startswith(PREFIX) and name != _FILE_VARIABLE and section not in known and not linked:
             raise ValueError(f"unknown environment variable '{name}'; it should be {PREFIX}SECTION__KEY")

@@ -2,6 +2,7 @@
 
 import time
 
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tta_server.api.responses import error_response
@@ -24,7 +25,7 @@ class BodyLimit:
             return
         message = f"the body may have at most {self._max_bytes} bytes; send fewer or smaller images"
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if not declared.isdigit() or int(declared) > self._max_bytes:
+        if not declared.isdigit() or len(declared) > 20 or int(declared) > self._max_bytes:
             response = error_response(413, f"{message} (declared: {declared.decode('latin-1')[:40]})", "too_large")
             response.headers["connection"] = "close"  # the body is never read, so the connection cannot be used again
             await response(scope, receive, send)
@@ -39,7 +40,12 @@ class BodyLimit:
                 raise TooLarge(message)
             return part
 
-        await self._app(scope, counted, send)
+        async def closing(message: Message) -> None:
+            if message["type"] == "http.response.start" and received > self._max_bytes:
+                MutableHeaders(scope=message)["connection"] = "close"  # else the rest would be read to be thrown away
+            await send(message)
+
+        await self._app(scope, counted, closing)
 
 
 class Accounting:

@@ -83,18 +83,15 @@ def router(
 
 
 async def _uploads(request: Request, max_images: int) -> list[Upload]:
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         body = await request.body()
         if not body:
             raise BadRequest(_NOTHING)
         return [Upload("the body", body)]
-    # One file more than allowed is let through, so that it is refused here with a message of ours.
-    async with request.form(max_files=max_images + 1, max_fields=100) as form:
+    async with request.form(max_files=max_images, max_fields=100) as form:
         files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
         if not files:
             raise BadRequest(_NOTHING)
-        if len(files) > max_images:
-            raise BadRequest(f"request has more than {max_images} images; send them in several requests")
         count = len(files)
         names = [f"image {i} of {count} ('{(file.filename or '')[:80]}')" for i, file in enumerate(files, 1)]
         return [Upload(name, await file.read()) for name, file in zip(names, files, strict=True)]

@@ -7,6 +7,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from tta_server.errors import Overloaded, TTAError
 
@@ -36,6 +37,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def validation(_request: Request, error: RequestValidationError) -> Response:
         return error_response(400, "; ".join(map(_explain, error.errors())), "bad_request")
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_request: Request, _error: ClientDisconnect) -> Response:
+        return error_response(400, "the connection was closed before the body was complete", "bad_request")
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:

@@ -43,7 +43,7 @@ def parse(
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise BadRequest(f"'inputs' must be a list of one tensor, called '{INPUT}'")
     if inputs[0].get("name") != INPUT:
-        raise BadRequest(f"unexpected input '{inputs[0].get('name')}'; the model takes '{INPUT}'")
+        raise BadRequest(f"unexpected input '{_short(inputs[0].get('name'))}'; the model takes '{INPUT}'")
     request_id = request.get("id")
     if request_id is not None and not isinstance(request_id, str):
         raise BadRequest("'id' must be a string")
@@ -75,35 +75,42 @@ def _outputs(outputs: object, known: tuple[str, ...]) -> tuple[str, ...]:
     names = tuple(str(output.get("name")) for output in outputs)
     for name in names:
         if name not in known:
-            raise BadRequest(f"unexpected output '{name}'; the model gives {', '.join(known)}")
+            raise BadRequest(f"unexpected output '{_short(name)}'; the model gives {', '.join(known)}")
     return names
 
 
 def _images(tensor: dict[str, Any], input_shape: tuple[int, int, int], max_rows: int) -> npt.NDArray[Any]:
     datatype, shape = tensor.get("datatype"), tensor.get("shape")
-    if datatype not in _TYPES:
-        raise BadRequest(f"input has datatype '{datatype}', expected FP32 in [0, 1] or UINT8")
+    if not isinstance(datatype, str) or datatype not in _TYPES:
+        raise BadRequest(f"input has datatype '{_short(datatype)}', expected FP32 in [0, 1] or UINT8")
     if "binary_data_size" in _parameters(tensor):
         raise Unsupported("binary tensor data is not supported; send the tensor as JSON 'data'")
     expected = f"[N, {', '.join(map(str, input_shape))}]"
-    if not isinstance(shape, list) or len(shape) != 4 or tuple(shape[1:]) != input_shape:
-        raise BadRequest(f"input has shape {shape}, expected {expected}; send channels first")
-    if isinstance(shape[0], bool) or not isinstance(shape[0], int) or not 1 <= shape[0] <= max_rows:
+    if not isinstance(shape, list) or not _fits(shape, input_shape):
+        raise BadRequest(f"input has shape {_short(shape)}, expected {expected}; send channels first")
+    if not 1 <= shape[0] <= max_rows:
         raise BadRequest(f"input has {shape[0]} images, expected 1 to {max_rows}")
     if not isinstance(tensor.get("data"), list):
         raise BadRequest("input has no 'data'; send it as a list, nested or flat, in row-major order")
     values = _values(tensor["data"], shape)
-    return _checked(values, str(datatype)).astype(_TYPES[str(datatype)]).reshape(shape)
+    return _checked(values, datatype).astype(_TYPES[datatype]).reshape(shape)
+
+
+def _fits(shape: list[Any], input_shape: tuple[int, int, int]) -> bool:
+    whole = all(type(length) is int for length in shape)  # 3.0 and True are equal to integers, but none
+    return whole and len(shape) == 4 and tuple(shape[1:]) == input_shape
 
 
 def _values(data: list[Any], shape: list[int]) -> npt.NDArray[np.float64]:
     try:
-        values = np.array(data, dtype=np.float64)
-    except (ValueError, TypeError) as error:
-        raise BadRequest("input 'data' must hold numbers only, nested evenly or flat") from error
+        values = np.array(data)
+    except ValueError as error:
+        raise BadRequest("input 'data' must be nested evenly or flat") from error
+    if values.dtype.kind not in "iuf":
+        raise BadRequest("input 'data' must hold numbers only, nested evenly or flat; null, text and booleans are none")
     if values.size != np.prod(shape) or (values.ndim > 1 and list(values.shape) != shape):
         raise BadRequest(f"input 'data' has shape {list(values.shape)}, which does not fit shape {shape}")
-    return values
+    return values.astype(np.float64)
 
 
 def _checked(values: npt.NDArray[np.float64], datatype: str) -> npt.NDArray[np.float64]:
@@ -118,3 +125,8 @@ def _checked(values: npt.NDArray[np.float64], datatype: str) -> npt.NDArray[np.f
             f"input has values in [{low:g}, {high:g}], expected [0, 1]; send pixels / 255, the server normalises them"
         )
     return values
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -80,7 +80,7 @@ class Batcher(Generic[J]):
                 closed = True
             left.append(job)
         full = closed or rows >= self._max_rows
-        if not full and now_s - group[0].arrived_s < self._max_delay_s:
+        if not full and now_s < group[0].arrived_s + self._max_delay_s:
             return []
         self._jobs = left
         self.rows -= rows

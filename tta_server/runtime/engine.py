@@ -42,7 +42,7 @@ class Engine:
         self._batcher: Batcher[Job] = Batcher(settings.max_rows, settings.max_queue_rows, settings.max_delay_ms / 1000)
         self._changed = threading.Condition()
         self._commands: deque[_Command] = deque()
-        self._stopping = False
+        self._closed = ""  # why nothing more is taken, for good
         self._trouble = "the server is starting"
         self._inspect_s = time.monotonic() + _INSPECT_EVERY_S
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
@@ -56,7 +56,7 @@ class Engine:
     def stop(self) -> None:
         """Refuse new requests, answer those that wait, and end the device thread."""
         with self._changed:
-            self._stopping = True
+            self._closed = self._closed or "the server is stopping"
             self._changed.notify()
         if self._thread.ident is not None:
             self._thread.join()
@@ -89,9 +89,7 @@ class Engine:
 
     def trouble(self) -> str:
         """Return why good requests cannot be answered, or an empty string: then the server is ready."""
-        if self._stopping:
-            return "the server is stopping"
-        return self._trouble
+        return self._closed or self._trouble
 
     def streams(self) -> "Future[list[dict[str, Any]]]":
         """Return summaries of all streams, in order of creation."""
@@ -108,8 +106,8 @@ class Engine:
     def _call(self, command: Callable[[], T]) -> "Future[T]":
         future: Future[T] = Future()
         with self._changed:
-            if self._stopping:
-                raise NotReady("the server is stopping")
+            if self._closed:
+                raise NotReady(self._closed)
             self._commands.append(_Command(command, future))
             self._changed.notify()
         return future
@@ -118,43 +116,55 @@ class Engine:
         jobs: list[Job] = []
         try:
             while True:
-                jobs, commands, overloaded = self._next()
+                jobs, commands, overloaded, last = self._next()
                 for command in commands:
                     _settle(command)
                 if jobs:
                     self._worker.answer(jobs)
-                if self._worker.has_window and not self._stopping:
-                    self._worker.learn(overloaded)
-                elif self._stopping and not jobs:
+                elif last:
                     return
+                if self._worker.has_window and not last:
+                    self._worker.learn(overloaded)
         except Exception:
             log.exception("the device thread died")
             with self._changed:
-                self._trouble = "the device thread has died; restart the server"
-                for job in [*jobs, *self._batcher.clear()]:
-                    if not job.future.done():
-                        job.future.set_exception(NotReady(self._trouble))
+                self._closed = "the device thread has died; restart the server"
+                waiting: list[Future[Any]] = [job.future for job in [*jobs, *self._batcher.clear()]]
+                waiting += [command.future for command in self._commands]
+            for future in waiting:
+                if not future.done():
+                    future.set_exception(NotReady(self._closed))
 
-    def _next(self) -> tuple[list[Job], list[_Command], bool]:
-        """Wait for something to do; the last value tells whether more than half the queue is full."""
+    def _next(self) -> tuple[list[Job], list[_Command], bool, bool]:
+        """Wait for something to do.
+
+        Returns:
+            A group to answer, commands to run, whether more than half the queue is full, and whether nothing more comes
+            in: then an empty group means that nothing waits either.
+        """
         with self._changed:
             while True:
                 now_s = time.monotonic()
-                jobs = self._batcher.take(float("inf") if self._stopping else now_s, self._worker.group)
+                jobs = self._batcher.take(float("inf") if self._closed else now_s, self._worker.group)
                 if now_s >= self._inspect_s:
                     self._inspect_s = now_s + _INSPECT_EVERY_S
                     self._commands.append(_Command(self._inspect, Future()))
-                if jobs or self._commands or self._worker.has_window or self._stopping:
+                if jobs or self._commands or self._worker.has_window or self._closed:
                     break
                 due_s = self._batcher.due_s()
                 self._changed.wait(min(self._inspect_s, self._inspect_s if due_s is None else due_s) - now_s)
             commands = list(self._commands)
             self._commands.clear()
             self._metrics.queue(self._batcher.rows)
-            return jobs, commands, self._batcher.rows > self._settings.max_queue_rows // 2
+            overloaded = self._batcher.rows > self._settings.max_queue_rows // 2
+            return jobs, commands, overloaded, bool(self._closed)
 
     def _inspect(self) -> None:
-        if trouble := self._worker.damage():
+        try:
+            trouble = self._worker.damage()
+        except Exception as error:  # a device that has failed for good raises from here on
+            trouble = f"the model's weights cannot be read ({error}); restart the server"
+        if trouble:
             log.critical(trouble)
             self._trouble = trouble
 

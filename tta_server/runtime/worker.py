@@ -111,10 +111,10 @@ class Worker:
             return
         for job in jobs:
             self._metrics.stage("queue", started_s - job.arrived_s)
-        stream = self._streams[jobs[0].stream]
-        version, adapted = stream.version, stream.steps > 0 and stream.mode != "off"
+        streams = [self._streams[job.stream] for job in jobs]  # frozen ones share a forward
+        states = [(stream.version, stream.steps > 0 and stream.mode != "off") for stream in streams]
         try:
-            probabilities, entropies = self._forward(stream, self._images(job.images for job in jobs))
+            probabilities, entropies = self._forward(streams[0], self._images(job.images for job in jobs))
         except Exception as error:
             log.exception("a forward over %d images failed", sum(job.rows for job in jobs))
             wrong = (
@@ -126,7 +126,7 @@ class Worker:
         self._metrics.batch(len(probabilities))
         self._metrics.stage("forward", time.monotonic() - started_s)
         end = 0
-        for job in jobs:
+        for job, (version, adapted) in zip(jobs, states, strict=True):
             start, end = end, end + job.rows
             self._reply(job, Answer(probabilities[start:end], entropies[start:end], job.stream, version, adapted))
 
@@ -181,7 +181,13 @@ class Worker:
             return _read(self._frozen, self._frozen.predict(self._backbone, {}, x))
         if stream.mode == "inline" and len(x) > 1:
             self._metrics.offered(stream.name, len(x))
-            return _read(self._adapter, self._step(stream, x))
+            try:
+                output = self._step(stream, x)
+            except Exception:
+                stream.dropped += len(x)
+                self._metrics.step(stream.name, "failed", stream.version)
+                raise
+            return _read(self._adapter, output)
         return _read(self._adapter, self._adapter.predict(self._backbone, stream.state, x))
 
     def _reply(self, job: Job, answer: Answer) -> None:

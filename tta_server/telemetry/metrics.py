@@ -143,7 +143,7 @@ class Metrics:
 
     def open_stream(self, stream: str) -> None:
         """Create the series of a new stream, all at 0; past the limit it shares those of `_other`."""
-        if len(self._labelled) < self._max_labelled:
+        if stream != OTHER and len(self._labelled) < self._max_labelled:
             self._labelled.add(stream)
         else:
             self._unlabelled.inc()

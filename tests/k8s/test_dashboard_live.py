@@ -1,0 +1,132 @@
+"""The dashboard on real data: a real server, a replay of images, and a real Prometheus that answers every query."""
+
+import io
+import itertools
+import math
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+from PIL import Image
+
+from models.glyphs import images
+
+DEADLINE_S = 40
+ROWS = 16
+Values = dict[str, float]
+
+
+@pytest.fixture(scope="module")
+def query(prometheus) -> Iterator[Callable[[str], list[dict]]]:
+    """Return a function from an expression to what Prometheus finds for it now."""
+    variables = {"model": ".+", "stream": ".+", "__rate_interval": "30s", "__range": "30s"}
+
+    with httpx.Client(base_url=prometheus, trust_env=False) as client:
+
+        def ask(expr: str) -> list[dict]:
+            filled = re.sub(r"\$(\w+)", lambda match: variables[match[1]], expr)
+            answer = client.get("/api/v1/query", params={"query": filled}).json()
+            assert answer["status"] == "success", f"{answer.get('error')}: {filled}"
+            return answer["data"]["result"]
+
+        yield ask
+
+
+@pytest.fixture(scope="module")
+def replay(live_server) -> Iterator[Callable[[], None]]:
+    """Return a function that sends the next images to both streams, one broken image, and a reset now and then."""
+    pixels, _ = images("test")
+    files = [png(image) for image in pixels[:256]]
+    batches = itertools.cycle(files[start : start + ROWS] for start in range(0, len(files), ROWS))
+
+    with httpx.Client(base_url=live_server, trust_env=False, timeout=30) as client:
+        rounds = itertools.count()
+
+        def send() -> None:
+            batch = next(batches)
+            for stream in ("camera", "frozen"):
+                form = [("image", (f"{i}.png", file, "image/png")) for i, file in enumerate(batch)]
+                client.post("/predict", files=form, headers={"X-Stream-Id": stream}).raise_for_status()
+            assert client.post("/predict", content=b"no image").status_code == 415
+            if next(rounds) % 8 == 4:
+                client.post("/v1/streams/camera/reset").raise_for_status()
+
+        yield send
+
+
+def png(image) -> bytes:
+    with io.BytesIO() as buffer:
+        Image.fromarray(image.transpose(1, 2, 0)).save(buffer, "PNG")
+        return buffer.getvalue()
+
+
+def by_stream(result: list[dict]) -> Values:
+    return {series["metric"]["stream"]: float(series["value"][1]) for series in result}
+
+
+def has_data(result: list[dict]) -> bool:
+    return bool(result) and all(math.isfinite(float(series["value"][1])) for series in result)
+
+
+def test_every_panel_shows_data(panels, query, replay, poll):
+    expressions = [(panel["title"], target["expr"]) for panel in panels for target in panel["targets"]]
+    empty = expressions
+
+    def all_shown() -> bool:
+        nonlocal empty
+        replay()
+        empty = [(title, expr) for title, expr in expressions if not has_data(query(expr))]
+        return not empty
+
+    poll(all_shown, DEADLINE_S, missing=lambda: empty)
+
+
+def test_every_annotation_marks_something(dashboard, query, replay, poll):
+    expressions = [annotation["expr"] for annotation in dashboard["annotations"]["list"]]
+
+    def all_marked() -> bool:
+        replay()
+        return all(has_data(query(expr)) for expr in expressions)
+
+    poll(all_marked, DEADLINE_S)
+
+
+def test_the_variables_offer_the_model_and_the_streams(dashboard, prometheus, replay, poll):
+    queries = {variable["name"]: variable["query"] for variable in dashboard["templating"]["list"][1:]}
+
+    def offered(name: str) -> set[str]:
+        selector, label = re.fullmatch(r"label_values\((.+), (\w+)\)", queries[name]["query"]).groups()
+        url = f"{prometheus}/api/v1/label/{label}/values"
+        answer = httpx.get(url, params={"match[]": selector.replace("$model", ".+")}, trust_env=False)
+        return set(answer.json()["data"])
+
+    replay()
+    poll(lambda: offered("model") == {"glyphs"} and offered("stream") >= {"camera", "frozen"}, DEADLINE_S)
+
+
+def test_the_panels_tell_a_frozen_stream_from_one_that_learns(panels, query, replay, poll):
+    (version,) = [panel for panel in panels if panel["title"] == "Version of the state"]
+    (steps,) = [panel for panel in panels if panel["title"] == "Steps per minute"]
+
+    def learning() -> tuple[Values, Values] | None:
+        replay()
+        values = [by_stream(query(panel["targets"][0]["expr"])) for panel in (version, steps)]
+        return (values[0], values[1]) if all(value.get("camera", 0) > 0 for value in values) else None
+
+    versions, rates = poll(learning, DEADLINE_S)
+    assert versions["frozen"] == 0
+    assert rates["frozen"] == 0
+
+
+def test_promtool_finds_nothing_wrong_with_the_metrics(live_server, promtool, replay):
+    replay()
+    exposed = httpx.get(f"{live_server}/metrics", trust_env=False)
+
+    checked = subprocess.run(
+        [promtool, "check", "metrics"], input=exposed.content, capture_output=True, check=False, timeout=30
+    )
+
+    assert checked.returncode == 0, checked.stderr.decode()
+    assert b"tta_predictive_entropy_ratio" in exposed.content

@@ -1,0 +1,82 @@
+"""A real server in a process of its own, on a free loopback port."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import yaml
+
+START_WITHIN_S = 90.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that answers.
+
+    Attributes:
+        url: Its address.
+        process: Its process.
+        client: A client with that address.
+    """
+
+    url: str
+    process: "subprocess.Popen[str]"
+    client: httpx.Client
+
+
+@contextmanager
+def running(folder: Path, config: Mapping | None = None, environment: Mapping[str, str] | None = None) -> Iterator[Running]:
+    """Start a server with `config`, wait until it is ready, and stop it at the end.
+
+    Args:
+        folder: Where the configuration and the log go.
+        config: Content of the YAML file.
+        environment: Added to this process's environment.
+    """
+    path, log = folder / "config.yaml", folder / "server.log"
+    path.write_text(yaml.safe_dump(dict(config or {})))
+    command = [sys.executable, "-m", "tta_server", "serve", "--config", str(path), "--port", "0"]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("TTA_")} | {"COLUMNS": "200"}
+    with log.open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, text=True, env=env | dict(environment or {}))
+    try:
+        url = _address(process, log)
+        with httpx.Client(base_url=url, timeout=60) as client:
+            _wait_until_ready(client, process, log)
+            yield Running(url, process, client)
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _address(process: "subprocess.Popen[str]", log: Path) -> str:
+    deadline = time.monotonic() + START_WITHIN_S
+    while time.monotonic() < deadline and process.poll() is None:
+        found = re.search(r"http://[\d.]+:\d+", log.read_text())
+        if found:
+            return found.group()
+        time.sleep(0.05)
+    raise AssertionError(f"the server did not say where it listens:\n{log.read_text()}")
+
+
+def _wait_until_ready(client: httpx.Client, process: "subprocess.Popen[str]", log: Path) -> None:
+    deadline = time.monotonic() + START_WITHIN_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if client.get("/v2/health/ready").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass  # bound, but not yet accepting
+        time.sleep(0.05)
+    raise AssertionError(f"the server did not become ready:\n{log.read_text()}")
