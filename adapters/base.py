@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from models import Backbone, Output, Tensors
+from models import Backbone, Output, Reference, Tensors
 
 State = Tensors
 """Everything that a stream has learnt: a value, never written in place. Names are `group/name`, such as
@@ -31,15 +31,19 @@ class Adapter(Protocol):
     """A method: a frozen dataclass whose fields are its whole configuration."""
 
     name: ClassVar[str]
-    requires: ClassVar[frozenset[str]]
     output_kind: ClassVar[str]
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """What the backbone ("grad", "batchnorm", "norm_affine") and its bundle ("reference.<part>") must have."""
+        ...
 
     @property
     def batch_coupled(self) -> bool:
         """Whether one row's answer depends on the other rows, so that requests may not share a forward."""
         ...
 
-    def init(self, backbone: Backbone) -> State:
+    def init(self, backbone: Backbone, reference: Reference | None = None) -> State:
         """Return the state that answers as the source model does; a full reset."""
         ...
 
@@ -68,7 +72,7 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_REGISTRY))
 
 
-def create(name: str, **settings: Any) -> Adapter:  # noqa: ANN401
+def create(name: str, /, **settings: Any) -> Adapter:  # noqa: ANN401
     """Return the adapter called `name`.
 
     Args:
@@ -89,18 +93,23 @@ def create(name: str, **settings: Any) -> Adapter:  # noqa: ANN401
     return adapter
 
 
-def check(adapter: Adapter, backbone: Backbone) -> None:
-    """Refuse an adapter that `backbone` cannot serve.
+def check(adapter: Adapter, backbone: Backbone, reference: Reference | None = None) -> None:
+    """Refuse an adapter that `backbone` and its reference bundle cannot serve.
 
     Raises:
-        ValueError: If the backbone lacks something that the adapter requires.
+        ValueError: If one of them lacks something that the adapter requires.
     """
-    missing = sorted(adapter.requires - backbone.spec.capabilities)
-    if missing:
+    parts = reference.parts if reference else frozenset()
+    missing = sorted(adapter.requires - backbone.spec.capabilities - {f"reference.{part}" for part in parts})
+    if not missing:
+        return
+    needs = f"adapter '{adapter.name}' needs {missing[0]}, which"
+    if missing[0].startswith("reference."):
         raise ValueError(
-            f"adapter '{adapter.name}' needs {missing[0]}, which backbone '{backbone.spec.name}' does not have; "
-            "use 'source' or another backbone"
+            f"{needs} the reference bundle of model '{backbone.spec.name}' does not have; make it with "
+            f"'tta-server calibrate --model {backbone.spec.name} --data DIR'"
         )
+    raise ValueError(f"{needs} backbone '{backbone.spec.name}' does not have; use 'source' or another backbone")
 
 
 def group(state: State, prefix: str) -> dict[str, Tensor]:
@@ -113,7 +122,7 @@ def ungroup(prefix: str, tensors: Tensors) -> dict[str, Tensor]:
     return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
 
 
-def accept(old: State, new: State, selected: Tensor) -> tuple[State, Tensor]:
+def accept(old: State, new: State, selected: Tensor, *signals: Tensor) -> tuple[State, Tensor]:
     """Return `new` if something was selected and every number in it is finite, else `old`, bit for bit.
 
     The last gate of every adapter: no image, however broken, gets a non-finite number into a state. It decides on
@@ -121,12 +130,18 @@ def accept(old: State, new: State, selected: Tensor) -> tuple[State, Tensor]:
 
     Args:
         old: The state before the step.
-        new: The state after it: same names, shapes and types.
+        new: What the step made: names, shapes and types of `old`; a name that it lacks stays as it was.
         selected: Whether the step has anything to learn from (bool, 0-d).
+        signals: What must be finite too, such as the loss: a state can be finite by luck.
 
     Returns:
         The state to keep, and whether that is the new one (bool, 0-d).
     """
-    finite = [tensor.isfinite().all() for tensor in new.values() if tensor.is_floating_point()]
+    finite = [tensor.isfinite().all() for tensor in (*new.values(), *signals) if tensor.is_floating_point()]
     accepted = torch.stack([selected, *finite]).all()
-    return {name: torch.where(accepted, new[name], old[name]) for name in old}, accepted
+    kept = {
+        # A seed lives on the CPU: only states that have one wait for the device here.
+        name: torch.where(accepted.to(old[name].device), new[name], old[name]) if name in new else old[name]
+        for name in old
+    }
+    return kept, accepted

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from adapters.base import State, Step, accept, group, register, ungroup
 from adapters.moments import Stats, check_rows, check_stats, init_stats, predict, track
-from models import Backbone, Output
+from models import Backbone, Output, Reference
 
 _REFERENCE_MOMENTUM = 0.1
 
@@ -43,7 +43,7 @@ class BN:
         """Whether rows of one forward share their statistics."""
         return self.stats == "batch"
 
-    def init(self, backbone: Backbone) -> State:
+    def init(self, backbone: Backbone, reference: Reference | None = None) -> State:
         """Return the source statistics."""
         return init_stats(backbone)
 
@@ -58,5 +58,7 @@ class BN:
         output = backbone.forward(x, statistics="batch")
         fixed = _REFERENCE_MOMENTUM if self.stats == "batch" else None
         moved = track(group(state, "stats"), output.moments, self.stats_momentum or fixed)
-        kept, accepted = accept(state, ungroup("stats", moved), torch.ones((), dtype=torch.bool, device=x.device))
+        kept, accepted = accept(
+            state, ungroup("stats", moved), torch.ones((), dtype=torch.bool, device=x.device), output.logits
+        )
         return Step(kept, output, {"accepted": accepted})

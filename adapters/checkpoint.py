@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+from types import FunctionType
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from adapters.base import Adapter, State
-from models import Backbone
+from models import Backbone, Reference
 
 _KEY = "tta_state"
 _SCHEMA = 1
@@ -23,16 +24,17 @@ def dump_state(adapter: Adapter, backbone: Backbone, state: State) -> bytes:
         "digest": backbone.spec.digest,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    return save(tensors, {_KEY: json.dumps(about, sort_keys=True)})
+    return save(tensors, {_KEY: json.dumps(about, sort_keys=True, default=_qualified_name)})
 
 
-def load_state(adapter: Adapter, backbone: Backbone, data: bytes) -> State:
+def load_state(adapter: Adapter, backbone: Backbone, data: bytes, reference: Reference | None = None) -> State:
     """Read what `dump_state` wrote.
 
     Args:
         adapter: The adapter that will use the state; its settings may differ as long as the layout does not.
         backbone: The backbone it will use it with.
         data: The bytes.
+        reference: The bundle that the adapter's states start from, where it needs one.
 
     Raises:
         ValueError: If the bytes are no such file, or belong to another model, adapter or layout.
@@ -40,21 +42,29 @@ def load_state(adapter: Adapter, backbone: Backbone, data: bytes) -> State:
     try:
         tensors = load(data)
         about = json.loads(_metadata(data)[_KEY])
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        written = {key: str(about[key]) for key in ("schema", "adapter", "model", "digest")}
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError("not a state file of this server, or a damaged one; export the state again") from error
-    if about.get("schema") != _SCHEMA:
-        raise ValueError(f"state file has schema {about.get('schema')}, expected {_SCHEMA}")
-    if about["adapter"] != adapter.name:
-        raise ValueError(f"state belongs to adapter '{about['adapter']}', expected '{adapter.name}'")
-    if about["digest"] != backbone.spec.digest:
+    if written["schema"] != str(_SCHEMA):
+        raise ValueError(f"state file has schema {written['schema']}, expected {_SCHEMA}")
+    if written["adapter"] != adapter.name:
+        raise ValueError(f"state belongs to adapter '{written['adapter']}', expected '{adapter.name}'")
+    if written["digest"] != backbone.spec.digest:
         raise ValueError(
-            f"state belongs to model '{about['model']}' with weights {about['digest'][:12]}, "
+            f"state belongs to model '{written['model']}' with weights {written['digest'][:12]}, "
             f"expected '{backbone.spec.name}' with weights {backbone.spec.digest[:12]}"
         )
-    expected = {name: (tensor.shape, tensor.dtype) for name, tensor in adapter.init(backbone).items()}
+    fresh = adapter.init(backbone)
+    expected = {name: (tensor.shape, tensor.dtype) for name, tensor in fresh.items()}
     if {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()} != expected:
         raise ValueError(f"state does not have the tensors that adapter '{adapter.name}' with these settings keeps")
-    return {name: tensors[name].to(backbone.device) for name in expected}
+    return {name: tensors[name].to(tensor.device) for name, tensor in fresh.items()}  # a seed stays on the CPU
+
+
+def _qualified_name(value: object) -> str:
+    # A setting may be a function, such as an augmentation: named for the reader, never called from here.
+    kind = value if isinstance(value, FunctionType) else type(value)
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _metadata(data: bytes) -> dict[str, str]:

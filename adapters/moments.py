@@ -71,12 +71,12 @@ def track(stored: Tensors, moments: Tensors, momentum: float | None = None) -> d
         momentum: Share of the window, in (0, 1]; None chooses it per layer, see `gain`.
 
     Returns:
-        New statistics, named as `stored`.
+        New statistics, named as `stored`; a layer that the forward did not reach keeps its own.
     """
-    moved = {}
+    moved = dict(stored)
     for name in stored:
         layer, _, kind = name.rpartition(".")
-        if kind == "running_mean":
+        if kind == "running_mean" and name in moments:
             mean, var = name, f"{layer}.running_var"
             share = gain(stored[mean], stored[var], moments[mean], moments[f"{layer}.noise"])
             for key in (mean, var):
@@ -100,5 +100,5 @@ def gain(mean: Tensor, var: Tensor, window_mean: Tensor, noise: Tensor) -> Tenso
         A share in [MIN_GAIN, 1], 0-d.
     """
     scale = var.clamp(min=1e-12)
-    distance = ((window_mean - mean).square() / scale).mean().clamp(min=1e-12)
-    return (1 - (noise / scale).mean() / distance).clamp(MIN_GAIN, 1)
+    distance = ((window_mean - mean).square() / scale).mean()
+    return ((distance - (noise / scale).mean()) / distance.clamp(min=1e-12)).clamp(MIN_GAIN, 1)

@@ -3,6 +3,7 @@
 They reproduce torch.optim's arithmetic, so that a method behaves as its authors' code does.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,12 +36,12 @@ class Optimizer:
     def __post_init__(self) -> None:
         if self.name not in ("sgd", "adam"):
             raise ValueError(f"optimizer must be 'sgd' or 'adam', got '{self.name}'")
-        if not self.lr > 0:
-            raise ValueError(f"lr must be > 0, got {self.lr}")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr must be > 0 and finite, got {self.lr}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must be in [0, 1), got {self.betas}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas}")
 
     def init(self, parameters: Tensors) -> dict[str, Tensor]:
         """Return empty slots for `parameters`, named as in a state: `momentum/...`, or `adam...`."""
@@ -81,7 +82,12 @@ class Optimizer:
             gradient = gradients[name]
             mean = torch.lerp(slots[f"adam_mean/{name}"], gradient, 1 - first)
             square = slots[f"adam_square/{name}"] * second + gradient.square() * (1 - second)
-            denominator = square.sqrt() / (1 - second**step).sqrt() + self.eps
-            moved[name] = tensor - self.lr / (1 - first**step) * mean / denominator
+            denominator = square.sqrt() / _correction(second, step).sqrt() + self.eps
+            moved[name] = tensor - self.lr / _correction(first, step) * mean / denominator
             new |= {f"adam_mean/{name}": mean, f"adam_square/{name}": square}
         return moved, new
+
+
+def _correction(beta: float, step: Tensor) -> Tensor:
+    # 1 - beta**step; written like that, the float32 of a step count would leave 4 digits of it at the first steps.
+    return -torch.expm1(step * (math.log(beta) if beta else -math.inf))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from adapters.base import State, Step, register
-from models import Backbone, Output
+from models import Backbone, Output, Reference
 
 
 @register
@@ -20,7 +20,7 @@ class Source:
     output_kind: ClassVar[str] = "logits"
     batch_coupled: ClassVar[bool] = False
 
-    def init(self, backbone: Backbone) -> State:
+    def init(self, backbone: Backbone, reference: Reference | None = None) -> State:
         """Return the empty state."""
         return {}
 

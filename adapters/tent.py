@@ -11,13 +11,13 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
 
+from adapters.affine import descend, init_affine
 from adapters.base import State, Step, accept, group, register, ungroup
 from adapters.losses import entropy
-from adapters.moments import Stats, check_rows, check_stats, init_stats, predict, track
+from adapters.moments import Stats, check_rows, check_stats, predict, track
 from adapters.optim import Name, Optimizer
-from models import Backbone, Output, Tensors
+from models import Backbone, Output, Reference, Tensors
 
 
 @register
@@ -54,11 +54,9 @@ class Tent:
         """Whether rows of one forward share their statistics."""
         return self.stats == "batch"
 
-    def init(self, backbone: Backbone) -> State:
+    def init(self, backbone: Backbone, reference: Reference | None = None) -> State:
         """Return the source's scales and shifts, empty optimiser slots and, for "ema", the source statistics."""
-        theta = {name: tensor.clone() for name, tensor in backbone.norm_affine().items()}
-        stats = init_stats(backbone) if self.stats == "ema" else {}
-        return ungroup("theta", theta) | self._optimizer().init(theta) | stats
+        return init_affine(backbone, self._optimizer(), self.stats)
 
     def predict(self, backbone: Backbone, state: State, x: Tensor) -> Output:
         """Answer `x` (N, C, H, W)."""
@@ -73,12 +71,9 @@ class Tent:
             output = backbone.forward(x, theta, "batch")
             return entropy(output.logits).mean(), output
 
-        theta = group(state, "theta")
-        gradients, (value, output) = grad_and_value(loss, has_aux=True)(theta)
-        moved, slots = self._optimizer().step(theta, gradients, state)
-        stats = track(group(state, "stats"), output.moments, self.stats_momentum)
-        new = ungroup("theta", moved) | slots | ungroup("stats", stats)
-        kept, accepted = accept(state, new, torch.ones((), dtype=torch.bool, device=x.device))
+        new, value, output = descend(state, loss, self._optimizer())
+        new |= ungroup("stats", track(group(state, "stats"), output.moments, self.stats_momentum))
+        kept, accepted = accept(state, new, torch.ones((), dtype=torch.bool, device=x.device), value, output.logits)
         return Step(kept, output, {"accepted": accepted, "loss": value})
 
     def _optimizer(self) -> Optimizer:

@@ -3,6 +3,7 @@
 from models.backbone import EMPTY, Backbone, Output, Spec, Statistics, Tensors
 from models.catalog import Model, load
 from models.preprocess import Preprocess
+from models.reference import Reference, load_reference
 from models.torch_backbone import TorchBackbone
 
 __all__ = [
@@ -11,9 +12,11 @@ __all__ = [
     "Model",
     "Output",
     "Preprocess",
+    "Reference",
     "Spec",
     "Statistics",
     "Tensors",
     "TorchBackbone",
     "load",
+    "load_reference",
 ]

@@ -13,8 +13,9 @@ Tensors = Mapping[str, Tensor]
 
 EMPTY: Tensors = MappingProxyType({})
 
-Statistics = Literal["stored", "batch"]
-"""Which mean and variance a BatchNorm layer uses: its stored ones (or an override of them), or the batch's own."""
+Statistics = Literal["stored", "batch"] | float
+"""Which mean and variance a BatchNorm layer uses: its stored ones (or an override of them), the batch's own, or a mix
+of both, given as the share of the batch in [0, 1]."""
 
 
 class Output(NamedTuple):
@@ -23,9 +24,9 @@ class Output(NamedTuple):
     Attributes:
         logits: Unnormalised scores (N, K).
         features: Input of the classification head (N, D).
-        moments: Only after a forward with `statistics="batch"`: per BatchNorm layer the batch's `<layer>.running_mean`
-            and `<layer>.running_var` (unbiased), and `<layer>.noise`, the squared standard error of that mean over the
-            images, each (C,) and without gradient.
+        moments: Only after a forward that took the batch's statistics, alone or mixed: per BatchNorm layer the batch's
+            `<layer>.running_mean` and `<layer>.running_var` (unbiased), and `<layer>.noise`, the squared standard
+            error of that mean over the images, each (C,) and without gradient.
     """
 
     logits: Tensor
@@ -76,7 +77,7 @@ class Backbone(Protocol):
             statistics: Which mean and variance BatchNorm layers use.
 
         Returns:
-            Logits, features and, for `statistics="batch"`, the batch's moments.
+            Logits, features and, unless `statistics` is "stored", the batch's moments.
 
         Raises:
             ValueError: If an override is not a tensor of this network.

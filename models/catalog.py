@@ -2,8 +2,9 @@
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -11,11 +12,17 @@ from torch import nn
 
 from models import glyphs
 from models.preprocess import Preprocess
+from models.reference import Reference, beside, load_reference
 from models.torch_backbone import TorchBackbone
 from models.weights import load_weights, read_weights
+from models.wide_resnet import CIFAR10_LABELS, WideResNet
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# The published weights expect images in [-1, 1], which the network does itself if told to. The two warn, and draw
+# random weights slowly, unless told not to.
+_INCEPTION = {name: {"init_weights": False, "transform_input": True} for name in ("googlenet", "inception_v3")}
 
 
 @dataclass(frozen=True)
@@ -26,11 +33,13 @@ class Model:
         backbone: The frozen network.
         preprocess: From decoded images to its input.
         labels: Name of each class, K of them.
+        reference: What is known of the source data; None if nothing is.
     """
 
     backbone: TorchBackbone
     preprocess: Preprocess
     labels: tuple[str, ...]
+    reference: Reference | None = None
 
 
 @dataclass(frozen=True)
@@ -41,11 +50,12 @@ class _Source:
     preprocess: Preprocess
     weights: Path | None = None
     labels: tuple[str, ...] = ()
+    reference: Path | None = None
 
 
 def architectures() -> tuple[str, ...]:
     """Return the names that `load` knows, the embedded model first; a user's own is `package.module:factory`."""
-    return ("glyphs", *torchvision.models.list_models(module=torchvision.models))
+    return ("glyphs", "wrn-28-10", *torchvision.models.list_models(module=torchvision.models))
 
 
 def load(
@@ -53,16 +63,19 @@ def load(
     *,
     weights: str | Path | None = None,
     sha256: str = "",
-    labels: Sequence[str] | Path | None = None,
+    labels: Sequence[str] | str | Path | None = None,
     classes: int | None = None,
     preprocess: Preprocess | None = None,
     head: str = "",
     device: str | torch.device = "cpu",
+    reference: str | Path | None = None,
+    calibrated: bool = True,
 ) -> Model:
     """Build a network, read its weights from a local file and freeze it.
 
     Args:
-        architecture: "glyphs" (embedded, needs nothing else), a torchvision classifier such as "resnet50", or
+        architecture: "glyphs" (embedded, needs nothing else), a torchvision classifier such as "resnet50",
+            "wrn-28-10" (CIFAR, in RobustBench's layout), or
             "package.module:factory", a function without arguments (or taking `num_classes` if `classes` is given) that
             returns an `nn.Module`.
         weights: Local file with the state dict. A factory may do without: its module is then served as it comes.
@@ -72,9 +85,13 @@ def load(
         preprocess: From image to input; the architecture's own when None.
         head: Path of the Linear layer that makes the logits; the last one when empty.
         device: Where to run.
+        reference: The reference bundle that 'tta-server calibrate' wrote. If None, the architecture's own for its own
+            weights, else `<stem of the weights>.reference.safetensors` next to the weights if there is one.
+        calibrated: Whether to look for a bundle at all; not so while one is made.
 
     Raises:
-        ValueError: If the name is unknown, the weights do not fit, or the labels do not match the classes.
+        ValueError: If the name is unknown, the weights do not fit, the labels do not match the classes, or the bundle
+            is damaged or was made with other weights.
     """
     source = _find(architecture)
     names = _labels(labels)
@@ -96,10 +113,13 @@ def load(
         device=device,
     )
     expected = backbone.spec.classes
+    if classes not in (None, expected):
+        raise ValueError(f"model '{architecture}' has {expected} classes, not the {classes} asked for")
     names = names or (source.labels if len(source.labels) == expected else tuple(map(str, range(expected))))
     if len(names) != expected:
         raise ValueError(f"model '{architecture}' has {expected} classes, got {len(names)} labels")
-    return Model(backbone, preprocess, names)
+    bundle = _bundle(source, path, reference) if calibrated else None
+    return Model(backbone, preprocess, names, load_reference(bundle, backbone) if bundle else None)
 
 
 def default_preprocess(architecture: str) -> Preprocess:
@@ -117,7 +137,9 @@ def _find(architecture: str) -> _Source:
     if architecture == "glyphs":
         _, height, width = glyphs.INPUT_SHAPE
         preprocess = Preprocess((height, width), mean=glyphs.MEAN, std=glyphs.STD)
-        return _Source(lambda _classes: glyphs.build(), preprocess, glyphs.WEIGHTS, glyphs.LABELS)
+        return _Source(lambda _classes: glyphs.build(), preprocess, glyphs.WEIGHTS, glyphs.LABELS, glyphs.REFERENCE)
+    if architecture == "wrn-28-10":
+        return _Source(lambda classes: WideResNet(classes=classes or 10), Preprocess((32, 32)), labels=CIFAR10_LABELS)
     if architecture in architectures():
         return _torchvision(architecture)
     raise ValueError(
@@ -126,19 +148,28 @@ def _find(architecture: str) -> _Source:
     )
 
 
+def _bundle(source: _Source, weights: Path | None, reference: str | Path | None) -> Path | None:
+    if reference is not None:
+        return Path(reference)
+    if weights is None or weights == source.weights:
+        return source.reference
+    return beside(weights) if beside(weights).is_file() else None
+
+
 def _torchvision(name: str) -> _Source:
     preset = torchvision.models.get_model_weights(name).DEFAULT
     transform = preset.transforms()
-    preprocess = replace(
-        _imagenet(transform.crop_size[0], transform.resize_size[0]), interpolation=transform.interpolation.value
+    preprocess = Preprocess(
+        (transform.crop_size[0], transform.crop_size[0]),
+        resize=transform.resize_size[0],
+        interpolation=transform.interpolation.value,
+        mean=tuple(transform.mean),
+        std=tuple(transform.std),
     )
 
     def build(classes: int | None) -> nn.Module:
-        arguments = {} if classes is None else {"num_classes": classes}
-        # The two inception networks warn, and draw random weights slowly, unless told not to.
-        if name in ("googlenet", "inception_v3"):
-            arguments["init_weights"] = False
-        module: nn.Module = torchvision.models.get_model(name, weights=None, **arguments)
+        arguments: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+        module: nn.Module = torchvision.models.get_model(name, weights=None, **arguments | _INCEPTION.get(name, {}))
         return module
 
     return _Source(build, preprocess, labels=tuple(preset.meta["categories"]))
@@ -164,9 +195,11 @@ def _imagenet(crop: int, resize: int) -> Preprocess:
     return Preprocess((crop, crop), resize=resize, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
-def _labels(labels: Sequence[str] | Path | None) -> tuple[str, ...]:
-    if isinstance(labels, Path):
-        if not labels.is_file():
-            raise ValueError(f"labels file '{labels}' does not exist; write one class name a line")
-        return tuple(line.strip() for line in labels.read_text(encoding="utf-8").splitlines() if line.strip())
+def _labels(labels: Sequence[str] | str | Path | None) -> tuple[str, ...]:
+    if isinstance(labels, (str, Path)):
+        path = Path(labels)
+        if not path.is_file():
+            raise ValueError(f"labels file '{path}' does not exist; write one class name a line")
+        # Some editors put a byte order mark in front, which would become part of the first name.
+        return tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
     return tuple(labels or ())

@@ -39,9 +39,15 @@ class StreamNorm(nn.Module):
             call: Shared by all layers of the network.
 
         Raises:
-            ValueError: If `norm` keeps no running statistics: there would be no source to fall back to.
+            ValueError: If `norm` keeps no running statistics: there would be no source to fall back to. Or if it is a
+                subclass that does more than normalise, such as one that also applies an activation.
         """
         super().__init__()
+        if type(norm).forward not in (_BatchNorm.forward, nn.SyncBatchNorm.forward):
+            raise ValueError(
+                f"layer '{name}' is a {type(norm).__name__} with a forward of its own, which would be lost; "
+                "build the network with torch's BatchNorm"
+            )
         if norm.running_mean is None or norm.running_var is None:
             raise ValueError(f"layer '{name}' keeps no running statistics; build it with track_running_stats=True")
         self.name = name
@@ -53,28 +59,51 @@ class StreamNorm(nn.Module):
         self.register_buffer("running_var", norm.running_var)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return `x` normalised, scaled and shifted; same shape."""
+        """Return `x` normalised, scaled and shifted; same shape.
+
+        Raises:
+            ValueError: If the batch's statistics are asked for and it has one value per channel.
+        """
         if self.call.statistics == "stored":
             return nn.functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
             )
+        if x.numel() == x.shape[1]:
+            raise ValueError(
+                f"layer '{self.name}' needs more than one value per channel for batch statistics, got shape "
+                f"{tuple(x.shape)}; send more images at once"
+            )
+        if self.call.statistics != "batch":
+            return self._mixed(x, self.call.statistics)
         # Unlike F.batch_norm, this is the same fused kernel but also returns the statistics that it computed.
         normalised, mean, inverse_std = torch.native_batch_norm(
             x, self.weight, self.bias, None, None, True, 0.0, self.eps
         )
-        self._report(x, mean.detach(), inverse_std.detach())
+        biased = inverse_std.detach().square().reciprocal() - self.eps
+        self._report(x, mean.detach(), biased.clamp(min=0))
         return normalised
 
-    def _report(self, x: Tensor, mean: Tensor, inverse_std: Tensor) -> None:
+    def _mixed(self, x: Tensor, share: float) -> Tensor:
+        # F.batch_norm has no gradient for statistics that are passed in, so this path is spelt out.
+        over = [dim for dim in range(x.dim()) if dim != 1]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        var, mean = torch.var_mean(x, over, correction=0)
+        self._report(x, mean.detach(), var.detach())
+        mean, var = torch.lerp(self.running_mean, mean, share), torch.lerp(self.running_var, var, share)
+        scale = torch.rsqrt(var + self.eps) if self.weight is None else self.weight * torch.rsqrt(var + self.eps)
+        shift = -mean * scale if self.bias is None else self.bias - mean * scale
+        return x * scale.view(shape) + shift.view(shape)
+
+    def _report(self, x: Tensor, mean: Tensor, biased: Tensor) -> None:
         images = x.shape[0]
         values = x.numel() // x.shape[1]
-        biased = (inverse_std.square().reciprocal() - self.eps).clamp(min=0)
         image_means = x.detach().flatten(2).mean(2) if x.dim() > 2 else x.detach()
         # The spread between one image and itself says nothing: the error is unknown, not zero.
         noise = image_means.var(0) / images if images > 1 else torch.full_like(mean, torch.inf)
-        self.call.moments[f"{self.name}.running_mean"] = mean
-        self.call.moments[f"{self.name}.running_var"] = biased * (values / max(values - 1, 1))
-        self.call.moments[f"{self.name}.noise"] = noise
+        found = {"running_mean": mean, "running_var": biased * (values / (values - 1)), "noise": noise}
+        for kind, tensor in found.items():
+            # The kernel computes in float32 what a network may keep in half of it.
+            self.call.moments[f"{self.name}.{kind}"] = tensor.to(self.running_mean.dtype)
 
 
 def replace_batch_norm(module: nn.Module, call: NormCall) -> list[str]:

@@ -6,10 +6,21 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from torchvision.transforms import InterpolationMode, functional
 
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+
+# How to turn an image upright, by its EXIF orientation; 1 already is.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
@@ -48,19 +59,29 @@ class Preprocess:
         return (self.channels, *self.size)
 
     def __call__(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """Return `image` as uint8 (C, H, W).
+        """Return `image` as uint8 (C, H, W), contiguous and owned by the caller.
 
-        EXIF orientation is applied. Transparency is dropped, not blended, which is what the usual training loaders
-        do. 16-bit grey keeps its high bits.
+        EXIF orientation is applied, unless the EXIF data are damaged. Transparency is dropped, not blended, which is
+        what the usual training loaders do. 16-bit grey keeps its high bits.
         """
-        image = _eight_bits(ImageOps.exif_transpose(image)).convert("RGB" if self.channels == 3 else "L")
+        image = _eight_bits(_upright(image)).convert("RGB" if self.channels == 3 else "L")
         filter_ = InterpolationMode(self.interpolation)
         if self.resize is not None:
             image = functional.center_crop(functional.resize(image, [self.resize], filter_), list(self.size))
         elif image.size != self.size[::-1]:
             image = functional.resize(image, list(self.size), filter_)
         pixels = np.asarray(image, dtype=np.uint8)
-        return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+        # Always a copy: Pillow's buffer is read-only.
+        return np.array(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), order="C")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()  # so that a damaged picture is not taken for damaged EXIF data
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow raises whatever the damage leads to; the picture itself is good
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

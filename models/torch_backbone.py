@@ -53,13 +53,15 @@ class TorchBackbone:
         self._call = NormCall()
         self._module = copy.deepcopy(module).to(self.device).eval().requires_grad_(False)
         self._batch_norms = replace_batch_norm(self._module, self._call)
-        self._names = frozenset(self._module.state_dict())
+        self._shapes = {name: tensor.shape for name, tensor in self._module.state_dict().items()}
         self._features: Tensor | None = None
         path, linear = _find_head(self._module, head)
         linear.register_forward_pre_hook(self._keep_features)
         channels = input_shape[0]
         self._mean = _per_channel(mean, 0.0, channels, "mean").to(linear.weight)
         self._std = _per_channel(std, 1.0, channels, "std").to(linear.weight)
+        if not (self._std > 0).all():
+            raise ValueError(f"std must be positive, got {std}")
         self.spec = Spec(
             name=name or type(module).__name__.lower(),
             digest=self.digest(),
@@ -75,9 +77,7 @@ class TorchBackbone:
         if x.dim() != 4 or tuple(x.shape[1:]) != self.spec.input_shape:
             expected = ", ".join(map(str, self.spec.input_shape))
             raise ValueError(f"image batch has shape {tuple(x.shape)}, expected (N, {expected}); send channels first")
-        unknown = overrides.keys() - self._names
-        if unknown:
-            raise ValueError(f"backbone '{self.spec.name}' has no tensor '{min(unknown)}' to override")
+        self._check_overrides(overrides)
         with self._lock:
             self._call.statistics, self._call.moments = statistics, {}
             try:
@@ -90,16 +90,18 @@ class TorchBackbone:
 
     def norm_affine(self) -> Tensors:
         """Return scales and shifts of the normalisation layers; see `Backbone.norm_affine`."""
-        return {
-            f"{path}.{kind}": parameter
-            for path, layer in self._module.named_modules()
-            if isinstance(layer, _AFFINE_NORMS)
-            for kind, parameter in layer.named_parameters(recurse=False)
-        }
+        with self._lock:
+            return {
+                f"{path}.{kind}": parameter
+                for path, layer in self._module.named_modules()
+                if isinstance(layer, _AFFINE_NORMS)
+                for kind, parameter in layer.named_parameters(recurse=False)
+            }
 
     def norm_stats(self) -> Tensors:
         """Return the source means and variances of the BatchNorm layers; see `Backbone.norm_stats`."""
-        state = self._module.state_dict()
+        with self._lock:
+            state = self._module.state_dict()
         return {
             f"{path}.{kind}": state[f"{path}.{kind}"]
             for path in self._batch_norms
@@ -108,15 +110,28 @@ class TorchBackbone:
 
     def weights(self) -> Tensors:
         """Return all parameters; see `Backbone.weights`."""
-        return dict(self._module.named_parameters())
+        with self._lock:
+            return dict(self._module.named_parameters())
 
     def digest(self) -> str:
         """Compute the sha256 of the weights as they are now; see `Backbone.digest`."""
         sha = hashlib.sha256()
-        for name, tensor in sorted(self._module.state_dict().items()):
-            sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-            sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        with self._lock:  # a forward on another thread has its overrides swapped in
+            for name, tensor in sorted(self._module.state_dict().items()):
+                sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+                sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return sha.hexdigest()
+
+    def _check_overrides(self, overrides: Tensors) -> None:
+        unknown = overrides.keys() - self._shapes.keys()
+        if unknown:
+            raise ValueError(f"backbone '{self.spec.name}' has no tensor '{min(unknown)}' to override")
+        for name, tensor in overrides.items():
+            # Not left to torch: some wrong shapes broadcast.
+            if tensor.shape != self._shapes[name]:
+                raise ValueError(
+                    f"override '{name}' has shape {tuple(tensor.shape)}, expected {tuple(self._shapes[name])}"
+                )
 
     def _keep_features(self, _head: nn.Module, args: tuple[Any, ...]) -> None:
         self._features = args[0]
@@ -130,7 +145,9 @@ class TorchBackbone:
         images = torch.rand(2, *self.spec.input_shape, generator=torch.Generator().manual_seed(0)).to(self.device)
         try:
             logits, features, _ = self.forward(images)
-        except (RuntimeError, TypeError) as error:
+        except ValueError:
+            raise
+        except Exception as error:  # a network raises whatever it likes at images that it is not made for
             raise ValueError(
                 f"backbone '{self.spec.name}' cannot run on images {self.spec.input_shape}: {error}"
             ) from error

@@ -1,11 +1,9 @@
 """Read weights from files that cannot run code."""
 
 import hashlib
-import pickle
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -37,7 +35,7 @@ def read_weights(path: Path, sha256: str = "") -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # a damaged pickle raises whatever the damage leads to
         reason = str(error).split("\n")[0]
         raise ValueError(
             f"weights file '{path}' cannot be read as plain tensors ({reason}); save the network's state_dict()"
@@ -56,10 +54,11 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], origin: str) -> 
     Raises:
         ValueError: If names or shapes differ; the message gives the first of them.
     """
-    for prefix in _PREFIXES:
-        if weights and all(name.startswith(prefix) for name in weights):
-            weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
     own = module.state_dict()
+    for prefix in _PREFIXES:
+        # A network may itself keep everything under such a name.
+        if all(name.startswith(prefix) for name in weights) and not all(name.startswith(prefix) for name in own):
+            weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
     # Counters of training steps: some exporters drop them, and nothing here reads them.
     missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in weights if name not in own]
@@ -79,11 +78,9 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], origin: str) -> 
 
 
 def _tensors(path: Path, loaded: object) -> dict[str, Tensor]:
-    while isinstance(loaded, dict):
-        wrapped = next((key for key in _WRAPPERS if isinstance(loaded.get(key), dict)), None)
-        if wrapped is None:
-            break
-        loaded = loaded[wrapped]
+    for _ in _WRAPPERS:  # wrapped at most that deep: a hostile file may hold itself
+        if isinstance(loaded, dict):
+            loaded = next((loaded[key] for key in _WRAPPERS if isinstance(loaded.get(key), dict)), loaded)
     if not isinstance(loaded, dict) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise ValueError(f"weights file '{path}' holds no state dict; save the network's state_dict()")
     return {str(name): tensor for name, tensor in loaded.items()}

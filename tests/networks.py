@@ -7,6 +7,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models import Backbone, Reference
+
 GOLDENS = Path(__file__).parent / "goldens"
 
 
@@ -74,3 +76,14 @@ def layer_norm_network() -> LayerNormNet:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return LayerNormNet()
+
+
+def bundle(backbone: Backbone) -> Reference:
+    """Return a reference bundle with what adapters ask for, drawn with a fixed seed."""
+    generator = torch.Generator().manual_seed(0)
+    affine = backbone.norm_affine()
+    rows = torch.randn(40, backbone.spec.features, generator=generator)
+    tensors = {f"fisher/{name}": torch.full_like(tensor, 1e-3) for name, tensor in affine.items()}
+    kind = next(iter(affine.values()))
+    tensors |= {"memory/features": rows.to(kind), "memory/labels": (torch.arange(40) % 10).to(backbone.device)}
+    return Reference(backbone.spec.digest, tensors)

@@ -54,7 +54,7 @@ def build(settings: Settings, model: Model | None = None) -> Service:
     name = settings.model.name or model.backbone.spec.name
     metrics = Metrics(name, settings.adapter.name, settings.streams.max_labelled)
     adapter = make_adapter(settings.adapter)
-    worker = Worker(model.backbone, adapter, settings.engine.window_rows, settings.streams, metrics)
+    worker = Worker(model.backbone, adapter, settings.engine.window_rows, settings.streams, metrics, model.reference)
     engine = Engine(worker, settings.engine, metrics)
     pool = ThreadPoolExecutor(settings.limits.decode_threads, thread_name_prefix="decode")
 
@@ -84,8 +84,12 @@ def build(settings: Settings, model: Model | None = None) -> Service:
     return Service(app, engine, model, settings)
 
 
-def load_model(settings: ModelSettings) -> Model:
+def load_model(settings: ModelSettings, calibrated: bool = True) -> Model:
     """Load the model that the configuration names, onto the device it names.
+
+    Args:
+        settings: The section of the configuration.
+        calibrated: Whether to look for a reference bundle; not so while one is made.
 
     Raises:
         ValueError: If that is not possible.
@@ -102,6 +106,8 @@ def load_model(settings: ModelSettings) -> Model:
         preprocess=preprocess,
         head=settings.head,
         device=_device(settings.device),
+        reference=settings.reference,
+        calibrated=calibrated,
     )
 
 

@@ -17,7 +17,7 @@ def serve(settings: Settings) -> None:
     """Load the model, say what is being served and where, and answer until SIGTERM or SIGINT.
 
     Raises:
-        ValueError: If the configuration does not fit the model, or the model cannot be warmed up.
+        ValueError: If the configuration does not fit the model.
         OSError: If the address cannot be had.
     """
     logging.basicConfig(
@@ -32,10 +32,7 @@ def serve(settings: Settings) -> None:
     host, port = listener.getsockname()[:2]
     console.print(_summary(service, f"http://{host}:{port}"))
     config = uvicorn.Config(service.app, log_level=settings.server.log_level, access_log=False, log_config=None)
-    server = uvicorn.Server(config)
-    server.run(sockets=[listener])
-    if not server.started:
-        raise ValueError("the server did not start; its log says why")
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 def _summary(service: Service, address: str) -> Table:

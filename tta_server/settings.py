@@ -72,6 +72,9 @@ class Model(Section):
     head: str = Field("", description="Path of the Linear layer that makes the logits; the last one when empty.")
     device: str = Field("auto", description="'cpu', 'cuda', 'cuda:1', or 'auto': the first GPU if there is one.")
     preprocess: dict[str, Any] | None = Field(None, description="Fields of Preprocess; the architecture's when empty.")
+    reference: Path | None = Field(
+        None, description="Bundle that 'calibrate' wrote; the one next to the weights when empty."
+    )
 
 
 class Adapter(Section):

@@ -13,9 +13,11 @@ from torch import nn
 from models.glyphs.network import GlyphNet
 from models.glyphs.spec import INPUT_SHAPE, LABELS, MEAN, STD
 
-__all__ = ["INPUT_SHAPE", "LABELS", "MEAN", "STD", "WEIGHTS", "build", "images"]
+__all__ = ["INPUT_SHAPE", "LABELS", "MEAN", "REFERENCE", "STD", "WEIGHTS", "build", "images"]
 
 WEIGHTS = Path(__file__).with_name("weights.safetensors")
+REFERENCE = WEIGHTS.with_name("reference.safetensors")
+"""What `tta-server calibrate --model glyphs --data glyphs` made of the source images."""
 
 
 def build() -> nn.Module:

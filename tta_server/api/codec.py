@@ -8,12 +8,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from tta_server.errors import BadRequest, TooLarge, UnsupportedMedia
+from tta_server.errors import BadRequest, TooLarge, TTAError, UnsupportedMedia
 
 Pixels = npt.NDArray[np.uint8]
 Transform = Callable[[Image.Image], Pixels]
 
 _FORMATS = ("JPEG", "PNG")
+_MAX_ASPECT = 50  # resized by its shorter side, an image of 1 x 4000 pixels would take gigabytes
 
 # Pillow's own limit warns and then decodes; `decode` refuses from the header instead, at a lower limit.
 Image.MAX_IMAGE_PIXELS = None
@@ -45,7 +46,7 @@ def decode_all(uploads: Sequence[Upload], transform: Transform, max_pixels: int)
     Raises:
         UnsupportedMedia: If bytes are no JPEG or PNG.
         TooLarge: If an image has too many pixels; it is not decoded.
-        BadRequest: If an image is damaged.
+        BadRequest: If an image is damaged, or a sliver.
     """
     return np.stack([decode(upload, transform, max_pixels) for upload in uploads])
 
@@ -61,8 +62,12 @@ def decode(upload: Upload, transform: Transform, max_pixels: int) -> Pixels:
                 raise TooLarge(
                     f"{upload.name} is {width} x {height}, more than the {max_pixels} pixels allowed; send it smaller"
                 )
+            if max(width, height) > _MAX_ASPECT * min(width, height):
+                raise BadRequest(
+                    f"{upload.name} is {width} x {height}; one side may be at most {_MAX_ASPECT} times the other"
+                )
             return transform(image)
-    except TooLarge:
+    except TTAError:
         raise
     except UnidentifiedImageError as error:
         raise UnsupportedMedia(f"{upload.name} is not an image this server reads; send JPEG or PNG") from error

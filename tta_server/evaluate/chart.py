@@ -52,4 +52,5 @@ def _recent(wrong: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     total = np.concatenate([[0], np.cumsum(wrong)])
     end = np.arange(1, len(wrong) + 1)
     start = np.maximum(end - _RECENT, 0)
-    return 100 * (total[end] - total[start]) / (end - start)
+    share: npt.NDArray[np.float64] = (total[end] - total[start]) / (end - start)
+    return 100 * share

@@ -70,7 +70,7 @@ def camera(images: int, severity: int, seed: int, progress: Progress) -> list[Ph
     pixels, labels = glyphs.images("test")
     if not 1 <= images <= len(pixels):
         raise ValueError(f"images must be 1 to {len(pixels)}, got {images}")
-    phases = []
+    phases: list[Phase] = []
     for name in (CLEAN_BEFORE, *CORRUPTIONS, CLEAN_AFTER):
         rng = np.random.default_rng([seed, len(phases)])
         chosen = rng.permutation(len(pixels))[:images]

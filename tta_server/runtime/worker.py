@@ -16,7 +16,7 @@ import adapters
 from adapters import Adapter
 from adapters.base import check
 from adapters.losses import entropy
-from models import Backbone, Output
+from models import Backbone, Output, Reference
 from tta_server.errors import BadRequest, NotFound, Overloaded, TTAError
 from tta_server.runtime.stream import Rows, Stream
 from tta_server.settings import Mode
@@ -66,18 +66,24 @@ class Worker:
     """Own the backbone and every stream; one thread at a time may call it."""
 
     def __init__(
-        self, backbone: Backbone, adapter: Adapter, window_rows: int, streams: StreamsSettings, metrics: Metrics
+        self,
+        backbone: Backbone,
+        adapter: Adapter,
+        window_rows: int,
+        streams: StreamsSettings,
+        metrics: Metrics,
+        reference: Reference | None = None,
     ) -> None:
-        """Check that the adapter fits the backbone.
+        """Check that the adapter fits the backbone and the reference bundle.
 
         Raises:
             ValueError: If it does not.
         """
-        check(adapter, backbone)
+        check(adapter, backbone, reference)
         self._backbone = backbone
         self._adapter = adapter
         self._frozen = adapters.create("source")
-        self._initial = adapter.init(backbone)  # shared by all streams until they learn: a state is a value
+        self._initial = adapter.init(backbone, reference)  # shared by all streams until they learn: a state is a value
         self._window_rows = window_rows
         self._settings = streams
         self._metrics = metrics

@@ -1,0 +1,39 @@
+"""What the methods that move normalisation layers' scales and shifts by a gradient have in common."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from torch import Tensor
+from torch.func import grad_and_value
+
+from adapters.base import State, group, ungroup
+from adapters.moments import Stats, init_stats
+from adapters.optim import Optimizer
+from models import Backbone, Tensors
+
+Aux = TypeVar("Aux")
+
+
+def init_affine(backbone: Backbone, optimizer: Optimizer, stats: Stats) -> dict[str, Tensor]:
+    """Return the source's scales and shifts (`theta/`), empty optimiser slots and, for "ema", the source statistics."""
+    theta = {name: tensor.clone() for name, tensor in backbone.norm_affine().items()}
+    return ungroup("theta", theta) | optimizer.init(theta) | (init_stats(backbone) if stats == "ema" else {})
+
+
+def descend(
+    state: State, loss: Callable[[Tensors], tuple[Tensor, Aux]], optimizer: Optimizer
+) -> tuple[dict[str, Tensor], Tensor, Aux]:
+    """Take one gradient step on the `theta/` group of `state`.
+
+    Args:
+        state: With `theta/` and the optimiser's slots.
+        loss: From parameters to a 0-d loss, and what else the forward gave.
+        optimizer: How to step.
+
+    Returns:
+        The new `theta/` and slots, the loss, and what `loss` gave beside it, without gradient.
+    """
+    theta = group(state, "theta")
+    gradients, (value, aux) = grad_and_value(loss, has_aux=True)(theta)
+    moved, slots = optimizer.step(theta, gradients, state)
+    return ungroup("theta", moved) | slots, value, aux

@@ -1,0 +1,92 @@
+"""LAME: correct the frozen model's predictions so that neighbours in feature space agree; learn nothing.
+
+Source: Boudiaf et al., CVPR 2022, arXiv:2201.05718, equations 2 to 6. Reference: LAME/src/adaptation/lame.py.
+Differs: a batch of one gets the plain softmax, where the reference's rbf affinity divides by zero; the stopping test is
+applied with a mask on the device, not by asking the host after every iteration.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from adapters.base import State, Step, register
+from models import Backbone, Output, Reference
+
+_ITERATIONS = 100
+_TOLERANCE = 1e-8
+
+
+@register
+@dataclass(frozen=True)
+class Lame:
+    """Laplacian-adjusted maximum-likelihood estimation over each batch.
+
+    Attributes:
+        affinity: "rbf" (the paper's choice), "knn" or "linear".
+        neighbours: For "rbf" which neighbour sets the width, itself counted; for "knn" how many, itself not; >= 1.
+    """
+
+    affinity: Literal["rbf", "knn", "linear"] = "rbf"
+    neighbours: int = 5
+
+    name: ClassVar[str] = "lame"
+    requires: ClassVar[frozenset[str]] = frozenset()
+    output_kind: ClassVar[str] = "probabilities"
+    batch_coupled: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.affinity not in ("rbf", "knn", "linear"):
+            raise ValueError(f"affinity must be 'rbf', 'knn' or 'linear', got '{self.affinity}'")
+        if self.neighbours < 1:
+            raise ValueError(f"neighbours must be >= 1, got {self.neighbours}")
+
+    def init(self, backbone: Backbone, reference: Reference | None = None) -> State:
+        """Return the empty state."""
+        return {}
+
+    def predict(self, backbone: Backbone, state: State, x: Tensor) -> Output:
+        """Answer `x` (N, C, H, W); `logits` of the output are probabilities."""
+        output = backbone.forward(x)
+        probabilities = output.logits.softmax(1)
+        if len(x) > 1:
+            probabilities = self._propagate(probabilities, self._affinity(normalize(output.features)))
+        return output._replace(logits=probabilities, moments={})
+
+    def adapt(self, backbone: Backbone, state: State, x: Tensor) -> Step:
+        """Return the answer and the state as it was."""
+        output = self.predict(backbone, state, x)
+        return Step(state, output, {"accepted": torch.zeros((), dtype=torch.bool, device=x.device)})
+
+    def _affinity(self, features: Tensor) -> Tensor:
+        """Return the kernel (N, N) of unit features (N, D)."""
+        if self.affinity == "linear":
+            return features @ features.T
+        squares = features.square().sum(1)
+        # The product form, unlike cdist, stacks under vmap; rounding may leave a negative square.
+        distances = (squares[:, None] + squares[None] - 2 * features @ features.T).clamp(min=0).sqrt()
+        count = min(self.neighbours, len(features) - (self.affinity == "knn"))
+        if self.affinity == "rbf":
+            # Copies of one image have no distance; a width of zero would make their affinity 0 over 0.
+            width = distances.topk(count, largest=False).values[:, -1].mean().clamp(min=1e-6)
+            return torch.exp(-distances.square() / (2 * width.square()))
+        nearest = distances.topk(count + 1, largest=False).indices[:, 1:]
+        return torch.zeros_like(distances).scatter(1, nearest, 1.0)
+
+    @staticmethod
+    def _propagate(probabilities: Tensor, kernel: Tensor) -> Tensor:
+        """Return the assignment (N, K) that minimises the bound of equation 5, by its fixed point, equation 6."""
+        unary = -torch.log(probabilities + 1e-10)
+        assigned = (-unary).softmax(1)
+        energy = torch.full_like(unary.sum(), torch.inf)
+        done = torch.zeros_like(energy, dtype=torch.bool)
+        for iteration in range(_ITERATIONS):
+            pairwise = kernel @ assigned
+            moved = torch.where(done, assigned, (pairwise - unary).softmax(1))
+            new = (unary * moved - pairwise * moved + moved * moved.clamp(min=1e-20).log()).sum()
+            if iteration > 1:
+                done = done | ((new - energy).abs() <= _TOLERANCE * energy.abs())
+            assigned, energy = moved, torch.where(done, energy, new)
+        return assigned

@@ -1,0 +1,153 @@
+"""RoTTA: a mean teacher that learns from a small, balanced memory of recent images.
+
+Source: Yuan et al., CVPR 2023, arXiv:2303.13899, sections 3.2 to 3.4. Reference: RoTTA/core/adapter/rotta.py.
+Differs: the update comes after the batch in which the memory's worth of images is complete, not in the middle of it;
+images are kept as bytes; free places lend the statistics the current images, with weight 0 in the loss; `init` resets
+everything.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from adapters.affine import descend, init_affine
+from adapters.augment import Augment, augment
+from adapters.base import State, Step, accept, group, register, ungroup
+from adapters.losses import cross_entropy, entropy, one_hot
+from adapters.moments import init_stats, track
+from adapters.optim import Optimizer
+from models import Backbone, Output, Reference, Tensors
+
+
+@register
+@dataclass(frozen=True)
+class Rotta:
+    """Robust test-time adaptation for correlated streams.
+
+    Attributes:
+        lr: Learning rate of Adam, > 0.
+        betas: Adam's decay rates.
+        stats_momentum: Share of the memory's statistics in the moving ones at each update, in (0, 1].
+        teacher_share: How far each update moves the teacher to the student, in (0, 1].
+        capacity: Images in the memory; an update comes every so many images; >= 2.
+        timeliness: Weight of a remembered image's age in its eviction score, >= 0.
+        uncertainty: Weight of its entropy in that score, >= 0.
+        augment: Makes the student's view from (images, index, generator); replaced in tests.
+    """
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    stats_momentum: float = 0.05
+    teacher_share: float = 0.001
+    capacity: int = 64
+    timeliness: float = 1.0
+    uncertainty: float = 1.0
+    augment: Augment = augment
+
+    name: ClassVar[str] = "rotta"
+    requires: ClassVar[frozenset[str]] = frozenset({"grad", "norm_affine"})
+    output_kind: ClassVar[str] = "logits"
+    batch_coupled: ClassVar[bool] = False
+    stackable: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        self._optimizer()
+        if not 0 < self.stats_momentum <= 1 or not 0 < self.teacher_share <= 1:
+            got = f"{self.stats_momentum} and {self.teacher_share}"
+            raise ValueError(f"stats_momentum and teacher_share must be in (0, 1], got {got}")
+        if self.capacity < 2:
+            raise ValueError(f"capacity must be >= 2, got {self.capacity}")
+
+    def init(self, backbone: Backbone, reference: Reference | None = None) -> State:
+        """Return two copies of the source, student and teacher, an empty memory, and a seed."""
+        state = init_affine(backbone, self._optimizer(), "ema")
+        device, places = backbone.device, self.capacity
+        memory = {
+            "images": torch.zeros(places, *backbone.spec.input_shape, dtype=torch.uint8, device=device),
+            "labels": torch.zeros(places, dtype=torch.int64, device=device),
+            "entropy": torch.zeros(places, device=device),
+            "age": torch.zeros(places, device=device),
+            "used": torch.zeros(places, dtype=torch.bool, device=device),
+        }
+        teacher = group(state, "theta") | group(init_stats(backbone), "stats")
+        counters = {"seed": torch.zeros((), dtype=torch.int64), "seen": torch.zeros((), dtype=torch.int64)}
+        return state | ungroup("teacher", teacher) | ungroup("memory", memory) | counters
+
+    def predict(self, backbone: Backbone, state: State, x: Tensor) -> Output:
+        """Answer `x` (N, C, H, W) with the teacher and its moving statistics."""
+        return backbone.forward(x, group(state, "teacher"))
+
+    def adapt(self, backbone: Backbone, state: State, x: Tensor) -> Step:
+        """Remember some of `x` (N, C, H, W); once enough were seen, take a step on the memory."""
+        output = self.predict(backbone, state, x)
+        memory = self._remember(group(state, "memory"), x, output.logits)
+        seen = int(state["seen"].numpy()) + len(x)  # on the CPU by design
+        new: dict[str, Tensor] = ungroup("memory", memory) | {"seen": state["seen"] + len(x)}
+        scalars: dict[str, Tensor] = {"remembered": memory["used"].sum()}
+        if seen >= self.capacity:
+            learnt, scalars["loss"] = self._learn(backbone, state, memory, x)
+            new |= learnt | {"seen": torch.zeros_like(state["seen"]), "seed": state["seed"] + 1}
+        finite = x.isfinite().all() & output.logits.isfinite().all()
+        kept, accepted = accept(state, new, finite)
+        return Step(kept, output, {"accepted": accepted, **scalars})
+
+    def _remember(self, memory: dict[str, Tensor], x: Tensor, logits: Tensor) -> dict[str, Tensor]:
+        """Offer the rows one after another, without asking the host what happened to any of them."""
+        places, classes = self.capacity, logits.shape[1]
+        uncertainty = entropy(logits) / torch.log(torch.tensor(float(classes)))
+        predicted = logits.argmax(1)
+        labels, entropies, age, used = (memory[name] for name in ("labels", "entropy", "age", "used"))
+        origin = torch.arange(places, device=x.device)  # row of [memory, x] that each place ends up with
+        for row in range(len(x)):
+            counts = (one_hot(labels, classes) * used[:, None]).sum(0)
+            crowded = counts[predicted[row]] >= places / classes
+            among = torch.where(crowded, labels == predicted[row], counts[labels] == counts.max()) & used
+            score = self._score(age, entropies, used, among)
+            worst = score.argmax()
+            evict = crowded | used.all()
+            fresh = self.timeliness * 0.5 + self.uncertainty * uncertainty[row]
+            write = ~evict | (score.max() > fresh)
+            place = torch.where(evict, worst, used.int().argmin())
+            here = write & (torch.arange(places, device=x.device) == place)
+            labels = torch.where(here, predicted[row], labels)
+            entropies = torch.where(here, uncertainty[row], entropies)
+            age = torch.where(here, 0.0, age) + 1
+            used = used | here
+            origin = torch.where(here, places + row, origin)
+        images = torch.cat([memory["images"], (x.clamp(0, 1) * 255).round().to(torch.uint8)])[origin]
+        return {"images": images, "labels": labels, "entropy": entropies, "age": age, "used": used}
+
+    def _score(self, age: Tensor, uncertainty: Tensor, used: Tensor, among: Tensor) -> Tensor:
+        """Return how ready each place is to be given up: old and uncertain first, others never."""
+        score = self.timeliness * torch.sigmoid(age / self.capacity) + self.uncertainty * uncertainty
+        return torch.where(among & used, score, -torch.inf)
+
+    def _learn(
+        self, backbone: Backbone, state: State, memory: dict[str, Tensor], x: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        seed = int(state["seed"].numpy())
+        current = x.repeat(-(-self.capacity // len(x)), 1, 1, 1)[: self.capacity]
+        images = torch.where(memory["used"].view(-1, 1, 1, 1), memory["images"].to(x.dtype) / 255, current)
+        weights = torch.where(memory["used"], torch.sigmoid(-memory["age"] / self.capacity), 0.0)
+        view = self.augment(images, 0, torch.Generator().manual_seed(seed))
+        teacher = group(state, "teacher")
+        target = backbone.forward(images, teacher, self.stats_momentum)
+        stats = group(state, "stats")
+
+        def loss(theta: Tensors) -> tuple[Tensor, Output]:
+            output = backbone.forward(view, {**theta, **stats}, self.stats_momentum)
+            losses = cross_entropy(target.logits, output.logits)
+            return (losses * weights).sum() / memory["used"].sum().clamp(min=1), output
+
+        new, value, output = descend(state, loss, self._optimizer())
+        theta = group(new, "theta")
+        pulled = {name: torch.lerp(teacher[name], tensor, self.teacher_share) for name, tensor in theta.items()}
+        moved = {name: teacher[name] for name in stats}
+        pulled |= track(moved, target.moments, self.stats_momentum)
+        new |= ungroup("stats", track(stats, output.moments, self.stats_momentum))
+        return new | ungroup("teacher", pulled), value
+
+    def _optimizer(self) -> Optimizer:
+        return Optimizer("adam", self.lr, betas=self.betas)

@@ -1,0 +1,129 @@
+"""SAR: lower the entropy of reliable samples where the loss is flat, and start again when the model collapses.
+
+Source: Niu et al., ICLR 2023, arXiv:2302.12400, equations 2 to 4. Reference: SAR/sar.py and sam.py.
+Differs: the layers left alone are the last quarter by position, not by names that few networks have; margins are
+fractions of ln K; a step without a reliable sample moves nothing, where the reference's momentum goes on; the recovery
+also clears momentum and the moving entropy, and its threshold can be set; `stats="ema"` answers from moving statistics.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value
+
+from adapters.affine import init_affine
+from adapters.base import State, Step, accept, group, register, ungroup
+from adapters.losses import entropy
+from adapters.moments import Stats, check_rows, check_stats, predict, track
+from adapters.optim import Optimizer
+from models import Backbone, Output, Reference, Tensors
+
+_MOVING_SHARE = 0.1
+
+
+@register
+@dataclass(frozen=True)
+class Sar:
+    """Sharpness-aware and reliable entropy minimisation with model recovery.
+
+    Attributes:
+        lr: Learning rate of SGD, > 0.
+        momentum: In [0, 1).
+        rho: Radius of the neighbourhood whose worst point is descended from, > 0; the paper: 0.05.
+        e_margin: Entropy below which a sample is reliable, as a fraction of ln K, in (0, 1]; the paper: 0.4.
+        reset_margin: Moving entropy below which the stream starts again, as a fraction of ln K, in [0, 1); 0 never
+            does. The paper's 0.2 nats at K = 1000 are 0.029.
+        frozen_share: Share of the normalisation layers, from the output side, that stays as it was, in [0, 1).
+        stats: "batch" answers each batch from its own statistics (the paper), "ema" from the stream's moving ones.
+        stats_momentum: Share of a new batch in the moving statistics, in (0, 1]; None chooses it per layer.
+    """
+
+    lr: float = 2.5e-4
+    momentum: float = 0.9
+    rho: float = 0.05
+    e_margin: float = 0.4
+    reset_margin: float = 0.029
+    frozen_share: float = 0.25
+    stats: Stats = "ema"
+    stats_momentum: float | None = None
+
+    name: ClassVar[str] = "sar"
+    requires: ClassVar[frozenset[str]] = frozenset({"grad", "norm_affine"})
+    output_kind: ClassVar[str] = "logits"
+
+    def __post_init__(self) -> None:
+        check_stats(self.stats, self.stats_momentum)
+        self._optimizer()
+        if not self.rho > 0 or not 0 < self.e_margin <= 1:
+            raise ValueError(f"rho must be > 0 and e_margin in (0, 1], got {self.rho} and {self.e_margin}")
+        if not 0 <= self.reset_margin < 1 or not 0 <= self.frozen_share < 1:
+            got = f"{self.reset_margin} and {self.frozen_share}"
+            raise ValueError(f"reset_margin and frozen_share must be in [0, 1), got {got}")
+
+    @property
+    def batch_coupled(self) -> bool:
+        """Whether rows of one forward share their statistics."""
+        return self.stats == "batch"
+
+    def init(self, backbone: Backbone, reference: Reference | None = None) -> State:
+        """Return the source's scales and shifts of the lower layers, empty slots and no moving entropy."""
+        state = init_affine(backbone, self._optimizer(), self.stats)
+        layers = list(dict.fromkeys(name.rpartition(".")[0] for name in backbone.norm_affine()))
+        upper = layers[len(layers) - int(len(layers) * self.frozen_share) :]
+        dropped = {
+            f"{kind}/{layer}.{end}" for kind in ("theta", "momentum") for layer in upper for end in ("weight", "bias")
+        }
+        kept = {name: tensor for name, tensor in state.items() if name not in dropped}
+        nothing = torch.zeros((), device=backbone.device)
+        return kept | {"moving/entropy": nothing, "moving/seen": nothing.bool()}
+
+    def predict(self, backbone: Backbone, state: State, x: Tensor) -> Output:
+        """Answer `x` (N, C, H, W)."""
+        return predict(backbone, state, x, self.stats)
+
+    def adapt(self, backbone: Backbone, state: State, x: Tensor) -> Step:
+        """Take one sharpness-aware step on the reliable images of `x` (N, C, H, W)."""
+        if self.stats == "batch":
+            check_rows(backbone, x)
+        bound = self.e_margin * math.log(backbone.spec.classes)
+
+        def loss(theta: Tensors, among: Tensor) -> tuple[Tensor, tuple[Output, Tensor]]:
+            output = backbone.forward(x, theta, "batch")
+            entropies = entropy(output.logits)
+            reliable = among & (entropies.detach() < bound)
+            return _mean(entropies, reliable), (output, reliable)
+
+        theta = group(state, "theta")
+        everyone = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        slope, (_, (output, reliable)) = grad_and_value(loss, has_aux=True)(theta, everyone)
+        norm = torch.stack([gradient.square().sum() for gradient in slope.values()]).sum().sqrt()
+        worst = {name: theta[name] + self.rho / (norm + 1e-12) * gradient for name, gradient in slope.items()}
+        gradients, (value, (_, selected)) = grad_and_value(loss, has_aux=True)(worst, reliable)
+        moved, slots = self._optimizer().step(theta, gradients, state)
+        new = ungroup("theta", moved) | slots | self._watch(state, value.detach().to(state["moving/entropy"]))
+        new, collapsed = self._recover(backbone, new)
+        new |= ungroup("stats", track(group(state, "stats"), output.moments, self.stats_momentum))
+        kept, accepted = accept(state, new, selected.any(), value, output.logits)
+        counts = {"reliable": reliable.sum(), "selected": selected.sum(), "reset": collapsed & accepted}
+        return Step(kept, output, {"accepted": accepted, "loss": value, **counts})
+
+    def _watch(self, state: State, value: Tensor) -> dict[str, Tensor]:
+        moved = torch.where(state["moving/seen"], torch.lerp(state["moving/entropy"], value, _MOVING_SHARE), value)
+        return {"moving/entropy": moved, "moving/seen": torch.ones_like(state["moving/seen"])}
+
+    def _recover(self, backbone: Backbone, new: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Put everything that was learnt back to the source where the moving entropy is too low."""
+        collapsed = new["moving/entropy"] < self.reset_margin * math.log(backbone.spec.classes)
+        source = ungroup("theta", backbone.norm_affine())
+        start = {name: source[name] if name in source else torch.zeros_like(tensor) for name, tensor in new.items()}
+        return {name: torch.where(collapsed, start[name], tensor) for name, tensor in new.items()}, collapsed
+
+    def _optimizer(self) -> Optimizer:
+        return Optimizer("sgd", self.lr, self.momentum)
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)

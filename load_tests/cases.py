@@ -1,0 +1,101 @@
+"""What is measured: networks, and every registered adapter in the modes that differ in cost."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torchvision
+from torch import nn
+
+import adapters
+from adapters import Adapter
+from models import Tensors, TorchBackbone, glyphs
+from models.weights import load_weights, read_weights
+
+NETWORKS = ("glyphs", "resnet50", "vit_b_16")
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network, plain and wrapped.
+
+    Attributes:
+        name: What to call it.
+        plain: The module as its authors wrote it, in evaluation mode.
+        backbone: The same weights as adapters see them.
+        batches: Batch sizes to measure it at.
+    """
+
+    name: str
+    plain: nn.Module
+    backbone: TorchBackbone
+    batches: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One adapter in one mode.
+
+    Attributes:
+        label: What to call it.
+        adapter: The adapter.
+    """
+
+    label: str
+    adapter: Adapter
+
+
+def network(name: str, device: torch.device, batches: Sequence[int] = ()) -> Network:
+    """Build a network on `device`; only "glyphs" has trained weights, and times do not depend on them.
+
+    Args:
+        name: "glyphs" or a torchvision classifier that takes 224 x 224 images.
+        device: Where to run it.
+        batches: Batch sizes to measure it at; a choice that fits the device when empty.
+    """
+    torch.manual_seed(0)
+    embedded = name == "glyphs"
+    if embedded:
+        module = glyphs.build()
+        load_weights(module, read_weights(glyphs.WEIGHTS), str(glyphs.WEIGHTS))
+    else:
+        module = torchvision.models.get_model(name, weights=None)
+        _fill_zeros(module)
+    plain = module.to(device).eval().requires_grad_(False)
+    backbone = TorchBackbone(plain, (3, 32, 32) if embedded else (3, 224, 224), name=name, device=device)
+    usual = (1, 16, 64) if embedded or device.type == "cuda" else (1, 4)
+    return Network(name, plain, backbone, tuple(batches) or usual)
+
+
+def cases(backbone: TorchBackbone) -> tuple[list[Case], list[str]]:
+    """Return every registered adapter that `backbone` can serve, and why the others are left out."""
+    fitting: list[Case] = []
+    left_out = []
+    for name in adapters.names():
+        adapter = adapters.create(name)
+        missing = sorted(adapter.requires - backbone.spec.capabilities)
+        if missing:
+            left_out.append(f"`{name}` needs {', '.join(missing)}, which `{backbone.spec.name}` lacks")
+        else:
+            fitting += _modes(name, adapter, backbone)
+    return fitting, left_out
+
+
+def size_bytes(tensors: Tensors) -> int:
+    """Return how much memory the elements of `tensors` take."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def _modes(name: str, adapter: Adapter, backbone: TorchBackbone) -> list[Case]:
+    has_stats = "stats" in {field.name for field in dataclasses.fields(adapter)}  # type: ignore[arg-type]
+    if not has_stats or "batchnorm" not in backbone.spec.capabilities:  # without BatchNorm the modes are the same
+        return [Case(name, adapter)]
+    return [Case(f"{name}, {stats}", adapters.create(name, stats=stats)) for stats in ("ema", "batch")]
+
+
+def _fill_zeros(module: nn.Module) -> None:
+    # Some heads start at zero: then every gradient is zero, which is not what a trained network computes with.
+    for parameter in module.parameters():
+        if parameter.dim() > 1 and not parameter.any():
+            nn.init.normal_(parameter, std=0.02)

@@ -1,0 +1,211 @@
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load, save
+
+import adapters
+from adapters import dump_state, load_state
+from models import TorchBackbone
+from tests.networks import reference_network
+from tests.states import bits
+
+FUZZ = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+DAMAGED = "not a state file of this server, or a damaged one"
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@pytest.fixture(scope="module")
+def tent() -> adapters.Adapter:
+    return adapters.create("tent")
+
+
+@pytest.fixture(scope="module")
+def file(tent, backbone, batches, tmp_path_factory) -> Path:
+    """A state after one step; a path, because Hypothesis shows all arguments when a property fails."""
+    path = tmp_path_factory.mktemp("state") / "state.safetensors"
+    path.write_bytes(dump_state(tent, backbone, tent.adapt(backbone, tent.init(backbone), batches[0]).state))
+    return path
+
+
+@pytest.fixture
+def dumped(file) -> bytes:
+    return file.read_bytes()
+
+
+def metadata(data: bytes) -> dict:
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return json.loads(header["__metadata__"]["tta_state"])
+
+
+def rewritten(data: bytes, about: str) -> bytes:
+    """Return the same tensors with other words about them."""
+    return save(load(data), {"tta_state": about})
+
+
+def test_the_file_is_plain_safetensors_that_says_what_it_belongs_to(tent, backbone, dumped):
+    about = metadata(dumped)
+
+    assert load(dumped).keys() == tent.init(backbone).keys()
+    assert (about["adapter"], about["model"], about["digest"]) == ("tent", "reference", backbone.spec.digest)
+    assert about["settings"]["lr"] == tent.lr
+
+
+def test_the_same_state_gives_the_same_bytes(tent, backbone, dumped):
+    assert dump_state(tent, backbone, load_state(tent, backbone, dumped)) == dumped
+
+
+def test_what_is_read_shares_no_memory_with_the_bytes(tent, backbone, dumped):
+    before = bytes(dumped)
+
+    for tensor in load_state(tent, backbone, dumped).values():
+        tensor.zero_()
+
+    assert dumped == before
+
+
+def test_other_settings_with_the_same_layout_are_accepted(tent, backbone, dumped):
+    other = adapters.create("tent", lr=1.0, momentum=0.5, stats_momentum=0.3)
+
+    assert bits(load_state(other, backbone, dumped)) == bits(load_state(tent, backbone, dumped))
+
+
+@pytest.mark.parametrize("settings", [{"optimizer": "adam"}, {"stats": "batch"}])
+def test_settings_with_another_layout_are_refused(backbone, dumped, settings):
+    with pytest.raises(ValueError, match="does not have the tensors that adapter 'tent' with these settings keeps"):
+        load_state(adapters.create("tent", **settings), backbone, dumped)
+
+
+@pytest.mark.parametrize("name", ["bn", "source"])
+def test_the_state_of_another_adapter_is_refused(backbone, dumped, name):
+    with pytest.raises(ValueError, match=f"state belongs to adapter 'tent', expected '{name}'"):
+        load_state(adapters.create(name), backbone, dumped)
+
+
+def test_the_state_of_other_weights_is_refused_with_both(tent, backbone, dumped):
+    network = reference_network()
+    network.fc.bias.data[0] += 1e-6
+    other = TorchBackbone(network, (3, 32, 32), name="retrained")
+
+    with pytest.raises(
+        ValueError,
+        match=f"model 'reference' with weights {backbone.spec.digest[:12]}, "
+        f"expected 'retrained' with weights {other.spec.digest[:12]}",
+    ):
+        load_state(tent, other, dumped)
+
+
+def test_the_name_of_the_model_does_not_matter_if_its_weights_are_the_same(tent, dumped):
+    renamed = TorchBackbone(reference_network(), (3, 32, 32), name="renamed")
+
+    assert load_state(tent, renamed, dumped).keys() == tent.init(renamed).keys()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors: tensors.pop("theta/bn.weight"),
+        lambda tensors: tensors.update({"theta/more": torch.zeros(1)}),
+        lambda tensors: tensors.update({"theta/bn.weight": torch.zeros(17)}),
+        lambda tensors: tensors.update({"theta/bn.weight": torch.zeros(1, 16)}),
+        lambda tensors: tensors.update({"theta/bn.weight": torch.zeros(16, dtype=torch.float64)}),
+    ],
+    ids=["missing", "more", "longer", "deeper", "wider"],
+)
+def test_another_layout_is_refused(tent, backbone, dumped, change):
+    tensors = load(dumped)
+    change(tensors)
+
+    with pytest.raises(ValueError, match="does not have the tensors"):
+        load_state(tent, backbone, save(tensors, {"tta_state": json.dumps(metadata(dumped))}))
+
+
+def test_another_schema_is_refused(tent, backbone, dumped):
+    with pytest.raises(ValueError, match="state file has schema 2, expected 1"):
+        load_state(tent, backbone, rewritten(dumped, json.dumps(metadata(dumped) | {"schema": 2})))
+
+
+@pytest.mark.parametrize("about", [None, {"other": "x"}])
+def test_a_safetensors_file_of_something_else_is_refused(tent, backbone, dumped, about):
+    with pytest.raises(ValueError, match=DAMAGED):
+        load_state(tent, backbone, save(load(dumped), about))
+
+
+@pytest.mark.parametrize("key", ["schema", "adapter", "model", "digest"])
+def test_a_missing_word_about_the_state_is_refused(tent, backbone, dumped, key):
+    about = metadata(dumped)
+    del about[key]
+
+    with pytest.raises(ValueError, match=DAMAGED):
+        load_state(tent, backbone, rewritten(dumped, json.dumps(about)))
+
+
+@FUZZ
+@given(about=json_values.map(json.dumps) | st.text(max_size=20))
+def test_any_other_words_about_the_state_are_refused_with_a_value_error(tent, backbone, file, about):
+    with pytest.raises(ValueError, match=DAMAGED):
+        load_state(tent, backbone, rewritten(file.read_bytes(), about))
+
+
+@FUZZ
+@given(key=st.sampled_from(["schema", "adapter", "model", "digest"]), value=json_values)
+def test_a_wrong_word_never_raises_anything_but_a_value_error(tent, backbone, file, key, value):
+    with contextlib.suppress(ValueError):
+        load_state(tent, backbone, rewritten(file.read_bytes(), json.dumps(metadata(file.read_bytes()) | {key: value})))
+
+
+def test_words_nested_too_deep_to_parse_are_refused(tent, backbone, dumped):
+    with pytest.raises(ValueError, match=DAMAGED):
+        load_state(tent, backbone, rewritten(dumped, "[" * 100_000))
+
+
+@FUZZ
+@given(share=st.floats(0, 0.9999))
+def test_truncated_bytes_are_refused(tent, backbone, file, share):
+    with pytest.raises(ValueError, match=DAMAGED):
+        load_state(tent, backbone, file.read_bytes()[: int(len(file.read_bytes()) * share)])
+
+
+@FUZZ
+@given(data=st.binary(max_size=300), header=st.booleans())
+def test_random_bytes_are_refused(tent, backbone, data, header):
+    if header:
+        data = len(data).to_bytes(8, "little") + data
+
+    with pytest.raises(ValueError, match=DAMAGED):
+        load_state(tent, backbone, data)
+
+
+@FUZZ
+@given(content=json_values)
+def test_a_header_of_any_other_json_is_refused(tent, backbone, content):
+    header = json.dumps({"__metadata__": content} if not isinstance(content, dict) else content).encode()
+
+    with pytest.raises(ValueError, match=DAMAGED):
+        load_state(tent, backbone, len(header).to_bytes(8, "little") + header)
+
+
+@FUZZ
+@given(at=st.integers(0, 4000), value=st.integers(0, 255))
+def test_a_flipped_byte_never_raises_anything_but_a_value_error(tent, backbone, file, at, value):
+    data = bytearray(file.read_bytes())
+    data[at] = value
+
+    with contextlib.suppress(ValueError):
+        load_state(tent, backbone, bytes(data))
+
+
+def test_a_pickle_is_refused(tent, backbone, tmp_path):
+    torch.save(dict(tent.init(backbone)), tmp_path / "state.pt")
+
+    with pytest.raises(ValueError, match=DAMAGED):
+        load_state(tent, backbone, (tmp_path / "state.pt").read_bytes())

@@ -1,0 +1,190 @@
+"""Files become images, or an error that says what is wrong with them."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from models.preprocess import Preprocess
+from tests.tta_server.pictures import encoded, good_files, png, scene
+from tta_server.api.codec import Upload, decode, decode_all
+from tta_server.errors import BadRequest, TooLarge, TTAError, UnsupportedMedia
+
+TRANSFORM = Preprocess((32, 32))
+MAX_PIXELS = 16_000_000
+GOOD = good_files()
+
+
+def read(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    return decode(Upload("the body", data), TRANSFORM, max_pixels)
+
+
+def never(_image: Image.Image) -> np.ndarray:
+    raise AssertionError("the image was decoded")
+
+
+def header(width: int, height: int) -> bytes:
+    """Return a PNG that claims a size and has hardly any data."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_every_usual_kind_of_file_is_read(kind):
+    pixels = read(GOOD[kind])
+
+    assert (pixels.shape, pixels.dtype) == ((3, 32, 32), np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "rgba", "palette", "grey png"])
+def test_a_file_is_read_as_its_pixels(kind):
+    expected = TRANSFORM(Image.open(io.BytesIO(GOOD[kind])).convert("RGB"))
+
+    assert np.array_equal(read(GOOD[kind]), expected)
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped():
+    pixels = read(GOOD["16 bit"]).astype(int)
+
+    assert pixels.min() < 10
+    assert pixels.max() > 245
+    assert abs(pixels.mean() - 127.5) < 2  # the file is a ramp over all values
+
+
+def test_a_picture_taken_sideways_is_turned_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright = scene(32, 32)
+
+    turned = read(encoded(upright, exif=exif))
+
+    assert np.array_equal(turned, TRANSFORM(upright.transpose(Image.Transpose.ROTATE_270)))
+
+
+def test_images_keep_their_order():
+    uploads = [Upload(f"image {seed}", png(32, 32, seed)) for seed in range(4)]
+
+    images = decode_all(uploads, TRANSFORM, MAX_PIXELS)
+
+    for seed, image in enumerate(images):
+        assert np.array_equal(image, TRANSFORM(scene(32, 32, seed)))
+
+
+def test_an_error_names_the_image_that_is_wrong():
+    uploads = [Upload("image 1 of 2 ('a.png')", png()), Upload("image 2 of 2 ('b.png')", b"text")]
+
+    with pytest.raises(UnsupportedMedia, match=r"^image 2 of 2 \('b.png'\) is not an image"):
+        decode_all(uploads, TRANSFORM, MAX_PIXELS)
+
+
+def test_an_empty_file_is_said_to_be_empty():
+    with pytest.raises(BadRequest, match="the body is empty"):
+        read(b"")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"hello, world",
+        b"\xff\xd8\xff",
+        b"\x89PNG\r\n\x1a\n",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n",
+        encoded(scene(), "GIF"),
+        encoded(scene(), "TIFF"),
+        encoded(scene(), "BMP"),
+        encoded(scene(), "WEBP"),
+        encoded(scene(), "ICO"),
+        encoded(scene(), "PPM"),
+    ],
+    ids=["text", "jpeg magic", "png magic", "svg", "eps", "gif", "tiff", "bmp", "webp", "ico", "ppm"],
+)
+def test_anything_but_jpeg_and_png_is_refused(data):
+    with pytest.raises(TTAError, match=r"JPEG|damaged") as error:
+        read(data)
+
+    assert error.value.status in (400, 415)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "progressive jpeg", "png", "16 bit", "4000x3000"])
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_truncated_file_is_damaged(kind, share):
+    data = GOOD[kind]
+
+    with pytest.raises(BadRequest, match="the body is a damaged image"):
+        read(data[: int(len(data) * share)])
+
+
+@pytest.mark.parametrize(("width", "height"), [(4001, 4000), (2**31 - 1, 2**31 - 1), (2**31 - 1, 1)])
+def test_too_many_pixels_are_refused_from_the_header_alone(width, height):
+    upload = Upload("the body", header(width, height))
+
+    with pytest.raises(TooLarge, match=f"the body is {width} x {height}, more than the 16000000 pixels allowed"):
+        decode(upload, never, MAX_PIXELS)
+
+
+def test_as_many_pixels_as_allowed_are_read():
+    assert read(png(40, 30), max_pixels=1200).shape == (3, 32, 32)
+
+    with pytest.raises(TooLarge):
+        read(png(40, 30), max_pixels=1199)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 51), (5100, 100), (1, 16_000_000)])
+def test_a_sliver_is_refused_before_it_is_blown_up(width, height):
+    upload = Upload("the body", header(width, height))
+
+    with pytest.raises(BadRequest, match=f"{width} x {height}; one side may be at most 50 times the other"):
+        decode(upload, never, MAX_PIXELS)
+
+
+def test_a_narrow_image_is_still_an_image():
+    assert decode(Upload("the body", png(50, 1)), Preprocess((32, 32), resize=40), MAX_PIXELS).shape == (3, 32, 32)
+
+
+def outcome(data: bytes) -> None:
+    try:
+        assert read(data).shape == (3, 32, 32)
+    except TTAError as error:
+        assert 400 <= error.status < 500  # noqa: PT017 (either outcome is right)
+        assert "\n" not in str(error)  # noqa: PT017
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=300), st.sampled_from([b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", header(8, 8)]))
+def test_no_bytes_raise_anything_but_an_error_for_the_caller(data, start):
+    outcome(start + data)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    kind=st.sampled_from(["jpeg", "progressive jpeg", "cmyk jpeg", "png", "palette", "16 bit", "rgba", "one bit"]),
+    damage=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8),
+    cut=st.floats(0.5, 1),
+)
+def test_no_damage_raises_anything_but_an_error_for_the_caller(kind, damage, cut):
+    data = bytearray(GOOD[kind])
+    for place, value in damage:
+        data[int(place * len(data))] = value
+
+    outcome(bytes(data[: int(len(data) * cut)]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(place=st.integers(0, 80), value=st.integers(0, 255))
+def test_no_damage_to_a_header_raises_anything_but_an_error_for_the_caller(place, value):
+    data = bytearray(GOOD["jpeg"] if value % 2 else GOOD["png"])
+    data[place] = value
+
+    outcome(bytes(data))

@@ -1,0 +1,228 @@
+"""The Open Inference Protocol's JSON becomes images, or an error that says what is wrong with it."""
+
+import json
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tta_server.api.tensors import InferRequest, parse
+from tta_server.errors import BadRequest, TTAError, Unsupported
+
+SHAPE = (3, 2, 2)
+OUTPUTS = ("probabilities", "label")
+VALUES = [i / 24 for i in range(24)]
+
+
+def tensor(**changes: object) -> dict:
+    """Return a good input, with changes; a key set to `...` is left out."""
+    good = {"name": "input", "datatype": "FP32", "shape": [2, *SHAPE], "data": VALUES}
+    return {key: value for key, value in (good | changes).items() if value is not ...}
+
+
+def read(body: object, max_rows: int = 4) -> InferRequest:
+    return parse(body if isinstance(body, bytes) else json.dumps(body).encode(), SHAPE, max_rows, OUTPUTS)
+
+
+def images(**changes: object) -> np.ndarray:
+    return read({"inputs": [tensor(**changes)]}).images
+
+
+def test_flat_data_is_row_major():
+    expected = np.array(VALUES, np.float32).reshape(2, *SHAPE)
+
+    assert np.array_equal(images(), expected)
+    assert images().dtype == np.float32
+
+
+def test_nested_data_is_the_same_as_flat_data():
+    nested = np.array(VALUES).reshape(2, *SHAPE).tolist()
+
+    assert np.array_equal(images(data=nested), images())
+
+
+def test_uint8_stays_bytes():
+    found = images(datatype="UINT8", data=list(range(232, 256)))
+
+    assert found.dtype == np.uint8
+    assert found.reshape(-1).tolist() == list(range(232, 256))
+
+
+def test_whole_numbers_may_be_written_with_a_point():
+    assert images(datatype="UINT8", data=[float(i) for i in range(24)]).dtype == np.uint8
+
+
+def test_the_rest_of_a_request_is_passed_on():
+    request = read(
+        {
+            "id": "7",
+            "parameters": {"stream_id": "door", "priority": 1},
+            "inputs": [tensor()],
+            "outputs": [{"name": "label", "parameters": {"binary_data": False}}],
+        }
+    )
+
+    assert (request.request_id, request.outputs) == ("7", ("label",))
+    assert request.parameters == {"stream_id": "door", "priority": 1}
+
+
+def test_what_is_left_out_is_empty():
+    request = read({"inputs": [tensor()]})
+
+    assert (request.request_id, request.parameters, request.outputs) == (None, {}, ())
+
+
+def test_a_value_that_a_float_round_trip_moved_is_accepted():
+    assert images(data=[1 + 1e-7, -1e-7, *VALUES[2:]]).shape == (2, *SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"name": "image"}, "unexpected input 'image'; the model takes 'input'"),
+        ({"name": ...}, "unexpected input 'None'"),
+        ({"datatype": "FP64"}, "datatype 'FP64', expected FP32"),
+        ({"datatype": ...}, "datatype 'None'"),
+        ({"datatype": []}, "datatype"),
+        ({"datatype": {"FP32": 1}}, "datatype"),
+        ({"shape": ...}, "expected [N, 3, 2, 2]; send channels first"),
+        ({"shape": [2, 2, 2, 3]}, "shape [2, 2, 2, 3], expected [N, 3, 2, 2]"),
+        ({"shape": [2, 12]}, "shape [2, 12]"),
+        ({"shape": [2, 3, 2, 2, 1]}, "expected [N, 3, 2, 2]"),
+        ({"shape": [2, 3.0, 2, 2]}, "expected [N, 3, 2, 2]"),
+        ({"shape": [True, 3, 2, 2]}, "expected [N, 3, 2, 2]"),
+        ({"shape": ["2", 3, 2, 2]}, "expected [N, 3, 2, 2]"),
+        ({"shape": "2322"}, "expected [N, 3, 2, 2]"),
+        ({"shape": [0, 3, 2, 2], "data": []}, "input has 0 images, expected 1 to 4"),
+        ({"shape": [-2, 3, 2, 2]}, "input has -2 images"),
+        ({"shape": [5, 3, 2, 2]}, "input has 5 images, expected 1 to 4"),
+        ({"shape": [10**12, 3, 2, 2]}, "expected 1 to 4"),
+        ({"data": ...}, "input has no 'data'"),
+        ({"data": {}}, "input has no 'data'"),
+        ({"data": "0" * 24}, "input has no 'data'"),
+        ({"data": VALUES[1:]}, "shape [23], which does not fit shape [2, 3, 2, 2]"),
+        ({"data": [*VALUES, 0]}, "shape [25]"),
+        ({"data": [VALUES]}, "shape [1, 24]"),
+        ({"data": [VALUES[:12], VALUES[12:]]}, "shape [2, 12]"),
+        ({"data": [VALUES[:11], VALUES[11:]]}, "nested evenly or flat"),
+        ({"data": [[[[[0]]]]]}, "which does not fit"),
+        ({"data": [None, *VALUES[1:]]}, "numbers only"),
+        ({"data": ["0.5", *VALUES[1:]]}, "numbers only"),
+        ({"data": ["0.5"] * 24}, "numbers only"),
+        ({"data": [True] * 24}, "numbers only"),
+        ({"data": [{}] * 24}, "numbers only"),
+        ({"data": [[[]]]}, "does not fit"),
+        ({"data": [2.0, *VALUES[1:]]}, "values in [0.0416667, 2], expected [0, 1]; send pixels / 255"),
+        ({"data": [-0.1, *VALUES[1:]]}, "expected [0, 1]"),
+        ({"data": [1e308, -1e308, *VALUES[2:]]}, "expected [0, 1]"),
+        ({"data": [10**30, *VALUES[1:]]}, "expected [0, 1]"),
+        ({"datatype": "UINT8"}, "expected whole numbers in [0, 255]"),
+        ({"datatype": "UINT8", "data": [256, *[0] * 23]}, "values in [0, 256], expected whole numbers"),
+        ({"datatype": "UINT8", "data": [-1, *[0] * 23]}, "values in [-1, 0], expected whole numbers"),
+        ({"parameters": 3}, "'parameters' must be an object"),
+    ],
+)
+def test_a_wrong_tensor_is_told_what_would_be_right(changes, said):
+    with pytest.raises(BadRequest) as error:
+        images(**changes)
+
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "the body is not JSON"),
+        (b"{", "the body is not JSON"),
+        (b"\xff\xd8\xff", "the body is not JSON"),
+        (b"[" * 100_000, "the body is not JSON"),
+        (json.dumps({"inputs": [tensor(data=[float("nan")] * 24)]}).encode(), "NaN and Infinity are no JSON numbers"),
+        (json.dumps({"inputs": [tensor(data=[float("inf")] * 24)]}).encode(), "NaN and Infinity are no JSON numbers"),
+        (b'{"inputs": [{"data": [1e999]}]}', "the body is not JSON"),
+        ([], "must be a JSON object"),
+        (None, "must be a JSON object"),
+        ({}, "'inputs' must be a list of one tensor"),
+        ({"inputs": []}, "'inputs' must be a list of one tensor"),
+        ({"inputs": {}}, "'inputs' must be a list of one tensor"),
+        ({"inputs": [3]}, "'inputs' must be a list of one tensor"),
+        ({"inputs": [tensor(), tensor()]}, "'inputs' must be a list of one tensor"),
+        ({"inputs": [tensor()], "id": 7}, "'id' must be a string"),
+        ({"inputs": [tensor()], "parameters": []}, "'parameters' must be an object"),
+        ({"inputs": [tensor()], "outputs": {}}, "'outputs' must be a list"),
+        ({"inputs": [tensor()], "outputs": None}, "'outputs' must be a list"),
+        ({"inputs": [tensor()], "outputs": ["label"]}, "'outputs' must be a list"),
+        ({"inputs": [tensor()], "outputs": [{"name": "logits"}]}, "unexpected output 'logits'; the model gives"),
+        ({"inputs": [tensor()], "outputs": [{}]}, "unexpected output 'None'"),
+    ],
+)
+def test_a_wrong_request_is_told_what_would_be_right(body, said):
+    with pytest.raises(BadRequest) as error:
+        read(body)
+
+    assert said in str(error.value)
+
+
+def test_binary_data_is_said_to_be_unsupported():
+    with pytest.raises(Unsupported, match="send the tensor as JSON"):
+        images(data=..., parameters={"binary_data_size": 96})
+
+
+@pytest.mark.parametrize("key", ["name", "datatype", "shape"])
+def test_an_error_does_not_echo_a_body(key):
+    value = [7] * 100_000 if key == "shape" else "x" * 100_000
+
+    with pytest.raises(BadRequest) as error:
+        images(**{key: value})
+
+    assert len(str(error.value)) < 300
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+odd_numbers = st.sampled_from([0, 1, 0.5, True, None, "1", -1, 2**63, 2**64 - 1, 1e300, [], {}])
+almost = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": st.just("input") | anything,
+        "datatype": st.sampled_from(["FP32", "UINT8"]) | anything,
+        "shape": st.lists(st.sampled_from([1, 2, 3, 3.0, True, -1, 2**63]), min_size=3, max_size=5)
+        | st.just([1, *SHAPE])
+        | anything,
+        "data": st.lists(odd_numbers, min_size=12, max_size=12)
+        | st.lists(st.lists(odd_numbers, max_size=4), max_size=4),
+        "parameters": anything,
+    },
+)
+requests = st.fixed_dictionaries(
+    {},
+    optional={
+        "inputs": st.lists(almost, min_size=1, max_size=1) | anything,
+        "outputs": st.lists(st.fixed_dictionaries({"name": st.sampled_from(OUTPUTS) | anything}), max_size=3)
+        | anything,
+        "parameters": anything,
+        "id": anything,
+    },
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(requests | anything)
+def test_no_json_raises_anything_but_an_error_for_the_caller(request):
+    try:
+        found = read(json.dumps(request).encode())
+    except TTAError as error:
+        assert orjson.dumps(str(error))  # noqa: PT017 (either outcome is right; an error must be sendable)
+        return
+    assert found.images.shape[1:] == SHAPE
+    assert np.isfinite(found.images).all()
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_raise_anything_but_an_error_for_the_caller(body):
+    with pytest.raises(BadRequest):
+        parse(body, SHAPE, 4, OUTPUTS)

@@ -1,0 +1,167 @@
+"""The queue against a simple model of it, under a clock that we turn."""
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from tta_server.errors import Overloaded
+from tta_server.runtime.batcher import Batcher
+
+
+@dataclass(frozen=True)
+class Request:
+    number: int
+    key: str
+    rows: int
+    arrived_s: float
+
+
+def key(request: Request) -> str:
+    return request.key
+
+
+class Queue(RuleBasedStateMachine):
+    """Requests come, time passes, groups leave."""
+
+    @initialize(
+        max_rows=st.integers(1, 8),
+        room=st.integers(0, 24),
+        delay_s=st.sampled_from([0.0, 0.1, 0.3, 1.0]),
+    )
+    def start(self, max_rows: int, room: int, delay_s: float) -> None:
+        self.max_rows, self.limit, self.delay_s = max_rows, max_rows + room, delay_s
+        self.batcher: Batcher[Request] = Batcher(max_rows, self.limit, delay_s)
+        self.now_s = 0.0
+        self.waiting: list[Request] = []
+        self.left: list[Request] = []
+        self.accepted = 0
+
+    @rule(key=st.sampled_from("abc"), rows=st.integers(1, 10))
+    def a_request_comes(self, key: str, rows: int) -> None:
+        request = Request(self.accepted, key, rows, self.now_s)
+        if sum(other.rows for other in self.waiting) + rows > self.limit:
+            with pytest.raises(Overloaded):
+                self.batcher.put(request)
+            return
+        self.batcher.put(request)
+        self.waiting.append(request)
+        self.accepted += 1
+
+    @rule(seconds=st.floats(0.001, 0.5))
+    def time_passes(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    @rule()
+    def a_group_is_taken(self) -> None:
+        self._take(self.now_s)
+
+    @rule()
+    def a_group_is_taken_when_it_is_due(self) -> None:
+        due_s = self.batcher.due_s()
+        if due_s is not None:
+            self.now_s = max(self.now_s, due_s)
+            assert self._take(self.now_s)
+
+    @rule()
+    def nothing_is_waited_for_any_more(self) -> None:
+        while self.waiting:
+            assert self._take(float("inf"))
+
+    @rule()
+    def the_queue_is_cleared(self) -> None:
+        gone = self.batcher.clear()
+        assert gone == self.waiting
+        self._leave(gone)
+
+    def _take(self, now_s: float) -> list[Request]:
+        group = self.batcher.take(now_s, key)
+        assert group == self._expected(now_s)
+        if len(group) > 1:
+            assert sum(request.rows for request in group) <= self.max_rows
+        self._leave(group)
+        return group
+
+    def _expected(self, now_s: float) -> list[Request]:
+        """The oldest decides; those of its key follow in order of arrival while there is room."""
+        if not self.waiting:
+            return []
+        oldest = self.waiting[0]
+        alike = [request for request in self.waiting if request.key == oldest.key]
+        count = 1
+        while count < len(alike) and sum(request.rows for request in alike[: count + 1]) <= self.max_rows:
+            count += 1
+        full = count < len(alike) or sum(request.rows for request in alike) >= self.max_rows
+        due = now_s >= oldest.arrived_s + self.delay_s
+        return alike[:count] if full or due else []
+
+    def _leave(self, group: list[Request]) -> None:
+        self.left += group
+        self.waiting = [request for request in self.waiting if request not in group]
+
+    @invariant()
+    def rows_are_counted(self) -> None:
+        if hasattr(self, "batcher"):
+            assert self.batcher.rows == sum(request.rows for request in self.waiting) <= self.limit
+
+    @invariant()
+    def the_oldest_says_when_a_group_is_due(self) -> None:
+        if hasattr(self, "batcher"):
+            expected = self.waiting[0].arrived_s + self.delay_s if self.waiting else None
+            assert self.batcher.due_s() == expected
+
+    def teardown(self) -> None:
+        if not hasattr(self, "batcher"):
+            return
+        everything = [*self.left, *self.batcher.clear()]
+        assert sorted(request.number for request in everything) == list(range(self.accepted))
+        for letter in "abc":
+            numbers = [request.number for request in self.left if request.key == letter]
+            assert numbers == sorted(numbers)
+
+
+TestQueue = Queue.TestCase
+TestQueue.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def batcher(*requests: Request, max_rows: int = 4, delay_s: float = 0.0) -> "Batcher[Request]":
+    filled: Batcher[Request] = Batcher(max_rows, 100, delay_s)
+    for request in requests:
+        filled.put(request)
+    return filled
+
+
+def test_nothing_leaves_an_empty_queue():
+    assert batcher().take(0.0, key) == []
+    assert batcher().due_s() is None
+
+
+def test_a_request_larger_than_a_group_leaves_alone():
+    large, small = Request(0, "a", 9, 0.0), Request(1, "a", 1, 0.0)
+
+    assert batcher(large, small).take(0.0, key) == [large]
+
+
+def test_a_small_request_does_not_overtake_an_older_one_of_its_key():
+    first, second, third = Request(0, "a", 2, 0.0), Request(1, "a", 3, 0.0), Request(2, "a", 1, 0.0)
+
+    assert batcher(first, second, third).take(0.0, key) == [first]
+
+
+def test_a_full_group_does_not_wait():
+    requests = [Request(i, "a", 2, 0.0) for i in range(2)]
+
+    assert batcher(*requests, delay_s=10.0).take(0.0, key) == requests
+
+
+def test_a_request_without_room_is_refused_and_leaves_no_trace():
+    full: Batcher[Request] = Batcher(4, 4)
+    full.put(Request(0, "a", 3, 0.0))
+
+    with pytest.raises(Overloaded, match="3 images are waiting") as refused:
+        full.put(Request(1, "a", 2, 0.0))
+
+    assert refused.value.retry_after_s >= 1
+    assert [request.number for request in full.clear()] == [0]

@@ -1,0 +1,181 @@
+"""What the command line prints, and with which status it ends."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from models.catalog import architectures
+from tta_server import __version__
+from tta_server.cli import main
+from tta_server.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch):
+    for name in [name for name in os.environ if name.upper().startswith("TTA_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def _keep_signals():
+    """Put back the handler that `serve` installs."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "tta_server", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+        check=False,
+    )
+
+
+def complaint(capsys: pytest.CaptureFixture, *arguments: str) -> str:
+    """Return the one line that a command ends with."""
+    status = main(arguments)
+    printed = capsys.readouterr()
+    lines = printed.err.splitlines()
+    assert (status, len(lines), printed.out) == (2, 1, "")
+    assert lines[0].startswith("tta-server: ")
+    return lines[0].removeprefix("tta-server: ")
+
+
+def test_config_prints_the_defaults(capsys):
+    assert main(["config"]) == 0
+
+    assert yaml.safe_load(capsys.readouterr().out) == Settings().model_dump(mode="json")
+
+
+def test_what_config_prints_is_a_configuration(capsys, tmp_path):
+    path = tmp_path / "config.yaml"
+    main(["config", "--port", "1234", "--adapter", "bn", "--weights", "w.safetensors"])
+    path.write_text(capsys.readouterr().out)
+
+    main(["config", "--config", str(path)])
+
+    assert capsys.readouterr().out == path.read_text()
+
+
+def test_options_win_over_the_file_and_the_environment(capsys, tmp_path, monkeypatch):
+    path = tmp_path / "config.yaml"
+    path.write_text("server: {port: 1, host: 0.0.0.0}\nmodel: {device: cpu}\n")
+    monkeypatch.setenv("TTA_SERVER__PORT", "2")
+
+    main(["config", "--config", str(path), "--port", "3", "--model", "resnet18"])
+
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["server"]["port"], printed["server"]["host"]) == (3, "0.0.0.0")
+    assert (printed["model"]["architecture"], printed["model"]["device"]) == ("resnet18", "cpu")
+
+
+def test_models_lists_every_architecture_one_a_line(capsys):
+    assert main(["models"]) == 0
+
+    assert capsys.readouterr().out.splitlines() == list(architectures())
+
+
+@pytest.mark.parametrize("arguments", [[], ["nothing"], ["serve", "--port", "http"], ["config", "--speling"]])
+def test_a_wrong_command_line_ends_with_status_2(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+
+    assert end.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_missing_file_is_one_line(capsys):
+    assert complaint(capsys, "config", "--config", "nowhere.yaml") == "configuration file 'nowhere.yaml' does not exist"
+
+
+def test_an_unknown_adapter_is_one_line(capsys):
+    assert complaint(capsys, "config", "--adapter", "magic").startswith("unknown adapter 'magic'; use one of ")
+
+
+@pytest.mark.usefixtures("_keep_signals")
+class TestServeRefuses:
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            (["--model", "resnet5000"], "unknown model 'resnet5000'"),
+            (["--model", "resnet18"], "needs a local weights file"),
+            (["--model", "tests.nowhere:make"], "cannot be imported"),
+            (["--weights", "nowhere.safetensors"], "weights file 'nowhere.safetensors' does not exist"),
+            (["--device", "abacus"], "device 'abacus' is not known"),
+        ],
+    )
+    def test_a_model_that_cannot_be_had(self, options, said, capsys):
+        assert said in complaint(capsys, "serve", "--port", "0", *options)
+
+    def test_a_weights_file_that_is_no_weights_file(self, capsys, tmp_path):
+        path = tmp_path / "weights.safetensors"
+        path.write_text("not weights")
+
+        assert f"weights file '{path}' cannot be read" in complaint(capsys, "serve", "--weights", str(path))
+
+    def test_a_weights_file_that_would_run_code(self, capsys, tmp_path):
+        path = tmp_path / "weights.pt"
+        torch.save({"weight": Path("run")}, path)
+
+        assert f"weights file '{path}' cannot be read" in complaint(capsys, "serve", "--weights", str(path))
+
+    def test_weights_of_another_network(self, capsys, tmp_path):
+        path = tmp_path / "weights.pt"
+        torch.save({"fc.weight": torch.zeros(2, 2)}, path)
+
+        assert "do not fit the network" in complaint(capsys, "serve", "--weights", str(path))
+
+    def test_weights_with_another_digest(self, capsys, tmp_path, monkeypatch):
+        path = tmp_path / "weights.pt"
+        torch.save({"fc.weight": torch.zeros(2, 2)}, path)
+        monkeypatch.setenv("TTA_MODEL__SHA256", "0" * 64)
+
+        assert "has sha256" in complaint(capsys, "serve", "--weights", str(path))
+
+    def test_an_adapter_that_does_not_fit_the_network(self, capsys):
+        said = complaint(capsys, "serve", "--model", "tests.tta_server.factories:plain", "--adapter", "tent")
+
+        assert said.startswith("adapter 'tent' needs norm_affine, which backbone 'plain' does not have")
+
+    def test_a_port_that_is_taken(self, capsys):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+
+            assert f"('127.0.0.1', {port})" in complaint(capsys, "serve", "--port", str(port))
+
+
+def test_the_version_is_printed():
+    done = command("--version")
+
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, __version__, "")
+
+
+def test_an_error_of_a_real_process_is_one_line_without_a_traceback():
+    done = command("serve", "--adapter", "magic")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_server_that_cannot_warm_up_says_so_and_fails(tmp_path):
+    path = tmp_path / "config.yaml"
+    model = {"architecture": "tests.tta_server.factories:fragile", "preprocess": {"size": [8, 8]}}
+    path.write_text(yaml.safe_dump({"model": model, "server": {"port": 0}}))
+
+    done = command("serve", "--config", str(path))
+
+    assert done.returncode != 0
+    assert "out of memory, as it were" in done.stderr
