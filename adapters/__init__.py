@@ -1,6 +1,6 @@
 """The methods: pure functions from a frozen backbone, a stream's state and a batch to a new state."""
 
-from adapters import adanpc, bn, eata, lame, sar, source, tent  # noqa: F401  (importing registers them)
+from adapters import adanpc, bn, cotta, eata, lame, roid, rotta, sar, source, tent, vida  # noqa: F401  (importing registers them)
 from adapters.base import Adapter, State, Step, create, names
 from adapters.checkpoint import dump_state, load_state
 

@@ -40,6 +40,7 @@ class AdaNPC:
     name: ClassVar[str] = "adanpc"
     requires: ClassVar[frozenset[str]] = frozenset({"reference.memory"})
     output_kind: ClassVar[str] = "probabilities"
+    stackable: ClassVar[bool] = True
     batch_coupled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -85,7 +85,8 @@ def _forward_stack(backbone: Backbone, stack: Tensor, overrides: Tensors, statis
     if statistics == "batch" and "batchnorm" in backbone.spec.capabilities:
         return Output(*torch.vmap(lambda x: backbone.forward(x, overrides, statistics)[:2])(stack))
     logits, features, _ = backbone.forward(stack.flatten(0, 1), overrides, statistics)
-    return Output(logits.unflatten(0, stack.shape[:2]), features.unflatten(0, stack.shape[:2]))
+    count, rows = stack.shape[:2]
+    return Output(logits.reshape(count, rows, -1), features.reshape(count, rows, -1))
 
 
 def _uniform(generator: torch.Generator, low: float, high: float) -> float:

@@ -28,10 +28,17 @@ class Step(NamedTuple):
 
 
 class Adapter(Protocol):
-    """A method: a frozen dataclass whose fields are its whole configuration."""
+    """A method: a frozen dataclass whose fields are its whole configuration.
+
+    Attributes:
+        name: What `create` knows it by.
+        output_kind: What the `logits` of its outputs are: "logits" or "probabilities".
+        stackable: Whether `torch.func.vmap` over stacked states equals the loop; not if it draws random numbers.
+    """
 
     name: ClassVar[str]
     output_kind: ClassVar[str]
+    stackable: ClassVar[bool]
 
     @property
     def requires(self) -> frozenset[str]:

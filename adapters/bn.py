@@ -34,6 +34,7 @@ class BN:
     name: ClassVar[str] = "bn"
     requires: ClassVar[frozenset[str]] = frozenset({"batchnorm"})
     output_kind: ClassVar[str] = "logits"
+    stackable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_stats(self.stats, self.stats_momentum)

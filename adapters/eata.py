@@ -55,6 +55,7 @@ class Eata:
 
     name: ClassVar[str] = "eata"
     output_kind: ClassVar[str] = "logits"
+    stackable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_stats(self.stats, self.stats_momentum)

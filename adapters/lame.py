@@ -35,6 +35,7 @@ class Lame:
     name: ClassVar[str] = "lame"
     requires: ClassVar[frozenset[str]] = frozenset()
     output_kind: ClassVar[str] = "probabilities"
+    stackable: ClassVar[bool] = True
     batch_coupled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ images are kept as bytes; free places lend the statistics the current images, wi
 everything.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -96,13 +97,13 @@ class Rotta:
     def _remember(self, memory: dict[str, Tensor], x: Tensor, logits: Tensor) -> dict[str, Tensor]:
         """Offer the rows one after another, without asking the host what happened to any of them."""
         places, classes = self.capacity, logits.shape[1]
-        uncertainty = entropy(logits) / torch.log(torch.tensor(float(classes)))
+        uncertainty = entropy(logits) / math.log(classes)
         predicted = logits.argmax(1)
         labels, entropies, age, used = (memory[name] for name in ("labels", "entropy", "age", "used"))
         origin = torch.arange(places, device=x.device)  # row of [memory, x] that each place ends up with
         for row in range(len(x)):
             counts = (one_hot(labels, classes) * used[:, None]).sum(0)
-            crowded = counts[predicted[row]] >= places / classes
+            crowded = counts.gather(0, predicted[row : row + 1])[0] >= places / classes
             among = torch.where(crowded, labels == predicted[row], counts[labels] == counts.max()) & used
             score = self._score(age, entropies, used, among)
             worst = score.argmax()

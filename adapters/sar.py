@@ -53,6 +53,7 @@ class Sar:
     name: ClassVar[str] = "sar"
     requires: ClassVar[frozenset[str]] = frozenset({"grad", "norm_affine"})
     output_kind: ClassVar[str] = "logits"
+    stackable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_stats(self.stats, self.stats_momentum)

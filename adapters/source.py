@@ -18,6 +18,7 @@ class Source:
     name: ClassVar[str] = "source"
     requires: ClassVar[frozenset[str]] = frozenset()
     output_kind: ClassVar[str] = "logits"
+    stackable: ClassVar[bool] = True
     batch_coupled: ClassVar[bool] = False
 
     def init(self, backbone: Backbone, reference: Reference | None = None) -> State:

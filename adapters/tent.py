@@ -44,6 +44,7 @@ class Tent:
     name: ClassVar[str] = "tent"
     requires: ClassVar[frozenset[str]] = frozenset({"grad", "norm_affine"})
     output_kind: ClassVar[str] = "logits"
+    stackable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_stats(self.stats, self.stats_momentum)

@@ -183,7 +183,7 @@ def _given(expected: Tensors, given: Tensors) -> dict[str, Tensor]:
     """Return the adapters that a bundle gives, in the order and on the device of those expected."""
     if {name: tensor.shape for name, tensor in given.items()} != {n: t.shape for n, t in expected.items()}:
         raise ValueError(
-            "the adapters in the reference bundle are for other layers or ranks; set targets, rank_low and rank_high as "
-            "when they were made"
+            "the adapters in the reference bundle are for other layers or ranks; set targets, rank_low and rank_high "
+            "as when they were made"
         )
     return {name: given[name].to(tensor, copy=True) for name, tensor in expected.items()}

@@ -50,9 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if device.type == "cuda":
         torch.cuda.set_device(device)  # the clock listens to the current device
     before = load_average()
-    results = [
-        _measure(network(name, device, options.batches), options.rounds, options.seconds) for name in options.models
-    ]
+    results = [_prepare(network(name, device, options.batches)) for name in options.models]
+    numbers = sum(len(_VERBS) * len(each.cases) * len(each.network.batches) for each in results)
+    for each in results:
+        _measure(each, options.rounds, options.seconds / numbers)
     report = "\n".join(
         [*_preamble(device, before), *(line for each in results for line in _table(each)), *_memory(results)]
     )
@@ -67,35 +68,42 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--models", nargs="+", default=list(NETWORKS), help="glyphs, or torchvision classifiers")
     parser.add_argument("--batches", nargs="+", type=int, default=[], help="batch sizes (default: by model and device)")
     parser.add_argument("--rounds", type=int, default=40, help="most pairs for one number (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=1.5, help="for one number, beyond five pairs (default: 1.5)")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=90,
+        help="shared by all numbers; each takes 3 pairs, or 1 if slow (default: 90)",
+    )
     parser.add_argument("--device", default="", help="cpu, cuda or cuda:1 (default: the GPU if there is one)")
     parser.add_argument("--threads", type=int, default=0, help="torch's threads on the CPU (default: its own choice)")
     parser.add_argument("--out", type=Path, help="also write the report to this file")
     return parser
 
 
-def _measure(net: Network, rounds: int, budget_s: float) -> Results:
+def _prepare(net: Network) -> Results:
     fitting, left_out = cases(net.backbone)
-    results = Results(net, fitting, left_out=left_out)
+    return Results(net, fitting, left_out=left_out)
+
+
+def _measure(results: Results, rounds: int, budget_s: float) -> None:
+    net = results.network
     clock = clock_for(net.backbone.device)
     for batch in net.batches:
         generator = torch.Generator().manual_seed(batch)
         x = torch.rand(batch, *net.backbone.spec.input_shape, generator=generator).to(net.backbone.device)
-        for case in fitting:
+        for case in results.cases:
             print(f"{net.name}, batch {batch}: {case.label}", file=sys.stderr)
             _measure_case(results, case, x, clock, rounds, budget_s)
-    return results
 
 
 def _measure_case(results: Results, case: Case, x: Tensor, clock: Clock, rounds: int, budget_s: float) -> None:
-    net, adapter = results.network, case.adapter
-    state = adapter.init(net.backbone)
+    net, adapter, state = results.network, case.adapter, case.state
 
     def plain() -> object:
         with torch.inference_mode():
             return net.plain(x)
 
-    # A state is a value: every round starts from the same one, so that all do the same work.
+    # Every round starts from the same state, so that all do the same work.
     verbs: dict[str, Run] = {
         "predict": lambda: adapter.predict(net.backbone, state, x),
         "adapt": lambda: adapter.adapt(net.backbone, state, x),
@@ -158,7 +166,7 @@ def _state_bytes(results: Results, label: str) -> str:
     backbone = results.network.backbone
     for case in results.cases:
         if case.label == label:
-            size = size_bytes(case.adapter.init(backbone))
+            size = size_bytes(case.state)
             return f"{size:,} ({size / size_bytes(backbone.weights()):.1%})"
     return "-"
 

@@ -9,11 +9,16 @@ import torchvision
 from torch import nn
 
 import adapters
-from adapters import Adapter
-from models import Tensors, TorchBackbone, glyphs
+from adapters import Adapter, State
+from models import Reference, Tensors, TorchBackbone, glyphs
 from models.weights import load_weights, read_weights
 
 NETWORKS = ("glyphs", "resnet50", "vit_b_16")
+MEMORY_ROWS = 1000
+
+_CPU_BATCHES = {"glyphs": (1, 16, 64), "resnet50": (1, 4)}
+_SLOW_BATCHES = (1,)
+_CUDA_BATCHES = (1, 16, 64)
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,12 @@ class Case:
     Attributes:
         label: What to call it.
         adapter: The adapter.
+        state: A fresh state of it; a value, so that every round can start from it.
     """
 
     label: str
     adapter: Adapter
+    state: State
 
 
 def network(name: str, device: torch.device, batches: Sequence[int] = ()) -> Network:
@@ -64,21 +71,23 @@ def network(name: str, device: torch.device, batches: Sequence[int] = ()) -> Net
         _fill_zeros(module)
     plain = module.to(device).eval().requires_grad_(False)
     backbone = TorchBackbone(plain, (3, 32, 32) if embedded else (3, 224, 224), name=name, device=device)
-    usual = (1, 16, 64) if embedded or device.type == "cuda" else (1, 4)
+    usual = _CUDA_BATCHES if device.type == "cuda" else _CPU_BATCHES.get(name, _SLOW_BATCHES)
     return Network(name, plain, backbone, tuple(batches) or usual)
 
 
 def cases(backbone: TorchBackbone) -> tuple[list[Case], list[str]]:
     """Return every registered adapter that `backbone` can serve, and why the others are left out."""
+    reference = _reference(backbone)
+    has = backbone.spec.capabilities | {f"reference.{part}" for part in reference.parts}
     fitting: list[Case] = []
     left_out = []
     for name in adapters.names():
-        adapter = adapters.create(name)
-        missing = sorted(adapter.requires - backbone.spec.capabilities)
+        missing = sorted(adapters.create(name).requires - has)
         if missing:
             left_out.append(f"`{name}` needs {', '.join(missing)}, which `{backbone.spec.name}` lacks")
-        else:
-            fitting += _modes(name, adapter, backbone)
+            continue
+        for label, adapter in _modes(name, backbone):
+            fitting.append(Case(label, adapter, adapter.init(backbone, reference)))
     return fitting, left_out
 
 
@@ -87,11 +96,22 @@ def size_bytes(tensors: Tensors) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-def _modes(name: str, adapter: Adapter, backbone: TorchBackbone) -> list[Case]:
+def _modes(name: str, backbone: TorchBackbone) -> list[tuple[str, Adapter]]:
+    adapter = adapters.create(name)
     has_stats = "stats" in {field.name for field in dataclasses.fields(adapter)}  # type: ignore[arg-type]
     if not has_stats or "batchnorm" not in backbone.spec.capabilities:  # without BatchNorm the modes are the same
-        return [Case(name, adapter)]
-    return [Case(f"{name}, {stats}", adapters.create(name, stats=stats)) for stats in ("ema", "batch")]
+        return [(name, adapter)]
+    return [(f"{name}, {stats}", adapters.create(name, stats=stats)) for stats in ("ema", "batch")]
+
+
+def _reference(backbone: TorchBackbone) -> Reference:
+    """Return a bundle of the shape that a real one has, with numbers that mean nothing."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(MEMORY_ROWS, backbone.spec.features, generator=generator)
+    memory = {"memory/features": features, "memory/labels": torch.arange(MEMORY_ROWS) % backbone.spec.classes}
+    fisher = {f"fisher/{name}": torch.ones_like(tensor) for name, tensor in backbone.norm_affine().items()}
+    tensors = {name: tensor.detach().to(backbone.device) for name, tensor in (memory | fisher).items()}
+    return Reference(backbone.spec.digest, tensors)
 
 
 def _fill_zeros(module: nn.Module) -> None:

@@ -15,7 +15,8 @@ Run = Callable[[], object]
 Clock = Callable[[Run], float]
 """Runs something and returns how long it took, in seconds."""
 
-_MIN_ROUNDS = 5
+_USUAL_ROUNDS = 3
+_PATIENCE = 10
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,17 @@ def alternate(plain: Run, other: Run, clock: Clock, rounds: int, budget_s: float
         other: What is compared with it.
         clock: How to time a call.
         rounds: Most pairs, >= 1.
-        budget_s: No pair is started after this long, once there are five.
+        budget_s: No pair is started after this long once there are three, or after ten times this long.
         warm_up: Calls of each that are not counted.
     """
     for _ in range(warm_up):
         clock(plain)
         clock(other)
     times: dict[Run, list[float]] = {plain: [], other: []}
-    stop_s = time.monotonic() + budget_s
+    started_s = time.monotonic()
     for count in range(rounds):
-        if count >= _MIN_ROUNDS and time.monotonic() > stop_s:
+        patience = 1 if count >= _USUAL_ROUNDS else _PATIENCE
+        if count and time.monotonic() - started_s > patience * budget_s:
             break
         for run in (plain, other) if count % 2 == 0 else (other, plain):
             times[run].append(clock(run))

@@ -58,8 +58,8 @@ class _Block(nn.Module):
         active = torch.relu(self.bn1(x))
         inner = self.conv2(torch.relu(self.bn2(self.conv1(active))))
         # Where the width changes, the shortcut starts behind the normalisation.
-        outer: Tensor = x if self.convShortcut is None else self.convShortcut(active)
-        return outer + inner
+        total: Tensor = inner + (x if self.convShortcut is None else self.convShortcut(active))
+        return total
 
 
 class _Stage(nn.Module):

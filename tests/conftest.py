@@ -1,11 +1,15 @@
 """Fixtures that several rooms share."""
 
+import os
+
+# Threads that fight for cores make small tensors up to twenty times slower; servers that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from torch import Tensor
 
 from models import TorchBackbone
-
 from tests.networks import golden, layer_norm_network, reference_network
 
 

@@ -5,12 +5,15 @@ import signal
 import socket
 import sys
 
+import torch
 import uvicorn
 from rich.console import Console
 from rich.table import Table
 
 from tta_server.app import Service, build
 from tta_server.settings import Settings
+
+_DRAIN_S = 20  # below the 30 s that container platforms give by default
 
 
 def serve(settings: Settings) -> None:
@@ -26,12 +29,19 @@ def serve(settings: Settings) -> None:
     # uvicorn drains and then raises the signal again: to be told to stop and to stop is a success.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     console = Console(stderr=True)
+    torch.set_num_threads(settings.engine.threads or max(1, torch.get_num_threads() - 1))
     with console.status("loading the model"):
         service = build(settings)
     listener = socket.create_server((settings.server.host, settings.server.port), reuse_port=False)
     host, port = listener.getsockname()[:2]
     console.print(_summary(service, f"http://{host}:{port}"))
-    config = uvicorn.Config(service.app, log_level=settings.server.log_level, access_log=False, log_config=None)
+    config = uvicorn.Config(
+        service.app,
+        log_level=settings.server.log_level,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=_DRAIN_S,
+    )
     uvicorn.Server(config).run(sockets=[listener])
 
 

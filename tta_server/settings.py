@@ -31,7 +31,8 @@ from models import Preprocess
 
 PREFIX = "TTA_"
 _FILE_VARIABLE = "TTA_CONFIG"
-STREAM_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# Names of dots alone are no path segments: clients resolve them away.
+STREAM_NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,64}")
 
 # A bare `off` is a boolean in YAML 1.1, and the most natural way to write this mode.
 Mode = Annotated[Literal["after", "inline", "off"], BeforeValidator(lambda value: "off" if value is False else value)]
@@ -94,6 +95,7 @@ class Engine(Section):
         0.0, ge=0, allow_inf_nan=False, description="How long an idle device waits for company; 0 starts at once."
     )
     max_queue_rows: int = Field(1024, ge=1, description="Most images waiting; more get 429.")
+    threads: int = Field(0, ge=0, description="CPU threads of a forward; 0 leaves one core to the rest of the server.")
     window_rows: int = Field(64, ge=2, description="Images of a stream gathered for one learning step.")
 
     @model_validator(mode="after")

@@ -28,6 +28,14 @@ VARIANTS: dict[str, dict] = {
     "adanpc": {"threshold": 0.0, "capacity": 40},
     "sar": {"e_margin": 1.0},
     "sar batch": {"stats": "batch", "e_margin": 1.0, "reset_margin": 0.0},
+    "roid": {},
+    "roid batch": {"stats": "batch"},
+    "rotta": {"capacity": 16},
+    "cotta": {"views": 2},
+    "cotta batch": {"stats": "batch", "scope": "all", "views": 2},
+    "cotta views": {"views": 2, "average": "always"},
+    "vida": {"views": 2},
+    "vida batch": {"stats": "batch", "scope": "all", "views": 2, "reference_compat": True},
 }
 
 
@@ -162,7 +170,8 @@ def test_init_is_a_full_reset(adapter, backbone, batches):
     [
         name
         for name in VARIANTS
-        if name.split()[0] in ("source", "bn", "tent", "eata", "sar") and name not in BATCH_MODE
+        if name.split()[0] in ("source", "bn", "tent", "eata", "sar", "rotta", "cotta", "vida")
+        and name not in BATCH_MODE
     ],
 )
 def test_a_fresh_state_answers_as_the_source(variant, backbone, batch):
@@ -235,7 +244,9 @@ def test_a_state_survives_being_written_and_read(adapter, backbone, batches):
 
 
 # Law 10, in float64: in float32 an activation at ReLU's kink may fall on either side, and its gradient with it.
-def test_stacked_states_equal_the_loop_over_streams(adapter, batches):
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if make(name).stackable])
+def test_stacked_states_equal_the_loop_over_streams(variant, batches):
+    adapter = make(variant)
     backbone = TorchBackbone(reference_network().double(), (3, 32, 32))
     states = [learn(adapter, backbone, begin(adapter, backbone), batches[i : i + 1].double()) for i in range(3)]
     stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
@@ -261,7 +272,9 @@ class NoSync(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_neither_verb_synchronises_with_the_device(adapter, backbone, batches):
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if not getattr(make(name), "synchronises", False)])
+def test_neither_verb_synchronises_with_the_device(variant, backbone, batches):
+    adapter = make(variant)
     state = begin(adapter, backbone)
 
     with NoSync():

@@ -22,7 +22,7 @@ def families() -> dict[str, set[str]]:
     """Return the names of the series of each metric family."""
     metrics = Metrics("model", "tent")
     metrics.open_stream("stream")
-    metrics.answered("stream", 0.5, 0.5)
+    metrics.answered("stream", 1, 0.5, 0.5)
     return {
         family.name: {sample.name for sample in family.samples}
         for family in text_string_to_metric_families(metrics.render().decode())

@@ -67,6 +67,6 @@ def test_the_order_of_the_two_sides_is_reversed_every_round():
         called.append(run())
         return 1.0
 
-    alternate(lambda: "plain", lambda: "other", clock, rounds=2, budget_s=0, warm_up=0)
+    alternate(lambda: "plain", lambda: "other", clock, rounds=2, budget_s=60, warm_up=0)
 
     assert called == ["plain", "other", "other", "plain"]

@@ -13,17 +13,15 @@ def router(engine: Engine, metrics: Metrics) -> APIRouter:
 
     @routes.get("/livez", include_in_schema=False)
     @routes.get("/v2/health/live")
-    async def live() -> dict[str, bool]:
-        """Tell that the process answers."""
-        return {"live": True}
+    async def live() -> Response:
+        """Tell that the process answers; 503 when only a restart helps."""
+        return _health("live", engine.trouble() if engine.broken else "")
 
     @routes.get("/readyz", include_in_schema=False)
     @routes.get("/v2/health/ready")
     async def ready() -> Response:
         """Tell whether a good request would be answered; 503 with the reason if not."""
-        trouble = engine.trouble()
-        body = {"ready": False, "error": trouble} if trouble else {"ready": True}
-        return Response(orjson.dumps(body), status_code=503 if trouble else 200, media_type="application/json")
+        return _health("ready", engine.trouble())
 
     @routes.get("/metrics")
     def render() -> Response:  # not async: rendering runs in a thread
@@ -31,3 +29,8 @@ def router(engine: Engine, metrics: Metrics) -> APIRouter:
         return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return routes
+
+
+def _health(what: str, trouble: str) -> Response:
+    body = {what: False, "error": trouble} if trouble else {what: True}
+    return Response(orjson.dumps(body), status_code=503 if trouble else 200, media_type="application/json")

@@ -8,13 +8,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from adapters.vida import Vida
 from models import Backbone, Reference
 from tta_server.evaluate import shrinkage
 from tta_server.evaluate.fisher import BATCH as FISHER_BATCH
+from tta_server.evaluate.fisher import IMAGES as FISHER_IMAGES
 from tta_server.evaluate.fisher import fisher
 from tta_server.evaluate.labelled import Labelled, Progress
 from tta_server.evaluate.null import Windows, null, quantiles
-from tta_server.telemetry.drift import LEVELS, Rows, Source, atc_threshold, class_shares, rows
+from tta_server.evaluate.pretrain import BATCH as VIDA_BATCH
+from tta_server.evaluate.pretrain import STEPS as VIDA_STEPS
+from tta_server.evaluate.pretrain import pretrain
+from tta_server.telemetry.drift import LEVELS, Source, atc_threshold, class_shares, rows
 
 _LEAST_OF_A_CLASS = 2  # one for the canary, one for the memory
 
@@ -52,6 +57,7 @@ def calibrate(
     batch: int = 64,
     progress: Progress = lambda _what, _done, _total: None,
     sizes: Sizes = Sizes(),
+    vida: Vida | None = None,
 ) -> Reference:
     """Compute the reference bundle of a model.
 
@@ -66,24 +72,26 @@ def calibrate(
         batch: Images in one forward; the Fisher weights always use 64.
         progress: Told about each part.
         sizes: How much is kept.
+        vida: Whose adapters are trained; None trains none.
 
     Returns:
         The bundle. Parts: `fisher` (only if there are scales and shifts to weigh), `memory`, `canary`, `histogram`,
-        `features`, `confidence`, `energy`, `atc`, `null` and `null_moments`.
+        `features`, `confidence`, `energy`, `atc`, `null`, `null_moments` and, with `vida`, `vida`.
 
     Raises:
         ValueError: If shapes or labels do not fit the model, or there are too few images for a part.
     """
     _check(backbone, Labelled(images, labels), sizes)
-    order_rng, kept_rng, null_rng = (
-        np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3)
-    )
+    children = np.random.SeedSequence(seed).spawn(4)
+    order_rng, kept_rng, null_rng, vida_rng = (np.random.default_rng(child) for child in children)
     order = order_rng.permutation(len(labels))  # a folder is read class by class
     data = Labelled(images[order], labels[order])
     answers = _answers(backbone, data, batch, progress)
     distances = shrinkage.held_out_distances(answers.features)
-    tensors = _fisher(backbone, data, progress) | _kept(backbone, data, answers, sizes, kept_rng)
-    tensors |= _source(answers, distances)
+    kept, canary = _kept(backbone, data, answers, sizes, kept_rng)
+    tensors = _fisher(backbone, data, progress) | kept | _source(answers, distances)
+    if vida is not None:
+        tensors |= _vida(backbone, data, canary, vida, vida_rng, progress)
     about = {
         "accuracy": float(answers.correct.double().mean()),
         "images": len(labels),
@@ -140,13 +148,13 @@ def _answers(backbone: Backbone, data: Labelled, batch: int, progress: Progress)
 def _fisher(backbone: Backbone, data: Labelled, progress: Progress) -> dict[str, Tensor]:
     if "norm_affine" not in backbone.spec.capabilities:
         return {}
-    # The last, incomplete batch is left out: the weights depend on the size.
-    total = len(data.labels) // FISHER_BATCH
+    # An incomplete batch is left out: the weights depend on the size.
+    total = min(len(data.labels), FISHER_IMAGES) // FISHER_BATCH
     chosen = np.arange(total * FISHER_BATCH).reshape(total, FISHER_BATCH)
 
     def batches() -> Iterator[Tensor]:
-        for done, rows_ in enumerate(chosen):
-            yield data.pixels(rows_, backbone.device)
+        for done, some in enumerate(chosen):
+            yield data.pixels(some, backbone.device)
             progress("Fisher weights", done + 1, total)
 
     return {f"fisher/{name}": tensor.float().cpu() for name, tensor in fisher(backbone, batches()).items()}
@@ -154,8 +162,8 @@ def _fisher(backbone: Backbone, data: Labelled, progress: Progress) -> dict[str,
 
 def _kept(
     backbone: Backbone, data: Labelled, answers: _Answers, sizes: Sizes, rng: np.random.Generator
-) -> dict[str, Tensor]:
-    """Return canary and memory; none is in both, or the memory would recognise the canary."""
+) -> tuple[dict[str, Tensor], NDArray[np.int64]]:
+    """Return canary and memory, and the rows of the canary; none is in both, or the one would recognise the other."""
     classes, labels = backbone.spec.classes, data.labels
     drawn = np.sort(rng.permutation(classes)[: sizes.canary_rows])
     # At most half of any class, so that the memory has some too.
@@ -163,12 +171,13 @@ def _kept(
     canary = _balanced(np.arange(len(labels)), labels, drawn, share, rng)
     free = np.setdiff1d(np.arange(len(labels)), canary)
     memory = _balanced(free, labels, np.arange(classes), max(1, sizes.memory_rows // classes), rng)
-    return {
+    tensors = {
         "canary/images": torch.from_numpy(data.images[canary]),
         "canary/labels": torch.from_numpy(labels[canary]),
         "memory/features": answers.features[memory],
         "memory/labels": torch.from_numpy(labels[memory]),
     }
+    return tensors, canary
 
 
 def _balanced(
@@ -176,6 +185,27 @@ def _balanced(
 ) -> NDArray[np.int64]:
     """Return at most `share` of the rows `free` for each of `classes`."""
     return np.concatenate([rng.permutation(free[labels[free] == label])[:share] for label in classes])
+
+
+def _vida(
+    backbone: Backbone,
+    data: Labelled,
+    canary: NDArray[np.int64],
+    adapter: Vida,
+    rng: np.random.Generator,
+    progress: Progress,
+) -> dict[str, Tensor]:
+    free = np.setdiff1d(np.arange(len(data.labels)), canary)
+    # As many shuffled passes as the steps need.
+    passes = -(-VIDA_STEPS * VIDA_BATCH // len(free))
+    chosen = np.concatenate([rng.permutation(free) for _ in range(passes)])[: VIDA_STEPS * VIDA_BATCH]
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for done, some in enumerate(chosen.reshape(VIDA_STEPS, VIDA_BATCH)):
+            yield data.pixels(some, backbone.device), torch.from_numpy(data.labels[some]).to(backbone.device)
+            progress("ViDA's adapters", done + 1, VIDA_STEPS)
+
+    return {f"vida/{name}": tensor.cpu() for name, tensor in pretrain(backbone, adapter, batches()).items()}
 
 
 def _source(answers: _Answers, distances: Tensor) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Labelled images under conditions: clean, or a corruption at a severity."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from models import Model, Preprocess, glyphs
+from models import Model, glyphs
 from tta_server.evaluate.corruptions import CORRUPTIONS, corrupt
 
 Pixels = npt.NDArray[np.uint8]
@@ -147,7 +147,7 @@ def list_classes(root: Path, labels: Sequence[str]) -> tuple[list[Path], Indices
         ValueError: If the folders are not the model's classes, or hold no images.
     """
     folders = sorted(path for path in root.iterdir() if path.is_dir())
-    known = {label: index for index, label in enumerate(labels)}
+    known = {label: index for index, label in reversed(list(enumerate(labels)))}  # of two equal ones, the first
     if any(path.name not in known for path in folders):
         if len(folders) != len(labels):
             raise ValueError(
@@ -166,10 +166,17 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
-def read(path: Path, preprocess: Preprocess) -> Pixels:
-    """Return one file as the model takes it, (C, H, W)."""
-    with Image.open(path) as image:
-        return preprocess(image)
+def read(path: Path, preprocess: Callable[[Image.Image], Pixels]) -> Pixels:
+    """Return one file as the model takes it, (C, H, W).
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            return preprocess(image)
+    except Exception as error:  # Pillow raises whatever the damage leads to
+        raise ValueError(f"image '{path}' cannot be read: {error}") from error
 
 
 def digest(*parts: object) -> str:

@@ -1,7 +1,7 @@
 """Fisher weights: how much the source answers depend on each scale and shift.
 
-Source: Niu et al., ICML 2022, arXiv:2204.02610, equation 9; reference EATA/main.py. It squares the gradient of a batch's
-mean loss, so the weights shrink as batches grow: the paper's penalty of 2000 belongs to batches of 64.
+Source: Niu et al., ICML 2022, arXiv:2204.02610, equation 9. Reference: EATA/main.py. It squares the gradient of a
+batch's mean loss, so the weights shrink as batches grow: the paper's penalty of 2000 belongs to batches of 64.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from models import Backbone
 
-BATCH = 64
+BATCH, IMAGES = 64, 2000
 
 
 def fisher(backbone: Backbone, batches: Iterable[Tensor]) -> dict[str, Tensor]:
@@ -33,11 +33,12 @@ def fisher(backbone: Backbone, batches: Iterable[Tensor]) -> dict[str, Tensor]:
     theta = {name: tensor.detach().clone().requires_grad_() for name, tensor in backbone.norm_affine().items()}
     sums = {name: torch.zeros_like(tensor) for name, tensor in theta.items()}
     count = 0
-    for count, x in enumerate(batches, start=1):
+    for x in batches:
         logits = backbone.forward(x, theta, "batch").logits
         loss = cross_entropy(logits, logits.detach().argmax(1))
         gradients = torch.autograd.grad(loss, list(theta.values()))
         sums = {name: sums[name] + g.square() for name, g in zip(theta, gradients, strict=True)}
+        count += 1
     if not count:
         raise ValueError("the Fisher weights need at least one batch of images, got none")
     return {name: total.detach() / count for name, total in sums.items()}

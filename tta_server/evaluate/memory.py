@@ -1,5 +1,6 @@
 """How much memory a stretch of work takes at most."""
 
+import contextlib
 import ctypes
 import gc
 import re
@@ -45,11 +46,9 @@ class PeakMemory:
 
 def _reset_peak() -> int | None:
     """Forget the peak, and return the resident set in bytes, if the system lets us."""
-    try:
-        # What earlier work freed and the allocator kept would hide what this work needs.
+    # What earlier work freed and the allocator kept would hide what this work needs; only glibc can be told.
+    with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):
-        pass  # not glibc: the numbers are a little low
     try:
         _CLEAR.write_text(_RESET_PEAK)
         return _status("VmRSS")

@@ -6,12 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models import Backbone, Reference
+from models import Backbone
 from tta_server.evaluate.labelled import Labelled, Progress
 from tta_server.telemetry.drift import LEVELS, Rows, Source, norm_scores, window_scores
 
 _LEAST_FORWARDS = 10
-
 
 
 @dataclass(frozen=True)

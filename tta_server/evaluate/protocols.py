@@ -2,11 +2,13 @@
 
 Source: the settings of Marsden et al., WACV 2024, arXiv:2306.00650, section 4; the Dirichlet draw of labels is that of
 Gong et al., NeurIPS 2022, arXiv:2208.05117.
-Differs: every stream starts and ends with the same clean images, so that what adaptation costs shows.
+Differs: every stream starts and ends with the same clean images, so that what adaptation costs shows. A request of
+`gradual` may hold images of two severities: a camera does not wait for the next step either.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -101,13 +103,13 @@ def plan(protocol: str, dataset: Dataset, course: Course) -> list[Phase]:
     parts: list[Phase] = []
     for index, corruption in enumerate(dataset.corruptions):
         column = f"part {index + 1}" if course.clean else corruption
-        parts += _domain(protocol, dataset, course, column, corruption, index)
+        parts.append(_domain(protocol, dataset, course, column, corruption, index))
     if protocol == "mixed":
         parts = [_mix(parts, course.seed)]
     if dataset.has_clean:
         rows = _choose(dataset, [CLEAN], course, _CLEAN_DRAW)
-        before = _phase(CLEAN_BEFORE, CLEAN, rows)
-        after = _phase(CLEAN_AFTER, CLEAN, np.random.default_rng([course.seed, _CLEAN_DRAW, 1]).permutation(rows))
+        before = _clean(CLEAN_BEFORE, rows)
+        after = _clean(CLEAN_AFTER, np.random.default_rng([course.seed, _CLEAN_DRAW, 1]).permutation(rows))
         parts = [before, *parts, after]
     if protocol == "correlated":
         parts = [_correlate(part, dataset, course, index) for index, part in enumerate(parts)]
@@ -143,23 +145,17 @@ def requests(rows: int, size: int) -> list[slice]:
     edges = [*range(0, rows, size), rows]
     if len(edges) > 2 and size > 1 and edges[-1] - edges[-2] == 1:
         del edges[-2]
-    return [slice(start, end) for start, end in zip(edges, edges[1:], strict=False)]
+    return [slice(start, end) for start, end in pairwise(edges)]
 
 
-def _domain(
-    protocol: str, dataset: Dataset, course: Course, column: str, corruption: str, index: int
-) -> list[Phase]:
+def _domain(protocol: str, dataset: Dataset, course: Course, column: str, corruption: str, index: int) -> Phase:
     severities = STEPS if protocol == "gradual" else (course.severity,)
     conditions = [CLEAN if course.clean else Condition(corruption, severity) for severity in severities]
     rows = _choose(dataset, conditions, course, index)
-    share = course.images is not None
-    steps = np.array_split(rows, len(severities)) if share else [rows] * len(severities)
-    names = [f"{column} {severity}" if len(severities) > 1 else column for severity in severities]
-    return [
-        _phase(name, condition, step, column, reset=protocol == "reset")
-        for name, condition, step in zip(names, conditions, steps, strict=True)
-        if len(step)
-    ]
+    steps = [rows] * len(severities) if course.images is None else np.array_split(rows, len(severities))
+    domains = tuple(Domain(column, condition) for condition in conditions)
+    which = np.repeat(np.arange(len(steps)), [len(step) for step in steps])
+    return Phase(column, domains, which, np.concatenate(steps), protocol == "reset")
 
 
 def _choose(dataset: Dataset, conditions: Sequence[Condition], course: Course, draw: int) -> Indices:
@@ -169,8 +165,8 @@ def _choose(dataset: Dataset, conditions: Sequence[Condition], course: Course, d
     return np.random.default_rng([course.seed, draw]).permutation(size)[: course.images]
 
 
-def _phase(name: str, condition: Condition, rows: Indices, column: str = "", reset: bool = False) -> Phase:
-    return Phase(name, (Domain(column or name, condition),), np.zeros(len(rows), np.int64), rows, reset)
+def _clean(name: str, rows: Indices) -> Phase:
+    return Phase(name, (Domain(name, CLEAN),), np.zeros(len(rows), np.int64), rows)
 
 
 def _mix(parts: list[Phase], seed: int) -> Phase:

@@ -21,6 +21,7 @@ from tta_server.evaluate.datasets import (
     digest,
     is_image,
     list_classes,
+    read,
 )
 
 GROUPS = ("", "noise", "blur", "weather", "digital")
@@ -136,16 +137,15 @@ class ImageNetC:
     def images(self, condition: Condition, rows: Indices) -> Pixels:
         """Read some images; see `Dataset.images`."""
         files = self._list(condition)[0]
-        return np.stack([self._read(files[row]) for row in rows])
+        return np.stack([read(files[row], self._fitted) for row in rows])
 
     def _folder(self, condition: Condition) -> Path:
         if condition not in self._folders:
             raise ValueError(f"the data have no '{condition.name}' at severity {condition.severity}")
         return self._folders[condition]
 
-    def _read(self, path: Path) -> Pixels:
-        with Image.open(path) as image:
-            return _fit(np.asarray(image.convert("RGB"), dtype=np.uint8), self._preprocess)
+    def _fitted(self, image: Image.Image) -> Pixels:
+        return _fit(np.asarray(image.convert("RGB"), dtype=np.uint8), self._preprocess)
 
 
 def _condition_folder(root: Path, condition: Condition) -> Path | None:

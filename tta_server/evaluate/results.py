@@ -26,7 +26,7 @@ class Result:
         errors: Share of misread images of each column, in the order of the table.
         clean: The same of clean images, before everything else; None if the data have none.
         clean_again: The same of the same images at the end.
-        steps: Name, images and error of each phase.
+        steps: Column, condition, severity, images and error of each domain, in the order of the plan.
         images: How many were answered.
         selected: Share of images that were learnt from, of those that could have been; None if the adapter says not.
         accepted: Share of learning steps that changed the state; None if there were none.
@@ -81,8 +81,8 @@ class Folder:
         found = json.loads(path.read_text()) if path.is_file() else None
         if found is not None and found != self.arguments and resume is not False:
             raise ValueError(
-                f"'{root}' holds results of other arguments ({_difference(found, self.arguments)}); give another --out, "
-                "or --no-resume to overwrite them"
+                f"'{root}' holds results of other arguments ({_difference(found, self.arguments)}); give another "
+                "--out, or --no-resume to overwrite them"
             )
         if resume is False:
             for old in (root / "results").glob("*/*.json"):

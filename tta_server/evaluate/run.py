@@ -83,9 +83,7 @@ def run(
     )
 
 
-def _show(
-    reader: Reader, session: Session, phase: Phase, size: int, tally: "_Tally", progress: Progress
-) -> None:
+def _show(reader: Reader, session: Session, phase: Phase, size: int, tally: "_Tally", progress: Progress) -> None:
     if phase.reset:
         session.reset()
     wrong = np.zeros(len(phase), np.bool_)
@@ -116,11 +114,13 @@ class _Tally:
         self._seen: Counter[str] = Counter()
 
     def add(self, phase: Phase, wrong: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> None:
-        self.steps.append({"phase": phase.name, "images": len(phase), "error": float(wrong.mean())})
-        for index, domain in enumerate(phase.domains):
-            here = phase.which == index
-            self._wrong[domain.column] += int(wrong[here].sum())
-            self._seen[domain.column] += int(here.sum())
+        for index, (column, (name, severity)) in enumerate(phase.domains):
+            missed, seen = int(wrong[phase.which == index].sum()), int((phase.which == index).sum())
+            if seen:
+                step = {"column": column, "condition": name, "severity": severity}
+                self.steps.append({**step, "images": seen, "error": missed / seen})
+                self._wrong[column] += missed
+                self._seen[column] += seen
 
     def errors(self) -> dict[str, float]:
         return {column: self._wrong[column] / seen for column, seen in self._seen.items()}

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from adapters import Adapter, Step
 from adapters.base import check
 from models import Backbone, Output, Reference
 from tta_server.evaluate.datasets import Indices, Pixels
-from tta_server.runtime.stream import Stream
+from tta_server.runtime.stream import Rows, Stream
 
 log = logging.getLogger(__name__)
 
@@ -100,8 +99,7 @@ class Session:
         if self._stream.mode == "after":
             self._stream.offer(images)
             if self._stream.window_rows >= self._window_rows:
-                window = np.concatenate(self._stream.take_window(self._window_rows))
-                x = self._tensor(window)
+                x = torch.cat([self._tensor(rows) for rows in self._stream.take_window(self._window_rows)])
                 begun_s = self._now()
                 self._learn(x)
                 self.learn_s.append(self._now() - begun_s)
@@ -118,7 +116,7 @@ class Session:
             self.selected = (self.selected or 0.0) + float(step.scalars["selected"])
         return step.output
 
-    def _tensor(self, images: Pixels) -> Tensor:
+    def _tensor(self, images: Rows) -> Tensor:
         return torch.from_numpy(images).to(self._backbone.device).float() / 255
 
     def _now(self) -> float:

@@ -44,6 +44,7 @@ class Engine:
         self._commands: deque[_Command] = deque()
         self._closed = ""  # why nothing more is taken, for good
         self._trouble = "the server is starting"
+        self._broken = False
         self._inspect_s = time.monotonic() + _INSPECT_EVERY_S
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
 
@@ -91,6 +92,11 @@ class Engine:
         """Return why good requests cannot be answered, or an empty string: then the server is ready."""
         return self._closed or self._trouble
 
+    @property
+    def broken(self) -> bool:
+        """Whether only a restart helps."""
+        return self._broken
+
     def streams(self) -> "Future[list[dict[str, Any]]]":
         """Return summaries of all streams, in order of creation."""
         return self._call(self._worker.streams)
@@ -128,7 +134,7 @@ class Engine:
         except Exception:
             log.exception("the device thread died")
             with self._changed:
-                self._closed = "the device thread has died; restart the server"
+                self._closed, self._broken = "the device thread has died; restart the server", True
                 waiting: list[Future[Any]] = [job.future for job in [*jobs, *self._batcher.clear()]]
                 waiting += [command.future for command in self._commands]
             for future in waiting:
@@ -166,7 +172,7 @@ class Engine:
             trouble = f"the model's weights cannot be read ({error}); restart the server"
         if trouble:
             log.critical(trouble)
-            self._trouble = trouble
+            self._trouble, self._broken = trouble, True
 
 
 def _settle(command: _Command) -> None:

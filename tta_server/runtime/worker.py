@@ -204,7 +204,7 @@ class Worker:
         stream = self._streams[job.stream]
         ratio = answer.entropy_nats.mean() / np.log(answer.probabilities.shape[1])
         stream.observe(float(ratio), float(answer.probabilities.max(1).mean()), job.rows)
-        self._metrics.answered(stream.name, stream.entropy_ratio or 0.0, stream.confidence or 0.0)
+        self._metrics.answered(stream.name, job.rows, stream.entropy_ratio or 0.0, stream.confidence or 0.0)
         if stream.mode == "after":
             self._offer(stream, job.images)
 

@@ -204,8 +204,9 @@ def class_shares(predicted: Tensor, classes: int) -> Tensor:
 
 def divergence(one: Tensor, other: Tensor) -> Tensor:
     """Return the Jensen-Shannon divergence to base 2 (...), in [0, 1], of two histograms (..., K) that sum to 1."""
-    entropies = [torch.special.entr(shares).sum(-1) for shares in ((one + other) / 2, one, other)]
-    return ((entropies[0] - (entropies[1] + entropies[2]) / 2) / math.log(2)).clamp(0, 1)
+    both, *own = (torch.special.entr(shares).sum(-1) for shares in ((one + other) / 2, one, other))
+    nats: Tensor = both - (own[0] + own[1]) / 2
+    return (nats / math.log(2)).clamp(0, 1)
 
 
 def atc_threshold(confidence: Tensor, correct: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ class Metrics:
             registry=registry,
         )
         self._stages = {stage: stages.labels(model, stage) for stage in STAGES}
-        self._images = Counter("tta_images", "Images answered.", one, registry=registry).labels(model)
+        self._images = Counter("tta_images", "Images answered.", two, registry=registry)
         self._rows = Histogram(
             "tta_batch_size_images", "Images in one forward.", one, buckets=_ROWS, registry=registry
         ).labels(model)
@@ -87,7 +87,7 @@ class Metrics:
         ).labels(model)
         self._entropy = Gauge(
             "tta_predictive_entropy_ratio",
-            "Recent mean entropy of the predictions over ln K: 0 certain, 1 uniform.",
+            "Recent mean entropy over ln K: 0 certain, 1 uniform; falls also when a stream collapses.",
             two,
             registry=registry,
         )
@@ -131,7 +131,6 @@ class Metrics:
     def batch(self, rows: int) -> None:
         """Count one forward over `rows` images."""
         self._rows.observe(rows)
-        self._images.inc(rows)
 
     def queue(self, rows: int) -> None:
         """Record how many images wait."""
@@ -148,14 +147,16 @@ class Metrics:
         else:
             self._unlabelled.inc()
         label = self._label(stream)
+        self._images.labels(self._model, label)
         self._offered.labels(self._model, label)
         self._resets.labels(self._model, label)
         self._version.labels(self._model, label)
         for action in ACTIONS:
             self._batches.labels(self._model, label, self._adapter, action)
 
-    def answered(self, stream: str, entropy_ratio: float, confidence: float) -> None:
-        """Record a stream's recent entropy (over ln K) and confidence, both in [0, 1]."""
+    def answered(self, stream: str, rows: int, entropy_ratio: float, confidence: float) -> None:
+        """Count answered images, and record the stream's recent entropy (over ln K) and confidence, both in [0, 1]."""
+        self._images.labels(self._model, self._label(stream)).inc(rows)
         self._entropy.labels(self._model, self._label(stream)).set(entropy_ratio)
         self._confidence.labels(self._model, self._label(stream)).set(confidence)
 

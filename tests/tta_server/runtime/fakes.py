@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import adapters
 from adapters import Adapter, State, Step
-from models import Backbone, Output, TorchBackbone
+from models import Backbone, Output, Reference, TorchBackbone
 from tta_server.runtime.worker import Answer, Job, Worker
 from tta_server.settings import Streams
 from tta_server.telemetry.metrics import Metrics
@@ -65,7 +65,7 @@ class Fails:
     output_kind: ClassVar[str] = "logits"
     batch_coupled: ClassVar[bool] = False
 
-    def init(self, backbone: Backbone) -> State:
+    def init(self, backbone: Backbone, reference: Reference | None = None) -> State:
         return {"theta": torch.zeros(2)}
 
     def predict(self, backbone: Backbone, state: State, x: Tensor) -> Output:

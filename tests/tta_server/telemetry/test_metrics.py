@@ -27,7 +27,7 @@ def streams(metrics: Metrics) -> set[str]:
 
 def use(metrics: Metrics, name: str) -> None:
     metrics.open_stream(name)
-    metrics.answered(name, 0.5, 0.5)
+    metrics.answered(name, 1, 0.5, 0.5)
     metrics.offered(name, 2)
     metrics.step(name, "updated", 3)
     metrics.reset(name, 4)
@@ -38,7 +38,6 @@ def test_closed_sets_start_at_zero():
 
     assert values(metrics, "tta_requests_total", "outcome") == dict.fromkeys(OUTCOMES, 0)
     assert values(metrics, "tta_stage_duration_seconds_count", "stage") == dict.fromkeys(STAGES, 0)
-    assert values(metrics, "tta_images_total", "model") == {"m": 0}
     assert values(metrics, "tta_stream_labels_dropped_total", "model") == {"m": 0}
 
 
@@ -48,6 +47,7 @@ def test_a_new_stream_starts_at_zero():
     metrics.open_stream("door")
 
     assert values(metrics, "tta_batches_total", "action") == dict.fromkeys(ACTIONS, 0)
+    assert values(metrics, "tta_images_total", "stream") == {"door": 0}
     for name in ("tta_samples_offered_total", "tta_resets_total", "tta_state_version"):
         assert values(metrics, name, "stream") == {"door": 0}
 
@@ -91,7 +91,7 @@ def test_no_set_of_names_makes_more_series_than_the_limit(names, most):
     for name in names:
         use(metrics, name)
 
-    per_stream = 5 + len(ACTIONS)  # entropy, confidence, offered, version, resets
+    per_stream = 6 + len(ACTIONS)  # images, entropy, confidence, offered, version, resets
     assert len(streams(metrics) - {"_other"}) <= most
     assert len(samples(metrics)) - empty <= (most + 1) * per_stream
     assert sum(values(metrics, "tta_samples_offered_total", "stream").values()) == 2 * len(names)
@@ -123,10 +123,10 @@ def test_what_happened_is_what_is_exported():
     metrics.queue(3)
     metrics.streams(1)
     metrics.step("door", "rejected", 5)
-    metrics.answered("door", 0.25, 0.75)
+    metrics.answered("door", 8, 0.25, 0.75)
 
     found = samples(metrics)
-    assert found["tta_images_total", ("model", "m")] == 8
+    assert found["tta_images_total", ("model", "m"), ("stream", "door")] == 8
     assert found["tta_queue_depth_images", ("model", "m")] == 3
     assert found["tta_streams", ("model", "m")] == 1
     assert found["tta_state_version", ("model", "m"), ("stream", "door")] == 5

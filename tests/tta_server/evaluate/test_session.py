@@ -1,0 +1,125 @@
+"""A session answers and learns as the server does."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+import adapters
+from adapters import lame  # noqa: F401  (registers it)
+from tests.states import bits
+from tests.tta_server.runtime.fakes import Fails, ask, learn_all, rows, tiny, worker
+from tta_server.evaluate.session import Session, StoppedError
+
+
+def session(adapter, window: int = 8, inline: bool = True) -> Session:
+    return Session(adapter, tiny(), None, window, inline)
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+@pytest.mark.parametrize("name", ["tent", "bn", "source"])
+def test_it_answers_and_learns_exactly_as_the_servers_worker(name, size):
+    adapter = adapters.create(name, **({"lr": 0.1} if name == "tent" else {}))
+    subject, server = session(adapter), worker(adapter, window=8)
+
+    for start in range(0, 48, size):
+        images = rows(48)[start : start + size]
+        predicted, answer = subject.answer(images), ask(server, "door", images)
+        learn_all(server)
+        assert np.array_equal(predicted, answer.probabilities.argmax(1))
+
+    assert bits(subject._stream.state) == bits(server._streams["door"].state)
+    assert len(subject.learn_s) == 48 // 8
+    assert len(subject.answer_s) == 48 // size
+
+
+def test_a_batch_coupled_adapter_answers_with_the_forward_that_it_learns_from():
+    adapter = adapters.create("tent", stats="batch", lr=0.1)
+    subject, backbone = session(adapter), tiny()
+    state = adapter.init(backbone)
+
+    for seed in range(3):
+        images = rows(6, seed)
+        step = adapter.adapt(backbone, state, torch.from_numpy(images).float() / 255)
+        assert np.array_equal(subject.answer(images), step.output.logits.argmax(1).numpy())
+        state = step.state
+
+    assert bits(subject._stream.state) == bits(state)
+    assert not subject.learn_s
+
+
+def test_probabilities_are_read_as_well_as_logits():
+    adapter = adapters.create("lame")
+
+    predicted = session(adapter).answer(rows(6))
+
+    x = torch.from_numpy(rows(6)).float() / 255
+    assert np.array_equal(predicted, adapter.predict(tiny(), {}, x).logits.argmax(1).numpy())
+
+
+def test_batch_statistics_of_one_image_are_refused_with_the_adapters_reason():
+    subject = session(adapters.create("tent", stats="batch"), inline=False)
+
+    with pytest.raises(StoppedError, match="batch statistics need at least 2 images, got 1") as stopped:
+        subject.answer(rows(1))
+    assert stopped.value.status == "refused"
+
+
+def test_an_adapter_that_does_not_fit_is_refused_before_anything():
+    @dataclass(frozen=True)
+    class Needs(Fails):
+        requires: ClassVar[frozenset[str]] = frozenset({"reference.fisher"})
+
+    with pytest.raises(StoppedError, match=r"needs reference\.fisher") as stopped:
+        session(Needs())
+    assert stopped.value.status == "refused"
+
+
+def test_an_adapter_that_breaks_has_failed(caplog):
+    subject = session(Fails(), window=4)
+
+    with pytest.raises(StoppedError, match="RuntimeError: no step today") as stopped:
+        subject.answer(rows(4))
+    assert stopped.value.status == "failed"
+    assert "no step today" in caplog.text
+
+
+def test_an_answer_that_is_not_finite_is_no_class():
+    @dataclass(frozen=True)
+    class Says(Fails):
+        def predict(self, backbone, state, x):
+            output = backbone.forward(x)
+            return output._replace(logits=torch.tensor([[1.0, torch.nan, 0, 0], [0, 1, 0, 0]]))
+
+    assert session(Says()).answer(rows(2)).tolist() == [-1, 1]
+
+
+def test_reset_forgets_what_was_learnt_and_what_waits():
+    adapter = adapters.create("tent", lr=0.1)
+    subject, fresh = session(adapter), session(adapter)
+    subject.answer(rows(8))
+    subject.answer(rows(5, 1))
+
+    subject.reset()
+
+    for seed in (2, 3):
+        assert np.array_equal(subject.answer(rows(8, seed)), fresh.answer(rows(8, seed)))
+    assert bits(subject._stream.state) == bits(fresh._stream.state)
+
+
+def test_the_selected_are_counted_where_the_adapter_tells():
+    @dataclass(frozen=True)
+    class Tells(Fails):
+        def adapt(self, backbone, state, x):
+            scalars = {"accepted": torch.tensor(True), "selected": torch.tensor(3)}
+            return adapters.Step(state, backbone.forward(x), scalars)
+
+    subject = session(Tells(), window=4)
+    subject.answer(rows(4))
+    subject.answer(rows(4))
+
+    assert (subject.selected, subject.offered, subject.accepted) == (6, 8, [True, True])
+    assert subject.state_bytes == 8
+    assert session(adapters.create("source")).selected is None
