@@ -23,7 +23,8 @@ def dump_state(adapter: Adapter, backbone: Backbone, state: State) -> bytes:
         "model": backbone.spec.name,
         "digest": backbone.spec.digest,
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    # Copied: a state may hold one tensor under two names, which a file cannot.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     return save(tensors, {_KEY: json.dumps(about, sort_keys=True, default=_qualified_name)})
 
 
@@ -54,7 +55,7 @@ def load_state(adapter: Adapter, backbone: Backbone, data: bytes, reference: Ref
             f"state belongs to model '{written['model']}' with weights {written['digest'][:12]}, "
             f"expected '{backbone.spec.name}' with weights {backbone.spec.digest[:12]}"
         )
-    fresh = adapter.init(backbone)
+    fresh = adapter.init(backbone, reference)
     expected = {name: (tensor.shape, tensor.dtype) for name, tensor in fresh.items()}
     if {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()} != expected:
         raise ValueError(f"state does not have the tensors that adapter '{adapter.name}' with these settings keeps")

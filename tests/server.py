@@ -32,7 +32,9 @@ class Running:
 
 
 @contextmanager
-def running(folder: Path, config: Mapping | None = None, environment: Mapping[str, str] | None = None) -> Iterator[Running]:
+def running(
+    folder: Path, config: Mapping | None = None, environment: Mapping[str, str] | None = None
+) -> Iterator[Running]:
     """Start a server with `config`, wait until it is ready, and stop it at the end.
 
     Args:

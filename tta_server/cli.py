@@ -1,4 +1,4 @@
-"""The command line: `tta-server serve | demo | config | models`."""
+"""The command line: `tta-server serve | config | models | calibrate | evaluate | demo`."""
 
 import argparse
 import importlib.util
@@ -9,6 +9,7 @@ from typing import Any
 
 from models.catalog import architectures
 from tta_server import __version__
+from tta_server.evaluate import calibrate_command, evaluate_command
 from tta_server.settings import Settings, load_settings
 
 
@@ -41,6 +42,14 @@ def _parser() -> argparse.ArgumentParser:
 
     listing = commands.add_parser("models", help="list the architectures that can be served")
     listing.set_defaults(run=_models)
+
+    calibrate = commands.add_parser("calibrate", help="make a model's reference bundle from labelled images")
+    calibrate_command.add_arguments(calibrate)
+    calibrate.set_defaults(run=calibrate_command.run)
+
+    evaluate = commands.add_parser("evaluate", help="compare adapters on your model and your data")
+    evaluate_command.add_arguments(evaluate)
+    evaluate.set_defaults(run=evaluate_command.run)
 
     demo = commands.add_parser("demo", help="replay a drifting camera against a server, frozen and adapting")
     demo.add_argument("--once", action="store_true", help="stop the server at the end instead of leaving it running")

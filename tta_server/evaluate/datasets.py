@@ -148,7 +148,10 @@ def list_classes(root: Path, labels: Sequence[str]) -> tuple[list[Path], Indices
     """
     folders = sorted(path for path in root.iterdir() if path.is_dir())
     known = {label: index for index, label in reversed(list(enumerate(labels)))}  # of two equal ones, the first
-    if any(path.name not in known for path in folders):
+    unknown = [path.name for path in folders if path.name not in known]
+    if unknown:
+        if len(unknown) < len(folders):
+            raise ValueError(f"'{root}' has a folder '{unknown[0]}', which is none of the model's labels; rename it")
         if len(folders) != len(labels):
             raise ValueError(
                 f"'{root}' has {len(folders)} class folders, '{folders[0].name}' first, and the model has "

@@ -26,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--clean", action="store_true", help="replay the same protocols without corruption: does adapting do harm?")
     add("--severity", type=int, default=5, choices=range(1, 6), help="of the corruptions (default: %(default)s)")
     add("--batch", type=int, default=64, help="images in a request and in a window (default: %(default)s)")
-    add("--images", help="images of each domain, or all (default: 640, or as many as there are)")
+    add(
+        "--images",
+        help="images of each domain, or all (default: 256, or as many as there are); time grows with them, and the "
+        "fewer, the more counts the first window after each change, which most adapters answer with what they knew",
+    )
     add("--delta", type=float, default=0.1, help="the smaller, the more correlated is 'correlated' (default: 0.1)")
     add("--seed", type=int, default=0, help="of the images, their corruption and order (default: %(default)s)")
     add("--out", type=Path, default=Path("evaluation"), help="folder for the results (default: ./evaluation)")

@@ -37,7 +37,7 @@ class Course:
     """
 
     severity: int = 5
-    images: int | None = 640
+    images: int | None = 256
     seed: int = 0
     delta: float = 0.1
     clean: bool = False
