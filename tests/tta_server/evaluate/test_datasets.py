@@ -66,8 +66,13 @@ def test_folders_are_matched_by_name_and_otherwise_by_order(tmp_path):
 
     assert named.labels(CLEAN).tolist() == [1, 3]
     assert ordered.labels(CLEAN).tolist() == [0, 1, 2, 3]
-    with pytest.raises(ValueError, match="has 3 class folders, 'ant' first, and the model has 4 classes, 'ant' first"):
-        open_dataset(str(folder(tmp_path / "strange", 1, ("ant", "bee", "emu"))), model(), seed=0)
+    with pytest.raises(ValueError, match="has 3 class folders, 'n1' first, and the model has 4 classes, 'ant' first"):
+        open_dataset(str(folder(tmp_path / "strange", 1, ("n1", "n2", "n3"))), model(), seed=0)
+
+
+def test_one_misspelt_folder_does_not_relabel_all_of_them(tmp_path):
+    with pytest.raises(ValueError, match="has a folder 'emu', which is none of the model's labels"):
+        open_dataset(str(folder(tmp_path / "misspelt", 1, ("ant", "bee", "cat", "emu"))), model(), seed=0)
 
 
 def test_a_grey_model_gets_grey_images_that_were_corrupted_in_colour(tmp_path):
