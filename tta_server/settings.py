@@ -118,6 +118,7 @@ class Streams(Section):
     """The streams of input."""
 
     mode: Mode = Field("after", description="after: answer, then learn; inline: the request is the batch; off: frozen.")
+    reset_every: int = Field(0, ge=0, description="Steps after which a stream starts again from the source; 0 never.")
     max_streams: int = Field(1000, ge=1, description="Most streams held; a new one beyond gets 429.")
     max_labelled: int = Field(
         100, ge=0, description="Streams with metric series of their own; the rest share '_other'."

@@ -64,6 +64,7 @@ def demo(images: int, severity: int, out: Path, port: int, keep: bool) -> int:
     """
     if images < 400:
         raise ValueError(f"images must be at least 400 a phase, got {images}: fewer say little")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped then too
     console = Console()
     out.mkdir(parents=True, exist_ok=True)
     with Progress(console=console, transient=True) as bar:
@@ -154,7 +155,10 @@ def _stay(url: str, out: Path, console: Console) -> None:
         f"  curl -F image=@{out / 'frame.png'} -H 'X-Stream-Id: {ADAPTING}' '{url}/predict?top_k=3'", soft_wrap=True
     )
     console.print(f"  curl {url}/v1/streams", soft_wrap=True)
-    signal.pause()
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        console.print("stopping the server")
 
 
 def _free_port() -> int:

@@ -81,11 +81,15 @@ class Stream:
         self.steps += 1
         self.learnt += rows
 
-    def reset(self, state: State) -> None:
-        """Start again from the source's `state`: nothing learnt and nothing waiting survives."""
+    def restart(self, state: State) -> None:
+        """Go back to the source's `state`: nothing learnt survives, what waits to be learnt from does."""
         self.state = state
         self.version += 1
         self.steps = 0
+
+    def reset(self, state: State) -> None:
+        """Start again from the source's `state`: nothing learnt and nothing waiting survives."""
+        self.restart(state)
         self.dropped += self.window_rows
         self.window.clear()
         self.window_rows = 0

@@ -233,6 +233,10 @@ class Worker:
         else:
             stream.dropped += len(x)
         self._metrics.step(stream.name, "updated" if accepted else "rejected", stream.version)
+        # Press et al., NeurIPS 2023, arXiv:2306.05401: on long streams a plain periodic reset beats most methods.
+        if accepted and stream.steps == self._settings.reset_every:
+            stream.restart(self._initial)
+            self._metrics.reset(stream.name, stream.version)
         self._metrics.stage("adapt", time.monotonic() - started_s)
         return step.output
 

@@ -487,3 +487,21 @@ def test_warming_up_leaves_no_trace(name):
     assert subject.streams() == []
     assert bits(subject._initial) == before
     assert not subject.has_window
+
+
+def test_a_stream_starts_again_after_so_many_steps():
+    subject = worker(window=4, reset_every=3)
+    images = rows(4)
+    first = ask(subject, "door", images)
+
+    versions = []
+    for _ in range(6):
+        learn_all(subject)
+        versions.append((subject.stream("door")["steps"], subject.stream("door")["state_version"]))
+        answer = ask(subject, "door", images)
+    learn_all(subject)
+
+    # Steps 3 and 6 are followed by a reset, which is a version of its own.
+    assert versions == [(1, 1), (2, 2), (0, 4), (1, 5), (2, 6), (0, 8)]
+    assert not answer.adapted
+    assert np.array_equal(answer.probabilities, first.probabilities)
