@@ -44,6 +44,15 @@ def make(variant: str) -> Adapter:
 
 
 BATCH_MODE = [name for name in VARIANTS if make(name).batch_coupled]
+# For each adapter that selects images, settings with which none is good enough.
+SELECTING = {"e_margin", "confidence"}
+SELECTS_NOTHING: dict[str, dict] = {
+    "eata": {"e_margin": 1e-6},
+    "eata batch": {"e_margin": 1e-6},
+    "sar": {"e_margin": 1e-6},
+    "sar batch": {"e_margin": 1e-6},
+    "adanpc": {"threshold": 2.0},
+}
 FROZEN = ["source", "lame"]
 
 
@@ -135,6 +144,16 @@ def test_something_is_learnt(adapter, backbone, batches):
     assert (bits(learnt) == bits(initial)) == (adapter.name in FROZEN)
 
 
+def test_a_seed_moves_with_each_step_that_draws(adapter, backbone, batches):
+    state = begin(adapter, backbone)
+    if "seed" not in state:
+        return
+
+    seeds = [int(learn(adapter, backbone, state, batches[:steps])["seed"]) for steps in range(3)]
+
+    assert len(set(seeds)) == 3
+
+
 # Law 4
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.lists(st.booleans(), min_size=4, max_size=8))
@@ -182,7 +201,24 @@ def test_a_fresh_state_answers_as_the_source(variant, backbone, batch):
     )
 
 
-# Law 6: `accept` is the one place that decides it; adapters that select add a test of their own.
+# Law 6
+@pytest.mark.parametrize(("variant", "settings"), SELECTS_NOTHING.items())
+def test_a_step_that_selects_nothing_leaves_the_state_bitwise(variant, settings, backbone, batches):
+    state = learn(make(variant), backbone, begin(make(variant), backbone), batches[:2])
+    picky = adapters.create(variant.split()[0], **{**VARIANTS[variant], **settings})
+
+    step = picky.adapt(backbone, state, batches[2])
+
+    assert not step.scalars["accepted"]
+    assert bits(step.state) == bits(state)
+
+
+def test_every_adapter_that_selects_is_asked_to_select_nothing():
+    selecting = {name.split()[0] for name in VARIANTS if SELECTING & set(vars(make(name)))}
+
+    assert {variant.split()[0] for variant in SELECTS_NOTHING} == selecting
+
+
 def test_a_step_that_is_not_accepted_leaves_the_state_bitwise(adapter, backbone, batches):
     state = learn(adapter, backbone, begin(adapter, backbone), batches[:2])
 

@@ -130,7 +130,7 @@ def _course(options: Namespace, dataset: Dataset) -> Course:
         if not options.images.isdecimal():
             raise ValueError(f"images must be a number or 'all', got '{options.images}'")
         images = int(options.images)
-    return Course(options.severity, images, options.seed, options.delta, options.clean)
+    return Course(options.severity, images, options.seed, options.delta, options.clean, options.batch)
 
 
 def _protocols(names: str) -> list[str]:

@@ -34,6 +34,7 @@ class Course:
         seed: Of the choice of images and of their order.
         delta: Concentration of the Dirichlet draw of `correlated`, > 0; the smaller, the longer a label stays.
         clean: Replay the same with images that are not corrupted.
+        window: Images of one window; `correlated` is correlated within a window of this size.
     """
 
     severity: int = 5
@@ -41,6 +42,7 @@ class Course:
     seed: int = 0
     delta: float = 0.1
     clean: bool = False
+    window: int = 64
 
     def __post_init__(self) -> None:
         if self.images is not None and self.images < 2:
@@ -116,25 +118,28 @@ def plan(protocol: str, dataset: Dataset, course: Course) -> list[Phase]:
     return parts
 
 
-def dirichlet_order(labels: Indices, delta: float, rng: np.random.Generator) -> Indices:
+def dirichlet_order(labels: Indices, delta: float, window: int, rng: np.random.Generator) -> Indices:
     """Return an order in which equal labels come together.
 
-    Time has as many slots as there are classes. Each class spreads its images over the slots by shares drawn from a
-    Dirichlet distribution; within a slot, class comes after class.
+    Time has as many slots as there are classes, but none shorter than a window: with many classes and few images a
+    window would otherwise span many slots and hold every class. Each class spreads its images over the slots by shares
+    drawn from a Dirichlet distribution; within a slot, class comes after class.
 
     Args:
         labels: (N,).
         delta: Concentration, > 0; at 0.1 most of a class lies in a few slots, at 100 it is in all alike.
+        window: Least length of a slot, in images.
         rng: Makes the draws.
 
     Returns:
         A permutation (N,) of the indices of `labels`.
     """
     classes = np.unique(labels)
-    slots: list[list[Indices]] = [[] for _ in classes]
+    count = min(len(classes), max(2, len(labels) // window))
+    slots: list[list[Indices]] = [[] for _ in range(count)]
     for label in rng.permutation(classes):
         members = rng.permutation(np.flatnonzero(labels == label))
-        ends = np.cumsum(rng.dirichlet([delta] * len(classes))) * len(members)
+        ends = np.cumsum(rng.dirichlet([delta] * count)) * len(members)
         for slot, part in zip(slots, np.split(members, ends[:-1].round().astype(int)), strict=True):
             slot.append(part)
     return np.concatenate([slot[index] for slot in slots for index in rng.permutation(len(slot))])
@@ -178,5 +183,5 @@ def _mix(parts: list[Phase], seed: int) -> Phase:
 
 def _correlate(part: Phase, dataset: Dataset, course: Course, index: int) -> Phase:
     labels = dataset.labels(part.domains[0].condition)[part.rows]
-    order = dirichlet_order(labels, course.delta, np.random.default_rng([course.seed, _ORDER_DRAW, index]))
+    order = dirichlet_order(labels, course.delta, course.window, np.random.default_rng([course.seed, _ORDER_DRAW, index]))
     return Phase(part.name, part.domains, part.which, part.rows[order], part.reset)

@@ -128,7 +128,7 @@ def test_labels_of_correlated_are_correlated_and_others_are_not():
     st.integers(0, 2**32),
 )
 def test_a_dirichlet_order_is_a_permutation(labels, delta, seed):
-    order = dirichlet_order(np.array(labels), delta, np.random.default_rng(seed))
+    order = dirichlet_order(np.array(labels), delta, 8, np.random.default_rng(seed))
 
     assert sorted(order) == list(range(len(labels)))
 
@@ -136,7 +136,7 @@ def test_a_dirichlet_order_is_a_permutation(labels, delta, seed):
 def test_a_small_delta_leaves_classes_almost_whole():
     labels = np.random.default_rng(0).integers(0, 10, 1000)
 
-    order = dirichlet_order(labels, 1e-3, np.random.default_rng(0))
+    order = dirichlet_order(labels, 1e-3, 1, np.random.default_rng(0))
 
     # Ten classes in ten slots, each in one or two pieces.
     assert (np.diff(labels[order]) != 0).sum() <= 20
@@ -182,3 +182,13 @@ def test_requests_cover_every_image_once_and_never_leave_one_alone(rows, size):
 
 def test_the_command_knows_every_protocol():
     assert tuple(_PROTOCOLS.split(", ")) == PROTOCOLS
+
+
+def test_a_window_of_correlated_holds_few_of_many_classes():
+    data = OnlyLabels(256, classes=36)
+
+    phases = plan("correlated", data, Course(images=256, window=64))
+
+    held = [len(set(part)) for phase in phases for part in np.split(data.labels(None)[phase.rows], 4)]
+    # By chance a window of 64 holds 30 of 36 classes.
+    assert np.mean(held) < 16
