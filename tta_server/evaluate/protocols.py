@@ -183,5 +183,6 @@ def _mix(parts: list[Phase], seed: int) -> Phase:
 
 def _correlate(part: Phase, dataset: Dataset, course: Course, index: int) -> Phase:
     labels = dataset.labels(part.domains[0].condition)[part.rows]
-    order = dirichlet_order(labels, course.delta, course.window, np.random.default_rng([course.seed, _ORDER_DRAW, index]))
+    rng = np.random.default_rng([course.seed, _ORDER_DRAW, index])
+    order = dirichlet_order(labels, course.delta, course.window, rng)
     return Phase(part.name, part.domains, part.which, part.rows[order], part.reset)
