@@ -29,6 +29,7 @@ demo: $(INSTALLED)
 	$(BIN)/tta-server demo $(ARGS)
 
 test: $(INSTALLED) $(PROMETHEUS)
+	@command -v curl > /dev/null || apt-get install --yes curl
 	$(BIN)/pytest $(ARGS)
 
 check: $(INSTALLED)
