@@ -2,11 +2,9 @@
 
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,11 +14,14 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.server import running as serving
+
 ROOT = Path(__file__).parents[2]
-CONFIG = """
-streams: {named: {frozen: {mode: off}}}
-engine: {window_rows: 16}
-"""
+CONFIG = {
+    "model": {"device": "cpu"},
+    "streams": {"named": {"frozen": {"mode": "off"}}},
+    "engine": {"window_rows": 16},
+}
 PROMETHEUS = """
 global: {scrape_interval: 1s, scrape_timeout: 1s}
 scrape_configs:
@@ -50,14 +51,8 @@ def panels(dashboard: dict[str, Any]) -> list[dict[str, Any]]:
 @pytest.fixture(scope="session")
 def live_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a server with the stream 'frozen' in mode 'off', and give its address."""
-    folder = tmp_path_factory.mktemp("server")
-    config, log = folder / "config.yaml", folder / "log"
-    config.write_text(CONFIG)
-    command = [sys.executable, "-m", "tta_server", "serve", "--config", str(config), "--port", "0", "--device", "cpu"]
-    with running(command, log) as process:
-        address = until(lambda: re.search(r"http://127\.0\.0\.1:\d+", alive(process, log)), 40)[0]
-        until(lambda: answers(f"{address}/v2/health/ready"), 20)
-        yield address
+    with serving(tmp_path_factory.mktemp("server"), CONFIG) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")
