@@ -30,8 +30,8 @@ class _Command(NamedTuple):
 class Engine:
     """Let many threads ask, and one thread answer.
 
-    Answers go before learning: after each group of answers at most one window is learnt from, so learning delays an
-    answer by one step at most. While more than half the queue is full, windows are dropped instead.
+    Answers go before learning: after each group of answers at most one window is learnt from, so a request waits for
+    at most one step for each group before its own. While more than half the queue is full, windows are dropped instead.
     """
 
     def __init__(self, worker: Worker, settings: EngineSettings, metrics: Metrics) -> None:
