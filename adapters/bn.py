@@ -10,8 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from adapters.base import State, Step, accept, group, register, ungroup
-from adapters.moments import Stats, check_rows, check_stats, init_stats, predict, track
+from adapters.base import State, Step, accept, register
+from adapters.moments import Stats, check_rows, check_stats, init_stats, predict, track_stats
 from models import Backbone, Output, Reference
 
 _REFERENCE_MOMENTUM = 0.1
@@ -58,8 +58,6 @@ class BN:
             check_rows(backbone, x)
         output = backbone.forward(x, statistics="batch")
         fixed = _REFERENCE_MOMENTUM if self.stats == "batch" else None
-        moved = track(group(state, "stats"), output.moments, self.stats_momentum or fixed)
-        kept, accepted = accept(
-            state, ungroup("stats", moved), torch.ones((), dtype=torch.bool, device=x.device), output.logits
-        )
+        moved = track_stats(state, output.moments, self.stats_momentum or fixed)
+        kept, accepted = accept(state, moved, torch.ones((), dtype=torch.bool, device=x.device), output.logits)
         return Step(kept, output, {"accepted": accepted})

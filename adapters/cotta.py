@@ -17,7 +17,7 @@ from adapters.affine import descend
 from adapters.augment import Augment, augment, forward_views, spawn
 from adapters.base import State, Step, accept, group, register, ungroup
 from adapters.losses import cross_entropy, symmetric_cross_entropy
-from adapters.moments import Stats, check_rows, check_stats, init_stats, track
+from adapters.moments import Stats, check_rows, check_stats, init_stats, track_stats
 from adapters.optim import Name, Optimizer
 from adapters.teacher import RestoreMask, follow, restore, seeded, uniform
 from models import Backbone, Output, Reference, Tensors
@@ -120,7 +120,7 @@ class Cotta:
         new |= ungroup("teacher", follow(group(state, "teacher"), student, self.mt))
         # After the teacher has followed: what is restored reaches it one step later.
         new |= ungroup("theta", restore(student, self._source(backbone), self.rst, self.restore_mask, draws))
-        new |= ungroup("stats", track(group(state, "stats"), target.moments, self.stats_momentum))
+        new |= track_stats(state, target.moments, self.stats_momentum)
         new |= {"seed": state["seed"] + 1}
         kept, accepted = accept(state, new, torch.ones((), dtype=torch.bool, device=x.device))
         return Step(kept, target, {"accepted": accepted, "loss": value})

@@ -17,7 +17,7 @@ from torch.nn.functional import cosine_similarity
 from adapters.affine import descend, init_affine
 from adapters.base import State, Step, accept, group, register, ungroup
 from adapters.losses import entropy
-from adapters.moments import Stats, check_rows, check_stats, predict, track
+from adapters.moments import Stats, check_rows, check_stats, predict, track_stats
 from adapters.optim import Name, Optimizer
 from models import Backbone, Output, Reference, Tensors
 
@@ -106,7 +106,7 @@ class Eata:
 
         new, value, (output, reliable, selected) = descend(state, loss, self._optimizer())
         new |= self._remember(state, output.logits.softmax(1), selected)
-        new |= ungroup("stats", track(group(state, "stats"), output.moments, self.stats_momentum))
+        new |= track_stats(state, output.moments, self.stats_momentum)
         kept, accepted = accept(state, new, selected.any(), value, output.logits)
         counts = {"reliable": reliable.sum(), "selected": selected.sum()}
         return Step(kept, output, {"accepted": accepted, "loss": value, **counts})

@@ -84,6 +84,11 @@ def track(stored: Tensors, moments: Tensors, momentum: float | None = None) -> d
     return moved
 
 
+def track_stats(state: State, moments: Tensors, momentum: float | None = None) -> dict[str, Tensor]:
+    """Return the `stats/` group of `state`, moved as `track` does; empty if the state has none."""
+    return ungroup("stats", track(group(state, "stats"), moments, momentum))
+
+
 def gain(mean: Tensor, var: Tensor, window_mean: Tensor, noise: Tensor) -> Tensor:
     """Return how far a layer's statistics should follow a window: positive-part James-Stein shrinkage.
 

@@ -16,9 +16,9 @@ from torch.nn.functional import cosine_similarity
 
 from adapters.affine import descend, init_affine
 from adapters.augment import Augment, augment
-from adapters.base import State, Step, accept, group, register, ungroup
+from adapters.base import State, Step, accept, register, ungroup
 from adapters.losses import soft_likelihood_ratio, symmetric_cross_entropy
-from adapters.moments import Stats, check_rows, check_stats, predict, track
+from adapters.moments import Stats, check_rows, check_stats, predict, track_stats
 from adapters.optim import Name, Optimizer
 from models import Backbone, Output, Reference, Tensors
 
@@ -105,7 +105,7 @@ class Roid:
             state["moving/prediction"], output.logits.softmax(1).mean(0).to(state["moving/prediction"]), _MOVING_SHARE
         )
         new |= {"moving/prediction": prediction}
-        new |= ungroup("stats", track(group(state, "stats"), output.moments, self.stats_momentum))
+        new |= track_stats(state, output.moments, self.stats_momentum)
         kept, accepted = accept(state, new | {"seed": state["seed"] + 1}, (weights > 0).any(), value, output.logits)
         return Step(
             kept,

@@ -17,7 +17,7 @@ from adapters.affine import descend, init_affine
 from adapters.augment import Augment, augment
 from adapters.base import State, Step, accept, group, register, ungroup
 from adapters.losses import cross_entropy, entropy, one_hot
-from adapters.moments import init_stats, track
+from adapters.moments import init_stats, track, track_stats
 from adapters.optim import Optimizer
 from models import Backbone, Output, Reference, Tensors
 
@@ -147,7 +147,7 @@ class Rotta:
         pulled = {name: torch.lerp(teacher[name], tensor, self.teacher_share) for name, tensor in theta.items()}
         moved = {name: teacher[name] for name in stats}
         pulled |= track(moved, target.moments, self.stats_momentum)
-        new |= ungroup("stats", track(stats, output.moments, self.stats_momentum))
+        new |= track_stats(state, output.moments, self.stats_momentum)
         return new | ungroup("teacher", pulled), value
 
     def _optimizer(self) -> Optimizer:

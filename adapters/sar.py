@@ -17,7 +17,7 @@ from torch.func import grad_and_value
 from adapters.affine import init_affine
 from adapters.base import State, Step, accept, group, register, ungroup
 from adapters.losses import entropy
-from adapters.moments import Stats, check_rows, check_stats, predict, track
+from adapters.moments import Stats, check_rows, check_stats, predict, track_stats
 from adapters.optim import Optimizer
 from models import Backbone, Output, Reference, Tensors
 
@@ -106,7 +106,7 @@ class Sar:
         moved, slots = self._optimizer().step(theta, gradients, state)
         new = ungroup("theta", moved) | slots | self._watch(state, value.detach().to(state["moving/entropy"]))
         new, collapsed = self._recover(backbone, new)
-        new |= ungroup("stats", track(group(state, "stats"), output.moments, self.stats_momentum))
+        new |= track_stats(state, output.moments, self.stats_momentum)
         kept, accepted = accept(state, new, selected.any(), value, output.logits)
         counts = {"reliable": reliable.sum(), "selected": selected.sum(), "reset": collapsed & accepted}
         return Step(kept, output, {"accepted": accepted, "loss": value, **counts})

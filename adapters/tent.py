@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from adapters.affine import descend, init_affine
-from adapters.base import State, Step, accept, group, register, ungroup
+from adapters.base import State, Step, accept, register
 from adapters.losses import entropy
-from adapters.moments import Stats, check_rows, check_stats, predict, track
+from adapters.moments import Stats, check_rows, check_stats, predict, track_stats
 from adapters.optim import Name, Optimizer
 from models import Backbone, Output, Reference, Tensors
 
@@ -73,7 +73,7 @@ class Tent:
             return entropy(output.logits).mean(), output
 
         new, value, output = descend(state, loss, self._optimizer())
-        new |= ungroup("stats", track(group(state, "stats"), output.moments, self.stats_momentum))
+        new |= track_stats(state, output.moments, self.stats_momentum)
         kept, accepted = accept(state, new, torch.ones((), dtype=torch.bool, device=x.device), value, output.logits)
         return Step(kept, output, {"accepted": accepted, "loss": value})
 

@@ -19,7 +19,7 @@ from adapters.augment import Augment, augment, forward_views, spawn
 from adapters.base import State, Step, accept, group, register, ungroup
 from adapters.losses import cross_entropy, symmetric_cross_entropy
 from adapters.low_rank import draw, fold, layers
-from adapters.moments import Stats, check_rows, check_stats, init_stats, track
+from adapters.moments import Stats, check_rows, check_stats, init_stats, track_stats
 from adapters.optim import Name, Optimizer
 from adapters.teacher import RestoreMask, follow, restore, seeded, uniform
 from models import Backbone, Output, Reference, Tensors
@@ -139,7 +139,7 @@ class Vida:
 
         gradients, value = grad_and_value(loss)(group(state, "theta"))
         new = self._move(backbone, state, gradients, spawn(generator, x.device))
-        new |= ungroup("stats", track(group(state, "stats"), target.moments, self.stats_momentum))
+        new |= track_stats(state, target.moments, self.stats_momentum)
         new |= ungroup("scale", scales) | {"seed": state["seed"] + 1}
         kept, accepted = accept(state, new, torch.ones((), dtype=torch.bool, device=x.device))
         return Step(kept, target, {"accepted": accepted, "loss": value, "uncertainty": uncertainty})
