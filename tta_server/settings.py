@@ -126,6 +126,20 @@ class Streams(Section):
     named: dict[StreamName, Stream] = Field(default_factory=dict, description="Streams that differ from `mode`.")
 
 
+class Guard(Section):
+    """What the guard lets pass."""
+
+    enabled: bool = Field(True, description="Judge every step before it is taken over.")
+
+
+class Storage(Section):
+    """What outlives the process."""
+
+    url: str = Field(
+        "", description="Folder or fsspec URL for states, snapshots and the audit log; empty keeps nothing."
+    )
+
+
 class Limits(Section):
     """What a request may be."""
 
@@ -148,6 +162,8 @@ class Settings(BaseSettings):
     adapter: Adapter = Adapter()
     engine: Engine = Engine()
     streams: Streams = Streams()
+    guard: Guard = Guard()
+    storage: Storage = Storage()
     limits: Limits = Limits()
 
     @classmethod
