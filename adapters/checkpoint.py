@@ -1,31 +1,51 @@
 """A stream's state as bytes that hold nothing but tensors, and that fit only the model and adapter they came from."""
 
 import dataclasses
+import hashlib
 import json
+from collections.abc import Mapping
 from types import FunctionType
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import Tensor
 
-from adapters.base import Adapter, State
-from models import Backbone, Reference
+from adapters.base import Adapter, State, group, ungroup
+from models import EMPTY, Backbone, Reference, Tensors
 
 _KEY = "tta_state"
 _SCHEMA = 1
+_BESIDE = "beside"  # no adapter has a group of this name
+_NOTHING: Mapping[str, Any] = {}
+_DAMAGED = "not a state file of this server, or a damaged one; export the state again"
 
 
-def dump_state(adapter: Adapter, backbone: Backbone, state: State) -> bytes:
-    """Return `state` as a safetensors file whose metadata says what it belongs to."""
-    about = {
+def dump_state(
+    adapter: Adapter, backbone: Backbone, state: State, about: Mapping[str, Any] = _NOTHING, beside: Tensors = EMPTY
+) -> bytes:
+    """Return `state` as a safetensors file whose metadata says what it belongs to.
+
+    Args:
+        adapter: The adapter whose state it is.
+        backbone: The backbone it was learnt with.
+        state: The state.
+        about: Facts to keep with it, such as the stream and the version; JSON values under text keys.
+        beside: Tensors to keep with it that are no part of it, such as what a guard remembers.
+    """
+    header = {
         "schema": _SCHEMA,
         "adapter": adapter.name,
         "settings": dataclasses.asdict(adapter),  # type: ignore[call-overload]
         "model": backbone.spec.name,
         "digest": backbone.spec.digest,
+        "about": dict(about),
     }
     # Copied: a state may hold one tensor under two names, which a file cannot.
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    return save(tensors, {_KEY: json.dumps(about, sort_keys=True, default=_qualified_name)})
+    everything = {**state, **ungroup(_BESIDE, beside)}
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in everything.items()}
+    return save(tensors, {_KEY: json.dumps(header, sort_keys=True, default=_qualified_name)})
 
 
 def load_state(adapter: Adapter, backbone: Backbone, data: bytes, reference: Reference | None = None) -> State:
@@ -40,12 +60,9 @@ def load_state(adapter: Adapter, backbone: Backbone, data: bytes, reference: Ref
     Raises:
         ValueError: If the bytes are no such file, or belong to another model, adapter or layout.
     """
-    try:
-        tensors = load(data)
-        about = json.loads(_metadata(data)[_KEY])
-        written = {key: str(about[key]) for key in ("schema", "adapter", "model", "digest")}
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError("not a state file of this server, or a damaged one; export the state again") from error
+    header = read_about(data)
+    written = {key: str(header[key]) for key in ("schema", "adapter", "model", "digest")}
+    tensors = {name: tensor for name, tensor in _tensors(data).items() if not name.startswith(f"{_BESIDE}/")}
     if written["schema"] != str(_SCHEMA):
         raise ValueError(f"state file has schema {written['schema']}, expected {_SCHEMA}")
     if written["adapter"] != adapter.name:
@@ -62,14 +79,53 @@ def load_state(adapter: Adapter, backbone: Backbone, data: bytes, reference: Ref
     return {name: tensors[name].to(tensor.device) for name, tensor in fresh.items()}  # a seed stays on the CPU
 
 
+def read_about(data: bytes) -> dict[str, Any]:
+    """Return what a state file says of itself, whatever adapter and model it is of.
+
+    Returns:
+        "adapter", its "settings", "model", "digest" of the weights, and "about": the facts that `dump_state` was given.
+
+    Raises:
+        ValueError: If the bytes are no such file.
+    """
+    # safetensors reads metadata from files only; in memory the header is 8 bytes of length, then JSON.
+    try:
+        outer = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        header: dict[str, Any] = {"about": {}} | json.loads(outer["__metadata__"][_KEY])  # older files have no facts
+        if not isinstance(header["about"], dict) or not {"schema", "adapter", "model", "digest"} <= header.keys():
+            raise ValueError(_DAMAGED)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(_DAMAGED) from error
+    return header
+
+
+def load_beside(data: bytes) -> dict[str, Tensor]:
+    """Return the tensors that were put beside a state, on the CPU; empty if there are none.
+
+    Raises:
+        ValueError: If the bytes are no safetensors file.
+    """
+    return group(_tensors(data), _BESIDE)
+
+
+def state_digest(state: State) -> str:
+    """Return the SHA-256 of the names, types, shapes and bytes of a state; equal exactly if the states are, bitwise."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name!r} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def _qualified_name(value: object) -> str:
     # A setting may be a function, such as an augmentation: named for the reader, never called from here.
     kind = value if isinstance(value, FunctionType) else type(value)
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _metadata(data: bytes) -> dict[str, str]:
-    # safetensors reads metadata from files only; in memory the header is 8 bytes of length, then JSON.
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    metadata: dict[str, str] = header["__metadata__"]
-    return metadata
+def _tensors(data: bytes) -> dict[str, Tensor]:
+    try:
+        return load(data)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(_DAMAGED) from error
