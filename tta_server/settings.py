@@ -138,6 +138,17 @@ class Storage(Section):
     url: str = Field(
         "", description="Folder or fsspec URL for states, snapshots and the audit log; empty keeps nothing."
     )
+    save_every_s: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="Shortest time between two rounds of writing; a kill loses less."
+    )
+    keep_states: int = Field(3, ge=2, description="States kept of each stream; an older one if the newest is damaged.")
+    keep_snapshots: int = Field(32, ge=1, description="Snapshots kept of each stream; the oldest go first.")
+    audit_segment_bytes: int = Field(
+        4 * 2**20, ge=1024, description="Size from which the audit log begins a new file; small for s3:// and gs://."
+    )
+    audit_segments: int = Field(64, ge=1, description="Files of the audit log that are kept; the oldest go first.")
+    keep_inputs: bool = Field(False, description="Keep every window that was learnt from, so that it can be replayed.")
+    inputs_max_bytes: int = Field(2**30, ge=0, description="Most bytes of such windows for each stream.")
 
 
 class Limits(Section):
