@@ -1,7 +1,8 @@
 """The audit log: one line of JSON for whatever happened to a stream's state, appended and never changed.
 
 Lines go before states: when the state of version v is on disk, so is every line up to v. After a crash the log may
-therefore be ahead of the states; the `load` line that a restarted server writes says which version it went on from.
+therefore be ahead of the states; the `load` line that a restarted server writes says by its digest which state it
+went on from.
 """
 
 import json
@@ -17,16 +18,16 @@ log = logging.getLogger(__name__)
 
 Event = Literal[
     "create",  # the stream is new; its state is the source's
-    "load",  # the stream goes on after a restart, from the version that `extra.to` names
+    "load",  # the stream goes on after a restart
     "commit",  # a step was taken over
     "reject",  # a step was dropped
     "skip",  # a window was not learnt from
     "failed",  # a step raised an error
-    "rollback",  # the stream went back to the version that `extra.to` names
+    "rollback",  # the stream went back to an earlier state
     "reset",  # the stream went back to the source
     "snapshot",  # `extra.snapshot` was kept
     "restore",  # the stream went back to the snapshot that `extra.snapshot` names
-    "import",  # the stream got the state that `extra.snapshot` names
+    "import",  # the stream got a state from outside
     "delete",  # everything of the stream was erased
     "mode",
     "freeze",
@@ -57,7 +58,7 @@ class Entry:
         state: Digest of the state after, where it changed, or None.
         who: "engine", or what the API calls the caller.
         time: ISO 8601 in UTC.
-        extra: What only this event has: `to`, `snapshot`, `stack`.
+        extra: What only this event has, such as `stack`: slot and size of the stack that a step was part of.
     """
 
     stream: str

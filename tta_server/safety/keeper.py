@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
 from tta_server.safety.audit import Audit, Entry
+from tta_server.safety.pace import Pace
 from tta_server.safety.store import Store
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,6 @@ Make = Callable[[], bytes]
 
 _MAX_LINES = 100_000
 _MAX_WINDOWS = 64
-_LONGEST_WAIT_S = 60.0
 
 
 class _State(NamedTuple):
@@ -50,9 +50,7 @@ class Keeper:
     Every method may be called from any thread, and none but `read`, `flush` and `close` waits for the disk.
 
     Attributes:
-        failures: Writes that failed since the start.
         lost: Audit lines and windows given up because too many waited for a disk that fails.
-        trouble: What is wrong with the disk, or an empty string.
     """
 
     def __init__(self, store: Store, audit: Audit, interval_s: float = 1.0, retry_s: float = 1.0) -> None:
@@ -64,13 +62,10 @@ class Keeper:
             interval_s: Shortest time between two rounds; what comes meanwhile is written together. 0 writes at once.
             retry_s: Wait after a failure; doubled with each further one, up to a minute.
         """
-        self.failures = 0
         self.lost = 0
-        self.trouble = ""
         self._store = store
         self._audit = audit
-        self._interval_s = interval_s
-        self._retry_s = retry_s
+        self._pace = Pace(interval_s, retry_s)
         self._changed = threading.Condition()
         self._states: dict[str, _State] = {}
         self._lines: deque[Entry] = deque()
@@ -80,9 +75,6 @@ class Keeper:
         self._busy = False
         self._hurry = 0  # how many wait in `flush`
         self._closed = False
-        self._next_s = 0.0
-        self._failed_in_a_row = 0
-        self._saved_s = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
 
     def start(self) -> None:
@@ -140,7 +132,7 @@ class Keeper:
         """Write everything that waits, now; return whether that was done in time."""
         with self._changed:
             self._hurry += 1
-            self._next_s = 0.0
+            self._pace.due_s = 0.0
             self._changed.notify_all()
             done = self._changed.wait_for(lambda: not (self._waits or self._busy), timeout_s)
             self._hurry -= 1
@@ -162,9 +154,19 @@ class Keeper:
         return done
 
     @property
+    def failures(self) -> int:
+        """Rounds of writing that failed since the start."""
+        return self._pace.failures
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the disk, or an empty string."""
+        return self._pace.trouble
+
+    @property
     def age_s(self) -> float:
         """Time since a round last succeeded, or since the start; grows while nothing happens, too."""
-        return time.monotonic() - self._saved_s
+        return time.monotonic() - self._pace.succeeded_s
 
     @property
     def behind_s(self) -> float:
@@ -206,8 +208,8 @@ class Keeper:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not (self._closed or self._tasks or (self._waits and time.monotonic() >= self._next_s)):
-                    wait_s = self._next_s - time.monotonic() if self._waits else None
+                while not (self._closed or self._tasks or (self._waits and time.monotonic() >= self._pace.due_s)):
+                    wait_s = self._pace.due_s - time.monotonic() if self._waits else None
                     self._changed.wait(wait_s)
                 if self._closed:
                     return
@@ -224,9 +226,11 @@ class Keeper:
         try:
             self._write()
         except Exception as error:  # a remote store raises what it likes
-            self._fail(error)
+            with self._changed:
+                self._pace.fail(error)
         else:
-            self._succeed()
+            with self._changed:
+                self._pace.succeed(hurry=self._hurry > 0)
 
     def _write(self) -> None:
         with self._changed:  # at one moment: no state here is newer than the lines
@@ -257,25 +261,6 @@ class Keeper:
             with self._changed:
                 _remove(self._windows, [window])
         return None
-
-    def _fail(self, error: Exception) -> None:
-        with self._changed:
-            self.failures += 1
-            wait_s = min(self._retry_s * 2**self._failed_in_a_row, _LONGEST_WAIT_S)
-            self._failed_in_a_row = min(self._failed_in_a_row + 1, 16)
-            self._next_s = time.monotonic() + wait_s
-            trouble, self.trouble = self.trouble, str(error) or type(error).__name__
-        if trouble != self.trouble:
-            log.error("states cannot be kept and stay in memory until they can: %s", self.trouble)
-
-    def _succeed(self) -> None:
-        with self._changed:
-            trouble, self.trouble = self.trouble, ""
-            self._failed_in_a_row = 0
-            self._saved_s = time.monotonic()
-            self._next_s = 0.0 if self._hurry else self._saved_s + self._interval_s
-        if trouble:
-            log.info("states are kept again")
 
 
 def _remove(waiting: deque[T], written: list[T]) -> None:

@@ -11,57 +11,23 @@ manifest, then what the manifest no longer names is removed.
 """
 
 import hashlib
-import json
 import logging
 import re
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Final, Literal
 
 from tta_server.safety.failpoints import failpoint
-from tta_server.safety.files import Files, Found, open_files
+from tta_server.safety.files import Files, Found
+from tta_server.safety.manifest import SUFFIX, Kind, Saved, dump_manifest, from_name, load_manifest, new_id, of_kind
+from tta_server.safety.objects import open_files
 from tta_server.settings import STREAM_NAME
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["state", "snapshot"]
-
-SUFFIX: Final = ".safetensors"
-_ID = re.compile(r"(?P<kind>state|snapshot)-(?P<sequence>\d{8,18})-v(?P<version>\d{1,18})-(?P<digest>[0-9a-f]{16})")
 _DIGEST = re.compile(r"[0-9a-f]{16,64}")
 _ERASED = "erased"  # a stream's folder with this file in it is no more: what is left goes at the next start
 _MANIFEST = "manifest.json"
-_SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A state or snapshot that is kept.
-
-    Attributes:
-        id: Its name in the store and in the API.
-        kind: Whether it was saved by itself or on request.
-        version: Version of the stream's state.
-        sha256: Digest of the file; its first 16 digits where the manifest was lost.
-        size_bytes: Size of the file.
-        time: When it was saved, ISO 8601 in UTC; empty where the manifest was lost.
-        note: What whoever asked for it wrote.
-    """
-
-    id: str
-    kind: Kind
-    version: int
-    sha256: str
-    size_bytes: int
-    time: str = ""
-    note: str = ""
-
-    @property
-    def sequence(self) -> int:
-        """Grows with each file of the stream."""
-        return int(self.id.split("-")[1])
 
 
 class Store:
@@ -201,13 +167,13 @@ class Store:
             saved = self._saved(name)
             sequence = max((old.sequence for old in saved), default=0) + 1
             digest = hashlib.sha256(data).hexdigest()
-            id = f"{kind}-{sequence:08d}-v{version}-{digest[:16]}"
+            id = new_id(kind, sequence, version, digest)
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             self.files.write(f"{folder}/{id}{SUFFIX}", data)
             saved.append(Saved(id, kind, version, digest, len(data), now, note))
-            kept = [old for kind in self._keep for old in _of(saved, kind)[-self._keep[kind] :]]
+            kept = [old for kind in self._keep for old in of_kind(saved, kind)[-self._keep[kind] :]]
             try:
-                self.files.write(f"{folder}/{_MANIFEST}", _manifest(name, kept))
+                self.files.write(f"{folder}/{_MANIFEST}", dump_manifest(name, kept))
             except OSError:
                 self.files.remove(f"{folder}/{id}{SUFFIX}")
                 raise
@@ -224,14 +190,13 @@ class Store:
             if any(found.name == _ERASED for found in listing):
                 return []
             described = self._described(folder) if any(found.name == _MANIFEST for found in listing) else {}
-            saved = [_from_name(found, described.get(found.name)) for found in listing]
+            saved = [from_name(found, described.get(found.name)) for found in listing]
             return sorted((entry for entry in saved if entry), key=lambda entry: entry.sequence)
 
     def _described(self, folder: str) -> dict[str, Saved]:
         try:
-            entries = json.loads(self.files.read(f"{folder}/{_MANIFEST}"))["entries"]
-            return {f"{entry['id']}{SUFFIX}": _checked_entry(entry) for entry in entries}
-        except (OSError, KeyError, ValueError, TypeError, RecursionError) as error:
+            return load_manifest(self.files.read(f"{folder}/{_MANIFEST}"))
+        except (OSError, ValueError) as error:
             log.warning("manifest of '%s' is damaged and is made anew from the files: %s", folder, error)
             return {}
 
@@ -279,34 +244,3 @@ def _checked(digest: str) -> str:
     if not _DIGEST.fullmatch(digest):
         raise ValueError(f"digest '{digest}' must be 16 to 64 hexadecimal digits")
     return digest
-
-
-def _of(saved: list[Saved], kind: Kind) -> list[Saved]:
-    return [entry for entry in saved if entry.kind == kind]
-
-
-def _from_name(found: Found, described: Saved | None) -> Saved | None:
-    parts = _ID.fullmatch(found.name.removesuffix(SUFFIX))
-    if not parts or not found.name.endswith(SUFFIX):
-        return None
-    kind: Kind = "state" if parts["kind"] == "state" else "snapshot"
-    plain = Saved(parts[0], kind, int(parts["version"]), parts["digest"], found.size_bytes)
-    return replace(plain, sha256=described.sha256, time=described.time, note=described.note) if described else plain
-
-
-def _manifest(name: str, kept: list[Saved]) -> bytes:
-    current = max(_of(kept, "state"), key=lambda saved: saved.sequence, default=None)
-    content = {
-        "schema": _SCHEMA,
-        "stream": name,
-        "current": current.id if current else None,
-        "entries": [asdict(entry) for entry in kept],
-    }
-    return json.dumps(content, indent=1).encode()
-
-
-def _checked_entry(entry: dict[str, object]) -> Saved:
-    saved = Saved(**entry)  # type: ignore[arg-type]
-    if not all(isinstance(text, str) for text in (saved.id, saved.sha256, saved.time, saved.note)):
-        raise ValueError(f"entry {saved.id!r} is not text")
-    return saved
