@@ -1,6 +1,9 @@
 """Wire everything together: the one place that sees all of it."""
 
 import gc
+import shutil
+import tempfile
+import weakref
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -14,10 +17,13 @@ from models import Model, Preprocess
 from tta_server import __version__
 from tta_server.api import health, infer, predict, responses, streams
 from tta_server.api.middleware import Accounting, BodyLimit
+from tta_server.runtime.assemble import Kept, assemble
 from tta_server.runtime.engine import Engine
-from tta_server.runtime.worker import Worker
+from tta_server.safety.audit import Audit
+from tta_server.safety.keeper import Keeper
+from tta_server.safety.store import Store
 from tta_server.settings import Model as ModelSettings
-from tta_server.settings import Settings, make_adapter, make_preprocess
+from tta_server.settings import Settings, Storage, make_adapter, make_preprocess
 from tta_server.telemetry.metrics import Metrics
 
 _DESCRIPTION = "Predictions from a frozen network that adapts to each stream of input while it answers."
@@ -41,21 +47,29 @@ class Service:
 
 
 def build(settings: Settings, model: Model | None = None) -> Service:
-    """Load the model and put the server together; nothing runs yet.
+    """Load the model and put the server together; no request is answered before the app's lifespan begins.
+
+    The storage is taken at once, and given back when the lifespan ends.
 
     Args:
         settings: The configuration.
         model: Served instead of the one that the configuration names; for embedding and tests.
 
     Raises:
-        ValueError: If the model cannot be loaded, or the adapter does not fit it.
+        ValueError: If the model cannot be loaded, the adapter does not fit it, or what is stored fits neither.
+        OSError: If the storage cannot be written.
     """
     model = model or load_model(settings.model)
     name = settings.model.name or model.backbone.spec.name
     metrics = Metrics(name, settings.adapter.name, settings.streams.max_labelled)
     adapter = make_adapter(settings.adapter)
-    worker = Worker(model.backbone, adapter, settings.engine.window_rows, settings.streams, metrics, model.reference)
-    engine = Engine(worker, settings.engine, metrics)
+    kept = open_storage(settings.storage)
+    try:
+        worker, commands = assemble(model.backbone, model.reference, adapter, settings, metrics, kept)
+    except Exception:
+        kept.keeper.close()
+        raise
+    engine = Engine(worker, commands, settings.engine, metrics)
     pool = ThreadPoolExecutor(settings.limits.decode_threads, thread_name_prefix="decode")
 
     @asynccontextmanager
@@ -66,6 +80,7 @@ def build(settings: Settings, model: Model | None = None) -> Service:
         gc.freeze()
         yield
         engine.stop()
+        kept.keeper.close()
         pool.shutdown()
         gc.unfreeze()
 
@@ -82,6 +97,23 @@ def build(settings: Settings, model: Model | None = None) -> Service:
     app.add_middleware(BodyLimit, max_bytes=settings.limits.max_body_bytes)
     app.add_middleware(Accounting, metrics=metrics)
     return Service(app, engine, model, settings)
+
+
+def open_storage(settings: Storage) -> Kept:
+    """Take the storage that the configuration names; without one, a folder that is gone when the process ends.
+
+    Raises:
+        ValueError: If it cannot be used, or another server has it.
+        OSError: If it cannot be written.
+    """
+    url = settings.url or tempfile.mkdtemp(prefix="tta-server-")
+    store = Store(url, settings.keep_states, settings.keep_snapshots, settings.inputs_max_bytes)
+    audit = Audit(store.files, settings.audit_segment_bytes, settings.audit_segments)
+    keeper = Keeper(store, audit, settings.save_every_s if settings.url else 0.0)
+    if not settings.url:
+        weakref.finalize(store, shutil.rmtree, url, ignore_errors=True)
+    keeper.start()
+    return Kept(store, keeper, bool(settings.url))
 
 
 def load_model(settings: ModelSettings, calibrated: bool = True) -> Model:

@@ -24,6 +24,13 @@ class NotFound(TTAError):
     code = "not_found"
 
 
+class Conflict(TTAError):
+    """The request does not fit what is there."""
+
+    status = 409
+    code = "conflict"
+
+
 class TooLarge(TTAError):
     """The request is larger than this server takes."""
 

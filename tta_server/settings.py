@@ -35,7 +35,9 @@ _FILE_VARIABLE = "TTA_CONFIG"
 STREAM_NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,64}")
 
 # A bare `off` is a boolean in YAML 1.1, and the most natural way to write this mode.
-Mode = Annotated[Literal["after", "inline", "off"], BeforeValidator(lambda value: "off" if value is False else value)]
+Mode = Annotated[
+    Literal["after", "inline", "shadow", "off"], BeforeValidator(lambda value: "off" if value is False else value)
+]
 
 
 def _stream_name(name: str) -> str:
@@ -96,10 +98,37 @@ class Engine(Section):
     )
     max_queue_rows: int = Field(1024, ge=1, description="Most images waiting; more get 429.")
     threads: int = Field(0, ge=0, description="CPU threads of a forward; 0 leaves one core to the rest of the server.")
+    stack_rows: int = Field(
+        64, ge=0, description="Most images of several streams in one stacked forward or step; 0 takes streams in turn."
+    )
     window_rows: int = Field(64, ge=2, description="Images of a stream gathered for one learning step.")
+    window_min_rows: int | None = Field(
+        None, ge=2, description="Images that are enough once a window is `window_max_age_s` old; 16 when empty."
+    )
+    window_min_age_s: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="How old a window's first image must be; newer ones replace older."
+    )
+    window_max_age_s: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="Age at which a window that is not full is learnt from; 0 never."
+    )
+    max_lag_s: float = Field(
+        1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="How long a window waits while there are requests to answer; then one step is taken in between.",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> "Engine":
+        if (self.window_min_rows or 0) > self.window_rows:
+            raise ValueError(
+                f"window_min_rows is {self.window_min_rows}, expected at most window_rows, {self.window_rows}"
+            )
+        if self.window_max_age_s and self.window_min_age_s > self.window_max_age_s:
+            raise ValueError(
+                f"window_min_age_s is {self.window_min_age_s}, expected at most window_max_age_s, "
+                f"{self.window_max_age_s}"
+            )
         if self.max_queue_rows < self.max_rows:
             raise ValueError(
                 f"max_queue_rows is {self.max_queue_rows}, expected at least max_rows, {self.max_rows}: "
@@ -117,9 +146,26 @@ class Stream(Section):
 class Streams(Section):
     """The streams of input."""
 
-    mode: Mode = Field("after", description="after: answer, then learn; inline: the request is the batch; off: frozen.")
+    mode: Mode = Field(
+        "after",
+        description="after: answer, then learn; inline: the request is the batch; shadow: learn, but answer as the "
+        "frozen model; off: frozen.",
+    )
     reset_every: int = Field(0, ge=0, description="Steps after which a stream starts again from the source; 0 never.")
-    max_streams: int = Field(1000, ge=1, description="Most streams held; a new one beyond gets 429.")
+    max_streams: int = Field(10_000, ge=1, description="Most streams, in memory or on disk; a new one beyond gets 429.")
+    max_bytes: int = Field(
+        2**30, ge=2**20, description="Most memory of all streams; those idle longest go to disk until they come back."
+    )
+    history_bytes: int = Field(8 * 2**20, ge=0, description="Most memory of one stream's earlier states.")
+    max_client_share: float = Field(
+        1.0, gt=0, le=1, description="Most of a window that one client may fill; 1 is no limit."
+    )
+    duplicate_memory: int = Field(
+        256, ge=0, description="An image equal to one of that many before is not learnt from; 0 takes all."
+    )
+    recent_bytes: int = Field(
+        64 * 2**20, ge=0, description="Memory for recent images, so that labels that come later can be compared."
+    )
     max_labelled: int = Field(
         100, ge=0, description="Streams with metric series of their own; the rest share '_other'."
     )
@@ -130,6 +176,9 @@ class Guard(Section):
     """What the guard lets pass."""
 
     enabled: bool = Field(True, description="Judge every step before it is taken over.")
+    freeze_after: int = Field(
+        3, ge=1, description="Restores in a row, with no complete check passed in between, that switch a stream off."
+    )
 
 
 class Storage(Section):

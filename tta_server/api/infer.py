@@ -15,8 +15,8 @@ from fastapi import APIRouter, Request, Response
 from tta_server.api.stream_id import stream_of
 from tta_server.api.tensors import INPUT, InferRequest, parse
 from tta_server.errors import BadRequest, NotFound
+from tta_server.runtime.answerer import Answer
 from tta_server.runtime.engine import Engine
-from tta_server.runtime.worker import Answer
 
 VERSION = "1"
 _OUTPUTS = ("probabilities", "label")

@@ -7,7 +7,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tta_server.api.responses import error_response
 from tta_server.errors import TooLarge
-from tta_server.telemetry.metrics import Metrics, Outcome
+from tta_server.telemetry.closed_sets import Outcome
+from tta_server.telemetry.metrics import Metrics
 
 
 class BodyLimit:

@@ -12,8 +12,8 @@ from starlette.datastructures import UploadFile
 from tta_server.api.codec import Transform, Upload, decode_all
 from tta_server.api.stream_id import stream_of
 from tta_server.errors import BadRequest
+from tta_server.runtime.answerer import Answer
 from tta_server.runtime.engine import Engine
-from tta_server.runtime.worker import Answer
 from tta_server.settings import Limits
 from tta_server.telemetry.metrics import Metrics
 

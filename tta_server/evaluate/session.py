@@ -2,17 +2,25 @@
 
 import logging
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
+import adapters
 from adapters import Adapter, Step
 from adapters.base import check
-from models import Backbone, Output, Reference
+from models import EMPTY, Backbone, Output, Reference
 from tta_server.evaluate.datasets import Indices, Pixels
-from tta_server.runtime.stream import Rows, Stream
+from tta_server.runtime.device import images as on_device
+from tta_server.runtime.history import History, state_bytes
+from tta_server.runtime.learner import Learner, Lesson, Policy
+from tta_server.runtime.stream import Method, Stream
+from tta_server.runtime.window import Window, as_rows
+from tta_server.safety.audit import Event
+from tta_server.safety.unguarded import Judge, Unguarded
+from tta_server.safety.verdict import Admission, Verdict
+from tta_server.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -35,46 +43,73 @@ class StoppedError(Exception):
 class Session:
     """Answer requests and learn; keep the times.
 
-    Adapters whose rows are independent answer from the stored state and learn from windows, as `Worker` does in mode
+    Adapters whose rows are independent answer from the stored state and learn from windows, as the server does in mode
     `after`. Batch-coupled ones, if `inline`, answer with the forward that they learn from, as in mode `inline`.
 
     Attributes:
         answer_s: Seconds of each request.
         learn_s: Seconds of each step that was not itself an answer.
-        accepted: For each step, whether it changed the state.
+        accepted: For each window, whether it changed the state.
         selected: Images that the adapter says it learnt from; None if it does not say.
         offered: Images that it could have learnt from.
+        restores: Times that the guard took the stream back.
     """
 
     def __init__(
-        self, adapter: Adapter, backbone: Backbone, reference: Reference | None, window_rows: int, inline: bool
+        self,
+        adapter: Adapter,
+        backbone: Backbone,
+        reference: Reference | None,
+        window_rows: int,
+        inline: bool,
+        guard: Judge | None = None,
+        freeze_after: int = 3,
     ) -> None:
         """Start a stream.
+
+        Args:
+            adapter: The method.
+            backbone: The network.
+            reference: Its bundle, if there is one.
+            window_rows: Images of a window.
+            inline: Whether a request may be what is learnt from.
+            guard: Who judges the steps; nobody if None.
+            freeze_after: Restores in a row after which the stream is switched off.
 
         Raises:
             StoppedError: If the adapter does not fit.
         """
-        self._adapter = adapter
         self._backbone = backbone
         self._window_rows = window_rows
-        self._ask(check, adapter, backbone, reference)
-        self._initial = self._ask(adapter.init, backbone, reference)
-        mode = "inline" if inline and adapter.batch_coupled else "after"
-        self._stream = Stream("evaluate", "inline" if mode == "inline" else "after", self._initial)
+        self._source = adapters.create("source")
+        _ask(check, adapter, backbone, reference)
+        method = Method(adapter, _ask(adapter.init, backbone, reference), guard or Unguarded())
+        self.stream = Stream(
+            "evaluate",
+            "inline" if inline and adapter.batch_coupled else "after",
+            method,
+            method.initial,
+            method.guard.start(),
+            Window(window_rows, recent=256 if guard else 0),
+            History(2**23 if guard else 0),
+        )
+        metrics = Metrics("evaluate", adapter.name)
+        self._learner = Learner(backbone, self._source, metrics, self, Policy(0, freeze_after))
         self.answer_s: list[float] = []
         self.learn_s: list[float] = []
         self.accepted: list[bool] = []
         self.selected: float | None = None
         self.offered = 0
+        self.restores = 0
 
     @property
     def state_bytes(self) -> int:
         """Bytes of the state as it is now."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self._stream.state.values())
+        return state_bytes(self.stream.state)
 
     def reset(self) -> None:
         """Put the stream back to the source; images that wait to be learnt from are dropped."""
-        self._stream.reset(self._initial)
+        self.stream.reset()
 
     def answer(self, images: Pixels) -> Indices:
         """Answer a request and learn if there is enough to learn from.
@@ -88,53 +123,82 @@ class Session:
         Raises:
             StoppedError: If the adapter refuses or breaks.
         """
-        x = self._tensor(images)
         begun_s = self._now()
-        if self._stream.mode == "inline":
-            output = self._learn(x)
+        if self.stream.mode == "inline" and len(images) > 1:
+            output = _ask(self._learner.inline, self.stream, as_rows(images, "", 0.0))
         else:
-            output = self._ask(self._adapter.predict, self._backbone, self._stream.state, x)
-        predicted = _classes(output.logits)
+            output = self._predict(on_device([images], self._backbone.device))
+        predicted = _classes(output)
         self.answer_s.append(self._now() - begun_s)
-        if self._stream.mode == "after":
-            self._stream.offer(images)
-            if self._stream.window_rows >= self._window_rows:
-                x = torch.cat([self._tensor(rows) for rows in self._stream.take_window(self._window_rows)])
+        if self.stream.learns_later:
+            self.stream.window.offer(images, "", 0.0)
+            if len(self.stream.window) >= self._window_rows:
                 begun_s = self._now()
-                self._learn(x)
+                self._learner.learn([(self.stream, self.stream.window.take(self._window_rows))])
                 self.learn_s.append(self._now() - begun_s)
         return predicted
 
-    def _learn(self, x: Tensor) -> Output:
-        step: Step = self._ask(self._adapter.adapt, self._backbone, self._stream.state, x)
-        accepted = bool(step.scalars["accepted"])
-        if accepted:
-            self._stream.commit(step.state, len(x))
-        self.accepted.append(accepted)
-        self.offered += len(x)
+    def judged(self, lesson: Lesson, step: Step, verdict: Verdict, before: int, stack: tuple[int, int] | None) -> None:
+        """Count a step."""
+        self._count(lesson, verdict.action == "commit")
+        self.restores += verdict.action in ("rollback", "reset")
         if "selected" in step.scalars:
             self.selected = (self.selected or 0.0) + float(step.scalars["selected"])
-        return step.output
 
-    def _tensor(self, images: Rows) -> Tensor:
-        return torch.from_numpy(images).to(self._backbone.device).float() / 255
+    def skipped(self, lesson: Lesson, admission: Admission) -> None:
+        """Count a window that was not learnt from."""
+        self._count(lesson, False)
+
+    def failed(self, stream: Stream, error: Exception) -> None:
+        """Stop: the adapter broke."""
+        raise _stopped(error)
+
+    def changed(
+        self,
+        stream: Stream,
+        event: Event,
+        before: int,
+        cause: str,
+        reason: str,
+        who: str = "engine",
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Note that the guard switched the stream off."""
+        log.warning("%s: %s", event, reason)
+
+    def _predict(self, x: torch.Tensor) -> Output:
+        if self.stream.answers_as_source:
+            return _ask(self._source.predict, self._backbone, EMPTY, x)
+        return _ask(self.stream.method.adapter.predict, self._backbone, self.stream.state, x)
+
+    def _count(self, lesson: Lesson, accepted: bool) -> None:
+        self.accepted.append(accepted)
+        self.offered += len(lesson.rows)
 
     def _now(self) -> float:
         if self._backbone.device.type == "cuda":
             torch.cuda.synchronize(self._backbone.device)
         return time.perf_counter()
 
-    def _ask(self, verb: Callable[..., T], *arguments: object) -> T:
-        try:
-            return verb(*arguments)
-        except ValueError as error:
-            raise StoppedError("refused", str(error)) from error
-        except Exception as error:
-            log.exception("adapter '%s' failed", self._adapter.name)
-            raise StoppedError("failed", f"{type(error).__name__}: {error}") from error
+
+def _ask(verb: Callable[..., T], *arguments: object) -> T:
+    try:
+        return verb(*arguments)
+    except StoppedError:
+        raise
+    except Exception as error:
+        raise _stopped(error) from error
 
 
-def _classes(scores: Tensor) -> Indices:
+def _stopped(error: Exception) -> StoppedError:
+    if isinstance(error, ValueError):
+        return StoppedError("refused", str(error))
+    log.error("the adapter failed", exc_info=error)
+    return StoppedError("failed", f"{type(error).__name__}: {error}")
+
+
+def _classes(output: Output) -> Indices:
     # Probabilities or logits: the largest wins either way.
+    scores = output.logits
     predicted = torch.where(scores.isfinite().all(1), scores.argmax(1), -1)
     return predicted.cpu().numpy()

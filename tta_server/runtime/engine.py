@@ -9,9 +9,11 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
 from tta_server.errors import BadRequest, NotReady
+from tta_server.runtime.answerer import Answer, Job
 from tta_server.runtime.batcher import Batcher
-from tta_server.runtime.stream import Rows
-from tta_server.runtime.worker import Answer, Job, Worker
+from tta_server.runtime.commands import Commands
+from tta_server.runtime.window import Rows
+from tta_server.runtime.worker import Worker
 from tta_server.settings import Engine as EngineSettings
 from tta_server.telemetry.metrics import Metrics
 
@@ -30,13 +32,15 @@ class _Command(NamedTuple):
 class Engine:
     """Let many threads ask, and one thread answer.
 
-    Answers go before learning: after each group of answers at most one window is learnt from, so a request waits for
-    at most one step for each group before its own. While more than half the queue is full, windows are dropped instead.
+    Answers go before learning: while requests wait, a step is taken only once a window has been due for `max_lag_s`,
+    so a request waits for at most one step every so often. While more than half the queue is full, windows are dropped
+    instead.
     """
 
-    def __init__(self, worker: Worker, settings: EngineSettings, metrics: Metrics) -> None:
+    def __init__(self, worker: Worker, commands: Commands, settings: EngineSettings, metrics: Metrics) -> None:
         """Prepare; nothing runs before `start`."""
         self._worker = worker
+        self._operator = commands
         self._settings = settings
         self._metrics = metrics
         self._batcher: Batcher[Job] = Batcher(settings.max_rows, settings.max_queue_rows, settings.max_delay_ms / 1000)
@@ -62,12 +66,14 @@ class Engine:
         if self._thread.ident is not None:
             self._thread.join()
 
-    def submit(self, stream: str, images: Rows) -> "Future[Answer]":
+    def submit(self, stream: str, images: Rows, client: str = "", request_id: str = "") -> "Future[Answer]":
         """Queue a request.
 
         Args:
             stream: A valid stream name; the stream is created with its first answer.
             images: (n, C, H, W) of the backbone's shape, uint8 or finite float32 in [0, 1]; not written to later.
+            client: Who asks.
+            request_id: What labels that come later call it; empty if none will.
 
         Returns:
             The answer to come, or the error; cancelling it drops the request if it still waits.
@@ -79,7 +85,7 @@ class Engine:
         """
         if not 1 <= len(images) <= self._settings.max_rows:
             raise BadRequest(f"request has {len(images)} images, expected 1 to {self._settings.max_rows}")
-        job = Job(stream, images, time.monotonic())
+        job = Job(stream, images, time.monotonic(), client, request_id)
         with self._changed:
             if trouble := self.trouble():
                 raise NotReady(trouble)
@@ -97,17 +103,13 @@ class Engine:
         """Whether only a restart helps."""
         return self._broken
 
-    def streams(self) -> "Future[list[dict[str, Any]]]":
-        """Return summaries of all streams, in order of creation."""
-        return self._call(self._worker.streams)
+    def command(self, run: Callable[[Commands], T]) -> "Future[T]":
+        """Have an operator's command run between two groups of answers.
 
-    def stream(self, name: str) -> "Future[dict[str, Any]]":
-        """Return the summary of one stream, or NotFound."""
-        return self._call(lambda: self._worker.stream(name))
-
-    def reset(self, name: str) -> "Future[dict[str, Any]]":
-        """Put a stream back to the source model and return its summary, or NotFound."""
-        return self._call(lambda: self._worker.reset(name))
+        Raises:
+            NotReady: If the server is stopping or damaged.
+        """
+        return self._call(lambda: run(self._operator))
 
     def _call(self, command: Callable[[], T]) -> "Future[T]":
         future: Future[T] = Future()
@@ -122,15 +124,15 @@ class Engine:
         jobs: list[Job] = []
         try:
             while True:
-                jobs, commands, overloaded, last = self._next()
+                jobs, commands, last = self._next()
                 for command in commands:
                     _settle(command)
                 if jobs:
                     self._worker.answer(jobs)
                 elif last:
                     return
-                if self._worker.has_window and not last:
-                    self._worker.learn(overloaded)
+                if not last:
+                    self._learn()
         except Exception:
             log.exception("the device thread died")
             with self._changed:
@@ -141,12 +143,21 @@ class Engine:
                 if not future.done():
                     future.set_exception(NotReady(self._closed))
 
-    def _next(self) -> tuple[list[Job], list[_Command], bool, bool]:
+    def _learn(self) -> None:
+        now_s, due_s = time.monotonic(), self._worker.due_s()
+        if due_s is None or now_s < due_s:
+            return
+        if self._batcher.rows > self._settings.max_queue_rows // 2:
+            self._worker.shed(now_s)
+        elif not self._batcher.rows or now_s >= due_s + self._settings.max_lag_s:
+            self._worker.learn(now_s)
+
+    def _next(self) -> tuple[list[Job], list[_Command], bool]:
         """Wait for something to do.
 
         Returns:
-            A group to answer, commands to run, whether more than half the queue is full, and whether nothing more comes
-            in: then an empty group means that nothing waits either.
+            A group to answer, commands to run, and whether nothing more comes in: then an empty group means that
+            nothing waits either.
         """
         with self._changed:
             while True:
@@ -155,15 +166,15 @@ class Engine:
                 if now_s >= self._inspect_s:
                     self._inspect_s = now_s + _INSPECT_EVERY_S
                     self._commands.append(_Command(self._inspect, Future()))
-                if jobs or self._commands or self._worker.has_window or self._closed:
+                window_s = self._worker.due_s()
+                if jobs or self._commands or self._closed or (window_s is not None and window_s <= now_s):
                     break
-                due_s = self._batcher.due_s()
-                self._changed.wait(min(self._inspect_s, self._inspect_s if due_s is None else due_s) - now_s)
+                due_s = [each for each in (self._inspect_s, window_s, self._batcher.due_s()) if each is not None]
+                self._changed.wait(max(0.0, min(due_s) - now_s))
             commands = list(self._commands)
             self._commands.clear()
             self._metrics.queue(self._batcher.rows)
-            overloaded = self._batcher.rows > self._settings.max_queue_rows // 2
-            return jobs, commands, overloaded, bool(self._closed)
+            return jobs, commands, bool(self._closed)
 
     def _inspect(self) -> None:
         try:

@@ -1,19 +1,39 @@
 """A stream of input: the only mutable object, touched by the device thread alone."""
 
-from collections import deque
+import math
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from adapters import State
+from adapters import Adapter, State
+from tta_server.runtime.history import History, Kept, state_bytes
+from tta_server.runtime.window import Rows, Window
+from tta_server.safety.unguarded import Judge
+from tta_server.safety.verdict import Memory, Serve
 from tta_server.settings import Mode
+from tta_server.telemetry.closed_sets import StateKind
 
-Rows = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
-"""Images (n, C, H, W): uint8 in [0, 255] or float32 in [0, 1]."""
+__all__ = ["Method", "Rows", "Stream"]
 
 _RECENT_IMAGES = 256
+_RECENT_VERDICTS = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """How a stream learns; shared by all streams with the same settings.
+
+    Attributes:
+        adapter: The adapter.
+        initial: The state that answers as the source model does; shared, for a state is a value.
+        guard: Who judges its steps.
+        own: Whether the settings are a stream's own, not the server's.
+    """
+
+    adapter: Adapter
+    initial: State
+    guard: Judge
+    own: bool = False
 
 
 @dataclass(eq=False)
@@ -23,90 +43,133 @@ class Stream:
     Attributes:
         name: Its name.
         mode: Whether and when it learns.
+        method: How it learns.
         state: What it has learnt; replaced, never written to.
+        memory: What the guard remembers of it.
+        window: Answered images that wait to be learnt from.
+        history: Its earlier states.
         version: Grows by one whenever `state` is replaced, by a step or a reset; no two states share one.
-        steps: Steps committed since the start or the last reset; 0 is the source model.
+        steps: Steps that made `state`, from the source on; 0 is the source model.
         images: Images answered.
         learnt: Images that committed steps learnt from.
-        dropped: Images that were offered for learning, but not learnt from.
+        dropped: Images that were offered for learning but not learnt from, by reason.
+        serve: Whether its own state or the source answers, as the guard wants it.
+        restores: Times in a row that the guard took it back, with no complete check passed in between.
+        frozen: Why the guard switched it off; empty if it did not.
+        verdicts: The last verdicts, newest last.
         entropy_ratio: Recent mean entropy of the answers over ln K; None before the first.
         confidence: Recent mean probability of the predicted class; None before the first.
-        window: Answered images that wait to be learnt from.
-        window_rows: How many these are.
+        touched_s: When it last answered, on a monotonic clock.
     """
 
     name: str
     mode: Mode
+    method: Method
     state: State
+    memory: Memory
+    window: Window
+    history: History
     version: int = 0
     steps: int = 0
     images: int = 0
     learnt: int = 0
-    dropped: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    serve: Serve = "adapted"
+    restores: int = 0
+    frozen: str = ""
+    verdicts: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=_RECENT_VERDICTS))
     entropy_ratio: float | None = None
     confidence: float | None = None
-    window: deque[Rows] = field(default_factory=deque)
-    window_rows: int = 0
+    touched_s: float = 0.0
+
+    @property
+    def answers_as_source(self) -> bool:
+        """Whether the frozen model answers its requests, whatever it has learnt."""
+        return self.mode in ("off", "shadow") or (self.serve == "source" and self.mode == "after")
+
+    @property
+    def learns_later(self) -> bool:
+        """Whether answered images go into its window."""
+        return self.mode in ("after", "shadow")
+
+    @property
+    def bytes(self) -> dict[StateKind, int]:
+        """Memory that it takes, by kind; the state that all streams start from is not its own."""
+        own = 0 if self.state is self.method.initial else state_bytes(self.state)
+        kept = sum(state_bytes(kept.state) for kept in [self.history.find(self.version)] if kept)
+        return {
+            "state": own + state_bytes(self.memory),
+            "history": self.history.bytes - kept,  # the current state is in there too
+            "window": self.window.bytes,
+        }
 
     def observe(self, entropy_ratio: float, confidence: float, rows: int) -> None:
         """Fold the mean entropy and confidence of `rows` new answers into the recent ones."""
         self.images += rows
-        share = 1.0 if self.entropy_ratio is None else 1 - np.exp(-rows / _RECENT_IMAGES)
+        share = 1.0 if self.entropy_ratio is None else 1 - math.exp(-rows / _RECENT_IMAGES)
         self.entropy_ratio = (self.entropy_ratio or 0.0) * (1 - share) + entropy_ratio * share
         self.confidence = (self.confidence or 0.0) * (1 - share) + confidence * share
 
-    def offer(self, rows: Rows) -> None:
-        """Put answered images into the window."""
-        self.window.append(rows)
-        self.window_rows += len(rows)
-
-    def take_window(self, rows: int) -> list[Rows]:
-        """Remove the `rows` oldest images of the window and return them in order of arrival."""
-        taken: list[Rows] = []
-        missing = min(rows, self.window_rows)
-        self.window_rows -= missing
-        while missing:
-            first = self.window.popleft()
-            if len(first) > missing:
-                self.window.appendleft(first[missing:])
-                first = first[:missing]
-            taken.append(first)
-            missing -= len(first)
-        return taken
-
-    def commit(self, state: State, rows: int) -> None:
-        """Take over the state that a step on `rows` images made."""
+    def commit(self, state: State, rows: int, passed: bool) -> None:
+        """Take over the state that a step on `rows` images made; `passed` if the complete check found it good."""
         self.state = state
         self.version += 1
         self.steps += 1
         self.learnt += rows
+        self.history.add(Kept(self.version, self.steps, state, passed))
 
-    def restart(self, state: State) -> None:
-        """Go back to the source's `state`: nothing learnt survives, what waits to be learnt from does."""
+    def go_to(self, state: State, steps: int, passed: bool = False) -> None:
+        """Take over a state that was not made by a step on the current one, under a new version."""
         self.state = state
         self.version += 1
-        self.steps = 0
+        self.steps = steps
+        if steps:
+            self.history.add(Kept(self.version, steps, state, passed))
 
-    def reset(self, state: State) -> None:
-        """Start again from the source's `state`: nothing learnt and nothing waiting survives."""
-        self.restart(state)
-        self.dropped += self.window_rows
-        self.window.clear()
-        self.window_rows = 0
+    def restart(self) -> None:
+        """Go back to the source: nothing learnt survives, earlier states and what waits to be learnt from do."""
+        self.go_to(self.method.initial, 0)
+
+    def reset(self) -> int:
+        """Start again from the source: nothing learnt and nothing waiting survives.
+
+        Returns:
+            Images that waited and were dropped.
+        """
+        self.restart()
+        self.memory = self.method.guard.start()
+        self.serve, self.restores, self.frozen = "adapted", 0, ""
         self.entropy_ratio = self.confidence = None
+        waiting = len(self.window.take(len(self.window)))
+        self.dropped["reset"] += waiting
+        return waiting
 
     def summary(self) -> dict[str, Any]:
         """Return what `GET /v1/streams` says of the stream."""
         return {
             "name": self.name,
             "mode": self.mode,
+            "adapter": self.method.adapter.name,
             "state_version": self.version,
             "steps": self.steps,
+            "answers": "source" if self.answers_as_source else "adapted",
+            "frozen": self.frozen,
             "images": self.images,
             "images_learnt": self.learnt,
-            "images_dropped": self.dropped,
-            "images_in_window": self.window_rows,
+            "images_dropped": sum(self.dropped.values()),
+            "images_in_window": len(self.window),
             "entropy_ratio": self.entropy_ratio,
             "confidence_ratio": self.confidence,
-            "state_bytes": sum(tensor.numel() * tensor.element_size() for tensor in self.state.values()),
+            "state_bytes": state_bytes(self.state),
+            "last_verdict": self.verdicts[-1] if self.verdicts else None,
+        }
+
+    def details(self) -> dict[str, Any]:
+        """Return what `GET /v1/streams/{name}` says beyond the summary."""
+        return self.summary() | {
+            "dropped": dict(self.dropped),
+            "bytes": self.bytes,
+            "versions_kept": self.history.versions,
+            "restores_in_a_row": self.restores,
+            "verdicts": list(self.verdicts),
         }

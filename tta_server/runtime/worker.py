@@ -1,292 +1,214 @@
-"""What the device thread does with a group of requests: answer, then learn. No threads in here."""
+"""What the device thread does: answer groups of requests, learn from windows, run commands. No threads in here."""
 
 import logging
 import time
-from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
-import adapters
 from adapters import Adapter
-from adapters.base import check
-from adapters.losses import entropy
-from models import Backbone, Output, Reference
-from tta_server.errors import BadRequest, NotFound, Overloaded, TTAError
-from tta_server.runtime.stream import Rows, Stream
-from tta_server.settings import Mode
-from tta_server.settings import Streams as StreamsSettings
-from tta_server.telemetry.metrics import Action, Metrics
+from models import Backbone
+from tta_server.errors import BadRequest, TTAError
+from tta_server.runtime.answerer import Answer, Answerer, Asked, Job, warm_up
+from tta_server.runtime.device import read
+from tta_server.runtime.learner import Learner
+from tta_server.runtime.ledger import Ledger
+from tta_server.runtime.methods import Methods
+from tta_server.runtime.registry import Registry
+from tta_server.runtime.schedule import Pace, Schedule
+from tta_server.runtime.stream import Stream
+from tta_server.runtime.window import Row, as_rows
+from tta_server.telemetry.closed_sets import DropReason
+from tta_server.telemetry.metrics import Metrics
+
+__all__ = ["Answer", "Job", "Worker"]
 
 log = logging.getLogger(__name__)
 
-_MAX_WAITING_WINDOWS = 4
-
 
 @dataclass(frozen=True)
-class Answer:
-    """What a request gets.
+class Parts:
+    """What a worker is made of; `assemble` makes them.
 
     Attributes:
-        probabilities: (n, K) float32, each row sums to 1.
-        entropy_nats: (n,) float32.
-        stream: Name of the stream that answered.
-        version: Version of its state that answered.
-        adapted: Whether that state has learnt anything.
+        backbone: The network.
+        source: The adapter that answers as the frozen model.
+        methods: How streams learn.
+        registry: The streams.
+        answerer: Runs forwards.
+        learner: Takes steps.
+        ledger: Remembers answers until labels come.
+        pace: When windows are learnt from.
+        stack_rows: Most images of several streams in one step.
+        metrics: Where to report.
     """
 
-    probabilities: npt.NDArray[np.float32]
-    entropy_nats: npt.NDArray[np.float32]
-    stream: str
-    version: int
-    adapted: bool
-
-
-@dataclass(frozen=True)
-class Job:
-    """A request on its way through the engine."""
-
-    stream: str
-    images: Rows
-    arrived_s: float
-    future: "Future[Answer]" = field(default_factory=Future)
-
-    @property
-    def rows(self) -> int:
-        """Images in the request."""
-        return len(self.images)
+    backbone: Backbone
+    source: Adapter
+    methods: Methods
+    registry: Registry
+    answerer: Answerer
+    learner: Learner
+    ledger: Ledger
+    pace: Pace
+    stack_rows: int
+    metrics: Metrics
 
 
 class Worker:
     """Own the backbone and every stream; one thread at a time may call it."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        adapter: Adapter,
-        window_rows: int,
-        streams: StreamsSettings,
-        metrics: Metrics,
-        reference: Reference | None = None,
-    ) -> None:
-        """Check that the adapter fits the backbone and the reference bundle.
-
-        Raises:
-            ValueError: If it does not.
-        """
-        check(adapter, backbone, reference)
-        self._backbone = backbone
-        self._adapter = adapter
-        self._frozen = adapters.create("source")
-        self._initial = adapter.init(backbone, reference)  # shared by all streams until they learn: a state is a value
-        self._window_rows = window_rows
-        self._settings = streams
-        self._metrics = metrics
-        self._streams: dict[str, Stream] = {}
-        self._due: deque[Stream] = deque()
+    def __init__(self, parts: Parts) -> None:
+        """Take everything over."""
+        self.parts = parts
+        self._schedule = Schedule()
+        self._metrics = parts.metrics
 
     def warm_up(self, rows: int) -> None:
         """Run one image and `rows` images through everything once, so that the first request finds it loaded."""
-        generator = torch.Generator().manual_seed(0)
-        for count in {1, max(rows, 2)}:
-            x = torch.rand(count, *self._backbone.spec.input_shape, generator=generator).to(self._backbone.device)
-            _read(self._frozen, self._frozen.predict(self._backbone, {}, x))
-            if count > 1:
-                _read(self._adapter, self._adapter.adapt(self._backbone, self._initial, x).output)
-                _read(self._adapter, self._adapter.predict(self._backbone, self._initial, x))
+        warm_up(self.parts.backbone, self.parts.source, self.parts.methods.default, rows)
 
     def group(self, job: Job) -> Hashable:
-        """Return a key that is equal for jobs that may share a forward: same state, independent rows."""
-        mode = self._mode(job.stream)
-        if mode == "off":
-            return "off"
-        if mode == "inline" or self._adapter.batch_coupled:
+        """Return a key that is equal for jobs that may share a forward."""
+        mode, as_source, method = self.parts.registry.peek(job.stream)
+        if as_source:
+            return "source"
+        if mode == "inline" or method.adapter.batch_coupled:
             return "alone", id(job)
+        if self.parts.stack_rows and method.adapter.stackable:
+            return "stack", id(method)
         return "stream", job.stream
 
     def answer(self, jobs: Sequence[Job]) -> None:
-        """Answer jobs of one group with one forward, and put their images into the windows of their streams."""
-        started_s = time.monotonic()
-        jobs = [job for job in jobs if job.future.set_running_or_notify_cancel() and self._open(job)]
-        if not jobs:
-            return
-        for job in jobs:
-            self._metrics.stage("queue", started_s - job.arrived_s)
-        streams = [self._streams[job.stream] for job in jobs]  # frozen ones share a forward
-        states = [(stream.version, stream.steps > 0 and stream.mode != "off") for stream in streams]
+        """Answer jobs, and put their images into the windows of their streams."""
+        now_s = time.monotonic()
+        asked = [
+            (job, stream) for job in jobs if job.future.set_running_or_notify_cancel() and (stream := self._open(job))
+        ]
+        for job, _ in asked:
+            self._metrics.stage("queue", now_s - job.arrived_s)
+        for group in self.parts.answerer.groups(asked):
+            self._answer(group)
+
+    def due_s(self) -> float | None:
+        """Return when the next window is due, on the monotonic clock; None if none is."""
+        due = self._schedule.next()
+        return due[0] if due else None
+
+    def learn(self, now_s: float) -> None:
+        """Learn from the window that is due longest, together with others that are due and fit into one step."""
+        windows: list[tuple[Stream, list[Row]]] = []
+        rows = 0
+        while (due := self._schedule.next()) and due[0] <= now_s:
+            stream = self.parts.registry.in_memory(due[1])
+            count = min(len(stream.window), self.parts.pace.rows) if stream else 0
+            if windows and rows + count > self.parts.stack_rows:
+                break
+            self._schedule.set(due[1], None)
+            if stream and count:
+                windows.append((stream, stream.window.take(count)))
+                rows += count
+        self.parts.learner.learn(windows)
+        for stream, _ in windows:
+            self.settle(stream)
+
+    def shed(self, now_s: float) -> None:
+        """Drop the window that is due longest: there is no time for it."""
+        due = self._schedule.next()
+        stream = self.parts.registry.in_memory(due[1]) if due and due[0] <= now_s else None
+        if due and stream:
+            self._drop(stream, len(stream.window.take(self.parts.pace.rows)), "overload")
+            self._metrics.stream.window(stream.name, stream.method.adapter.name, "dropped")
+            self.settle(stream)
+
+    def damage(self) -> str:
+        """Return what is wrong with the shared weights, or an empty string."""
+        if self.parts.backbone.digest() == self.parts.backbone.spec.digest:
+            return ""
+        return "the model's weights were damaged in memory; restart the server"
+
+    def settle(self, stream: Stream) -> None:
+        """Take notice of a stream that changed: of its size, and of when its window is due."""
+        due_s = self.parts.pace.due_s(stream.window) if stream.learns_later else None
+        self._schedule.set(stream.name, due_s)
+        for name in self.parts.registry.resized(stream):
+            self._schedule.set(name, None)
+
+    def park(self, name: str) -> None:
+        """Move a stream to disk until it is asked again; NotFound if it is not in memory."""
+        self.parts.registry.evict(name)
+        self._schedule.set(name, None)
+
+    def forget(self, stream: Stream) -> None:
+        """Drop what the worker remembers of a stream that is about to be erased."""
+        self._schedule.set(stream.name, None)
+        self.parts.ledger.forget(stream.name)
+
+    def _open(self, job: Job) -> Stream | None:
         try:
-            probabilities, entropies = self._forward(streams[0], self._images(job.images for job in jobs))
+            return self.parts.registry.open(job.stream, job.arrived_s)
+        except TTAError as error:
+            job.future.set_exception(error)
+        except (ValueError, OSError) as error:  # its file does not fit or cannot be read
+            log.exception("stream '%s' cannot be opened", job.stream)
+            job.future.set_exception(TTAError(f"stream '{job.stream}' cannot be read back: {error}"))
+        return None
+
+    def _answer(self, group: Sequence[Asked]) -> None:
+        started_s = time.monotonic()
+        states = [(stream.version, stream.steps > 0 and not stream.answers_as_source) for _, stream in group]
+        try:
+            if group[0][1].mode == "inline" and group[0][0].rows > 1 and not group[0][1].answers_as_source:
+                probabilities, entropies = self._inline(*group[0])
+            else:
+                probabilities, entropies = self.parts.answerer.answer(group)
         except Exception as error:
-            log.exception("a forward over %d images failed", sum(job.rows for job in jobs))
+            log.exception("a forward over %d images failed", sum(job.rows for job, _ in group))
             wrong = (
                 BadRequest(str(error)) if isinstance(error, ValueError) else TTAError("the model failed; see the log")
             )
-            for job in jobs:
+            for job, _ in group:
                 job.future.set_exception(wrong)
             return
         self._metrics.batch(len(probabilities))
         self._metrics.stage("forward", time.monotonic() - started_s)
         end = 0
-        for job, (version, adapted) in zip(jobs, states, strict=True):
+        for (job, stream), (version, adapted) in zip(group, states, strict=True):
             start, end = end, end + job.rows
-            self._reply(job, Answer(probabilities[start:end], entropies[start:end], job.stream, version, adapted))
+            answer = Answer(probabilities[start:end], entropies[start:end], stream.name, version, adapted)
+            self._reply(job, stream, answer)
 
-    @property
-    def has_window(self) -> bool:
-        """Whether `learn` has something to do."""
-        return bool(self._due)
+    def _inline(self, job: Job, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
+        self._metrics.stream.offered(stream.name, job.rows)
+        output = self.parts.learner.inline(stream, as_rows(job.images, job.client, job.arrived_s))
+        self.settle(stream)
+        return read(stream.method.adapter, output)
 
-    def learn(self, overloaded: bool) -> None:
-        """Learn from one full window, or drop it if the server is overloaded; the stream that waits longest is next."""
-        stream = self._due.popleft()
-        if stream.window_rows >= self._window_rows:  # else it was reset meanwhile
-            window = stream.take_window(self._window_rows)
-            if overloaded:
-                self._drop(stream, window)
-            else:
-                self._learn(stream, window)
-        if stream.window_rows >= self._window_rows:
-            self._due.append(stream)
-
-    def streams(self) -> list[dict[str, Any]]:
-        """Return summaries of all streams, in order of creation."""
-        return [stream.summary() for stream in self._streams.values()]
-
-    def stream(self, name: str) -> dict[str, Any]:
-        """Return the summary of one stream.
-
-        Raises:
-            NotFound: If there is none.
-        """
-        return self._existing(name).summary()
-
-    def reset(self, name: str) -> dict[str, Any]:
-        """Put a stream back to the source model and return its summary.
-
-        Raises:
-            NotFound: If there is none.
-        """
-        stream = self._existing(name)
-        stream.reset(self._initial)
-        self._metrics.reset(name, stream.version)
-        return stream.summary()
-
-    def damage(self) -> str:
-        """Return what is wrong with the shared weights, or an empty string."""
-        if self._backbone.digest() == self._backbone.spec.digest:
-            return ""
-        return "the model's weights were damaged in memory; restart the server"
-
-    def _forward(self, stream: Stream, x: torch.Tensor) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        if stream.mode == "off":
-            return _read(self._frozen, self._frozen.predict(self._backbone, {}, x))
-        if stream.mode == "inline" and len(x) > 1:
-            self._metrics.offered(stream.name, len(x))
-            try:
-                output = self._step(stream, x)
-            except Exception:
-                stream.dropped += len(x)
-                self._metrics.step(stream.name, "failed", stream.version)
-                raise
-            return _read(self._adapter, output)
-        return _read(self._adapter, self._adapter.predict(self._backbone, stream.state, x))
-
-    def _reply(self, job: Job, answer: Answer) -> None:
+    def _reply(self, job: Job, stream: Stream, answer: Answer) -> None:
         if not np.isfinite(answer.probabilities).all():
             job.future.set_exception(TTAError("the model's answer to these images is not finite; nothing was learnt"))
             return
         job.future.set_result(answer)
-        stream = self._streams[job.stream]
+        if job.request_id:
+            self.parts.ledger.add(job.request_id, stream.name, answer.probabilities.argmax(1), job.images)
         ratio = answer.entropy_nats.mean() / np.log(answer.probabilities.shape[1])
         stream.observe(float(ratio), float(answer.probabilities.max(1).mean()), job.rows)
-        self._metrics.answered(stream.name, job.rows, stream.entropy_ratio or 0.0, stream.confidence or 0.0)
-        if stream.mode == "after":
-            self._offer(stream, job.images)
+        self._metrics.stream.answered(stream.name, job.rows, stream.entropy_ratio or 0.0, stream.confidence or 0.0)
+        if stream.learns_later:
+            self._offer(job, stream)
 
-    def _offer(self, stream: Stream, images: Rows) -> None:
-        stream.offer(images)
-        self._metrics.offered(stream.name, len(images))
-        while stream.window_rows > _MAX_WAITING_WINDOWS * max(self._window_rows, len(images)):
-            self._drop(stream, stream.take_window(self._window_rows))
-        if stream.window_rows >= self._window_rows and stream not in self._due:
-            self._due.append(stream)
+    def _offer(self, job: Job, stream: Stream) -> None:
+        now_s = time.monotonic()
+        self._metrics.stream.offered(stream.name, job.rows)
+        for reason, count in stream.window.offer(job.images, job.client, now_s).items():
+            self._drop(stream, count, reason)
+        if surplus := self.parts.pace.surplus(stream.window, job.rows, now_s):
+            too_young = now_s < stream.window.oldest_s + self.parts.pace.min_age_s
+            stream.window.take(surplus)
+            self._drop(stream, surplus, "too_young" if too_young else "overload")
+        self.settle(stream)
 
-    def _learn(self, stream: Stream, window: list[Rows]) -> None:
-        try:
-            self._step(stream, self._images(window))
-        except Exception:
-            log.exception("a step of stream '%s' failed; its state is as before", stream.name)
-            self._drop(stream, window, "failed")
-
-    def _step(self, stream: Stream, x: torch.Tensor) -> Output:
-        """Learn from `x` and commit, or leave the stream as it was."""
-        started_s = time.monotonic()
-        step = self._adapter.adapt(self._backbone, stream.state, x)
-        accepted = bool(step.scalars["accepted"])
-        if accepted:
-            stream.commit(step.state, len(x))
-        else:
-            stream.dropped += len(x)
-        self._metrics.step(stream.name, "updated" if accepted else "rejected", stream.version)
-        # Press et al., NeurIPS 2023, arXiv:2306.05401: on long streams a plain periodic reset beats most methods.
-        if accepted and stream.steps == self._settings.reset_every:
-            stream.restart(self._initial)
-            self._metrics.reset(stream.name, stream.version)
-        self._metrics.stage("adapt", time.monotonic() - started_s)
-        return step.output
-
-    def _drop(self, stream: Stream, window: list[Rows], action: Action = "dropped") -> None:
-        stream.dropped += sum(map(len, window))
-        self._metrics.step(stream.name, action, stream.version)
-
-    def _images(self, parts: Iterable[Rows]) -> torch.Tensor:
-        """Return images as floats in [0, 1] on the device; bytes travel as bytes."""
-        tensors = [torch.from_numpy(part) for part in parts]
-        if len({tensor.dtype for tensor in tensors}) > 1:
-            tensors = [_floats(tensor) for tensor in tensors]
-        return _floats(torch.cat(tensors).to(self._backbone.device))
-
-    def _mode(self, name: str) -> Mode:
-        if name in self._streams:
-            return self._streams[name].mode
-        named = self._settings.named.get(name)
-        return named.mode if named else self._settings.mode
-
-    def _open(self, job: Job) -> bool:
-        """Create the job's stream if it is new; without room the job fails."""
-        name = job.stream
-        if name in self._streams:
-            return True
-        if len(self._streams) >= self._settings.max_streams:
-            full = f"stream '{name}' is new and this server holds its {len(self._streams)} streams already"
-            job.future.set_exception(Overloaded(full))
-            return False
-        self._streams[name] = Stream(name, self._mode(name), self._initial)
-        self._metrics.open_stream(name)
-        self._metrics.streams(len(self._streams))
-        return True
-
-    def _existing(self, name: str) -> Stream:
-        if name not in self._streams:
-            raise NotFound(f"unknown stream '{name}'; a stream exists from its first answered request")
-        return self._streams[name]
-
-
-def _read(adapter: Adapter, output: Output) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Bring probabilities (n, K) and entropies (n,) to the host in one copy."""
-    scores = output.logits.float()
-    if adapter.output_kind == "logits":
-        both = torch.cat([scores.softmax(1), entropy(scores)[:, None]], 1)
-    else:
-        both = torch.cat([scores, torch.special.entr(scores).sum(1, keepdim=True)], 1)
-    host = both.cpu().numpy()
-    return host[:, :-1], host[:, -1]
-
-
-def _floats(images: torch.Tensor) -> torch.Tensor:
-    return images.float() / 255 if images.dtype == torch.uint8 else images
+    def _drop(self, stream: Stream, rows: int, reason: DropReason) -> None:
+        stream.dropped[reason] += rows
+        self._metrics.stream.dropped(stream.name, rows, reason)

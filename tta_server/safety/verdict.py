@@ -2,44 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Literal
 
 from adapters import State
 from models import Tensors
+from tta_server.telemetry.closed_sets import CAUSES, Cause
+from tta_server.telemetry.closed_sets import VERDICTS as ACTIONS
+from tta_server.telemetry.closed_sets import Verdict as Action
+
+__all__ = ["ACTIONS", "CAUSES", "Action", "Admission", "Cause", "Memory", "Serve", "Verdict"]
 
 Memory = Tensors
 """What the guard remembers of one stream: a flat value like a state, never written in place, names `group/name`."""
 
-Action = Literal["commit", "reject", "rollback", "reset"]
-Cause = Literal[
-    "healthy",
-    "nothing_selected",
-    "not_finite",
-    "at_home",
-    "class_share",
-    "update",
-    "trust_region",
-    "diversity",
-    "canary",
-    "risk",
-    "estimated_accuracy",
-]
 Serve = Literal["adapted", "source"]
-
-ACTIONS: Final[tuple[Action, ...]] = ("commit", "reject", "rollback", "reset")
-CAUSES: Final[tuple[Cause, ...]] = (
-    "healthy",
-    "nothing_selected",
-    "not_finite",
-    "at_home",
-    "class_share",
-    "update",
-    "trust_region",
-    "diversity",
-    "canary",
-    "risk",
-    "estimated_accuracy",
-)
 
 
 @dataclass(frozen=True)

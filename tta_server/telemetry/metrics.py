@@ -1,13 +1,11 @@
 """Every metric family that the server exports, and the rules that keep their number bounded.
 
-Streams are named by callers, so at most `max_labelled` of them get series of their own and the rest share `_other`;
-no histogram carries a stream, and every other label comes from a closed set below.
+No histogram carries a stream, families with one are in `stream_series`, and every other label comes from a closed set.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final, Literal
 
 from prometheus_client import (
     CollectorRegistry,
@@ -21,40 +19,76 @@ from prometheus_client import (
     generate_latest,
 )
 
-Outcome = Literal["ok", "rejected", "overloaded", "error"]
-Action = Literal["updated", "rejected", "failed", "dropped"]
-Stage = Literal["decode", "queue", "forward", "adapt"]
-
-OUTCOMES: Final[tuple[Outcome, ...]] = ("ok", "rejected", "overloaded", "error")
-ACTIONS: Final[tuple[Action, ...]] = ("updated", "rejected", "failed", "dropped")
-STAGES: Final[tuple[Stage, ...]] = ("decode", "queue", "forward", "adapt")
-OTHER: Final = "_other"
+from tta_server.telemetry.closed_sets import (
+    CAUSES,
+    MOVES,
+    OUTCOMES,
+    STAGES,
+    STATE_KINDS,
+    VERDICTS,
+    Cause,
+    Move,
+    Outcome,
+    Stage,
+    StateKind,
+    Verdict,
+)
+from tta_server.telemetry.stream_series import StreamSeries
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """The metrics of one model in one process."""
+    """The metrics of one model in one process.
+
+    Attributes:
+        stream: The families that tell streams apart.
+    """
 
     def __init__(self, model: str, adapter: str, max_labelled: int = 100) -> None:
         """Register every family and start the closed sets at 0, so that rates work from the first scrape.
 
         Args:
             model: Value of the `model` label.
-            adapter: Value of the `adapter` label.
+            adapter: The adapter that streams use unless they were given another.
             max_labelled: Streams that get series of their own.
         """
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
+        self.stream = StreamSeries(registry, model, max_labelled)
         self._model = model
-        self._adapter = adapter
-        self._max_labelled = max_labelled
-        self._labelled: set[str] = set()
+        self._requests_and_stages(registry)
         one = ["model"]
-        two = ["model", "stream"]
+        self._queue = Gauge("tta_queue_depth_images", "Images waiting for the device.", one, registry=registry).labels(
+            model
+        )
+        self._streams = Gauge("tta_streams", "Streams, in memory or on disk.", one, registry=registry).labels(model)
+        self._parked = Gauge("tta_streams_on_disk", "Streams that are on disk only.", one, registry=registry).labels(
+            model
+        )
+        moves = Counter(
+            "tta_stream_moves", "Streams moved to disk, back to memory, or deleted.", [*one, "move"], registry=registry
+        )
+        self._moves = {move: moves.labels(model, move) for move in MOVES}
+        held = Gauge("tta_state_bytes", "Memory of all streams, by kind.", [*one, "kind"], registry=registry)
+        self._bytes = {kind: held.labels(model, kind) for kind in STATE_KINDS}
+        verdicts = Counter(
+            "tta_verdicts",
+            "The guard's verdicts on steps, with their cause.",
+            [*one, "verdict", "cause"],
+            registry=registry,
+        )
+        self._verdicts = {
+            (verdict, cause): verdicts.labels(model, verdict, cause) for verdict in VERDICTS for cause in CAUSES
+        }
+        self._storage(registry)
+        Info("tta_build", "What is running.", registry=registry).info({"model": model, "adapter": adapter})
+
+    def _requests_and_stages(self, registry: CollectorRegistry) -> None:
+        model, one = self._model, ["model"]
         requests = Counter(
             "tta_requests", "Requests for predictions, by how they ended.", [*one, "outcome"], registry=registry
         )
@@ -68,47 +102,26 @@ class Metrics:
         ).labels(model)
         stages = Histogram(
             "tta_stage_duration_seconds",
-            "Time in one stage: decode and queue per request, forward and adapt per batch.",
+            "Time in one stage: decode and queue per request, forward, judge and adapt per batch.",
             [*one, "stage"],
             buckets=_SECONDS,
             registry=registry,
         )
         self._stages = {stage: stages.labels(model, stage) for stage in STAGES}
-        self._images = Counter("tta_images", "Images answered.", two, registry=registry)
         self._rows = Histogram(
             "tta_batch_size_images", "Images in one forward.", one, buckets=_ROWS, registry=registry
         ).labels(model)
-        self._queue = Gauge("tta_queue_depth_images", "Images waiting for the device.", one, registry=registry).labels(
-            model
-        )
-        self._streams = Gauge("tta_streams", "Streams held in memory.", one, registry=registry).labels(model)
-        self._unlabelled = Counter(
-            "tta_stream_labels_dropped", "Streams that had to share the series '_other'.", one, registry=registry
-        ).labels(model)
-        self._entropy = Gauge(
-            "tta_predictive_entropy_ratio",
-            "Recent mean entropy over ln K: 0 certain, 1 uniform; falls also when a stream collapses.",
-            two,
-            registry=registry,
-        )
-        self._confidence = Gauge(
-            "tta_confidence_ratio", "Recent mean probability of the predicted class.", two, registry=registry
-        )
-        self._offered = Counter("tta_samples_offered", "Images offered for learning.", two, registry=registry)
-        self._batches = Counter(
-            "tta_batches",
-            "Windows offered for learning, by what became of them.",
-            [*two, "adapter", "action"],
-            registry=registry,
-        )
-        self._version = Gauge(
-            "tta_state_version",
-            "Version of the stream's state; grows by one with every step and reset.",
-            two,
-            registry=registry,
-        )
-        self._resets = Counter("tta_resets", "Resets of the stream's state to the source.", two, registry=registry)
-        Info("tta_build", "What is running.", registry=registry).info({"model": model, "adapter": adapter})
+
+    def _storage(self, registry: CollectorRegistry) -> None:
+        one = ["model"]
+        self._snapshot_age = Gauge(
+            "tta_snapshot_age_seconds", "Time since the newest state was written, while newer ones wait to be.",
+            one, registry=registry,
+        ).labels(self._model)  # fmt: skip
+        self._snapshot_failures = Counter(
+            "tta_snapshot_failures", "Writes of states or audit lines that failed.", one, registry=registry
+        ).labels(self._model)
+        self._failures = 0
 
     def request(self, outcome: Outcome, duration_s: float) -> None:
         """Count one finished request."""
@@ -136,47 +149,27 @@ class Metrics:
         """Record how many images wait."""
         self._queue.set(rows)
 
-    def streams(self, count: int) -> None:
-        """Record how many streams there are."""
+    def streams(self, count: int, on_disk: int, held: Mapping[StateKind, int]) -> None:
+        """Record how many streams there are, how many of them only on disk, and what the others take in bytes."""
         self._streams.set(count)
+        self._parked.set(on_disk)
+        for kind in STATE_KINDS:
+            self._bytes[kind].set(held[kind])
 
-    def open_stream(self, stream: str) -> None:
-        """Create the series of a new stream, all at 0; past the limit it shares those of `_other`."""
-        if stream != OTHER and len(self._labelled) < self._max_labelled:
-            self._labelled.add(stream)
-        else:
-            self._unlabelled.inc()
-        label = self._label(stream)
-        self._images.labels(self._model, label)
-        self._offered.labels(self._model, label)
-        self._resets.labels(self._model, label)
-        self._version.labels(self._model, label)
-        for action in ACTIONS:
-            self._batches.labels(self._model, label, self._adapter, action)
+    def moved(self, move: Move) -> None:
+        """Count a stream that went to disk, came back, or was deleted."""
+        self._moves[move].inc()
 
-    def answered(self, stream: str, rows: int, entropy_ratio: float, confidence: float) -> None:
-        """Count answered images, and record the stream's recent entropy (over ln K) and confidence, both in [0, 1]."""
-        self._images.labels(self._model, self._label(stream)).inc(rows)
-        self._entropy.labels(self._model, self._label(stream)).set(entropy_ratio)
-        self._confidence.labels(self._model, self._label(stream)).set(confidence)
+    def verdict(self, verdict: Verdict, cause: Cause) -> None:
+        """Count a verdict of the guard."""
+        self._verdicts[verdict, cause].inc()
 
-    def offered(self, stream: str, rows: int) -> None:
-        """Count images offered for learning."""
-        self._offered.labels(self._model, self._label(stream)).inc(rows)
-
-    def step(self, stream: str, action: Action, version: int) -> None:
-        """Count what became of a window, and record the version of the state after it."""
-        self._batches.labels(self._model, self._label(stream), self._adapter, action).inc()
-        self._version.labels(self._model, self._label(stream)).set(version)
-
-    def reset(self, stream: str, version: int) -> None:
-        """Count a reset, and record the version of the state after it."""
-        self._resets.labels(self._model, self._label(stream)).inc()
-        self._version.labels(self._model, self._label(stream)).set(version)
+    def stored(self, age_s: float, failures: int) -> None:
+        """Record how far the disk is behind, and how often writing to it failed since the start."""
+        self._snapshot_age.set(age_s)
+        self._snapshot_failures.inc(failures - self._failures)
+        self._failures = failures
 
     def render(self) -> bytes:
         """Return everything in Prometheus' text format."""
         return generate_latest(self._registry)
-
-    def _label(self, stream: str) -> str:
-        return stream if stream in self._labelled else OTHER

@@ -1,8 +1,9 @@
 """A tiny network, adapters that misbehave, and a worker around them."""
 
 import threading
+import time
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -11,8 +12,12 @@ from torch import Tensor, nn
 import adapters
 from adapters import Adapter, State, Step
 from models import Backbone, Output, Reference, TorchBackbone
-from tta_server.runtime.worker import Answer, Job, Worker
-from tta_server.settings import Streams
+from tta_server.app import open_storage
+from tta_server.runtime.answerer import Answer, Job
+from tta_server.runtime.assemble import Kept, assemble
+from tta_server.runtime.commands import Commands
+from tta_server.runtime.worker import Worker
+from tta_server.settings import load_settings
 from tta_server.telemetry.metrics import Metrics
 
 SHAPE = (3, 8, 8)
@@ -63,6 +68,7 @@ class Fails:
     name: ClassVar[str] = "fails"
     requires: ClassVar[frozenset[str]] = frozenset()
     output_kind: ClassVar[str] = "logits"
+    stackable: ClassVar[bool] = False
     batch_coupled: ClassVar[bool] = False
 
     def init(self, backbone: Backbone, reference: Reference | None = None) -> State:
@@ -98,21 +104,59 @@ def metrics() -> Metrics:
     return Metrics("tiny", "tent")
 
 
+class Wired(NamedTuple):
+    """A worker and what operators may do to its streams."""
+
+    worker: Worker
+    commands: Commands
+    kept: Kept
+
+
+def wired(
+    adapter: Adapter | None = None,
+    window: int = 4,
+    backbone: Backbone | None = None,
+    storage: str = "",
+    guard: bool = False,
+    engine: dict | None = None,
+    **streams: object,
+) -> Wired:
+    """Return a worker over a tiny network, and operators' commands for it."""
+    settings = load_settings(
+        None,
+        {
+            "engine": {"window_rows": window, **(engine or {})},
+            "streams": streams,
+            "storage": {"url": storage, "save_every_s": 0.0},
+            "guard": {"enabled": guard},
+        },
+    )
+    kept = open_storage(settings.storage)
+    parts = assemble(backbone or tiny(), None, adapter or hard_tent(), settings, metrics(), kept)
+    return Wired(*parts, kept)
+
+
 def worker(
     adapter: Adapter | None = None, window: int = 4, backbone: Backbone | None = None, **streams: object
 ) -> Worker:
-    """Return a worker over a tiny network."""
-    return Worker(backbone or tiny(), adapter or hard_tent(), window, Streams(**streams), metrics())
+    """Return a worker over a tiny network; streams are not guarded."""
+    return wired(adapter, window, backbone, **streams).worker
 
 
 def ask(worker: Worker, stream: str, images: np.ndarray) -> Answer:
     """Answer one request alone."""
-    job = Job(stream, images, 0.0)
+    job = Job(stream, images, time.monotonic())
     worker.answer([job])
     return job.future.result(0)
 
 
-def learn_all(worker: Worker, overloaded: bool = False) -> None:
+def learn_all(worker: Worker) -> None:
     """Learn until no window is due."""
-    while worker.has_window:
-        worker.learn(overloaded)
+    while (due_s := worker.due_s()) is not None and due_s <= time.monotonic():
+        worker.learn(time.monotonic())
+
+
+def shed_all(worker: Worker) -> None:
+    """Drop windows until none is due."""
+    while (due_s := worker.due_s()) is not None and due_s <= time.monotonic():
+        worker.shed(time.monotonic())

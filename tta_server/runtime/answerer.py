@@ -1,0 +1,172 @@
+"""Answer a group of requests with as few forwards as their states allow."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from adapters import Adapter
+from adapters.stack import predict_stacked
+from models import EMPTY, Backbone, Output
+from tta_server.runtime.device import images, read
+from tta_server.runtime.stream import Method, Stream
+from tta_server.runtime.window import Rows
+
+_LEAST_FILLING = 0.5
+
+Scores = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+"""Probabilities (n, K) and entropies in nats (n,)."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a request gets.
+
+    Attributes:
+        probabilities: (n, K) float32, each row sums to 1.
+        entropy_nats: (n,) float32.
+        stream: Name of the stream that answered.
+        version: Version of its state when it answered.
+        adapted: Whether a state that has learnt something answered, not the source.
+    """
+
+    probabilities: npt.NDArray[np.float32]
+    entropy_nats: npt.NDArray[np.float32]
+    stream: str
+    version: int
+    adapted: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A request on its way through the engine.
+
+    Attributes:
+        stream: Name of its stream.
+        images: (n, C, H, W).
+        arrived_s: When it came, on a monotonic clock.
+        client: Who sent it.
+        request_id: What labels that come later call it; empty if nobody can.
+        future: The answer to come.
+    """
+
+    stream: str
+    images: Rows
+    arrived_s: float
+    client: str = ""
+    request_id: str = ""
+    future: "Future[Answer]" = field(default_factory=Future)
+
+    @property
+    def rows(self) -> int:
+        """Images in the request."""
+        return len(self.images)
+
+
+Asked = tuple[Job, Stream]
+
+
+class Answerer:
+    """Run the forwards that answers need; changes no stream."""
+
+    def __init__(self, backbone: Backbone, source: Adapter) -> None:
+        """Take the network, and the adapter that answers as the frozen model."""
+        self._backbone = backbone
+        self._source = source
+
+    def groups(self, asked: Sequence[Asked]) -> list[list[Asked]]:
+        """Split requests into groups that share a forward.
+
+        Those that the source answers share one. Rows of one stream share its state's. Streams whose adapter stacks
+        share one too, unless too much of it would be padding.
+        """
+        frozen = [one for one in asked if one[1].answers_as_source]
+        alone = [[one] for one in asked if not one[1].answers_as_source and _is_coupled(one[1])]
+        rest = [one for one in asked if not one[1].answers_as_source and not _is_coupled(one[1])]
+        stacks: dict[object, list[Asked]] = {}
+        for one in rest:
+            method = one[1].method
+            stacks.setdefault(id(method) if method.adapter.stackable else one[1].name, []).append(one)
+        groups = [part for group in stacks.values() for part in _fill_well(group)]
+        return [group for group in [frozen, *alone, *groups] if group]
+
+    def answer(self, group: Sequence[Asked]) -> Scores:
+        """Answer one of `groups`, in order of its requests; mode `inline` learns elsewhere."""
+        streams = _by_stream(group)
+        if group[0][1].answers_as_source:
+            x = images((job.images for job, _ in group), self._backbone.device)
+            return read(self._source, self._source.predict(self._backbone, EMPTY, x))
+        adapter = group[0][1].method.adapter
+        if len(streams) == 1:
+            x = images((job.images for job, _ in group), self._backbone.device)
+            return read(adapter, adapter.predict(self._backbone, group[0][1].state, x))
+        return self._stacked(adapter, group, streams)
+
+    def source(self, batch: Rows) -> npt.NDArray[np.int64]:
+        """Return the classes (n,) that the frozen model sees in images (n, C, H, W)."""
+        x = images([batch], self._backbone.device)
+        classes: npt.NDArray[np.int64] = read(self._source, self._source.predict(self._backbone, EMPTY, x))[0].argmax(1)
+        return classes
+
+    def _stacked(self, adapter: Adapter, group: Sequence[Asked], streams: dict[str, list[Job]]) -> Scores:
+        states = {stream.name: stream.state for _, stream in group}
+        batches = [images((job.images for job in jobs), self._backbone.device) for jobs in streams.values()]
+        most = max(len(batch) for batch in batches)
+        # Rows are independent here, so that repeating the last one changes no other.
+        padded = [torch.cat([batch, batch[-1:].expand(most - len(batch), -1, -1, -1)]) for batch in batches]
+        output = predict_stacked(adapter, self._backbone, [states[name] for name in streams], torch.stack(padded))
+        rows = torch.cat([scores[: len(batch)] for scores, batch in zip(output.logits, batches, strict=True)])
+        scores = read(adapter, Output(rows, rows))
+        places = _places(streams)
+        order = np.concatenate([places[job] for job, _ in group])
+        return scores[0][order], scores[1][order]
+
+
+def warm_up(backbone: Backbone, source: Adapter, method: Method, rows: int) -> None:
+    """Run one image and `rows` images through everything once, so that the first request finds it loaded."""
+    generator = torch.Generator().manual_seed(0)
+    for count in {1, max(rows, 2)}:
+        x = torch.rand(count, *backbone.spec.input_shape, generator=generator).to(backbone.device)
+        read(source, source.predict(backbone, EMPTY, x))
+        if count > 1:
+            read(method.adapter, method.adapter.adapt(backbone, method.initial, x).output)
+            read(method.adapter, method.adapter.predict(backbone, method.initial, x))
+
+
+def _is_coupled(stream: Stream) -> bool:
+    return stream.mode == "inline" or stream.method.adapter.batch_coupled
+
+
+def _by_stream(group: Sequence[Asked]) -> dict[str, list[Job]]:
+    streams: dict[str, list[Job]] = {}
+    for job, stream in group:
+        streams.setdefault(stream.name, []).append(job)
+    return streams
+
+
+def _places(streams: dict[str, list[Job]]) -> dict[Job, npt.NDArray[np.int64]]:
+    """Return where each job's rows are when the jobs lie stream by stream."""
+    places = {}
+    start = 0
+    for job in (job for jobs in streams.values() for job in jobs):
+        places[job] = np.arange(start, start + job.rows)
+        start += job.rows
+    return places
+
+
+def _fill_well(group: list[Asked]) -> Iterator[list[Asked]]:
+    """Split a group whose streams differ too much in size to be padded to the largest."""
+    sizes: dict[str, int] = {}
+    for job, stream in group:
+        sizes[stream.name] = sizes.get(stream.name, 0) + job.rows
+    left = sorted(sizes, key=lambda name: sizes[name])
+    while left:
+        part = [left.pop()]
+        most = total = sizes[part[0]]
+        while left and total + sizes[left[-1]] >= _LEAST_FILLING * most * (len(part) + 1):
+            total += sizes[left[-1]]
+            part.append(left.pop())
+        yield [one for one in group if one[1].name in part]

@@ -1,0 +1,88 @@
+"""Put a worker together from its parts."""
+
+from functools import partial
+from typing import NamedTuple
+
+import adapters
+from adapters import Adapter
+from models import Backbone, Reference
+from tta_server.runtime.answerer import Answerer
+from tta_server.runtime.commands import Commands
+from tta_server.runtime.journal import Journal
+from tta_server.runtime.learner import Learner, Policy
+from tta_server.runtime.ledger import Ledger
+from tta_server.runtime.methods import Methods
+from tta_server.runtime.registry import Registry
+from tta_server.runtime.schedule import Pace
+from tta_server.runtime.shelf import Shelf
+from tta_server.runtime.worker import Parts, Worker
+from tta_server.safety.keeper import Keeper
+from tta_server.safety.store import Store
+from tta_server.safety.unguarded import Judge, Unguarded
+from tta_server.settings import Engine as EngineSettings
+from tta_server.settings import Guard as GuardSettings
+from tta_server.settings import Settings
+from tta_server.telemetry.metrics import Metrics
+
+_LEAST_ROWS = 16
+
+
+class Kept(NamedTuple):
+    """Where things are kept.
+
+    Attributes:
+        store: Files.
+        keeper: The thread that writes them.
+        durable: Whether they outlive the process.
+    """
+
+    store: Store
+    keeper: Keeper
+    durable: bool
+
+
+def assemble(
+    backbone: Backbone, reference: Reference | None, adapter: Adapter, settings: Settings, metrics: Metrics, kept: Kept
+) -> tuple[Worker, Commands]:
+    """Return a worker with the streams that `kept` holds, and operators' commands for it.
+
+    Raises:
+        ValueError: If the adapter does not fit the network, or a stored state does not fit the adapter.
+    """
+    guard = partial(_guard, backbone, reference, settings.guard, settings.engine.window_rows)
+    methods = Methods(backbone, reference, adapter, guard)
+    shelf = Shelf(kept.keeper, kept.store.names(), backbone, reference)
+    source = adapters.create("source")
+    journal = Journal(kept.keeper, shelf, kept.durable, settings.storage.keep_inputs)
+    if kept.durable:
+        shelf.mark_loaded()
+    policy = Policy(settings.streams.reset_every, settings.guard.freeze_after)
+    parts = Parts(
+        backbone=backbone,
+        source=source,
+        methods=methods,
+        registry=Registry(methods, settings.streams, settings.engine.window_rows, metrics, shelf),
+        answerer=Answerer(backbone, source),
+        learner=Learner(backbone, source, metrics, journal, policy),
+        ledger=Ledger(settings.streams.recent_bytes),
+        pace=_pace(settings.engine),
+        stack_rows=settings.engine.stack_rows,
+        metrics=metrics,
+    )
+    worker = Worker(parts)
+    return worker, Commands(worker, journal, shelf, kept.store)
+
+
+def _guard(
+    backbone: Backbone, reference: Reference | None, settings: GuardSettings, window_rows: int, adapter: Adapter
+) -> Judge:
+    if not settings.enabled:
+        return Unguarded()
+    from tta_server.safety.guard import Guard
+
+    return Guard(backbone, adapter, reference, settings, window_rows)
+
+
+def _pace(settings: EngineSettings) -> Pace:
+    least = settings.window_min_rows or min(_LEAST_ROWS, settings.window_rows)
+    return Pace(settings.window_rows, least, settings.window_min_age_s, settings.window_max_age_s)

@@ -1,0 +1,258 @@
+"""What operators may do to streams; each change is written down with who asked for it and why."""
+
+import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+from tta_server.errors import BadRequest, NotFound
+from tta_server.runtime.journal import Journal
+from tta_server.runtime.shelf import Shelf
+from tta_server.runtime.stream import Method, Stream
+from tta_server.runtime.worker import Worker
+from tta_server.safety.audit import Event
+from tta_server.safety.store import Store
+from tta_server.settings import Adapter as Section
+from tta_server.settings import Mode
+
+
+class Who(NamedTuple):
+    """Who asks, and why.
+
+    Attributes:
+        name: As the API knows the caller.
+        reason: What the caller wrote; may be empty where none is required.
+    """
+
+    name: str
+    reason: str = ""
+
+
+class Label(NamedTuple):
+    """A true label that came later.
+
+    Attributes:
+        request_id: Of the request that was answered.
+        place: Which image of it, from 0.
+        label: Its true class.
+    """
+
+    request_id: str
+    place: int
+    label: int
+
+
+class Commands:
+    """Run operators' commands; the device thread alone may call it."""
+
+    def __init__(self, worker: Worker, journal: Journal, shelf: Shelf, store: Store) -> None:
+        """Take the streams and where they are kept."""
+        self._worker = worker
+        self._streams = worker.parts.registry
+        self._methods = worker.parts.methods
+        self._metrics = worker.parts.metrics
+        self._journal = journal
+        self._shelf = shelf
+        self._store = store
+
+    def list(self) -> list[dict[str, Any]]:
+        """Return summaries of all streams, by name."""
+        return self._streams.summaries()
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Return everything about one stream.
+
+        Raises:
+            NotFound: If there is none.
+        """
+        stream = self._streams.existing(name)
+        return self._told(stream)
+
+    def create(self, name: str, mode: Mode | None, adapter: Section | None, who: Who) -> dict[str, Any]:
+        """Open a stream before its first request.
+
+        Raises:
+            Conflict: If it exists.
+            Overloaded: If there is no room for it.
+            ValueError: If the adapter does not fit.
+        """
+        usual, _, _ = self._streams.peek(name)
+        stream = self._streams.create(name, mode or usual, self._method(adapter))
+        self._changed(stream, "create", stream.version, who)
+        return self._told(stream)
+
+    def change(self, name: str, mode: Mode | None, adapter: Section | None, who: Who) -> dict[str, Any]:
+        """Switch a stream's mode, its adapter's settings, or both.
+
+        A state stays as long as the adapter and the layout of its states do; else the stream starts from the source.
+        A mode that is set lifts a freeze.
+
+        Raises:
+            NotFound: If there is no such stream.
+            ValueError: If the adapter does not fit.
+        """
+        stream = self._streams.existing(name)
+        if adapter is not None:
+            self._adapt_by(stream, self._method(adapter), who)
+        if mode is not None:
+            old, stream.mode = stream.mode, mode
+            stream.frozen, stream.restores = "", 0
+            self._changed(stream, "mode", stream.version, who._replace(reason=who.reason or f"{old} -> {mode}"))
+        return self._told(stream)
+
+    def reset(self, name: str, who: Who) -> dict[str, Any]:
+        """Put a stream back to the source model; a freeze is lifted if it was what switched the stream off.
+
+        Raises:
+            NotFound: If there is none.
+        """
+        stream = self._streams.existing(name)
+        before = stream.version
+        if stream.frozen:
+            stream.mode = self._streams.usual_mode(name)
+        waiting = stream.reset()
+        self._metrics.stream.dropped(name, waiting, "reset")
+        self._restored(stream, "reset", before, who)
+        return self._told(stream)
+
+    def rollback(self, name: str, version: int | None, who: Who) -> dict[str, Any]:
+        """Go back to an earlier version, or to the newest other one that passed the guard's complete check.
+
+        Raises:
+            NotFound: If there is no such stream, or the version is not kept.
+        """
+        stream = self._streams.existing(name)
+        kept = stream.history.newest_passed() if version is None else stream.history.find(version)
+        if kept is None:
+            wanted = "that passed the guard's complete check" if version is None else f"{version}"
+            have = ", ".join(map(str, stream.history.versions)) or "none"
+            raise NotFound(f"stream '{name}' keeps no version {wanted}; it keeps {have}")
+        before = stream.version
+        stream.go_to(kept.state, kept.steps, kept.passed)
+        stream.serve = "adapted"
+        self._restored(stream, "rollback", before, who, {"to": kept.version})
+        return self._told(stream)
+
+    def snapshot(self, name: str, who: Who) -> "Future[str]":
+        """Keep the state until it is deleted; returns the snapshot's id to come.
+
+        Raises:
+            NotFound: If there is no such stream.
+        """
+        stream = self._streams.existing(name)
+        self._journal.changed(stream, "snapshot", stream.version, "operator", who.reason, who.name)
+        return self._shelf.snapshot(stream, who.reason)
+
+    def restore(self, name: str, snapshot: str, who: Who) -> dict[str, Any]:
+        """Take over a snapshot's state.
+
+        Raises:
+            NotFound: If there is no such stream or snapshot.
+            BadRequest: If it belongs to other weights or another adapter.
+        """
+        stream = self._streams.existing(name)
+        data = self._store.read(name, snapshot)
+        if data is None:
+            raise NotFound(f"stream '{name}' has no snapshot '{snapshot}'")
+        return self._adopt(stream, data, "restore", who, {"snapshot": snapshot})
+
+    def export(self, name: str) -> bytes:
+        """Return a stream's state as a file.
+
+        Raises:
+            NotFound: If there is no such stream.
+        """
+        return self._shelf.export(self._streams.existing(name))
+
+    def adopt(self, name: str, data: bytes, who: Who) -> dict[str, Any]:
+        """Take over the state in a file, which `export` made here or on another server.
+
+        Raises:
+            NotFound: If there is no such stream.
+            BadRequest: If it is no state file, or belongs to other weights or another adapter.
+        """
+        return self._adopt(self._streams.existing(name), data, "import", who, {})
+
+    def delete(self, name: str, who: Who) -> None:
+        """Erase a stream: memory, files, metric series, and what is known for labels to come.
+
+        Raises:
+            NotFound: If there is none.
+        """
+        stream = self._streams.existing(name)
+        self._worker.forget(stream)
+        self._streams.delete(name)
+        self._journal.changed(stream, "delete", stream.version, "operator", who.reason, who.name)
+
+    def evict(self, name: str) -> None:
+        """Move a stream to disk until it is asked again.
+
+        Raises:
+            NotFound: If it is not in memory.
+        """
+        self._worker.park(name)
+
+    def label(self, labels: Sequence[Label]) -> dict[str, Any]:
+        """Count true labels; return how many were new, and the exact accuracy of each stream that they are about.
+
+        Raises:
+            BadRequest: If a label is no class of the model.
+        """
+        classes = self._worker.parts.backbone.spec.classes
+        if wrong := [each for each in labels if not 0 <= each.label < classes]:
+            raise BadRequest(f"label {wrong[0].label} is no class; the model has {classes}, counted from 0")
+        ledger, ask = self._worker.parts.ledger, self._worker.parts.answerer.source
+        found = [ledger.label(each.request_id, each.place, each.label, ask) for each in labels]
+        streams = sorted({stream for stream in found if stream})
+        for stream in streams:
+            numbers = ledger.accuracy(stream)
+            self._metrics.stream.accuracy(stream, numbers["adapted"].get("accuracy"), numbers["source"].get("accuracy"))
+        return {
+            "counted": sum(stream is not None for stream in found),
+            "unknown": sum(stream is None for stream in found),
+            "streams": {stream: ledger.accuracy(stream) for stream in streams},
+        }
+
+    def _method(self, section: Section | None) -> Method:
+        return self._methods.of(section) if section else self._methods.default
+
+    def _adapt_by(self, stream: Stream, method: Method, who: Who) -> None:
+        before, old = stream.version, stream.method
+        stream.method = method
+        if method.adapter.name != old.adapter.name or _layout(method) != _layout(old):
+            stream.history.clear()
+            waiting = stream.reset()
+            self._metrics.stream.dropped(stream.name, waiting, "reset")
+        elif stream.state is old.initial:
+            stream.state = method.initial
+        stream.memory = method.guard.start()
+        fields = dataclasses.asdict(method.adapter)  # type: ignore[call-overload]
+        given = {name: value for name, value in fields.items() if not callable(value)}
+        self._changed(stream, "settings", before, who, {"adapter": method.adapter.name, "settings": given})
+
+    def _adopt(self, stream: Stream, data: bytes, event: Event, who: Who, extra: dict[str, Any]) -> dict[str, Any]:
+        before = stream.version
+        self._shelf.adopt(stream, data)
+        stream.serve = "adapted"
+        self._restored(stream, event, before, who, extra)
+        return self._told(stream)
+
+    def _restored(
+        self, stream: Stream, event: Event, before: int, who: Who, extra: dict[str, Any] | None = None
+    ) -> None:
+        self._metrics.stream.restored(stream.name, "operator")
+        self._changed(stream, event, before, who, extra)
+
+    def _changed(
+        self, stream: Stream, event: Event, before: int, who: Who, extra: dict[str, Any] | None = None
+    ) -> None:
+        self._journal.changed(stream, event, before, "operator", who.reason, who.name, extra)
+        self._metrics.stream.state(stream.name, stream.version, stream.answers_as_source, bool(stream.frozen))
+        self._worker.settle(stream)
+
+    def _told(self, stream: Stream) -> dict[str, Any]:
+        return stream.details() | {"labelled": self._worker.parts.ledger.accuracy(stream.name)}
+
+
+def _layout(method: Method) -> dict[str, Any]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in method.initial.items()}

@@ -1,0 +1,35 @@
+"""Between images as callers send them and tensors on the device."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from adapters import Adapter
+from adapters.losses import entropy
+from models import Output
+from tta_server.runtime.window import Rows
+
+
+def images(parts: Iterable[Rows], device: torch.device) -> torch.Tensor:
+    """Return images as floats in [0, 1] on the device; bytes travel as bytes."""
+    tensors = [torch.from_numpy(part) for part in parts]
+    if len({tensor.dtype for tensor in tensors}) > 1:
+        tensors = [_floats(tensor) for tensor in tensors]
+    return _floats(torch.cat(tensors).to(device))
+
+
+def read(adapter: Adapter, output: Output) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Bring probabilities (n, K) and entropies in nats (n,) to the host in one copy."""
+    scores = output.logits.float()
+    if adapter.output_kind == "logits":
+        both = torch.cat([scores.softmax(1), entropy(scores)[:, None]], 1)
+    else:
+        both = torch.cat([scores, torch.special.entr(scores).sum(1, keepdim=True)], 1)
+    host = both.cpu().numpy()
+    return host[:, :-1], host[:, -1]
+
+
+def _floats(batch: torch.Tensor) -> torch.Tensor:
+    return batch.float() / 255 if batch.dtype == torch.uint8 else batch

@@ -1,0 +1,281 @@
+"""Learn from windows: look at them with the source model, take a step, let the guard judge, and commit or not."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from adapters import Adapter, Step
+from adapters.stack import adapt_stacked
+from models import EMPTY, Backbone, Output
+from tta_server.runtime.device import images
+from tta_server.runtime.stream import Stream
+from tta_server.runtime.window import Row, digest
+from tta_server.safety.audit import Event
+from tta_server.safety.unguarded import Unguarded
+from tta_server.safety.verdict import Admission, Verdict
+from tta_server.telemetry.closed_sets import Action, DropReason
+from tta_server.telemetry.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+_UNSEEN = Output(torch.empty(0), torch.empty(0))
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """A window on its way through a step.
+
+    Attributes:
+        stream: Whose it is.
+        rows: Its images.
+        x: The same as a tensor on the device (N, C, H, W).
+        digest: Names the window in the audit log.
+    """
+
+    stream: Stream
+    rows: Sequence[Row]
+    x: Tensor
+    digest: str
+
+
+class Chronicle(Protocol):
+    """Is told what happens to streams, after it has happened."""
+
+    def judged(self, lesson: Lesson, step: Step, verdict: Verdict, before: int, stack: tuple[int, int] | None) -> None:
+        """Hear of a verdict that was carried out.
+
+        Args:
+            lesson: The window.
+            step: What the adapter made of it.
+            verdict: What the guard said.
+            before: The stream's version before.
+            stack: Slot and size of the stack that the step was part of.
+        """
+        ...
+
+    def skipped(self, lesson: Lesson, admission: Admission) -> None:
+        """Hear that a window was not learnt from."""
+        ...
+
+    def failed(self, stream: Stream, error: Exception) -> None:
+        """Hear that a step raised an error."""
+        ...
+
+    def changed(
+        self,
+        stream: Stream,
+        event: Event,
+        before: int,
+        cause: str,
+        reason: str,
+        who: str = "engine",
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Hear of a change that no window caused."""
+        ...
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the operator decides about all streams.
+
+    Attributes:
+        reset_every: Steps after which a stream starts again from the source; 0 never.
+        freeze_after: Restores in a row after which the guard switches a stream off.
+    """
+
+    reset_every: int
+    freeze_after: int
+
+
+class Learner:
+    """Take steps; the device thread alone may call it."""
+
+    def __init__(
+        self, backbone: Backbone, source: Adapter, metrics: Metrics, chronicle: Chronicle, policy: Policy
+    ) -> None:
+        """Take the network, the adapter that answers as the frozen model, and where to report."""
+        self._backbone = backbone
+        self._source = source
+        self._metrics = metrics
+        self._chronicle = chronicle
+        self._policy = policy
+
+    def learn(self, windows: Sequence[tuple[Stream, Sequence[Row]]]) -> None:
+        """Learn from one window of each of some streams, stacked where that is possible.
+
+        An error costs the windows that it happened in; the streams stay as they were.
+
+        Args:
+            windows: Different streams; those with an equal method and number of images share a step.
+        """
+        for group in _alike(windows):
+            try:
+                self._learn([self._lesson(stream, rows) for stream, rows in group])
+            except Exception as error:
+                if len(group) > 1:  # one of them may be at fault
+                    for window in group:
+                        self.learn([window])
+                else:
+                    self._fail(*group[0], error)
+
+    def inline(self, stream: Stream, rows: Sequence[Row]) -> Output:
+        """Answer a request by the forward that is learnt from, as the papers do.
+
+        Args:
+            stream: Whose request it is.
+            rows: Its images, at least 2.
+
+        Returns:
+            What the state before the step says; what the source says if the guard has it answer.
+        """
+        lesson = self._lesson(stream, rows)
+        frozen, (admission,) = self._admit([lesson])
+        if not admission.learn:
+            self._skip(lesson, admission)
+            return frozen[0] if admission.serve == "source" else self._predict(lesson)
+        try:
+            step = self._adapt([lesson])[0]
+        except Exception as error:
+            self._fail(stream, rows, error)
+            raise
+        self._judge(lesson, step, frozen[0], admission)
+        return step.output
+
+    def _learn(self, lessons: list[Lesson]) -> None:
+        frozen, admissions = self._admit(lessons)
+        admitted = [i for i, admission in enumerate(admissions) if admission.learn]
+        # The step comes before any stream changes: if it fails, the windows can be learnt from one by one.
+        steps = self._adapt([lessons[i] for i in admitted])
+        for i, admission in enumerate(admissions):
+            if not admission.learn:
+                self._skip(lessons[i], admission)
+        for slot, (i, step) in enumerate(zip(admitted, steps, strict=True)):
+            stack = (slot, len(steps)) if len(steps) > 1 else None
+            try:
+                self._judge(lessons[i], step, frozen[i], admissions[i], stack)
+            except Exception as error:
+                self._fail(lessons[i].stream, lessons[i].rows, error)
+
+    def _lesson(self, stream: Stream, rows: Sequence[Row]) -> Lesson:
+        x = images((row.image for row in rows), self._backbone.device)
+        return Lesson(stream, rows, x, digest(rows))
+
+    def _admit(self, lessons: Sequence[Lesson]) -> tuple[list[Output], list[Admission]]:
+        if all(isinstance(lesson.stream.method.guard, Unguarded) for lesson in lessons):
+            frozen = [_UNSEEN] * len(lessons)  # nobody looks at it
+        else:
+            frozen = self._frozen(lessons)
+        with self._metrics.timed("judge"):
+            return frozen, [
+                lesson.stream.method.guard.admit(lesson.stream.memory, lesson.stream.state, lesson.x, output)
+                for lesson, output in zip(lessons, frozen, strict=True)
+            ]
+
+    def _frozen(self, lessons: Sequence[Lesson]) -> list[Output]:
+        with self._metrics.timed("judge"):
+            everything = self._source.predict(self._backbone, EMPTY, torch.cat([lesson.x for lesson in lessons]))
+            sizes = [len(lesson.rows) for lesson in lessons]
+            parts = zip(torch.split(everything.logits, sizes), torch.split(everything.features, sizes), strict=True)
+            return [Output(*part) for part in parts]
+
+    def _predict(self, lesson: Lesson) -> Output:
+        return lesson.stream.method.adapter.predict(self._backbone, lesson.stream.state, lesson.x)
+
+    def _adapt(self, lessons: Sequence[Lesson]) -> list[Step]:
+        if not lessons:
+            return []
+        adapter = lessons[0].stream.method.adapter
+        with self._metrics.timed("adapt"):
+            if len(lessons) == 1:
+                return [adapter.adapt(self._backbone, lessons[0].stream.state, lessons[0].x)]
+            states = [lesson.stream.state for lesson in lessons]
+            return adapt_stacked(adapter, self._backbone, states, torch.stack([lesson.x for lesson in lessons]))
+
+    def _skip(self, lesson: Lesson, admission: Admission) -> None:
+        stream = lesson.stream
+        stream.memory, stream.serve = admission.memory, admission.serve
+        self._metrics.stream.measures(stream.name, admission.measures)
+        self._drop(stream, len(lesson.rows), "skipped", "skipped")
+        self._chronicle.skipped(lesson, admission)
+
+    def _judge(
+        self,
+        lesson: Lesson,
+        step: Step,
+        frozen: Output,
+        admission: Admission,
+        stack: tuple[int, int] | None = None,
+    ) -> None:
+        stream = lesson.stream
+        with self._metrics.timed("judge"):
+            verdict = stream.method.guard.judge(admission.memory, stream.state, step, lesson.x, frozen)
+        before = stream.version
+        stream.memory, stream.serve = verdict.memory, verdict.serve
+        self._metrics.verdict(verdict.action, verdict.cause)
+        self._metrics.stream.measures(stream.name, verdict.measures)
+        self._apply(lesson, verdict)
+        self._chronicle.judged(lesson, step, verdict, before, stack)
+        if verdict.action in ("rollback", "reset"):
+            self._count_restore(stream, verdict)
+        # Press et al., NeurIPS 2023, arXiv:2306.05401: on long streams a plain periodic reset beats most methods.
+        elif verdict.action == "commit" and stream.steps == self._policy.reset_every:
+            before = stream.version
+            stream.restart()
+            self._metrics.stream.restored(stream.name, "periodic")
+            self._chronicle.changed(stream, "reset", before, "periodic", f"after {self._policy.reset_every} steps")
+        self._report(stream)
+
+    def _apply(self, lesson: Lesson, verdict: Verdict) -> None:
+        stream, rows = lesson.stream, len(lesson.rows)
+        if verdict.action == "commit":
+            stream.commit(verdict.state, rows, verdict.passed)
+            stream.restores = 0 if verdict.passed else stream.restores
+            self._metrics.stream.learnt(stream.name, rows)
+            self._metrics.stream.window(stream.name, stream.method.adapter.name, "updated")
+        elif verdict.action == "reject":
+            self._drop(stream, rows, "rejected", "rejected")
+        else:
+            good = stream.history.newest_passed() if verdict.action == "rollback" else None
+            if good:
+                stream.go_to(good.state, good.steps, passed=True)
+            else:
+                stream.restart()
+            self._metrics.stream.restored(stream.name, verdict.cause)
+            self._drop(stream, rows, "rejected", "restored")
+
+    def _count_restore(self, stream: Stream, verdict: Verdict) -> None:
+        stream.restores += 1
+        if stream.restores < self._policy.freeze_after:
+            return
+        stream.frozen = f"taken back {stream.restores} times in a row, last because: {verdict.reason}"
+        stream.mode = "off"
+        log.error("stream '%s' is switched off: %s", stream.name, stream.frozen)
+        self._chronicle.changed(stream, "freeze", stream.version, verdict.cause, stream.frozen)
+
+    def _fail(self, stream: Stream, rows: Sequence[Row], error: Exception) -> None:
+        log.error("a step of stream '%s' failed; its state is as before", stream.name, exc_info=error)
+        self._drop(stream, len(rows), "failed", "failed")
+        self._chronicle.failed(stream, error)
+        self._report(stream)
+
+    def _drop(self, stream: Stream, rows: int, reason: DropReason, action: Action) -> None:
+        stream.dropped[reason] += rows
+        self._metrics.stream.dropped(stream.name, rows, reason)
+        self._metrics.stream.window(stream.name, stream.method.adapter.name, action)
+
+    def _report(self, stream: Stream) -> None:
+        self._metrics.stream.state(stream.name, stream.version, stream.answers_as_source, bool(stream.frozen))
+
+
+def _alike(windows: Sequence[tuple[Stream, Sequence[Row]]]) -> list[list[tuple[Stream, Sequence[Row]]]]:
+    """Group windows that may share a step."""
+    groups: dict[object, list[tuple[Stream, Sequence[Row]]]] = {}
+    for index, (stream, rows) in enumerate(windows):
+        key = (id(stream.method), len(rows)) if stream.method.adapter.stackable else index
+        groups.setdefault(key, []).append((stream, rows))
+    return list(groups.values())

@@ -1,0 +1,138 @@
+"""The images of one stream that wait to be learnt from, and which images are let in."""
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Rows = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+"""Images (n, C, H, W): uint8 in [0, 255] or float32 in [0, 1]."""
+
+Refusal = Literal["duplicate", "constant", "client_share"]
+REFUSALS: Final[tuple[Refusal, ...]] = ("duplicate", "constant", "client_share")
+
+_DIGEST_BYTES = 16
+
+
+class Row(NamedTuple):
+    """One image in a window.
+
+    Attributes:
+        image: (1, C, H, W), owned by the window.
+        digest: Of its type and content.
+        client: Who sent it.
+        arrived_s: When it was let in.
+    """
+
+    image: Rows
+    digest: bytes
+    client: str
+    arrived_s: float
+
+
+class Window:
+    """Let images in, and hand them out in order of arrival.
+
+    An image is refused if it is of one colour, if it equals one of the last `recent` images (a still camera, or
+    somebody who repeats what harms), or if its sender has its share of the window already.
+    """
+
+    def __init__(self, rows: int, max_client_share: float = 1.0, recent: int = 256) -> None:
+        """Start empty.
+
+        Args:
+            rows: Images that make a full window.
+            max_client_share: Share of a full window that one client may have, in (0, 1].
+            recent: How many images back an equal one is refused; 0 refuses none.
+        """
+        self._most_of_a_client = max(1, int(rows * max_client_share)) if max_client_share < 1 else None
+        self._recent: deque[bytes] = deque(maxlen=recent)
+        self._known: set[bytes] = set()
+        self._rows: deque[Row] = deque()
+        self._clients: Counter[str] = Counter()
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self._rows)
+
+    @property
+    def oldest_s(self) -> float:
+        """When the oldest waiting image was let in; infinite if none waits."""
+        return self._rows[0].arrived_s if self._rows else float("inf")
+
+    def offer(self, images: Rows, client: str, now_s: float) -> Counter[Refusal]:
+        """Let in what may be learnt from.
+
+        Args:
+            images: (n, C, H, W).
+            client: Who sent them.
+            now_s: The time, on any monotonic clock.
+
+        Returns:
+            How many images were refused, by reason.
+        """
+        refused: Counter[Refusal] = Counter()
+        for index in range(len(images)):
+            image = images[index : index + 1]
+            digest = _digest(image)
+            reason = self._refusal(image, digest, client)
+            if reason:
+                refused[reason] += 1
+            else:
+                self._let_in(Row(image.copy(), digest, client, now_s))
+        return refused
+
+    def take(self, rows: int) -> list[Row]:
+        """Remove the `rows` oldest images, or all if there are fewer, and return them in order of arrival."""
+        taken = [self._rows.popleft() for _ in range(min(rows, len(self._rows)))]
+        for row in taken:
+            self._clients[row.client] -= 1
+            self.bytes -= row.image.nbytes
+        self._clients += Counter()  # forgets who has none left
+        return taken
+
+    def put_back(self, rows: Iterable[Row]) -> None:
+        """Let in images that were let in before, such as those of a stream that comes back from disk."""
+        for row in rows:
+            self._let_in(row)
+
+    def _refusal(self, image: Rows, digest: bytes, client: str) -> Refusal | None:
+        if (image.min((2, 3)) == image.max((2, 3))).all():
+            return "constant"
+        if digest in self._known:
+            return "duplicate"
+        if self._most_of_a_client is not None and self._clients[client] >= self._most_of_a_client:
+            return "client_share"
+        return None
+
+    def _let_in(self, row: Row) -> None:
+        self._rows.append(row)
+        self._clients[row.client] += 1
+        self.bytes += row.image.nbytes
+        if self._recent.maxlen:
+            if len(self._recent) == self._recent.maxlen:
+                self._known.discard(self._recent[0])
+            self._recent.append(row.digest)
+            self._known.add(row.digest)
+
+
+def as_rows(images: Rows, client: str, arrived_s: float) -> list[Row]:
+    """Return images (n, C, H, W) as rows, whether or not a window would let them in; nothing is copied."""
+    each = (images[i : i + 1] for i in range(len(images)))
+    return [Row(image, _digest(image), client, arrived_s) for image in each]
+
+
+def digest(rows: Iterable[Row]) -> str:
+    """Return what names a window in the audit log: a hash of its images in order, in hex."""
+    return blake2b(b"".join(row.digest for row in rows), digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def _digest(image: Rows) -> bytes:
+    content = np.ascontiguousarray(image)
+    return blake2b(content.dtype.str.encode() + content.tobytes(), digest_size=_DIGEST_BYTES).digest()

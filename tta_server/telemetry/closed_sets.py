@@ -1,0 +1,44 @@
+"""Every enumeration that labels a metric: closed, so that nobody can make the number of series grow."""
+
+from typing import Final, Literal, get_args
+
+Outcome = Literal["ok", "rejected", "overloaded", "cancelled", "error"]
+Stage = Literal["decode", "queue", "forward", "judge", "adapt"]
+Action = Literal["updated", "rejected", "skipped", "restored", "failed", "dropped"]
+"""What became of a window: learnt from; the step refused; not learnt from, because nothing drifts or it is no fair
+sample; the stream taken back; an error; no time for it."""
+
+Cause = Literal[
+    "healthy",
+    "nothing_selected",
+    "not_finite",
+    "at_home",
+    "class_share",
+    "update",
+    "trust_region",
+    "diversity",
+    "canary",
+    "risk",
+    "estimated_accuracy",
+]
+"""Why the guard decided as it did, in order of trust but for the first four."""
+
+RestoreCause = Cause | Literal["periodic", "operator"]
+DropReason = Literal[
+    "duplicate", "constant", "client_share", "overload", "too_young", "rejected", "skipped", "failed", "reset"
+]
+"""Why an image that was offered for learning was not learnt from."""
+
+Verdict = Literal["commit", "reject", "rollback", "reset"]
+StateKind = Literal["state", "history", "window"]
+Move = Literal["evicted", "revived", "deleted"]
+
+OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)
+STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
+ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
+CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
+RESTORE_CAUSES: Final[tuple[RestoreCause, ...]] = (*CAUSES, "periodic", "operator")
+DROP_REASONS: Final[tuple[DropReason, ...]] = get_args(DropReason)
+VERDICTS: Final[tuple[Verdict, ...]] = get_args(Verdict)
+STATE_KINDS: Final[tuple[StateKind, ...]] = get_args(StateKind)
+MOVES: Final[tuple[Move, ...]] = get_args(Move)

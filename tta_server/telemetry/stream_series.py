@@ -1,0 +1,176 @@
+"""The metric families that tell streams apart.
+
+Streams are named by callers, so at most `max_labelled` of them get series of their own and the rest share `_other`.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from tta_server.telemetry.closed_sets import (
+    ACTIONS,
+    DROP_REASONS,
+    RESTORE_CAUSES,
+    Action,
+    DropReason,
+    RestoreCause,
+)
+
+OTHER: Final = "_other"
+
+_MEASURES: Final = {
+    "parameter_distance": (
+        "tta_parameter_distance_ratio",
+        "Distance of the adapted parameters from the source's, over the norm of the source's.",
+    ),
+    "update_norm": (
+        "tta_update_norm_ratio",
+        "Size of the last step, over the norm of the source's parameters.",
+    ),
+    "diversity": (
+        "tta_prediction_diversity_ratio",
+        "Entropy of the mean prediction over ln K: 1 all classes alike, 0 one class only.",
+    ),
+    "canary_accuracy": (
+        "tta_canary_accuracy_ratio",
+        "Accuracy of the stream's state on the labelled canary images and their corruptions.",
+    ),
+    "risk_lower_bound": (
+        "tta_risk_lower_bound_ratio",
+        "Lower bound of the risk of the adapted model over the tolerated one; above 0 the monitor alarms.",
+    ),
+    "estimated_gain": (
+        "tta_estimated_gain_ratio",
+        "Estimated accuracy of the adapted model minus that of the source; an estimate that a collapse deceives.",
+    ),
+}
+"""Measures of a verdict that have a gauge: name of the measure to name and help of the family."""
+
+
+class StreamSeries:
+    """Every family with a label `stream`, for one model in one process."""
+
+    def __init__(self, registry: CollectorRegistry, model: str, max_labelled: int) -> None:
+        """Register the families.
+
+        Args:
+            registry: Where.
+            model: Value of the `model` label.
+            max_labelled: Streams that get series of their own.
+        """
+        self._model = model
+        self._max_labelled = max_labelled
+        self._labelled: set[str] = set()
+        two = ["model", "stream"]
+
+        def counter(name: str, text: str, *more: str) -> Counter:
+            return Counter(name, text, [*two, *more], registry=registry)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(name, text, two, registry=registry)
+
+        self._unlabelled = Counter(
+            "tta_stream_labels_dropped", "Streams that had to share '_other'.", ["model"], registry=registry
+        ).labels(model)
+        self._images = counter("tta_images", "Images answered.")
+        self._offered = counter("tta_samples_offered", "Images offered for learning.")
+        self._learnt = counter("tta_samples_learnt", "Images that committed steps learnt from.")
+        self._dropped = counter("tta_samples_dropped", "Images offered but not learnt from, by reason.", "reason")
+        self._batches = counter(
+            "tta_batches", "Windows offered for learning, by what became of them.", "adapter", "action"
+        )
+        self._restores = counter("tta_restores", "Times a stream was taken back to an earlier state.", "cause")
+        self._version = gauge(
+            "tta_state_version", "Version of the stream's state; grows by one with every step and restore."
+        )
+        self._source = gauge(
+            "tta_serving_source", "1 while the frozen model answers in the stream's place, as its mode or guard wants."
+        )
+        self._frozen = gauge("tta_stream_frozen", "1 if the guard switched the stream off for good.")
+        self._entropy = gauge(
+            "tta_predictive_entropy_ratio",
+            "Recent mean entropy over ln K: 0 certain, 1 uniform; falls also when a stream collapses.",
+        )
+        self._confidence = gauge("tta_confidence_ratio", "Recent mean probability of the predicted class.")
+        self._measures = {name: gauge(family, text) for name, (family, text) in _MEASURES.items()}
+        self._accuracy = Gauge(
+            "tta_labelled_accuracy_ratio",
+            "Exact accuracy on the images that labels came for.",
+            [*two, "variant"],
+            registry=registry,
+        )
+        self._families = [value for value in vars(self).values() if isinstance(value, Counter | Gauge)]
+        self._families = [*self._families, *self._measures.values()]
+        self._families.remove(self._unlabelled)
+
+    def open(self, stream: str, adapter: str) -> None:
+        """Create the series of a stream, counters at 0; past the limit it shares those of `_other`."""
+        if stream != OTHER and (stream in self._labelled or len(self._labelled) < self._max_labelled):
+            self._labelled.add(stream)
+        else:
+            self._unlabelled.inc()
+        labels = self._model, self._label(stream)
+        for family in (self._images, self._offered, self._learnt, self._version, self._source, self._frozen):
+            family.labels(*labels)
+        for action in ACTIONS:
+            self._batches.labels(*labels, adapter, action)
+        for cause in RESTORE_CAUSES:
+            self._restores.labels(*labels, cause)
+        for reason in DROP_REASONS:
+            self._dropped.labels(*labels, reason)
+
+    def close(self, stream: str) -> None:
+        """Remove the series of a stream; others may have its place."""
+        if stream in self._labelled:
+            self._labelled.discard(stream)
+            for family in self._families:
+                family.remove_by_labels({"model": self._model, "stream": stream})
+
+    def answered(self, stream: str, rows: int, entropy_ratio: float, confidence: float) -> None:
+        """Count answered images, and record the stream's recent entropy (over ln K) and confidence, both in [0, 1]."""
+        labels = self._model, self._label(stream)
+        self._images.labels(*labels).inc(rows)
+        self._entropy.labels(*labels).set(entropy_ratio)
+        self._confidence.labels(*labels).set(confidence)
+
+    def offered(self, stream: str, rows: int) -> None:
+        """Count images offered for learning."""
+        self._offered.labels(self._model, self._label(stream)).inc(rows)
+
+    def learnt(self, stream: str, rows: int) -> None:
+        """Count images that a committed step learnt from."""
+        self._learnt.labels(self._model, self._label(stream)).inc(rows)
+
+    def dropped(self, stream: str, rows: int, reason: DropReason) -> None:
+        """Count images that were offered but not learnt from."""
+        self._dropped.labels(self._model, self._label(stream), reason).inc(rows)
+
+    def window(self, stream: str, adapter: str, action: Action) -> None:
+        """Count what became of a window."""
+        self._batches.labels(self._model, self._label(stream), adapter, action).inc()
+
+    def restored(self, stream: str, cause: RestoreCause) -> None:
+        """Count that a stream was taken back."""
+        self._restores.labels(self._model, self._label(stream), cause).inc()
+
+    def state(self, stream: str, version: int, as_source: bool, frozen: bool) -> None:
+        """Record which state a stream has, whether the source answers for it, and whether it was switched off."""
+        labels = self._model, self._label(stream)
+        self._version.labels(*labels).set(version)
+        self._source.labels(*labels).set(as_source)
+        self._frozen.labels(*labels).set(frozen)
+
+    def measures(self, stream: str, measures: Mapping[str, float]) -> None:
+        """Record the guard's measures that have a gauge."""
+        for name in measures.keys() & self._measures.keys():
+            self._measures[name].labels(self._model, self._label(stream)).set(measures[name])
+
+    def accuracy(self, stream: str, adapted: float | None, source: float | None) -> None:
+        """Record the exact accuracy of both variants on labelled images."""
+        for variant, value in (("adapted", adapted), ("source", source)):
+            if value is not None:
+                self._accuracy.labels(self._model, self._label(stream), variant).set(value)
+
+    def _label(self, stream: str) -> str:
+        return stream if stream in self._labelled else OTHER
