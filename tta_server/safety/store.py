@@ -72,9 +72,9 @@ class Store:
         self.files.release()
 
     def names(self) -> list[str]:
-        """Return the streams that something is kept of, sorted."""
+        """Return the streams that a state or snapshot is kept of, sorted."""
         with self._lock:
-            return [folder.partition("/")[2] for folder in self._folders() if not self._is_erased(folder)]
+            return [name for name in (folder.partition("/")[2] for folder in self._folders()) if self._saved(name)]
 
     def save(self, name: str, version: int, data: bytes) -> str:
         """Keep the state of a stream; older ones beyond `keep` go.
