@@ -69,6 +69,7 @@ def build(settings: Settings, model: Model | None = None) -> Service:
     except Exception:
         kept.keeper.close()
         raise
+    metrics.on_render(lambda: metrics.stored(kept.keeper.behind_s, kept.keeper.failures))
     engine = Engine(worker, commands, settings.engine, metrics)
     pool = ThreadPoolExecutor(settings.limits.decode_threads, thread_name_prefix="decode")
 

@@ -4,7 +4,7 @@ No histogram carries a stream, families with one are in `stream_series`, and eve
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from prometheus_client import (
@@ -60,6 +60,7 @@ class Metrics:
         PlatformCollector(registry=registry)
         self.stream = StreamSeries(registry, model, max_labelled)
         self._model = model
+        self._looks: list[Callable[[], None]] = []
         self._requests_and_stages(registry)
         one = ["model"]
         self._queue = Gauge("tta_queue_depth_images", "Images waiting for the device.", one, registry=registry).labels(
@@ -170,6 +171,12 @@ class Metrics:
         self._snapshot_failures.inc(failures - self._failures)
         self._failures = failures
 
+    def on_render(self, look: Callable[[], None]) -> None:
+        """Have `look` record what nobody tells by itself, each time before everything is rendered."""
+        self._looks.append(look)
+
     def render(self) -> bytes:
         """Return everything in Prometheus' text format."""
+        for look in self._looks:
+            look()
         return generate_latest(self._registry)
