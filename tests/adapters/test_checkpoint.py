@@ -10,6 +10,7 @@ from safetensors.torch import load, save
 
 import adapters
 from adapters import dump_state, load_state
+from adapters.checkpoint import load_beside, read_about, state_digest
 from models import TorchBackbone
 from tests.networks import reference_network
 from tests.states import bits
@@ -209,3 +210,90 @@ def test_a_pickle_is_refused(tent, backbone, tmp_path):
 
     with pytest.raises(ValueError, match=DAMAGED):
         load_state(tent, backbone, (tmp_path / "state.pt").read_bytes())
+
+
+facts = st.dictionaries(st.text(max_size=5), json_values, max_size=3)
+tensors_beside = st.dictionaries(
+    st.from_regex(r"[a-z]{1,5}(/[a-z]{1,5})?", fullmatch=True),
+    st.lists(st.floats(width=32, allow_nan=False), max_size=3).map(torch.tensor),
+    max_size=3,
+)
+
+
+@FUZZ
+@given(about=facts, beside=tensors_beside)
+def test_what_is_put_beside_a_state_comes_back_and_changes_nothing_of_it(tent, backbone, file, about, beside):
+    state = load_state(tent, backbone, file.read_bytes())
+
+    data = dump_state(tent, backbone, state, about, beside)
+
+    assert read_about(data)["about"] == about
+    assert bits(load_beside(data)) == bits(beside)
+    assert bits(load_state(tent, backbone, data)) == bits(state)
+
+
+def test_a_file_says_what_it_belongs_to_without_its_adapter(backbone, dumped):
+    about = read_about(dumped)
+
+    assert (about["adapter"], about["model"], about["digest"]) == ("tent", "reference", backbone.spec.digest)
+    assert about["about"] == {}
+    assert load_beside(dumped) == {}
+
+
+def test_a_file_from_before_facts_were_kept_still_loads(tent, backbone, dumped):
+    about = metadata(dumped)
+    del about["about"]
+    old = rewritten(dumped, json.dumps(about))
+
+    assert read_about(old)["about"] == {}
+    assert bits(load_state(tent, backbone, old)) == bits(load_state(tent, backbone, dumped))
+
+
+@pytest.mark.parametrize("facts", [None, [], "text", 3])
+def test_facts_of_another_kind_are_refused(dumped, facts):
+    with pytest.raises(ValueError, match=DAMAGED):
+        read_about(rewritten(dumped, json.dumps(metadata(dumped) | {"about": facts})))
+
+
+@FUZZ
+@given(data=st.binary(max_size=300), header=st.booleans())
+def test_random_bytes_say_nothing_of_themselves(data, header):
+    if header:
+        data = len(data).to_bytes(8, "little") + data
+
+    for read in (read_about, load_beside):
+        with pytest.raises(ValueError, match=DAMAGED):
+            read(data)
+
+
+def test_equal_states_have_equal_digests(tent, backbone, dumped):
+    state = load_state(tent, backbone, dumped)
+
+    shuffled = {name: state[name].clone() for name in reversed(list(state))}
+
+    assert state_digest(shuffled) == state_digest(state)
+    assert state_digest({}) != state_digest(state)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensor: tensor.double(),
+        lambda tensor: tensor[None],
+        lambda tensor: tensor.view(torch.int32),
+        lambda tensor: torch.cat([tensor, tensor[:1]]),
+        lambda tensor: torch.nextafter(tensor, torch.tensor(9.0)),
+        lambda tensor: torch.where(torch.arange(len(tensor)) == 0, -0.0, tensor),
+    ],
+    ids=["type", "shape", "view", "longer", "one bit", "sign of zero"],
+)
+def test_states_that_differ_have_other_digests(change):
+    state = {"theta/a": torch.tensor([0.0, 1.0]), "theta/b": torch.tensor([2.0])}
+
+    assert state_digest(state | {"theta/a": change(state["theta/a"])}) != state_digest(state)
+
+
+def test_a_name_is_part_of_the_digest():
+    ones = torch.ones(2)
+
+    assert state_digest({"a": ones, "b": ones}) != state_digest({"a": ones, "c": ones})
