@@ -249,6 +249,7 @@ class Commands:
         self._journal.changed(stream, event, before, "operator", who.reason, who.name, extra)
         self._metrics.stream.state(stream.name, stream.version, stream.answers_as_source, bool(stream.frozen))
         self._worker.settle(stream)
+        self._worker.make_room()
 
     def _told(self, stream: Stream) -> dict[str, Any]:
         return stream.details() | {"labelled": self._worker.parts.ledger.accuracy(stream.name)}

@@ -127,6 +127,8 @@ class Engine:
                 jobs, commands, last = self._next()
                 for command in commands:
                     _settle(command)
+                if commands:
+                    self._worker.make_room()  # reading a stream may have brought it back from disk
                 if jobs:
                     self._worker.answer(jobs)
                 elif last:

@@ -95,20 +95,23 @@ class Registry:
         self._add(stream)
         return stream
 
-    def resized(self, stream: Stream) -> list[str]:
-        """Count a stream's memory anew, and make room for it.
-
-        Returns:
-            Names of the streams that went to disk.
-        """
+    def resized(self, stream: Stream) -> None:
+        """Count a stream's memory anew."""
         if stream.name in self._streams:
             self._measure(stream)
+
+    def make_room(self) -> list[str]:
+        """Move the streams that are idle longest to disk until the rest keeps to the limit; the last one stays.
+
+        Returns:
+            Names of those that went.
+        """
         evicted = []
         while self._over_budget() and len(self._streams) > 1:
-            name = next(name for name in self._streams if name != stream.name)
+            name = next(iter(self._streams))
             self.evict(name)
             evicted.append(name)
-        if self._over_budget() and len(stream.history):
+        for stream in self._streams.values() if self._over_budget() else ():
             stream.history.clear()
             self._measure(stream)
         self._report()
@@ -176,7 +179,8 @@ class Registry:
         self._streams[stream.name] = stream
         self._metrics.stream.open(stream.name, stream.method.adapter.name)
         self._metrics.stream.state(stream.name, stream.version, stream.answers_as_source, bool(stream.frozen))
-        self.resized(stream)
+        self._measure(stream)
+        self._report()
 
     def _remove(self, name: str) -> None:
         del self._streams[name]

@@ -90,6 +90,7 @@ class Worker:
             self._metrics.stage("queue", now_s - job.arrived_s)
         for group in self.parts.answerer.groups(asked):
             self._answer(group)
+        self.make_room()
 
     def due_s(self) -> float | None:
         """Return when the next window is due, on the monotonic clock; None if none is."""
@@ -112,6 +113,7 @@ class Worker:
         self.parts.learner.learn(windows)
         for stream, _ in windows:
             self.settle(stream)
+        self.make_room()
 
     def shed(self, now_s: float) -> None:
         """Drop the window that is due longest: there is no time for it."""
@@ -132,7 +134,11 @@ class Worker:
         """Take notice of a stream that changed: of its size, and of when its window is due."""
         due_s = self.parts.pace.due_s(stream.window) if stream.learns_later else None
         self._schedule.set(stream.name, due_s)
-        for name in self.parts.registry.resized(stream):
+        self.parts.registry.resized(stream)
+
+    def make_room(self) -> None:
+        """Keep to the limit on memory; not while a stream that may have to go is at work."""
+        for name in self.parts.registry.make_room():
             self._schedule.set(name, None)
 
     def park(self, name: str) -> None:
