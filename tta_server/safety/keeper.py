@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
 from tta_server.safety.audit import Audit, Entry
-from tta_server.safety.pace import Pace
+from tta_server.safety.rounds import Rounds
 from tta_server.safety.store import Store
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Keeper:
         self.lost = 0
         self._store = store
         self._audit = audit
-        self._pace = Pace(interval_s, retry_s)
+        self._rounds = Rounds(interval_s, retry_s)
         self._changed = threading.Condition()
         self._states: dict[str, _State] = {}
         self._lines: deque[Entry] = deque()
@@ -132,7 +132,7 @@ class Keeper:
         """Write everything that waits, now; return whether that was done in time."""
         with self._changed:
             self._hurry += 1
-            self._pace.due_s = 0.0
+            self._rounds.due_s = 0.0
             self._changed.notify_all()
             done = self._changed.wait_for(lambda: not (self._waits or self._busy), timeout_s)
             self._hurry -= 1
@@ -156,17 +156,17 @@ class Keeper:
     @property
     def failures(self) -> int:
         """Rounds of writing that failed since the start."""
-        return self._pace.failures
+        return self._rounds.failures
 
     @property
     def trouble(self) -> str:
         """What is wrong with the disk, or an empty string."""
-        return self._pace.trouble
+        return self._rounds.trouble
 
     @property
     def age_s(self) -> float:
         """Time since a round last succeeded, or since the start; grows while nothing happens, too."""
-        return time.monotonic() - self._pace.succeeded_s
+        return time.monotonic() - self._rounds.succeeded_s
 
     @property
     def behind_s(self) -> float:
@@ -208,8 +208,8 @@ class Keeper:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not (self._closed or self._tasks or (self._waits and time.monotonic() >= self._pace.due_s)):
-                    wait_s = self._pace.due_s - time.monotonic() if self._waits else None
+                while not (self._closed or self._tasks or (self._waits and time.monotonic() >= self._rounds.due_s)):
+                    wait_s = self._rounds.due_s - time.monotonic() if self._waits else None
                     self._changed.wait(wait_s)
                 if self._closed:
                     return
@@ -227,10 +227,10 @@ class Keeper:
             self._write()
         except Exception as error:  # a remote store raises what it likes
             with self._changed:
-                self._pace.fail(error)
+                self._rounds.fail(error)
         else:
             with self._changed:
-                self._pace.succeed(hurry=self._hurry > 0)
+                self._rounds.succeed(hurry=self._hurry > 0)
 
     def _write(self) -> None:
         with self._changed:  # at one moment: no state here is newer than the lines

@@ -8,7 +8,7 @@ log = logging.getLogger(__name__)
 _LONGEST_WAIT_S = 60.0
 
 
-class Pace:
+class Rounds:
     """Space rounds out, further after failures.
 
     Attributes:
