@@ -10,7 +10,7 @@ import torch
 import adapters
 from adapters import lame  # noqa: F401  (registers it)
 from tests.states import bits
-from tests.tta_server.runtime.fakes import Fails, ask, learn_all, rows, tiny, worker
+from tests.tta_server.runtime.fakes import Fails, ask, learn_all, rows, tiny, wired
 from tta_server.evaluate.session import Session, StoppedError
 
 
@@ -22,7 +22,7 @@ def session(adapter, window: int = 8, inline: bool = True) -> Session:
 @pytest.mark.parametrize("name", ["tent", "bn", "source"])
 def test_it_answers_and_learns_exactly_as_the_servers_worker(name, size):
     adapter = adapters.create(name, **({"lr": 0.1} if name == "tent" else {}))
-    subject, server = session(adapter), worker(adapter, window=8)
+    subject, server = session(adapter), wired(adapter, window=8)
 
     for start in range(0, 48, size):
         images = rows(48)[start : start + size]
@@ -30,7 +30,7 @@ def test_it_answers_and_learns_exactly_as_the_servers_worker(name, size):
         learn_all(server)
         assert np.array_equal(predicted, answer.probabilities.argmax(1))
 
-    assert bits(subject._stream.state) == bits(server._streams["door"].state)
+    assert bits(subject.stream.state) == bits(server.stream("door").state)
     assert len(subject.learn_s) == 48 // 8
     assert len(subject.answer_s) == 48 // size
 
@@ -46,7 +46,7 @@ def test_a_batch_coupled_adapter_answers_with_the_forward_that_it_learns_from():
         assert np.array_equal(subject.answer(images), step.output.logits.argmax(1).numpy())
         state = step.state
 
-    assert bits(subject._stream.state) == bits(state)
+    assert bits(subject.stream.state) == bits(state)
     assert not subject.learn_s
 
 
@@ -106,7 +106,7 @@ def test_reset_forgets_what_was_learnt_and_what_waits():
 
     for seed in (2, 3):
         assert np.array_equal(subject.answer(rows(8, seed)), fresh.answer(rows(8, seed)))
-    assert bits(subject._stream.state) == bits(fresh._stream.state)
+    assert bits(subject.stream.state) == bits(fresh.stream.state)
 
 
 def test_the_selected_are_counted_where_the_adapter_tells():

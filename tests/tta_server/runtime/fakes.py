@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -13,10 +14,14 @@ import adapters
 from adapters import Adapter, State, Step
 from models import Backbone, Output, Reference, TorchBackbone
 from tta_server.app import open_storage
+from tta_server.runtime import assemble as assembly
 from tta_server.runtime.answerer import Answer, Job
 from tta_server.runtime.assemble import Kept, assemble
-from tta_server.runtime.commands import Commands
+from tta_server.runtime.commands import Commands, Who
+from tta_server.runtime.stream import Stream
 from tta_server.runtime.worker import Worker
+from tta_server.safety.audit import Entry
+from tta_server.safety.unguarded import Judge
 from tta_server.settings import load_settings
 from tta_server.telemetry.metrics import Metrics
 
@@ -110,6 +115,26 @@ class Wired(NamedTuple):
     worker: Worker
     commands: Commands
     kept: Kept
+    metrics: Metrics
+
+    def stream(self, name: str) -> Stream:
+        """Return a stream, from disk if need be."""
+        return self.worker.parts.registry.existing(name)
+
+    def steps(self) -> dict[str, int]:
+        """Return how many steps made each stream's state."""
+        return {stream["name"]: stream["steps"] for stream in self.commands.list()}
+
+    def audited(self) -> list[Entry]:
+        """Return the audit log, oldest first."""
+        assert self.kept.keeper.flush(30)
+        return list(self.kept.keeper._audit.entries())
+
+
+WHO = Who("tester", "a test")
+
+opened: list[Kept] = []
+"""What `wired` opened and nobody closed yet; a fixture closes it after each test."""
 
 
 def wired(
@@ -119,21 +144,42 @@ def wired(
     storage: str = "",
     guard: bool = False,
     engine: dict | None = None,
+    save_every_s: float = 0.0,
+    keep_inputs: bool = False,
+    max_bytes: int | None = None,
+    judge: Judge | None = None,
     **streams: object,
 ) -> Wired:
-    """Return a worker over a tiny network, and operators' commands for it."""
+    """Return a worker over a tiny network, and operators' commands for it.
+
+    Equal images are all learnt from unless `duplicate_memory` is given; `max_bytes` may be below what an operator may
+    set; `judge` is the guard of every stream.
+    """
     settings = load_settings(
         None,
         {
             "engine": {"window_rows": window, **(engine or {})},
-            "streams": streams,
-            "storage": {"url": storage, "save_every_s": 0.0},
+            "streams": {"duplicate_memory": 0, **streams},
+            "storage": {"url": storage, "save_every_s": save_every_s, "keep_inputs": keep_inputs},
             "guard": {"enabled": guard},
         },
     )
-    kept = open_storage(settings.storage)
-    parts = assemble(backbone or tiny(), None, adapter or hard_tent(), settings, metrics(), kept)
-    return Wired(*parts, kept)
+    if max_bytes is not None:
+        small = settings.streams.model_copy(update={"max_bytes": max_bytes})
+        settings = settings.model_copy(update={"streams": small})
+    kept, books = open_storage(settings.storage), metrics()
+    opened.append(kept)
+    with pytest.MonkeyPatch.context() as patch:
+        if judge:
+            patch.setattr(assembly, "Unguarded", lambda: judge)
+        parts = assemble(backbone or tiny(), None, adapter or hard_tent(), settings, books, kept)
+    return Wired(*parts, kept, books)
+
+
+def close() -> None:
+    """Close everything that `wired` opened."""
+    while opened:
+        opened.pop().keeper.close()
 
 
 def worker(
@@ -143,20 +189,30 @@ def worker(
     return wired(adapter, window, backbone, **streams).worker
 
 
-def ask(worker: Worker, stream: str, images: np.ndarray) -> Answer:
+def ask(subject: Worker | Wired, stream: str, images: np.ndarray, client: str = "", request_id: str = "") -> Answer:
     """Answer one request alone."""
-    job = Job(stream, images, time.monotonic())
-    worker.answer([job])
+    job = Job(stream, images, time.monotonic(), client, request_id)
+    _worker(subject).answer([job])
     return job.future.result(0)
 
 
-def learn_all(worker: Worker) -> None:
+def is_due(subject: Worker | Wired) -> bool:
+    """Tell whether a window is due."""
+    due_s = _worker(subject).due_s()
+    return due_s is not None and due_s <= time.monotonic()
+
+
+def learn_all(subject: Worker | Wired) -> None:
     """Learn until no window is due."""
-    while (due_s := worker.due_s()) is not None and due_s <= time.monotonic():
-        worker.learn(time.monotonic())
+    while is_due(subject):
+        _worker(subject).learn(time.monotonic())
 
 
-def shed_all(worker: Worker) -> None:
+def shed_all(subject: Worker | Wired) -> None:
     """Drop windows until none is due."""
-    while (due_s := worker.due_s()) is not None and due_s <= time.monotonic():
-        worker.shed(time.monotonic())
+    while is_due(subject):
+        _worker(subject).shed(time.monotonic())
+
+
+def _worker(subject: Worker | Wired) -> Worker:
+    return subject if isinstance(subject, Worker) else subject.worker

@@ -12,21 +12,19 @@ import torch
 
 import tta_server.runtime.engine as module
 from adapters import Adapter
-from tests.tta_server.runtime.fakes import Fails, Gated, hard_tent, metrics, rows, tiny
+from tests.tta_server.runtime.fakes import WHO, Fails, Gated, rows, tiny, wired
 from tta_server.errors import BadRequest, NotFound, NotReady, Overloaded
 from tta_server.runtime.engine import Engine
-from tta_server.runtime.worker import Answer, Worker
+from tta_server.runtime.worker import Answer
 from tta_server.settings import Engine as EngineSettings
-from tta_server.settings import Streams
 
 PATIENCE_S = 30
 
 
 def make(adapter: Adapter | None = None, backbone=None, streams: dict | None = None, **keys: object) -> Engine:
     settings = EngineSettings(**({"max_rows": 8, "max_queue_rows": 32, "window_rows": 4} | keys))
-    books = metrics()
-    worker = Worker(backbone or tiny(), adapter or hard_tent(), settings.window_rows, Streams(**(streams or {})), books)
-    return Engine(worker, settings, books)
+    parts = wired(adapter, settings.window_rows, backbone, engine=settings.model_dump(), **(streams or {}))
+    return Engine(parts.worker, parts.commands, settings, parts.metrics)
 
 
 @contextmanager
@@ -66,6 +64,14 @@ def answer(engine: Engine, stream: str = "door", images: np.ndarray | None = Non
     return engine.submit(stream, rows(2) if images is None else images).result(PATIENCE_S)
 
 
+def read(engine: Engine, stream: str = "door") -> dict:
+    return engine.command(lambda commands: commands.read(stream)).result(PATIENCE_S)
+
+
+def listed(engine: Engine) -> list[dict]:
+    return engine.command(lambda commands: commands.list()).result(PATIENCE_S)
+
+
 def test_nothing_is_taken_before_the_start():
     engine = make()
 
@@ -101,7 +107,7 @@ def test_learning_follows_the_answers():
     with running() as engine:
         for _ in range(4):
             answer(engine, images=rows(4))
-        until(lambda: engine.stream("door").result(PATIENCE_S)["steps"] == 4)
+        until(lambda: read(engine)["steps"] == 4)
 
         assert answer(engine).version == 4
 
@@ -112,7 +118,7 @@ def test_versions_in_answers_follow_the_order_of_requests():
 
         versions = [future.result(PATIENCE_S).version for future in futures]
 
-        summary = engine.stream("door").result(PATIENCE_S)
+        summary = read(engine)
     assert versions == sorted(versions)
     assert summary["images"] == 400
     assert versions[-1] <= summary["steps"] == summary["state_version"]
@@ -135,7 +141,7 @@ def test_many_threads_lose_and_mix_up_nothing():
             thread.start()
         for thread in threads:
             thread.join()
-        images = sum(stream["images"] for stream in engine.streams().result(PATIENCE_S))
+        images = sum(stream["images"] for stream in listed(engine))
 
     assert not wrong
     assert images == 16 * 20 * 2
@@ -160,9 +166,9 @@ def test_a_delay_gathers_company():
 def test_a_reset_goes_through_the_device_thread():
     with running() as engine:
         answer(engine, images=rows(8))
-        until(lambda: engine.stream("door").result(PATIENCE_S)["steps"] == 2)
+        until(lambda: read(engine)["steps"] == 2)
 
-        summary = engine.reset("door").result(PATIENCE_S)
+        summary = engine.command(lambda commands: commands.reset("door", WHO)).result(PATIENCE_S)
 
         assert summary["steps"] == 0
         assert np.array_equal(answer(engine).probabilities, answer_of(rows(2)))
@@ -170,9 +176,9 @@ def test_a_reset_goes_through_the_device_thread():
 
 def test_an_unknown_stream_is_not_found():
     with running() as engine:
-        for call in (engine.stream, engine.reset):
+        for run in (lambda commands: commands.read("door"), lambda commands: commands.reset("door", WHO)):
             with pytest.raises(NotFound):
-                call("door").result(PATIENCE_S)
+                engine.command(run).result(PATIENCE_S)
 
         assert answer(engine).version == 0
 
@@ -198,8 +204,8 @@ def test_overload_drops_windows_and_not_answers():
         for future in [busy, *waiting]:
             future.result(PATIENCE_S)
 
-        until(lambda: engine.stream("door").result(PATIENCE_S)["images_in_window"] < 4)
-        summary = engine.stream("door").result(PATIENCE_S)
+        until(lambda: read(engine)["images_in_window"] < 4)
+        summary = read(engine)
     # 24 and 16 images still waited after the first two groups; 16 is not more than half of 32.
     assert summary["images"] == 32
     assert summary["images_dropped"] == 4
@@ -214,7 +220,7 @@ def test_a_request_that_is_cancelled_while_it_waits_costs_nothing():
         adapter.gate.set()
 
         here.result(PATIENCE_S)
-        assert {stream["name"] for stream in engine.streams().result(PATIENCE_S)} == {"busy", "here"}
+        assert {stream["name"] for stream in listed(engine)} == {"busy", "here"}
 
 
 def test_a_stream_too_many_is_refused():
@@ -236,7 +242,7 @@ def test_stop_answers_what_waits_and_refuses_what_comes():
         with pytest.raises(NotReady, match="stopping"):
             engine.submit("door", rows(1))
         with pytest.raises(NotReady, match="stopping"):
-            engine.streams()
+            engine.command(lambda commands: commands.list())
         adapter.gate.set()
         stopper.join(PATIENCE_S)
 
@@ -324,7 +330,7 @@ def test_an_idle_engine_inspects_its_weights_and_changes_nothing(monkeypatch):
         until(lambda: len(looks) > 3)
 
         assert engine.trouble() == ""
-        assert engine.streams().result(PATIENCE_S) == []
+        assert listed(engine) == []
 
 
 def test_when_the_device_thread_dies_nobody_waits_for_ever(monkeypatch):
@@ -334,7 +340,7 @@ def test_when_the_device_thread_dies_nobody_waits_for_ever(monkeypatch):
             raise RuntimeError("the end")
 
         waiting = engine.submit("door", rows(1))
-        command = engine.streams()
+        command = engine.command(lambda commands: commands.list())
         monkeypatch.setattr(engine._worker, "answer", die)
         adapter.gate.set()
         busy.result(PATIENCE_S)
@@ -347,7 +353,7 @@ def test_when_the_device_thread_dies_nobody_waits_for_ever(monkeypatch):
         with pytest.raises(NotReady, match="has died"):
             engine.submit("door", rows(1))
         with pytest.raises(NotReady, match="has died"):
-            engine.streams()
+            engine.command(lambda commands: commands.list())
 
 
 def test_commands_that_wait_when_the_device_thread_dies_fail(monkeypatch):
@@ -362,7 +368,7 @@ def test_commands_that_wait_when_the_device_thread_dies_fail(monkeypatch):
         monkeypatch.setattr(engine._worker, "answer", die)
         doomed = engine.submit("door", rows(1))
         assert entered.wait(PATIENCE_S)
-        command = engine.streams()
+        command = engine.command(lambda commands: commands.list())
         leave.set()
 
         for future in (doomed, command):

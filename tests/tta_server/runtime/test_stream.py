@@ -1,59 +1,27 @@
 """The books of one stream."""
 
-import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from tta_server.runtime.stream import Stream
+from tests.tta_server.runtime.fakes import hard_tent, rows
+from tta_server.runtime.history import History
+from tta_server.runtime.stream import Method, Stream
+from tta_server.runtime.window import Window
+from tta_server.safety.unguarded import Unguarded
+
+METHOD = Method(hard_tent(), {"theta": torch.zeros(3), "steps": torch.zeros((), dtype=torch.int64)}, Unguarded())
+SIZE = 3 * 4 + 8
 
 
-def numbered(start: int, count: int) -> np.ndarray:
-    """Return `count` images that hold their own number."""
-    return np.arange(start, start + count, dtype=np.float32).reshape(count, 1, 1, 1)
+def stream(history_bytes: int = 10 * SIZE) -> Stream:
+    window = Window(4, recent=0)
+    return Stream("door", "after", METHOD, METHOD.initial, METHOD.guard.start(), window, History(history_bytes))
 
 
-def stream() -> Stream:
-    return Stream("door", "after", {})
-
-
-def numbers(window: list[np.ndarray]) -> list[int]:
-    return [int(value) for part in window for value in part.reshape(-1)]
-
-
-@given(parts=st.lists(st.integers(1, 9), max_size=12), asked=st.lists(st.integers(0, 20), max_size=12))
-def test_windows_hold_every_image_once_and_in_order(parts, asked):
-    door = stream()
-    for i, count in enumerate(parts):
-        door.offer(numbered(sum(parts[:i]), count))
-
-    taken = [numbers(door.take_window(rows)) for rows in asked]
-    rest = numbers(door.take_window(10**9))
-
-    assert [number for window in [*taken, rest] for number in window] == list(range(sum(parts)))
-    assert all(len(window) == rows for window, rows in zip(taken, asked, strict=True) if sum(asked) <= sum(parts))
-    assert door.window_rows == len(door.window) == 0
-
-
-@given(parts=st.lists(st.integers(1, 9), min_size=1, max_size=12), rows=st.integers(1, 20))
-def test_a_window_is_as_long_as_asked_for_if_there_is_enough(parts, rows):
-    door = stream()
-    for count in parts:
-        door.offer(numbered(0, count))
-
-    assert len(numbers(door.take_window(rows))) == min(rows, sum(parts))
-    assert door.window_rows == sum(map(len, door.window)) == max(0, sum(parts) - rows)
-
-
-def test_taking_a_window_does_not_write_to_what_was_offered():
-    door, images = stream(), numbered(0, 5)
-    door.offer(images)
-
-    door.take_window(3)
-
-    assert (images == numbered(0, 5)).all()
+def state(value: float) -> dict[str, torch.Tensor]:
+    return {"theta": torch.full((3,), float(value)), "steps": torch.tensor(1)}
 
 
 class Books(RuleBasedStateMachine):
@@ -66,30 +34,54 @@ class Books(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 9))
     def offer(self, count: int) -> None:
-        self.stream.offer(numbered(0, count))
+        self.stream.window.offer(rows(count, self.offered), "", 0.0)
         self.offered += count
 
-    @rule(rows=st.integers(1, 12))
-    def learn(self, rows: int) -> None:
-        window = self.stream.take_window(rows)
+    @rule(count=st.integers(1, 12), passed=st.booleans())
+    def learn(self, count: int, passed: bool) -> None:
+        window = self.stream.window.take(count)
         if window:
-            self.stream.commit({"theta": torch.zeros(1)}, sum(map(len, window)))
+            self.stream.commit(state(self.replaced), len(window), passed)
             self.replaced += 1
 
     @rule()
-    def reset(self) -> None:
-        self.stream.reset({})
+    def roll_back(self) -> None:
+        kept = self.stream.history.newest_passed()
+        if kept:
+            self.stream.go_to(kept.state, kept.steps, kept.passed)
+            self.replaced += 1
+            assert self.stream.state is kept.state
+
+    @rule()
+    def restart(self) -> None:
+        waiting = len(self.stream.window)
+        self.stream.restart()
         self.replaced += 1
-        assert (self.stream.steps, self.stream.window_rows, self.stream.entropy_ratio) == (0, 0, None)
+        assert (self.stream.state, self.stream.steps) == (METHOD.initial, 0)
+        assert len(self.stream.window) == waiting
+
+    @rule()
+    def reset(self) -> None:
+        waiting = len(self.stream.window)
+        assert self.stream.reset() == waiting
+        self.replaced += 1
+        assert (self.stream.steps, len(self.stream.window), self.stream.entropy_ratio) == (0, 0, None)
 
     @invariant()
     def images_are_conserved(self) -> None:
-        assert self.offered == self.stream.learnt + self.stream.dropped + self.stream.window_rows
-        assert self.stream.window_rows == sum(map(len, self.stream.window))
+        dropped = sum(self.stream.dropped.values())
+        assert self.offered == self.stream.learnt + dropped + len(self.stream.window)
 
     @invariant()
     def the_version_counts_how_often_the_state_was_replaced(self) -> None:
         assert self.stream.version == self.replaced >= self.stream.steps
+
+    @invariant()
+    def memory_is_counted_once(self) -> None:
+        states = [kept.state for kept in self.stream.history if kept.version != self.stream.version]
+        own = 0 if self.stream.state is METHOD.initial else SIZE
+        images = sum(row.image.nbytes for row in self.stream.window)
+        assert self.stream.bytes == {"state": own, "history": SIZE * len(states), "window": images}
 
 
 TestBooks = Books.TestCase
@@ -99,8 +91,8 @@ TestBooks = Books.TestCase
 def test_recent_values_stay_between_the_smallest_and_the_largest_seen(answers):
     door = stream()
 
-    for entropy, confidence, rows in answers:
-        door.observe(entropy, confidence, rows)
+    for entropy, confidence, count in answers:
+        door.observe(entropy, confidence, count)
 
     entropies, confidences, counts = zip(*answers, strict=True)
     assert min(entropies) - 1e-9 <= door.entropy_ratio <= max(entropies) + 1e-9  # rounding of the running mean
@@ -118,14 +110,64 @@ def test_the_first_answer_is_the_recent_one():
 
 def test_a_summary_counts_the_bytes_of_the_state():
     door = stream()
-    door.commit({"theta": torch.zeros(3), "steps": torch.zeros((), dtype=torch.int64)}, 2)
+    door.commit(state(1.0), 2, passed=False)
 
     summary = door.summary()
 
-    assert summary["state_bytes"] == 3 * 4 + 8
+    assert summary["state_bytes"] == SIZE
     assert (summary["state_version"], summary["steps"], summary["images_learnt"]) == (1, 1, 2)
 
 
-@pytest.mark.parametrize("rows", [0, 5])
-def test_no_window_is_taken_from_nothing(rows):
-    assert stream().take_window(rows) == []
+def test_a_stream_that_learnt_nothing_has_no_state_of_its_own():
+    door = stream()
+    assert door.bytes["state"] == 0
+
+    door.commit(state(1.0), 2, passed=False)
+    assert door.bytes["state"] == SIZE
+
+    door.restart()
+    assert door.bytes["state"] == 0
+    assert door.bytes["history"] == SIZE
+
+
+def test_a_reset_stream_keeps_its_earlier_versions_and_loses_its_verdict():
+    door = stream()
+    door.commit(state(1.0), 2, passed=True)
+    door.serve, door.restores, door.frozen = "source", 2, "taken back"
+
+    door.reset()
+
+    assert door.history.versions == [1]
+    assert (door.serve, door.restores, door.frozen) == ("adapted", 0, "")
+
+
+def test_the_source_answers_if_the_mode_or_the_guard_says_so():
+    said = {}
+    for mode in ("after", "inline", "shadow", "off"):
+        for serve in ("adapted", "source"):
+            door = stream()
+            door.mode, door.serve = mode, serve
+            said[mode, serve] = door.answers_as_source
+
+    assert {key for key, as_source in said.items() if not as_source} == {
+        ("after", "adapted"),
+        ("inline", "adapted"),
+        ("inline", "source"),  # decided request by request, by the learner
+    }
+
+
+def test_only_some_modes_gather_windows():
+    door = stream()
+
+    assert {
+        mode for mode in ("after", "inline", "shadow", "off") if setattr(door, "mode", mode) or door.learns_later
+    } == {
+        "after",
+        "shadow",
+    }
+
+
+def test_details_say_more_than_the_summary_and_nothing_else():
+    door = stream()
+
+    assert door.details().items() >= door.summary().items()

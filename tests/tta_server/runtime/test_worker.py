@@ -1,6 +1,7 @@
 """What becomes of a group of requests, and of a stream's windows."""
 
 import functools
+import time
 
 import numpy as np
 import pytest
@@ -14,19 +15,20 @@ from tests.networks import layer_norm_network
 from tests.states import bits
 from tests.tta_server.runtime.fakes import (
     SHAPE,
+    WHO,
     BlindToWhite,
     Fails,
     ask,
     hard_tent,
+    is_due,
     learn_all,
-    metrics,
     rows,
+    shed_all,
     tiny,
-    worker,
+    wired,
 )
 from tta_server.errors import BadRequest, NotFound, Overloaded, TTAError
-from tta_server.runtime.worker import Job, Worker
-from tta_server.settings import Streams
+from tta_server.runtime.worker import Job
 
 WHITE = np.ones((1, *SHAPE), dtype=np.float32)
 
@@ -43,14 +45,14 @@ def books_balance(summary: dict) -> bool:
 
 # Answering
 def test_a_new_stream_answers_as_the_source_model():
-    answer = ask(worker(), "door", rows(3))
+    answer = ask(wired(), "door", rows(3))
 
     assert np.array_equal(answer.probabilities, frozen(rows(3)))
     assert (answer.stream, answer.version, answer.adapted) == ("door", 0, False)
 
 
 def test_probabilities_sum_to_one_and_entropies_are_theirs():
-    answer = ask(worker(), "door", rows(5))
+    answer = ask(wired(), "door", rows(5))
 
     p = answer.probabilities.astype(np.float64)
     assert np.allclose(p.sum(1), 1, atol=1e-6)  # float32 sums
@@ -65,63 +67,79 @@ def test_an_adapter_that_answers_in_probabilities_is_not_normalised_again():
             certain = torch.eye(4)[torch.zeros(len(x), dtype=torch.long)]
             return backbone.forward(x)._replace(logits=certain)
 
-    answer = ask(worker(Says()), "door", rows(2))
+    answer = ask(wired(Says()), "door", rows(2))
 
     assert answer.probabilities.tolist() == [[1, 0, 0, 0]] * 2
     assert answer.entropy_nats.tolist() == [0, 0]
 
 
 def test_each_request_of_a_group_gets_its_own_rows():
-    subject, parts = worker(), [rows(2, 1), rows(3, 2), rows(1, 3)]
+    subject, parts = wired(), [rows(2, 1), rows(3, 2), rows(1, 3)]
     jobs = [Job("door", part, 0.0) for part in parts]
 
-    subject.answer(jobs)
+    subject.worker.answer(jobs)
 
-    together = ask(worker(), "door", np.concatenate(parts)).probabilities
+    together = ask(wired(), "door", np.concatenate(parts)).probabilities
     assert np.array_equal(np.concatenate([job.future.result(0).probabilities for job in jobs]), together)
 
 
 def test_bytes_and_floats_may_share_a_forward():
     jobs = [Job("door", rows(2), 0.0), Job("door", (rows(2, 1) / 255).astype(np.float32), 0.0)]
-    subject = worker()
+    subject = wired()
 
-    subject.answer(jobs)
+    subject.worker.answer(jobs)
 
     assert all(job.future.result(0).probabilities.shape == (2, 4) for job in jobs)
-    assert subject.stream("door")["images"] == 4
+    assert subject.commands.read("door")["images"] == 4
 
 
 def test_requests_share_a_forward_only_if_they_share_a_state():
-    subject = worker(named={"lab": {"mode": "inline"}, "a": {"mode": "off"}, "b": {"mode": "off"}})
+    subject = wired(
+        engine={"stack_rows": 0}, named={"lab": {"mode": "inline"}, "a": {"mode": "off"}, "b": {"mode": "off"}}
+    )
     jobs = [Job(name, rows(1), 0.0) for name in ("door", "yard", "lab", "a", "b") for _ in range(2)]
-    group = {job.stream: [subject.group(other) for other in jobs if other.stream == job.stream] for job in jobs}
+    group = {job.stream: [subject.worker.group(other) for other in jobs if other.stream == job.stream] for job in jobs}
 
     assert group["door"][0] == group["door"][1] != group["yard"][0]
     assert group["lab"][0] != group["lab"][1]
     assert group["a"][0] == group["a"][1] == group["b"][0] != group["door"][0]
 
 
-def test_requests_of_a_batch_coupled_adapter_never_share_a_forward():
-    subject, first, second = worker(adapters.create("tent", stats="batch")), *(Job("door", rows(2), 0.0) for _ in "ab")
+def test_streams_share_a_forward_if_they_may_be_stacked():
+    subject = wired(named={"lab": {"mode": "inline"}, "a": {"mode": "off"}})
+    keys = {name: subject.worker.group(Job(name, rows(1), 0.0)) for name in ("door", "yard", "lab", "a")}
 
-    assert subject.group(first) != subject.group(second)
+    assert keys["door"] == keys["yard"]
+    assert len({keys["door"], keys["lab"], keys["a"]}) == 3
+
+
+def test_streams_of_an_adapter_that_does_not_stack_keep_to_themselves():
+    subject = wired(Fails())
+
+    assert subject.worker.group(Job("door", rows(1), 0.0)) != subject.worker.group(Job("yard", rows(1), 0.0))
+
+
+def test_requests_of_a_batch_coupled_adapter_never_share_a_forward():
+    subject, first, second = wired(adapters.create("tent", stats="batch")), *(Job("door", rows(2), 0.0) for _ in "ab")
+
+    assert subject.worker.group(first) != subject.worker.group(second)
 
 
 def test_frozen_streams_that_share_a_forward_each_name_their_own_version():
-    subject = worker(mode="off")
+    subject = wired(mode="off")
     ask(subject, "reset", rows(1))
     ask(subject, "plain", rows(1))
-    subject.reset("reset")
+    subject.commands.reset("reset", WHO)
     jobs = [Job("reset", rows(1), 0.0), Job("plain", rows(1), 0.0)]
 
-    subject.answer(jobs)
+    subject.worker.answer(jobs)
 
     assert [job.future.result(0).version for job in jobs] == [1, 0]
 
 
 # Modes
 def test_after_learns_once_the_answer_is_out():
-    subject, adapter, backbone = worker(window=4), hard_tent(), tiny()
+    subject, adapter, backbone = wired(window=4), hard_tent(), tiny()
 
     before = ask(subject, "door", rows(4))
     learn_all(subject)
@@ -135,16 +153,16 @@ def test_after_learns_once_the_answer_is_out():
 
 
 def test_after_learns_nothing_before_its_window_is_full():
-    subject = worker(window=4)
+    subject = wired(window=4)
 
     ask(subject, "door", rows(3))
 
-    assert not subject.has_window
-    assert subject.stream("door")["images_in_window"] == 3
+    assert not is_due(subject)
+    assert subject.commands.read("door")["images_in_window"] == 3
 
 
 def test_inline_answers_with_the_step_on_the_request_and_names_the_state_it_started_from():
-    subject, adapter, backbone = worker(mode="inline"), hard_tent(), tiny()
+    subject, adapter, backbone = wired(mode="inline"), hard_tent(), tiny()
     x = torch.from_numpy(rows(6)).float() / 255
 
     answers = [ask(subject, "door", rows(6)) for _ in range(2)]
@@ -154,45 +172,45 @@ def test_inline_answers_with_the_step_on_the_request_and_names_the_state_it_star
     for answer, step, version in zip(answers, (first, second), (0, 1), strict=True):
         assert np.array_equal(answer.probabilities, step.output.logits.softmax(1).detach().numpy())
         assert answer.version == version
-    assert not subject.has_window
-    assert subject.stream("door")["state_version"] == 2
+    assert not is_due(subject)
+    assert subject.commands.read("door")["state_version"] == 2
 
 
 def test_inline_does_not_learn_from_a_single_image():
-    subject = worker(mode="inline")
+    subject = wired(mode="inline")
 
     answer = ask(subject, "door", rows(1))
 
     assert np.array_equal(answer.probabilities, frozen(rows(1)))
-    assert subject.stream("door")["state_version"] == 0
+    assert subject.commands.read("door")["state_version"] == 0
 
 
 def test_off_answers_as_the_source_model_for_ever():
-    subject = worker(window=2, mode="off")
+    subject = wired(window=2, mode="off")
 
     for _ in range(5):
         answer = ask(subject, "door", rows(4))
         learn_all(subject)
 
     assert np.array_equal(answer.probabilities, frozen(rows(4)))
-    assert (answer.version, answer.adapted, subject.stream("door")["images_in_window"]) == (0, False, 0)
+    assert (answer.version, answer.adapted, subject.commands.read("door")["images_in_window"]) == (0, False, 0)
 
 
 def test_off_is_the_source_model_whatever_the_adapter_would_answer():
-    subject = worker(adapters.create("tent", stats="batch"), mode="off")
+    subject = wired(adapters.create("tent", stats="batch"), mode="off")
 
     assert np.array_equal(ask(subject, "door", rows(1)).probabilities, frozen(rows(1)))
     assert np.array_equal(ask(subject, "door", rows(5)).probabilities, frozen(rows(5)))
 
 
 def test_a_named_stream_has_its_own_mode():
-    subject = worker(window=2, named={"door": {"mode": "off"}})
+    subject = wired(window=2, named={"door": {"mode": "off"}})
 
     for name in ("door", "yard"):
         ask(subject, name, rows(2))
     learn_all(subject)
 
-    assert {stream["name"]: stream["state_version"] for stream in subject.streams()} == {"door": 0, "yard": 1}
+    assert {stream["name"]: stream["state_version"] for stream in subject.commands.list()} == {"door": 0, "yard": 1}
 
 
 # Books and versions
@@ -209,73 +227,82 @@ operations = st.lists(
 @settings(max_examples=20, deadline=None)
 @given(operations)
 def test_images_are_conserved_and_the_version_grows_by_one_per_commit(sequence):
-    subject = worker(window=4)
+    subject = wired(window=4)
     versions = {"a": 0, "b": 0}
     for what, argument, count in sequence:
-        before = {stream["name"]: stream for stream in subject.streams()}
+        before = {stream["name"]: stream for stream in subject.commands.list()}
         if what == "ask":
             assert ask(subject, argument, rows(count)).version == versions[argument]
         elif what == "reset" and argument in before:
             versions[argument] += 1
-            assert subject.reset(argument)["state_version"] == versions[argument]
-        elif what == "learn" and subject.has_window:
-            subject.learn(overloaded=argument)
-            for stream in subject.streams():
+            assert subject.commands.reset(argument, WHO)["state_version"] == versions[argument]
+        elif what == "learn" and is_due(subject):
+            do = subject.worker.shed if argument else subject.worker.learn
+            do(time.monotonic())
+            for stream in subject.commands.list():
                 steps = stream["steps"] - before[stream["name"]]["steps"]
                 versions[stream["name"]] += steps
                 assert steps in ((0,) if argument else (0, 1))
-        for stream in subject.streams():
+        for stream in subject.commands.list():
             assert stream["state_version"] == versions[stream["name"]]
             assert books_balance(stream)
     learn_all(subject)
-    assert all(stream["images_in_window"] < 4 for stream in subject.streams())
+    assert all(stream["images_in_window"] < 4 for stream in subject.commands.list())
 
 
 def test_windows_beyond_the_fourth_are_dropped_oldest_first():
-    subject = worker(window=4)
+    subject = wired(window=4)
 
     for _ in range(10):
         ask(subject, "door", rows(4))
 
-    summary = subject.stream("door")
+    summary = subject.commands.read("door")
     assert (summary["images_in_window"], summary["images_dropped"]) == (16, 24)
 
 
-def test_streams_learn_in_turns():
-    subject = worker(window=2)
-    for name in ("a", "b"):
-        ask(subject, name, rows(6))
+@pytest.mark.parametrize(
+    ("stack_rows", "expected"),
+    [
+        (0, [[1, 0], [1, 1], [2, 1], [2, 2], [3, 2], [3, 3]]),
+        (3, [[1, 0], [1, 1], [2, 1], [2, 2], [3, 2], [3, 3]]),
+        (4, [[1, 1], [2, 2], [3, 3]]),
+    ],
+)
+def test_streams_learn_in_order_of_arrival_and_together_where_a_stack_has_room(stack_rows, expected):
+    subject = wired(window=2, engine={"stack_rows": stack_rows})
+    for name in ("a", "b") * 3:
+        ask(subject, name, rows(2))
 
     seen = []
-    while subject.has_window:
-        subject.learn(overloaded=False)
-        seen.append([stream["steps"] for stream in subject.streams()])
+    while is_due(subject):
+        subject.worker.learn(time.monotonic())
+        seen.append(list(subject.steps().values()))
 
-    assert seen == [[1, 0], [1, 1], [2, 1], [2, 2], [3, 2], [3, 3]]
+    assert seen == expected
 
 
 def test_under_overload_windows_are_dropped_and_answers_are_not():
-    subject = worker(window=4)
+    subject = wired(window=4)
 
     answers = []
     for _ in range(3):
         answers.append(ask(subject, "door", rows(4)))
-        learn_all(subject, overloaded=True)
+        shed_all(subject)
 
-    summary = subject.stream("door")
+    summary = subject.commands.read("door")
     assert all(np.array_equal(answer.probabilities, frozen(rows(4))) for answer in answers)
     assert (summary["images"], summary["images_dropped"], summary["steps"]) == (12, 12, 0)
 
 
 # Reset
 def test_a_reset_stream_answers_as_the_source_model_bit_for_bit():
-    subject = worker(window=4)
+    subject = wired(window=4)
     for seed in range(3):
         ask(subject, "door", rows(6, seed))
         learn_all(subject)
     assert not np.array_equal(ask(subject, "door", rows(6)).probabilities, frozen(rows(6)))
 
-    summary = subject.reset("door")
+    summary = subject.commands.reset("door", WHO)
 
     answer = ask(subject, "door", rows(6))
     assert np.array_equal(answer.probabilities, frozen(rows(6)))
@@ -284,21 +311,21 @@ def test_a_reset_stream_answers_as_the_source_model_bit_for_bit():
 
 
 def test_a_window_that_was_reset_while_due_is_not_learnt():
-    subject = worker(window=4)
+    subject = wired(window=4)
     ask(subject, "door", rows(4))
 
-    subject.reset("door")
+    subject.commands.reset("door", WHO)
     learn_all(subject)
 
-    summary = subject.stream("door")
+    summary = subject.commands.read("door")
     assert (summary["steps"], summary["images_dropped"], summary["state_version"]) == (0, 4, 1)
 
 
 def test_a_reset_stream_learns_again_as_a_new_one_does():
-    subject, fresh = worker(window=4), worker(window=4)
+    subject, fresh = wired(window=4), wired(window=4)
     ask(subject, "door", rows(4, 9))
     learn_all(subject)
-    subject.reset("door")
+    subject.commands.reset("door", WHO)
 
     for other in (subject, fresh):
         ask(other, "door", rows(4))
@@ -309,9 +336,11 @@ def test_a_reset_stream_learns_again_as_a_new_one_does():
 
 
 def test_what_does_not_exist_is_not_found():
-    for call in (worker().stream, worker().reset):
+    commands = wired().commands
+
+    for call in (lambda: commands.read("door"), lambda: commands.reset("door", WHO)):
         with pytest.raises(NotFound, match="unknown stream 'door'"):
-            call("door")
+            call()
 
 
 # Isolation
@@ -322,15 +351,15 @@ def alone(stats: str) -> tuple[list, dict]:
 
 def serve_beside(company: list[tuple[str, int]], stats: str) -> tuple[list, dict]:
     images = {"noise": rows(12, 7), "black": np.zeros_like(rows(12)), "white": np.full_like(rows(12), 255)}
-    subject = worker(adapters.create("tent", lr=0.1, stats=stats), window=4)
+    subject = wired(adapters.create("tent", lr=0.1, stats=stats), window=4)
     answers = []
     for seed in range(3):
         for kind, count in company:
-            subject.answer([Job("bad", images[kind][:count], 0.0)])
+            subject.worker.answer([Job("bad", images[kind][:count], 0.0)])
             learn_all(subject)
         answers.append(ask(subject, "good", rows(4, seed)))
         learn_all(subject)
-    return answers, bits(subject._streams["good"].state)
+    return answers, bits(subject.stream("good").state)
 
 
 @settings(max_examples=12, deadline=None)
@@ -349,47 +378,47 @@ def test_a_stream_learns_and_answers_as_if_it_were_alone(neighbours, stats):
 
 def test_learning_changes_nothing_in_the_backbone():
     backbone = tiny()
-    subject = worker(backbone=backbone, window=2)
+    subject = wired(backbone=backbone, window=2)
 
     for seed in range(5):
         ask(subject, "door", rows(4, seed))
         learn_all(subject)
 
     assert backbone.digest() == backbone.spec.digest
-    assert subject.damage() == ""
+    assert subject.worker.damage() == ""
 
 
 # Failure
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_step_that_fails_leaves_the_state_and_the_stream_answers_on():
-    subject = worker(Fails(), window=4)
+    subject = wired(Fails(), window=4)
     ask(subject, "door", rows(4))
-    before = bits(subject._streams["door"].state)
+    before = bits(subject.stream("door").state)
 
     learn_all(subject)
 
     assert np.array_equal(ask(subject, "door", rows(4)).probabilities, frozen(rows(4)))
-    summary = subject.stream("door")
-    assert bits(subject._streams["door"].state) == before
+    summary = subject.commands.read("door")
+    assert bits(subject.stream("door").state) == before
     assert (summary["state_version"], summary["images_dropped"], summary["images_learnt"]) == (0, 4, 0)
 
 
 def test_an_inline_step_that_fails_fails_its_request_and_nothing_else():
-    subject = worker(Fails(), mode="inline")
+    subject = wired(Fails(), mode="inline")
 
     with pytest.raises(TTAError, match="the model failed"):
         ask(subject, "door", rows(4))
 
-    summary = subject.stream("door")
+    summary = subject.commands.read("door")
     assert (summary["state_version"], summary["images_dropped"]) == (0, 4)
     assert np.array_equal(ask(subject, "door", rows(1)).probabilities, frozen(rows(1)))
 
 
 def test_an_answer_that_is_not_finite_fails_its_request_and_no_neighbour():
-    subject = worker(backbone=tiny(BlindToWhite), window=4)
+    subject = wired(backbone=tiny(BlindToWhite), window=4)
     jobs = [Job("door", images, 0.0) for images in (rows(2), WHITE, rows(3, 1))]
 
-    subject.answer(jobs)
+    subject.worker.answer(jobs)
 
     together = np.concatenate([rows(2), np.full((1, *SHAPE), 255, np.uint8), rows(3, 1)])
     expected = frozen(together)
@@ -398,46 +427,46 @@ def test_an_answer_that_is_not_finite_fails_its_request_and_no_neighbour():
     assert np.array_equal(jobs[0].future.result(0).probabilities, expected[:2])
     assert np.array_equal(jobs[2].future.result(0).probabilities, expected[3:])
     learn_all(subject)
-    assert subject.stream("door")["images"] == 5
+    assert subject.commands.read("door")["images"] == 5
     assert np.isfinite(ask(subject, "door", rows(2)).probabilities).all()
 
 
 def test_inline_learning_on_an_answer_that_is_not_finite_changes_nothing():
-    subject = worker(backbone=tiny(BlindToWhite), mode="inline")
+    subject = wired(backbone=tiny(BlindToWhite), mode="inline")
     ask(subject, "door", rows(4))
-    before = bits(subject._streams["door"].state)
+    before = bits(subject.stream("door").state)
 
     with pytest.raises(TTAError, match="not finite"):
         ask(subject, "door", np.concatenate([WHITE, WHITE]))
 
-    assert bits(subject._streams["door"].state) == before
-    assert subject.stream("door")["state_version"] == 1
+    assert bits(subject.stream("door").state) == before
+    assert subject.commands.read("door")["state_version"] == 1
 
 
 def test_one_image_is_refused_where_answers_need_a_batch():
-    subject = worker(adapters.create("tent", stats="batch"))
+    subject = wired(adapters.create("tent", stats="batch"))
 
     with pytest.raises(BadRequest, match="at least 2 images"):
         ask(subject, "door", rows(1))
 
     assert ask(subject, "door", rows(2)).version == 0
-    assert subject.stream("door")["images"] == 2
+    assert subject.commands.read("door")["images"] == 2
 
 
 def test_a_request_that_was_cancelled_is_neither_answered_nor_learnt_from():
-    subject = worker(window=4)
+    subject = wired(window=4)
     gone, here = Job("gone", rows(4), 0.0), Job("here", rows(4), 0.0)
     gone.future.cancel()
 
-    subject.answer([gone])
-    subject.answer([here])
+    subject.worker.answer([gone])
+    subject.worker.answer([here])
 
-    assert [stream["name"] for stream in subject.streams()] == ["here"]
+    assert [stream["name"] for stream in subject.commands.list()] == ["here"]
     assert gone.future.cancelled()
 
 
 def test_a_stream_too_many_is_refused_and_the_others_answer_on():
-    subject = worker(max_streams=2)
+    subject = wired(max_streams=2)
     ask(subject, "a", rows(1))
     ask(subject, "b", rows(1))
 
@@ -445,14 +474,14 @@ def test_a_stream_too_many_is_refused_and_the_others_answer_on():
         ask(subject, "c", rows(1))
 
     assert ask(subject, "a", rows(1)).version == 0
-    assert [stream["name"] for stream in subject.streams()] == ["a", "b"]
+    assert [stream["name"] for stream in subject.commands.list()] == ["a", "b"]
 
 
 def test_a_stream_too_many_fails_alone_in_a_group_of_frozen_ones():
-    subject = worker(max_streams=1, mode="off")
+    subject = wired(max_streams=1, mode="off")
     jobs = [Job("a", rows(1), 0.0), Job("b", rows(2), 0.0), Job("a", rows(1), 0.0)]
 
-    subject.answer(jobs)
+    subject.worker.answer(jobs)
 
     with pytest.raises(Overloaded):
         jobs[1].future.result(0)
@@ -461,43 +490,43 @@ def test_a_stream_too_many_fails_alone_in_a_group_of_frozen_ones():
 
 def test_damage_to_the_weights_is_seen():
     backbone = tiny()
-    subject = worker(backbone=backbone)
+    subject = wired(backbone=backbone)
 
     with torch.no_grad():
         backbone.weights()["fc.weight"][0, 0] += 1
 
-    assert "damaged" in subject.damage()
+    assert "damaged" in subject.worker.damage()
 
 
 def test_an_adapter_that_does_not_fit_is_refused_at_once():
     network = TorchBackbone(layer_norm_network(), (3, 32, 32), name="plain")
 
     with pytest.raises(ValueError, match="adapter 'bn' needs batchnorm"):
-        Worker(network, adapters.create("bn"), 4, Streams(), metrics())
+        wired(adapters.create("bn"), backbone=network)
 
 
 @pytest.mark.parametrize("name", ["source", "bn", "tent"])
 def test_warming_up_leaves_no_trace(name):
     backbone = tiny()
-    subject = worker(adapters.create(name), backbone=backbone)
-    before = bits(subject._initial)
+    subject = wired(adapters.create(name), backbone=backbone)
+    before = bits(subject.worker.parts.methods.default.initial)
 
-    subject.warm_up(8)
+    subject.worker.warm_up(8)
 
-    assert subject.streams() == []
-    assert bits(subject._initial) == before
-    assert not subject.has_window
+    assert subject.commands.list() == []
+    assert bits(subject.worker.parts.methods.default.initial) == before
+    assert not is_due(subject)
 
 
 def test_a_stream_starts_again_after_so_many_steps():
-    subject = worker(window=4, reset_every=3)
+    subject = wired(window=4, reset_every=3)
     images = rows(4)
     first = ask(subject, "door", images)
 
     versions = []
     for _ in range(6):
         learn_all(subject)
-        versions.append((subject.stream("door")["steps"], subject.stream("door")["state_version"]))
+        versions.append((subject.commands.read("door")["steps"], subject.commands.read("door")["state_version"]))
         answer = ask(subject, "door", images)
     learn_all(subject)
 

@@ -1,11 +1,25 @@
 """The exported series: complete from the start, and bounded in number."""
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from tta_server.telemetry.metrics import ACTIONS, OUTCOMES, STAGES, Metrics
+from tta_server.telemetry.closed_sets import (
+    ACTIONS,
+    CAUSES,
+    DROP_REASONS,
+    MOVES,
+    OUTCOMES,
+    RESTORE_CAUSES,
+    STAGES,
+    STATE_KINDS,
+    VERDICTS,
+)
+from tta_server.telemetry.metrics import Metrics
+from tta_server.telemetry.stream_series import _MEASURES as MEASURES
 
 
 def samples(metrics: Metrics) -> dict[tuple, float]:
@@ -26,11 +40,16 @@ def streams(metrics: Metrics) -> set[str]:
 
 
 def use(metrics: Metrics, name: str) -> None:
-    metrics.open_stream(name)
-    metrics.answered(name, 1, 0.5, 0.5)
-    metrics.offered(name, 2)
-    metrics.step(name, "updated", 3)
-    metrics.reset(name, 4)
+    metrics.stream.open(name, "tent")
+    metrics.stream.answered(name, 1, 0.5, 0.5)
+    metrics.stream.offered(name, 2)
+    metrics.stream.learnt(name, 2)
+    metrics.stream.dropped(name, 1, "overload")
+    metrics.stream.window(name, "tent", "updated")
+    metrics.stream.restored(name, "operator")
+    metrics.stream.state(name, 3, as_source=True, frozen=True)
+    metrics.stream.measures(name, dict.fromkeys(MEASURES, 0.5))
+    metrics.stream.accuracy(name, 0.5, 0.25)
 
 
 def test_closed_sets_start_at_zero():
@@ -39,16 +58,22 @@ def test_closed_sets_start_at_zero():
     assert values(metrics, "tta_requests_total", "outcome") == dict.fromkeys(OUTCOMES, 0)
     assert values(metrics, "tta_stage_duration_seconds_count", "stage") == dict.fromkeys(STAGES, 0)
     assert values(metrics, "tta_stream_labels_dropped_total", "model") == {"m": 0}
+    assert values(metrics, "tta_stream_moves_total", "move") == dict.fromkeys(MOVES, 0)
+    assert values(metrics, "tta_state_bytes", "kind") == dict.fromkeys(STATE_KINDS, 0)
+    verdicts = [dict(key[1:]) for key in samples(metrics) if key[0] == "tta_verdicts_total"]
+    assert {(each["verdict"], each["cause"]) for each in verdicts} == set(itertools.product(VERDICTS, CAUSES))
 
 
 def test_a_new_stream_starts_at_zero():
     metrics = Metrics("m", "tent")
 
-    metrics.open_stream("door")
+    metrics.stream.open("door", "tent")
 
     assert values(metrics, "tta_batches_total", "action") == dict.fromkeys(ACTIONS, 0)
-    assert values(metrics, "tta_images_total", "stream") == {"door": 0}
-    for name in ("tta_samples_offered_total", "tta_resets_total", "tta_state_version"):
+    assert values(metrics, "tta_restores_total", "cause") == dict.fromkeys(RESTORE_CAUSES, 0)
+    assert values(metrics, "tta_samples_dropped_total", "reason") == dict.fromkeys(DROP_REASONS, 0)
+    names = ("tta_images_total", "tta_samples_offered_total", "tta_samples_learnt_total")
+    for name in (*names, "tta_state_version", "tta_serving_source", "tta_stream_frozen"):
         assert values(metrics, name, "stream") == {"door": 0}
 
 
@@ -91,7 +116,8 @@ def test_no_set_of_names_makes_more_series_than_the_limit(names, most):
     for name in names:
         use(metrics, name)
 
-    per_stream = 6 + len(ACTIONS)  # images, entropy, confidence, offered, version, resets
+    # Images, offered, learnt, entropy, confidence, version, source, frozen, and two accuracies.
+    per_stream = 10 + len(MEASURES) + len(ACTIONS) + len(RESTORE_CAUSES) + len(DROP_REASONS)
     assert len(streams(metrics) - {"_other"}) <= most
     assert len(samples(metrics)) - empty <= (most + 1) * per_stream
     assert sum(values(metrics, "tta_samples_offered_total", "stream").values()) == 2 * len(names)
@@ -106,6 +132,51 @@ def test_a_thousand_streams_keep_the_page_small():
     assert len(streams(metrics)) == 101
 
 
+def test_closing_a_stream_removes_its_series_and_makes_room_for_another():
+    metrics = Metrics("m", "tent", max_labelled=1)
+    empty = samples(metrics).keys()
+    use(metrics, "a")
+
+    metrics.stream.close("a")
+    assert samples(metrics).keys() == empty
+
+    use(metrics, "b")
+    assert streams(metrics) == {"b"}
+
+
+def test_closing_a_stream_that_shares_its_series_leaves_them_to_the_others():
+    metrics = Metrics("m", "tent", max_labelled=0)
+    for name in ("a", "b"):
+        use(metrics, name)
+
+    metrics.stream.close("a")
+
+    assert values(metrics, "tta_samples_offered_total", "stream") == {"_other": 4}
+
+
+def test_ten_thousand_names_that_come_and_go_leave_no_more_series_than_the_limit():
+    metrics = Metrics("m", "tent", max_labelled=3)
+    use(metrics, "_other")
+    full = len(samples(metrics)) * 4
+
+    for i in range(10_000):
+        metrics.stream.open(f"camera-{i}", "tent")
+        metrics.stream.close(f"camera-{i}")
+
+    assert len(samples(metrics)) < full
+    assert streams(metrics) == {"_other"}
+
+
+def test_failed_writes_are_counted_once():
+    metrics = Metrics("m", "tent")
+
+    for failures in (2, 2, 5):
+        metrics.stored(age_s=7.0, failures=failures)
+
+    assert values(metrics, "tta_snapshot_failures_total", "model") == {"m": 5}
+    assert values(metrics, "tta_snapshot_age_seconds", "model") == {"m": 7}
+
+
 def test_a_block_is_timed_also_when_it_fails():
     metrics = Metrics("m", "tent")
 
@@ -117,18 +188,32 @@ def test_a_block_is_timed_also_when_it_fails():
 
 def test_what_happened_is_what_is_exported():
     metrics = Metrics("m", "tent")
-    metrics.open_stream("door")
+    metrics.stream.open("door", "tent")
 
     metrics.batch(8)
     metrics.queue(3)
-    metrics.streams(1)
-    metrics.step("door", "rejected", 5)
-    metrics.answered("door", 8, 0.25, 0.75)
+    metrics.streams(3, 2, {"state": 10, "history": 20, "window": 30})
+    metrics.moved("evicted")
+    metrics.verdict("rollback", "canary")
+    metrics.stream.window("door", "tent", "rejected")
+    metrics.stream.restored("door", "canary")
+    metrics.stream.state("door", 5, as_source=True, frozen=False)
+    metrics.stream.answered("door", 8, 0.25, 0.75)
+    metrics.stream.measures("door", {"update_norm": 0.5, "nobody shows this": 1.0})
+    metrics.stream.accuracy("door", 0.75, None)
 
     found = samples(metrics)
     assert found["tta_images_total", ("model", "m"), ("stream", "door")] == 8
     assert found["tta_queue_depth_images", ("model", "m")] == 3
-    assert found["tta_streams", ("model", "m")] == 1
+    assert found["tta_streams", ("model", "m")] == 3
+    assert found["tta_streams_on_disk", ("model", "m")] == 2
+    assert values(metrics, "tta_state_bytes", "kind") == {"state": 10, "history": 20, "window": 30}
+    assert values(metrics, "tta_stream_moves_total", "move")["evicted"] == 1
+    assert found["tta_verdicts_total", ("cause", "canary"), ("model", "m"), ("verdict", "rollback")] == 1
+    assert values(metrics, "tta_restores_total", "cause")["canary"] == 1
+    assert values(metrics, "tta_serving_source", "stream") == {"door": 1}
+    assert values(metrics, "tta_update_norm_ratio", "stream") == {"door": 0.5}
+    assert values(metrics, "tta_labelled_accuracy_ratio", "variant") == {"adapted": 0.75}
     assert found["tta_state_version", ("model", "m"), ("stream", "door")] == 5
     assert found["tta_predictive_entropy_ratio", ("model", "m"), ("stream", "door")] == 0.25
     assert found["tta_confidence_ratio", ("model", "m"), ("stream", "door")] == 0.75
