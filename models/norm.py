@@ -4,6 +4,7 @@ Source: Ioffe & Szegedy, ICML 2015, arXiv:1502.03167, equations 1 to 4.
 Differs: nothing is updated in place; the batch's statistics are handed out instead of being folded into a buffer.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -12,14 +13,23 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.backbone import Statistics
+from models.slots import moments, normalise, normalise_by_batch
 
 
 @dataclass
 class NormCall:
-    """What the layers of one network must know during one forward; owned by the backbone, guarded by its lock."""
+    """What the layers of one network must know during one forward; owned by the backbone, guarded by its lock.
+
+    Attributes:
+        statistics: Which mean and variance to use.
+        moments: Filled by the layers: what they saw, unless the statistics are the stored ones.
+        streams: How many streams' rows follow one another in the batch; each has statistics of its own, and an
+            overridden tensor is (S, C). None: one stream, whose tensors are (C,).
+    """
 
     statistics: Statistics = "stored"
     moments: dict[str, Tensor] = field(default_factory=dict)
+    streams: int | None = None
 
 
 class StreamNorm(nn.Module):
@@ -64,15 +74,13 @@ class StreamNorm(nn.Module):
         Raises:
             ValueError: If the batch's statistics are asked for and it has one value per channel.
         """
+        if self.call.streams is not None:
+            return self._stacked(x.unflatten(0, (self.call.streams, -1))).flatten(0, 1)
         if self.call.statistics == "stored":
             return nn.functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
             )
-        if x.numel() == x.shape[1]:
-            raise ValueError(
-                f"layer '{self.name}' needs more than one value per channel for batch statistics, got shape "
-                f"{tuple(x.shape)}; send more images at once"
-            )
+        self._check_values(x)
         if self.call.statistics != "batch":
             return self._mixed(x, self.call.statistics)
         # Unlike F.batch_norm, this is the same fused kernel but also returns the statistics that it computed.
@@ -94,16 +102,50 @@ class StreamNorm(nn.Module):
         shift = -mean * scale if self.bias is None else self.bias - mean * scale
         return x * scale.view(shape) + shift.view(shape)
 
+    def _stacked(self, x: Tensor) -> Tensor:
+        """Return `x` (S, N, C, ...) normalised, each stream by its own statistics."""
+        shape = len(x), x.shape[2]  # a tensor that is not overridden is every stream's
+        weight = None if self.weight is None else self.weight.expand(shape)
+        bias = None if self.bias is None else self.bias.expand(shape)
+        mean, var = self.running_mean.expand(shape), self.running_var.expand(shape)
+        if self.call.statistics == "stored":
+            return normalise(x, mean, var, weight, bias, self.eps)
+        self._check_values(x[0])
+        if self.call.statistics == "batch":
+            normalised, found_mean, found_var = normalise_by_batch(x, weight, bias, self.eps)
+            self._report(x, found_mean, found_var)
+            return normalised
+        found_mean, found_var = moments(x)
+        self._report(x, found_mean.detach(), found_var.detach())
+        share = self.call.statistics
+        return normalise(
+            x, torch.lerp(mean, found_mean, share), torch.lerp(var, found_var, share), weight, bias, self.eps
+        )
+
+    def _check_values(self, x: Tensor) -> None:
+        if x.numel() == x.shape[1]:
+            raise ValueError(
+                f"layer '{self.name}' needs more than one value per channel for batch statistics, got shape "
+                f"{tuple(x.shape)}; send more images at once"
+            )
+
     def _report(self, x: Tensor, mean: Tensor, biased: Tensor) -> None:
-        images = x.shape[0]
-        values = x.numel() // x.shape[1]
-        image_means = x.detach().flatten(2).mean(2) if x.dim() > 2 else x.detach()
+        """Hand out the moments of `x` (N, C, ...) or (S, N, C, ...), with a `mean` of (C,) or (S, C)."""
+        images, *extent = x.shape[mean.dim() - 1 :]
+        values = images * math.prod(extent[1:])
+        image_means = x.detach().flatten(mean.dim() + 1).mean(-1) if len(extent) > 1 else x.detach()
         # The spread between one image and itself says nothing: the error is unknown, not zero.
-        noise = image_means.var(0) / images if images > 1 else torch.full_like(mean, torch.inf)
+        noise = _variance(image_means) / images if images > 1 else torch.full_like(mean, torch.inf)
         found = {"running_mean": mean, "running_var": biased * (values / (values - 1)), "noise": noise}
         for kind, tensor in found.items():
             # The kernel computes in float32 what a network may keep in half of it.
             self.call.moments[f"{self.name}.{kind}"] = tensor.to(self.running_mean.dtype)
+
+
+def _variance(image_means: Tensor) -> Tensor:
+    # Spelt out: over a dimension that is not the last, torch's own takes up to 40 times as long on a CPU.
+    centered = image_means - image_means.mean(-2, keepdim=True)
+    return centered.square().sum(-2) / (image_means.shape[-2] - 1)
 
 
 def replace_batch_norm(module: nn.Module, call: NormCall) -> list[str]:

@@ -11,9 +11,7 @@ from torch import Tensor
 _FUSED = torch.float32, torch.float64
 
 
-def normalise(
-    x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> Tensor:
+def normalise(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Return `x` normalised by the statistics given, differentiable in everything."""
     if _fused(x) and not torch.is_grad_enabled():
         return _forward(x.contiguous(), weight, bias, (mean, var), eps)[0]
@@ -21,7 +19,7 @@ def normalise(
     scale = rsqrt if weight is None else weight * rsqrt
     shift = -mean * scale if bias is None else bias - mean * scale
     shape = [len(x), 1, x.shape[2]] + [1] * (x.dim() - 3)
-    return torch.addcmul(shift.view(shape), x, scale.view(shape))
+    return torch.addcmul(shift.view(shape), x, scale.view(shape)).to(x.dtype)
 
 
 def normalise_by_batch(
@@ -33,7 +31,7 @@ def normalise_by_batch(
         The normalised batch, and each stream's mean and biased variance (S, C).
     """
     if _fused(x):
-        normalised, mean, inverse_std = _ByBatch.apply(x.contiguous(), weight, bias, eps)  # type: ignore[no-untyped-call]
+        normalised, mean, inverse_std = _ByBatch.apply(x.contiguous(), weight, bias, eps)
         return normalised, mean, (inverse_std.square().reciprocal() - eps).clamp(min=0)
     mean, var = moments(x)
     return normalise(x, mean, var, weight, bias, eps), mean.detach(), var.detach()

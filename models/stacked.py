@@ -49,7 +49,7 @@ class _Stacked:
             return output
         learnt = tuple(tensor.requires_grad for tensor in overrides.values())
         call = _Call(self._backbone, tuple(overrides), statistics, learnt)
-        logits, features, *moments = _Forward.apply(call, x, *overrides.values())  # type: ignore[no-untyped-call]
+        logits, features, *moments = _Forward.apply(call, x, *overrides.values())
         return Output(logits, features, dict(zip(call.moments, moments, strict=True)))
 
 
@@ -116,7 +116,7 @@ class _Forward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, logits: Tensor, features: Tensor, *_: Tensor) -> Any:  # noqa: ANN401
-        gradients = iter(_Backward.apply(ctx.call, logits, features))  # type: ignore[no-untyped-call]
+        gradients = iter(_Backward.apply(ctx.call, logits, features))
         return None, None, *(next(gradients) if learnt else None for learnt in ctx.call.learnt)
 
 

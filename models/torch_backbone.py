@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -78,8 +78,41 @@ class TorchBackbone:
             expected = ", ".join(map(str, self.spec.input_shape))
             raise ValueError(f"image batch has shape {tuple(x.shape)}, expected (N, {expected}); send channels first")
         self._check_overrides(overrides)
+        return self._run(x, overrides, statistics)
+
+    def stacks(self, overrides: Iterable[str]) -> bool:
+        """Return whether `forward_stacked` takes these overrides: those of BatchNorm layers."""
+        return all(name.rpartition(".")[0] in self._batch_norms for name in overrides)
+
+    def forward_stacked(self, xs: Tensor, overrides: Tensors = EMPTY, statistics: Statistics = "stored") -> Output:
+        """Run the network once on the images of S streams, each with overrides and statistics of its own.
+
+        The network must treat the rows of a batch alike, but for BatchNorm layers: all streams are one batch to it.
+
+        Args:
+            xs: Images (S, N, C, H, W) in [0, 1], float32, on `device`.
+            overrides: As `forward` takes them, with S in front of their shapes; of BatchNorm layers only.
+            statistics: Which mean and variance BatchNorm layers use.
+
+        Returns:
+            What `forward` returns for each stream, with S in front.
+
+        Raises:
+            ValueError: If an override is not a tensor of a BatchNorm layer.
+        """
+        if xs.dim() != 5 or tuple(xs.shape[2:]) != self.spec.input_shape:
+            expected = ", ".join(map(str, self.spec.input_shape))
+            raise ValueError(f"image batches have shape {tuple(xs.shape)}, expected (S, N, {expected})")
+        streams, rows = xs.shape[:2]
+        if not self.stacks(overrides):
+            raise ValueError(f"only tensors of BatchNorm layers can be stacked, got {', '.join(overrides)}")
+        self._check_overrides(overrides, (streams,))
+        logits, features, moments = self._run(xs.flatten(0, 1), overrides, statistics, streams)
+        return Output(logits.unflatten(0, (streams, rows)), features.unflatten(0, (streams, rows)), moments)
+
+    def _run(self, x: Tensor, overrides: Tensors, statistics: Statistics, streams: int | None = None) -> Output:
         with self._lock:
-            self._call.statistics, self._call.moments = statistics, {}
+            self._call.statistics, self._call.moments, self._call.streams = statistics, {}, streams
             try:
                 logits = functional_call(self._module, dict(overrides), ((x.to(self._mean) - self._mean) / self._std,))
                 if self._features is None:
@@ -122,16 +155,15 @@ class TorchBackbone:
                 sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return sha.hexdigest()
 
-    def _check_overrides(self, overrides: Tensors) -> None:
+    def _check_overrides(self, overrides: Tensors, front: tuple[int, ...] = ()) -> None:
         unknown = overrides.keys() - self._shapes.keys()
         if unknown:
             raise ValueError(f"backbone '{self.spec.name}' has no tensor '{min(unknown)}' to override")
         for name, tensor in overrides.items():
             # Not left to torch: some wrong shapes broadcast.
-            if tensor.shape != self._shapes[name]:
-                raise ValueError(
-                    f"override '{name}' has shape {tuple(tensor.shape)}, expected {tuple(self._shapes[name])}"
-                )
+            expected = (*front, *self._shapes[name])
+            if tensor.shape != expected:
+                raise ValueError(f"override '{name}' has shape {tuple(tensor.shape)}, expected {expected}")
 
     def _keep_features(self, _head: nn.Module, args: tuple[Any, ...]) -> None:
         self._features = args[0]
