@@ -65,7 +65,7 @@ class Commands:
         Raises:
             NotFound: If there is none.
         """
-        stream = self._streams.existing(name)
+        stream = self._existing(name)
         return self._told(stream)
 
     def create(self, name: str, mode: Mode | None, adapter: Section | None, who: Who) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class Commands:
             NotFound: If there is no such stream.
             ValueError: If the adapter does not fit.
         """
-        stream = self._streams.existing(name)
+        stream = self._existing(name)
         if adapter is not None:
             self._adapt_by(stream, self._method(adapter), who)
         if mode is not None:
@@ -106,7 +106,7 @@ class Commands:
         Raises:
             NotFound: If there is none.
         """
-        stream = self._streams.existing(name)
+        stream = self._existing(name)
         before = stream.version
         if stream.frozen:
             stream.mode = self._streams.usual_mode(name)
@@ -121,8 +121,8 @@ class Commands:
         Raises:
             NotFound: If there is no such stream, or the version is not kept.
         """
-        stream = self._streams.existing(name)
-        kept = stream.history.newest_passed() if version is None else stream.history.find(version)
+        stream = self._existing(name)
+        kept = stream.history.newest_passed(stream.state) if version is None else stream.history.find(version)
         if kept is None:
             wanted = "that passed the guard's complete check" if version is None else f"{version}"
             have = ", ".join(map(str, stream.history.versions)) or "none"
@@ -139,7 +139,7 @@ class Commands:
         Raises:
             NotFound: If there is no such stream.
         """
-        stream = self._streams.existing(name)
+        stream = self._existing(name)
         self._journal.changed(stream, "snapshot", stream.version, "operator", who.reason, who.name)
         return self._shelf.snapshot(stream, who.reason)
 
@@ -150,7 +150,7 @@ class Commands:
             NotFound: If there is no such stream or snapshot.
             BadRequest: If it belongs to other weights or another adapter.
         """
-        stream = self._streams.existing(name)
+        stream = self._existing(name)
         data = self._store.read(name, snapshot)
         if data is None:
             raise NotFound(f"stream '{name}' has no snapshot '{snapshot}'")
@@ -162,7 +162,7 @@ class Commands:
         Raises:
             NotFound: If there is no such stream.
         """
-        return self._shelf.export(self._streams.existing(name))
+        return self._shelf.export(self._existing(name))
 
     def adopt(self, name: str, data: bytes, who: Who) -> dict[str, Any]:
         """Take over the state in a file, which `export` made here or on another server.
@@ -171,7 +171,7 @@ class Commands:
             NotFound: If there is no such stream.
             BadRequest: If it is no state file, or belongs to other weights or another adapter.
         """
-        return self._adopt(self._streams.existing(name), data, "import", who, {})
+        return self._adopt(self._existing(name), data, "import", who, {})
 
     def delete(self, name: str, who: Who) -> None:
         """Erase a stream: memory, files, metric series, and what is known for labels to come.
@@ -179,7 +179,7 @@ class Commands:
         Raises:
             NotFound: If there is none.
         """
-        stream = self._streams.existing(name)
+        stream = self._existing(name)
         self._worker.forget(stream)
         self._streams.delete(name)
         self._journal.changed(stream, "delete", stream.version, "operator", who.reason, who.name)
@@ -212,6 +212,11 @@ class Commands:
             "unknown": sum(stream is None for stream in found),
             "streams": {stream: ledger.accuracy(stream) for stream in streams},
         }
+
+    def _existing(self, name: str) -> Stream:
+        stream = self._streams.existing(name)
+        self._worker.settle(stream)  # it may come back from disk with a window that is due
+        return stream
 
     def _method(self, section: Section | None) -> Method:
         return self._methods.of(section) if section else self._methods.default

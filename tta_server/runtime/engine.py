@@ -146,13 +146,23 @@ class Engine:
                     future.set_exception(NotReady(self._closed))
 
     def _learn(self) -> None:
-        now_s, due_s = time.monotonic(), self._worker.due_s()
-        if due_s is None or now_s < due_s:
+        now_s, turn_s = time.monotonic(), self._turn_s()
+        if turn_s is None or now_s < turn_s:
             return
-        if self._batcher.rows > self._settings.max_queue_rows // 2:
+        if self._is_crowded():
             self._worker.shed(now_s)
-        elif not self._batcher.rows or now_s >= due_s + self._settings.max_lag_s:
+        else:
             self._worker.learn(now_s)
+
+    def _turn_s(self) -> float | None:
+        """Return when the next window may be learnt from or dropped, with requests waiting as they do now."""
+        due_s = self._worker.due_s()
+        if due_s is None or not self._batcher.rows or self._is_crowded():
+            return due_s
+        return due_s + self._settings.max_lag_s
+
+    def _is_crowded(self) -> bool:
+        return self._batcher.rows > self._settings.max_queue_rows // 2
 
     def _next(self) -> tuple[list[Job], list[_Command], bool]:
         """Wait for something to do.
@@ -168,7 +178,7 @@ class Engine:
                 if now_s >= self._inspect_s:
                     self._inspect_s = now_s + _INSPECT_EVERY_S
                     self._commands.append(_Command(self._inspect, Future()))
-                window_s = self._worker.due_s()
+                window_s = self._turn_s()
                 if jobs or self._commands or self._closed or (window_s is not None and window_s <= now_s):
                     break
                 due_s = [each for each in (self._inspect_s, window_s, self._batcher.due_s()) if each is not None]

@@ -53,9 +53,13 @@ class History:
         """Return the state of a version, if it is still there."""
         return next((kept for kept in self._kept if kept.version == version), None)
 
-    def newest_passed(self) -> Kept | None:
-        """Return the newest state that passed the guard's complete check."""
-        return next((kept for kept in reversed(self._kept) if kept.passed), None)
+    def newest_passed(self, other_than: State | None = None) -> Kept | None:
+        """Return the newest state that passed the guard's complete check.
+
+        Args:
+            other_than: A state that is not meant, under whatever version it is kept.
+        """
+        return next((kept for kept in reversed(self._kept) if kept.passed and kept.state is not other_than), None)
 
     def clear(self) -> None:
         """Forget everything."""

@@ -131,20 +131,22 @@ class Learner:
             rows: Its images, at least 2.
 
         Returns:
-            What the state before the step says; what the source says if the guard has it answer.
+            What the state before the step says; what the source says if the guard, having looked, has it answer.
         """
-        lesson = self._lesson(stream, rows)
-        frozen, (admission,) = self._admit([lesson])
-        if not admission.learn:
-            self._skip(lesson, admission)
-            return frozen[0] if admission.serve == "source" else self._predict(lesson)
         try:
-            step = self._adapt([lesson])[0]
+            lesson = self._lesson(stream, rows)
+            (frozen,), (admission,) = self._admit([lesson])
+            if admission.learn:
+                step = self._adapt([lesson])[0]
+                output = step.output
+                self._judge(lesson, step, frozen, admission)
+            else:
+                output = frozen if admission.serve == "source" else self._predict(lesson)
+                self._skip(lesson, admission)
         except Exception as error:
             self._fail(stream, rows, error)
             raise
-        self._judge(lesson, step, frozen[0], admission)
-        return step.output
+        return frozen if stream.serve == "source" else output
 
     def _learn(self, lessons: list[Lesson]) -> None:
         frozen, admissions = self._admit(lessons)

@@ -15,8 +15,8 @@ class Pace:
     Attributes:
         rows: Images of a full window.
         least_rows: Images that are enough once a window is old.
-        min_age_s: How old the first image of a window must be.
-        max_age_s: Age of the first image at which a window need not be full; 0 waits for ever.
+        min_age_s: How long ago a window must have begun; images that come meanwhile take the place of older ones.
+        max_age_s: How long ago a window must have begun that need not be full; 0 waits for ever.
     """
 
     rows: int
@@ -27,9 +27,9 @@ class Pace:
     def due_s(self, window: Window) -> float | None:
         """Return when `window` may be learnt from as it is; None if it needs more images first."""
         if len(window) >= self.rows:
-            return window.oldest_s + self.min_age_s
+            return window.began_s + self.min_age_s
         if self.max_age_s and len(window) >= self.least_rows:
-            return window.oldest_s + self.max_age_s
+            return window.began_s + self.max_age_s
         return None
 
     def surplus(self, window: Window, request_rows: int, now_s: float) -> int:
@@ -40,7 +40,7 @@ class Pace:
             request_rows: How many were offered at once.
             now_s: The time, on the clock of the window.
         """
-        if now_s < window.oldest_s + self.min_age_s:
+        if now_s < window.began_s + self.min_age_s:
             return max(0, len(window) - self.rows)
         most = _MOST_FULL_WINDOWS * max(self.rows, request_rows)
         return -(-max(0, len(window) - most) // self.rows) * self.rows

@@ -125,7 +125,7 @@ class Shelf:
         for kept in about["history"]:
             state = self._kept_state(kept, stream, beside)
             stream.history.add(Kept(kept["version"], kept["steps"], state, kept["passed"]))
-        stream.window.put_back(_rows(about["window"], beside))
+        stream.window.put_back(_rows(about["window"], beside), map(bytes.fromhex, about["recent"]))
 
     def snapshot(self, stream: Stream, note: str) -> "Future[str]":
         """Have a stream's state kept until it is erased; returns the snapshot's id to come."""
@@ -173,6 +173,7 @@ class Shelf:
             "dropped": dict(stream.dropped),
             "verdicts": list(stream.verdicts),
             "summary": stream.summary(),
+            "recent": [digest.hex() for digest in stream.window.recent] if whole else [],
             "window": [{"digest": row.digest.hex(), "client": row.client, "arrived_s": row.arrived_s} for row in rows],
         }
         older = {kept.version: kept.state for kept in history if kept.version != stream.version}

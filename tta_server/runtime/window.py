@@ -53,6 +53,7 @@ class Window:
         self._known: set[bytes] = set()
         self._rows: deque[Row] = deque()
         self._clients: Counter[str] = Counter()
+        self._began_s = float("inf")
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -62,9 +63,14 @@ class Window:
         return iter(self._rows)
 
     @property
-    def oldest_s(self) -> float:
-        """When the oldest waiting image was let in; infinite if none waits."""
-        return self._rows[0].arrived_s if self._rows else float("inf")
+    def began_s(self) -> float:
+        """When the first image was let in, even if a newer one has taken its place since; infinite if none waits."""
+        return self._began_s
+
+    @property
+    def recent(self) -> list[bytes]:
+        """Digests of the images that are refused if they come again, oldest first."""
+        return list(self._recent)
 
     def offer(self, images: Rows, client: str, now_s: float) -> Counter[Refusal]:
         """Let in what may be learnt from.
@@ -85,22 +91,31 @@ class Window:
             if reason:
                 refused[reason] += 1
             else:
-                self._let_in(Row(image.copy(), digest, client, now_s))
+                self._keep(Row(image.copy(), digest, client, now_s))
+                self._remember(digest)
         return refused
 
     def take(self, rows: int) -> list[Row]:
         """Remove the `rows` oldest images, or all if there are fewer, and return them in order of arrival."""
-        taken = [self._rows.popleft() for _ in range(min(rows, len(self._rows)))]
-        for row in taken:
-            self._clients[row.client] -= 1
-            self.bytes -= row.image.nbytes
-        self._clients += Counter()  # forgets who has none left
+        taken = self._remove(rows)
+        self._began_s = self._rows[0].arrived_s if self._rows else float("inf")
         return taken
 
-    def put_back(self, rows: Iterable[Row]) -> None:
-        """Let in images that were let in before, such as those of a stream that comes back from disk."""
+    def displace(self, rows: int) -> None:
+        """Remove the `rows` oldest images for newer ones: what is left counts as begun when they came."""
+        self._remove(rows)
+
+    def put_back(self, rows: Iterable[Row], recent: Iterable[bytes]) -> None:
+        """Become what a window was, such as that of a stream that comes back from disk; this one must be fresh.
+
+        Args:
+            rows: Its images.
+            recent: Its digests, as `recent` gave them.
+        """
         for row in rows:
-            self._let_in(row)
+            self._keep(row)
+        for digest in recent:
+            self._remember(digest)
 
     def _refusal(self, image: Rows, digest: bytes, client: str) -> Refusal | None:
         if (image.min((2, 3)) == image.max((2, 3))).all():
@@ -111,15 +126,27 @@ class Window:
             return "client_share"
         return None
 
-    def _let_in(self, row: Row) -> None:
+    def _keep(self, row: Row) -> None:
+        if not self._rows:
+            self._began_s = row.arrived_s
         self._rows.append(row)
         self._clients[row.client] += 1
         self.bytes += row.image.nbytes
+
+    def _remember(self, digest: bytes) -> None:
         if self._recent.maxlen:
             if len(self._recent) == self._recent.maxlen:
                 self._known.discard(self._recent[0])
-            self._recent.append(row.digest)
-            self._known.add(row.digest)
+            self._recent.append(digest)
+            self._known.add(digest)
+
+    def _remove(self, rows: int) -> list[Row]:
+        taken = [self._rows.popleft() for _ in range(min(rows, len(self._rows)))]
+        for row in taken:
+            self._clients[row.client] -= 1
+            self.bytes -= row.image.nbytes
+        self._clients += Counter()  # forgets who has none left
+        return taken
 
 
 def as_rows(images: Rows, client: str, arrived_s: float) -> list[Row]:

@@ -118,8 +118,10 @@ class Worker:
     def shed(self, now_s: float) -> None:
         """Drop the window that is due longest: there is no time for it."""
         due = self._schedule.next()
-        stream = self.parts.registry.in_memory(due[1]) if due and due[0] <= now_s else None
-        if due and stream:
+        if due is None or due[0] > now_s:
+            return
+        self._schedule.set(due[1], None)
+        if stream := self.parts.registry.in_memory(due[1]):
             self._drop(stream, len(stream.window.take(self.parts.pace.rows)), "overload")
             self._metrics.stream.window(stream.name, stream.method.adapter.name, "dropped")
             self.settle(stream)
@@ -210,8 +212,8 @@ class Worker:
         for reason, count in stream.window.offer(job.images, job.client, now_s).items():
             self._drop(stream, count, reason)
         if surplus := self.parts.pace.surplus(stream.window, job.rows, now_s):
-            too_young = now_s < stream.window.oldest_s + self.parts.pace.min_age_s
-            stream.window.take(surplus)
+            too_young = now_s < stream.window.began_s + self.parts.pace.min_age_s
+            stream.window.displace(surplus)
             self._drop(stream, surplus, "too_young" if too_young else "overload")
         self.settle(stream)
 
