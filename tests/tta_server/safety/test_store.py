@@ -186,6 +186,18 @@ def test_a_flipped_bit_is_passed_over_for_the_state_before(at, bit):
         assert store.load("camera") == b"before"
 
 
+def test_a_damaged_state_does_not_take_the_place_of_a_whole_one(tmp_path):
+    store = Store(str(tmp_path), keep=2)
+    for version in (1, 2):
+        id = store.save("camera", version, b"%d" % version)
+    path_of(tmp_path, "camera", id).write_bytes(b"")
+    assert store.load("camera") == b"1"
+
+    store.save("camera", 3, b"3")
+
+    assert [saved.version for saved in store.states("camera")] == [1, 3]
+
+
 def test_passing_over_a_damaged_state_is_logged(local, tmp_path, caplog):
     id = local.save("camera", 1, b"one")
     path_of(tmp_path / "store", "camera", id).write_bytes(b"on")
