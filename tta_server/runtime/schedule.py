@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from tta_server.runtime.window import Window
 
 _MOST_FULL_WINDOWS = 4
+_MOST_STALE = 64
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,9 @@ class Schedule:
         elif self._due_s.get(stream) != due_s:
             self._due_s[stream] = due_s
             heapq.heappush(self._order, (due_s, stream))
+            if len(self._order) > 2 * len(self._due_s) + _MOST_STALE:
+                self._order = [(when_s, name) for name, when_s in self._due_s.items()]
+                heapq.heapify(self._order)
 
     def next(self) -> tuple[float, str] | None:
         """Return when the next window is due and whose it is; None if there is none."""
