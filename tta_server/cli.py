@@ -1,4 +1,4 @@
-"""The command line: `tta-server serve | config | models | calibrate | evaluate | demo`."""
+"""The command line: `tta-server serve | config | models | calibrate | evaluate | replay | demo`."""
 
 import argparse
 import importlib.util
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from models.catalog import architectures
-from tta_server import __version__
+from tta_server import __version__, replay_command
 from tta_server.evaluate import calibrate_command, evaluate_command
 from tta_server.settings import Settings, load_settings
 
@@ -50,6 +50,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="compare adapters on your model and your data")
     evaluate_command.add_arguments(evaluate)
     evaluate.set_defaults(run=evaluate_command.run)
+
+    replay = commands.add_parser("replay", help="rebuild a stream's state from the audit log and kept windows")
+    replay_command.add_arguments(replay)
+    replay.set_defaults(run=replay_command.run)
 
     demo = commands.add_parser("demo", help="replay a drifting camera against a server, frozen and adapting")
     demo.add_argument("--once", action="store_true", help="stop the server at the end instead of leaving it running")

@@ -5,7 +5,7 @@ shown that the state is what the log says, and how it came about.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -26,6 +26,10 @@ def _no_file(entry: Entry) -> State:
     raise ValueError(f"{_at(entry)} took over a state that no step in the log made; give the file it came from")
 
 
+def _no_other(entry: Entry) -> Adapter:
+    raise ValueError(f"{_at(entry)} has another adapter; give what makes it")
+
+
 def _no_guard(state: State, step: Step, x: Tensor) -> State:
     raise ValueError("the guard changed a step's state; give the guard's projection to replay it")
 
@@ -42,6 +46,7 @@ class Lesson:
         project: Returns what the guard made of a step: called with the state before, the step and the window, for
             entries with `extra.projected`.
         fetch: Returns the state that a "load", "restore" or "import" took over, if no step in the log made it.
+        remake: Returns the adapter that an entry with `extra.adapter` gave the stream.
     """
 
     adapter: Adapter
@@ -50,6 +55,11 @@ class Lesson:
     window: Callable[[str], Tensor]
     project: Callable[[State, Step, Tensor], State] = _no_guard
     fetch: Callable[[Entry], State] = _no_file
+    remake: Callable[[Entry], Adapter] = _no_other
+
+    def after(self, entry: Entry) -> "Lesson":
+        """Return how steps are taken from `entry` on."""
+        return replace(self, adapter=self.remake(entry)) if "adapter" in entry.extra else self
 
 
 def replay(entries: Iterable[Entry], lesson: Lesson, until: int | None = None) -> State:
@@ -71,6 +81,7 @@ def replay(entries: Iterable[Entry], lesson: Lesson, until: int | None = None) -
     origins = _origins(told, state_digest(state))
     kept = {_SOURCE: state}
     for index, entry in enumerate(told):
+        lesson = lesson.after(entry)
         state = _after(entry, kept[origins[index]] if index in origins else state, index in origins, lesson)
         digest = state_digest(state) if entry.state else None
         if digest != entry.state:
@@ -105,6 +116,8 @@ def _after(entry: Entry, state: State, is_there: bool, lesson: Lesson) -> State:
     """Return the state after an entry, from the one it starts from."""
     if entry.verdict in _BACK and entry.state:
         return state if is_there else lesson.fetch(entry)
+    if entry.verdict == "settings" and entry.state:
+        return lesson.adapter.init(lesson.backbone, lesson.reference)
     if entry.verdict == "commit":
         x = lesson.window(entry.batch or "")
         step = _step(entry, state, x, lesson)

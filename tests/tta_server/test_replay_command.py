@@ -1,0 +1,79 @@
+"""What the audit log says of a stream's state can be shown to be so, in a process of its own."""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from safetensors.torch import load
+
+from adapters.checkpoint import state_digest
+from models import glyphs
+from tests.server import running
+from tests.tta_server.test_server import infer, stream, until
+from tta_server.cli import main
+from tta_server.safety.audit import Audit
+from tta_server.safety.store import Store
+
+ROWS = 8
+STREAMS = ("gate-1", "gate-2", "gate-3")
+
+
+def noisy(seed: int) -> np.ndarray:
+    """Return images that drifted, so that the guard lets streams learn."""
+    images = glyphs.images("test")[0][seed * ROWS : (seed + 1) * ROWS]
+    noise = np.random.default_rng(seed).normal(0, 60, images.shape)
+    return np.clip(images + noise, 0, 255).astype(np.uint8)
+
+
+def digest(data: bytes) -> str:
+    """Return the digest of the state in an exported file, without what lies beside it."""
+    return state_digest({name: tensor for name, tensor in load(data).items() if not name.startswith("beside/")})
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """Return the configuration of a server that learnt and stopped, and the digest of each stream's last state."""
+    folder = tmp_path_factory.mktemp("replay")
+    config = {
+        "model": {"device": "cpu"},
+        "adapter": {"settings": {"lr": 0.01}},
+        "engine": {"max_rows": 16, "window_rows": ROWS, "stack_rows": 4 * ROWS, "threads": 1},
+        "guard": {"max_distance": 0.001},
+        "storage": {"url": str(folder / "kept"), "keep_inputs": True},
+    }
+    with running(folder, config) as server:
+        with ThreadPoolExecutor(len(STREAMS)) as pool:
+            for i in range(6):
+                list(pool.map(lambda j, i=i: infer(server.client, STREAMS[j], noisy(3 * i + j)), range(len(STREAMS))))
+        until(lambda: all(stream(server.client, name)["images_in_window"] == 0 for name in STREAMS))
+        server.client.patch("/v1/streams/gate-1", json={"adapter": {"name": "tent", "settings": {"lr": 0.003}}})
+        infer(server.client, "gate-1", noisy(30))
+        until(lambda: stream(server.client, "gate-1")["images_in_window"] == 0)
+        server.client.post("/v1/streams/gate-2/reset")
+        infer(server.client, "gate-2", noisy(31))
+        until(lambda: stream(server.client, "gate-2")["images_in_window"] == 0)
+        versions = {name: stream(server.client, name)["state_version"] for name in STREAMS}
+        digests = {name: digest(server.client.get(f"/v1/streams/{name}/state").content) for name in STREAMS}
+    entries = list(Audit(Store(config["storage"]["url"]).files).entries())
+    assert min(versions.values()) > 3
+    assert any("stack" in entry.extra for entry in entries)
+    assert any("projected" in entry.extra for entry in entries)
+    return folder / "config.yaml", digests
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_replaying_the_log_gives_the_state_that_the_server_had(kept, name, capsys):
+    config, digests = kept
+
+    status = main(["replay", "--config", str(config), "--stream", name])
+
+    assert status == 0
+    assert re.search(r"sha256 (\w+)", capsys.readouterr().out)[1] == digests[name]
+
+
+def test_a_stream_that_the_log_does_not_know_is_refused(kept, capsys):
+    status = main(["replay", "--config", str(kept[0]), "--stream", "nobody"])
+
+    assert status == 2
+    assert "no line of stream 'nobody'" in capsys.readouterr().err

@@ -1,0 +1,84 @@
+"""`tta-server replay`: rebuild a stream's state from the audit log, and show that it is what the server had."""
+
+import argparse
+from pathlib import Path
+
+import torch
+from safetensors.torch import load
+
+from adapters import Adapter, State
+from adapters.checkpoint import dump_state, load_state, state_digest
+from models import Model
+from tta_server.app import load_model
+from tta_server.runtime.device import images
+from tta_server.safety.audit import Audit, Entry
+from tta_server.safety.replay import Lesson, replay
+from tta_server.safety.store import Store
+from tta_server.safety.trust import Trust
+from tta_server.settings import Adapter as Section
+from tta_server.settings import Settings, load_settings, make_adapter
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("--config", type=Path, help="YAML file of the server (default: the one that TTA_CONFIG names)")
+    parser.add_argument("--stream", required=True, help="which stream")
+    parser.add_argument("--version", type=int, help="version to stop at (default: the newest)")
+    parser.add_argument("--out", type=Path, help="write the state to this file, to be imported")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Replay and print the digest; returns 0.
+
+    Raises:
+        ValueError: If nothing is kept, a window is missing, or a state is not what the log says.
+    """
+    settings = load_settings(options.config)
+    if not settings.storage.url:
+        raise ValueError("nothing is kept: set storage.url, and storage.keep_inputs before the stream learns")
+    store = Store(settings.storage.url)
+    entries = list(Audit(store.files).entries(options.stream))
+    if not entries:
+        raise ValueError(f"the audit log has no line of stream '{options.stream}'")
+    model, adapter = load_model(settings.model), make_adapter(settings.adapter)
+    torch.set_num_threads(settings.engine.threads or max(1, torch.get_num_threads() - 1))  # bits may depend on it
+    lesson = _lesson(model, adapter, settings, store, options.stream)
+    state = replay(entries, lesson, options.version)
+    checked = sum(entry.state is not None for entry in entries)
+    print(f"stream '{options.stream}': state sha256 {state_digest(state)}, {checked} digests in the log")  # noqa: T201
+    if options.out:
+        last = next((entry for entry in reversed(entries) if "adapter" in entry.extra), None)
+        options.out.write_bytes(dump_state(_remade(last) if last else adapter, model.backbone, state))
+    return 0
+
+
+def _lesson(model: Model, adapter: Adapter, settings: Settings, store: Store, stream: str) -> Lesson:
+    backbone, radius = model.backbone, settings.guard.max_distance
+    trust = Trust(backbone, adapter.init(backbone, model.reference))  # the same ball for every setting of an adapter
+
+    def window(digest: str) -> torch.Tensor:
+        data = store.read_input(stream, digest)
+        if data is None:
+            raise ValueError(f"window {digest} was not kept; set storage.keep_inputs before the stream learns")
+        rows = load(data)
+        return images((rows[name].numpy() for name in sorted(rows)), backbone.device)
+
+    def fetch(entry: Entry) -> State:
+        data = store.read(stream, str(entry.extra.get("snapshot", "")))
+        if data is None:
+            raise ValueError(f"version {entry.version_after} came from a file that was not kept")
+        return load_state(adapter, backbone, data, model.reference)
+
+    return Lesson(
+        adapter,
+        backbone,
+        model.reference,
+        window,
+        project=lambda _state, step, _x: trust.project(step.state, radius),
+        fetch=fetch,
+        remake=_remade,
+    )
+
+
+def _remade(entry: Entry) -> Adapter:
+    return make_adapter(Section(name=entry.extra["adapter"], settings=entry.extra["settings"]))
