@@ -15,7 +15,9 @@ from fastapi import FastAPI
 import models
 from models import Model, Preprocess
 from tta_server import __version__
-from tta_server.api import health, infer, predict, responses, streams
+from tta_server.api import audit, health, infer, labels, predict, responses, states, streams
+from tta_server.api.caller import Callers
+from tta_server.api.decoding import Decoding
 from tta_server.api.middleware import Accounting, BodyLimit
 from tta_server.runtime.assemble import Kept, assemble
 from tta_server.runtime.engine import Engine
@@ -88,12 +90,15 @@ def build(settings: Settings, model: Model | None = None) -> Service:
     app = FastAPI(title="tta-server", version=__version__, description=_DESCRIPTION, lifespan=lifespan)
     rows = settings.engine.max_rows
     shape = model.preprocess.input_shape
-    app.include_router(
-        predict.router(engine, name, model.labels, model.preprocess, settings.limits, rows, pool, metrics)
-    )
-    app.include_router(streams.router(engine))
+    callers = Callers(settings.limits.client_header)
+    decoding = Decoding(model.preprocess, settings.limits, pool, engine, metrics)
+    app.include_router(predict.router(engine, name, model.labels, decoding, rows, callers))
+    app.include_router(streams.router(engine, callers))
+    app.include_router(states.router(engine, kept, callers))
+    app.include_router(audit.router(engine, kept))
+    app.include_router(labels.router(engine, model.labels))
     app.include_router(health.router(engine, metrics))
-    app.include_router(infer.router(engine, name, __version__, shape, model.labels, rows))
+    app.include_router(infer.router(engine, name, __version__, shape, model.labels, rows, settings.limits, callers))
     responses.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.limits.max_body_bytes)
     app.add_middleware(Accounting, metrics=metrics)
@@ -114,7 +119,7 @@ def open_storage(settings: Storage) -> Kept:
     if not settings.url:
         weakref.finalize(store, shutil.rmtree, url, ignore_errors=True)
     keeper.start()
-    return Kept(store, keeper, bool(settings.url))
+    return Kept(store, audit, keeper, bool(settings.url))
 
 
 def load_model(settings: ModelSettings, calibrated: bool = True) -> Model:

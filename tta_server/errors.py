@@ -17,6 +17,12 @@ class BadRequest(TTAError):
     code = "bad_request"
 
 
+class ConstantImage(BadRequest):
+    """An image is of one colour: there is nothing in it to see or to learn from."""
+
+    code = "constant_image"
+
+
 class NotFound(TTAError):
     """The request names a model or stream that is not there."""
 
@@ -60,6 +66,13 @@ class Overloaded(TTAError):
         """
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class ClientGone(TTAError):
+    """The caller hung up; nobody reads the answer."""
+
+    status = 499  # nginx's; HTTP has none
+    code = "client_gone"
 
 
 class Unsupported(TTAError):

@@ -206,6 +206,10 @@ class Limits(Section):
     max_body_bytes: int = Field(32 * 2**20, ge=1024, description="Most bytes in a request body.")
     max_pixels: int = Field(16_000_000, ge=1, description="Most pixels in one image, read from its header.")
     decode_threads: int = Field(2, ge=1, description="Threads that decode images.")
+    refuse_constant: bool = Field(True, description="Refuse images of one colour: a covered lens, an empty frame.")
+    client_header: str = Field(
+        "", description="Header that names the client behind a proxy; empty takes the peer's address."
+    )
 
 
 class Settings(BaseSettings):

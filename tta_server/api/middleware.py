@@ -5,6 +5,7 @@ import time
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tta_server.api.request_id import HEADER, name_request
 from tta_server.api.responses import error_response
 from tta_server.errors import TooLarge
 from tta_server.telemetry.closed_sets import Outcome
@@ -50,7 +51,7 @@ class BodyLimit:
 
 
 class Accounting:
-    """Count every request for predictions once, with its outcome and duration."""
+    """Count every request for predictions once, with its outcome and duration; its answer says what it is called."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         """Wrap `app`; `metrics` gets the counts."""
@@ -62,6 +63,7 @@ class Accounting:
         if scope["type"] != "http" or not _asks_for_predictions(scope):
             await self._app(scope, receive, send)
             return
+        name_request(scope)
         status = 500
         started_s = time.perf_counter()
 
@@ -69,6 +71,7 @@ class Accounting:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                MutableHeaders(scope=message)[HEADER] = scope["state"]["request_id"]
             await send(message)
 
         try:
@@ -87,6 +90,6 @@ def _asks_for_predictions(scope: Scope) -> bool:
 def _outcome(status: int) -> Outcome:
     if status < 400:
         return "ok"
-    if status == 429:
-        return "overloaded"
+    if status in (429, 499):
+        return "overloaded" if status == 429 else "cancelled"
     return "rejected" if status < 500 else "error"

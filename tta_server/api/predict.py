@@ -1,7 +1,5 @@
 """`POST /predict`: image files in, labels out."""
 
-import asyncio
-from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -9,13 +7,16 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from starlette.datastructures import UploadFile
 
-from tta_server.api.codec import Transform, Upload, decode_all
+from tta_server.api.caller import Callers
+from tta_server.api.codec import Upload
+from tta_server.api.decoding import Decoding
+from tta_server.api.request_id import request_id_of
+from tta_server.api.responses import refusals
 from tta_server.api.stream_id import stream_of
+from tta_server.api.waiting import answered
 from tta_server.errors import BadRequest
 from tta_server.runtime.answerer import Answer
 from tta_server.runtime.engine import Engine
-from tta_server.settings import Limits
-from tta_server.telemetry.metrics import Metrics
 
 _NOTHING = "no image in the request; send one or several files as multipart/form-data, or one image as the body"
 
@@ -37,14 +38,7 @@ _OPENAPI: dict[str, Any] = {
 
 
 def router(
-    engine: Engine,
-    model: str,
-    labels: tuple[str, ...],
-    transform: Transform,
-    limits: Limits,
-    max_images: int,
-    pool: Executor,
-    metrics: Metrics,
+    engine: Engine, model: str, labels: tuple[str, ...], decoding: Decoding, max_images: int, callers: Callers
 ) -> APIRouter:
     """Return the route.
 
@@ -52,31 +46,31 @@ def router(
         engine: Who answers.
         model: Name of the model, echoed in the answer.
         labels: Name of each class.
-        transform: From an image to what the model takes.
-        limits: What a request may be.
+        decoding: From files to images.
         max_images: Most images in a request.
-        pool: Where images are decoded.
-        metrics: Where decoding time is recorded.
+        callers: Knows who sent a request.
     """
     routes = APIRouter(tags=["predict"])
 
-    @routes.post("/predict", openapi_extra=_OPENAPI, summary="Classify one or several images")
+    refused = refusals(400, 413, 415, 429, 503)
+
+    @routes.post("/predict", openapi_extra=_OPENAPI, responses=refused, summary="Classify one or several images")
     async def predict(request: Request, top_k: int = 5) -> Response:
         """Classify JPEG or PNG files: several as multipart/form-data, or one as the body.
 
-        The header `X-Stream-Id` names the stream; without it the stream is `default`. `top_k` limits the classes that
-        are listed for each image.
+        The header `X-Stream-Id` names the stream; without it the stream is `default`. The header `X-Request-Id` names
+        the request for labels that come later; without it the answer tells a name. `top_k` limits the classes that are
+        listed for each image.
         """
+        request_id = request_id_of(request)
         if not 1 <= top_k <= len(labels):
             raise BadRequest(f"top_k is {top_k}, expected 1 to {len(labels)}")
         stream = stream_of(request.headers.get("x-stream-id"))
         uploads = await _uploads(request, max_images)
-        with metrics.timed("decode"):
-            images = await asyncio.get_running_loop().run_in_executor(
-                pool, decode_all, uploads, transform, limits.max_pixels
-            )
-        answer = await asyncio.wrap_future(engine.submit(stream, images))
-        body = {"model": model, **_about(answer), "predictions": _predictions(answer, labels, top_k)}
+        images = await decoding.decode(uploads)
+        answer = await answered(request, engine.submit(stream, images, callers.client(request), request_id))
+        about = {"model": model, "request_id": request_id, **_about(answer)}
+        body = about | {"predictions": _predictions(answer, labels, top_k)}
         return Response(orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
 
     return routes

@@ -1,17 +1,33 @@
 """Every error leaves as `{"error": "..."}` with the right status, never as a traceback."""
 
 import logging
+from http import HTTPStatus
 from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from tta_server.errors import Overloaded, TTAError
+from tta_server.errors import ClientGone, Overloaded, TTAError
 
 log = logging.getLogger(__name__)
+
+_MOST_CHARACTERS = 80
+
+
+class Problem(BaseModel):
+    """What every error says."""
+
+    error: str
+    code: str
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what the OpenAPI document says of errors with these statuses."""
+    return {status: {"model": Problem, "description": HTTPStatus(status).phrase} for status in statuses}
 
 
 def error_response(status: int, message: str, code: str, headers: dict[str, str] | None = None) -> Response:
@@ -21,7 +37,7 @@ def error_response(status: int, message: str, code: str, headers: dict[str, str]
 
 
 def install(app: FastAPI) -> None:
-    """Make `app` answer every error in this form."""
+    """Make `app` answer every error in this form, and its OpenAPI document say so."""
 
     @app.exception_handler(TTAError)
     async def own(_request: Request, error: TTAError) -> Response:
@@ -40,13 +56,43 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_request: Request, _error: ClientDisconnect) -> Response:
-        return error_response(400, "the connection was closed before the body was complete", "bad_request")
+        message = "the connection was closed before the body was complete"
+        return error_response(ClientGone.status, message, ClientGone.code)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return error_response(500, "the server failed to answer; its log says why", "internal")
 
+    _document(app)
+
+
+def _document(app: FastAPI) -> None:
+    made = app.openapi
+
+    def document() -> dict[str, Any]:
+        known = made()
+        for operations in known["paths"].values():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)  # FastAPI's own; here such a request gets 400
+        return known
+
+    app.openapi = document  # type: ignore[method-assign]
+
 
 def _explain(problem: dict[str, Any]) -> str:
-    return f"{problem['loc'][-1]}: {problem['msg']}, got {problem.get('input')!r}"
+    where = ".".join(str(part) for part in problem["loc"][1:])
+    got = _short(problem.get("input"))
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key '{where}'"
+    if problem["type"] == "missing":
+        return f"'{where}' is missing" if where else "the body is missing; send a JSON object"
+    if problem["type"] in ("json_invalid", "model_attributes_type") and len(problem["loc"]) <= 2:
+        return f"the body must be a JSON object, sent with Content-Type: application/json, got {got}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}, got {got}" if where else message
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."

@@ -16,6 +16,7 @@ from tta_server.runtime.registry import Registry
 from tta_server.runtime.schedule import Pace
 from tta_server.runtime.shelf import Shelf
 from tta_server.runtime.worker import Parts, Worker
+from tta_server.safety.audit import Audit
 from tta_server.safety.keeper import Keeper
 from tta_server.safety.store import Store
 from tta_server.safety.unguarded import Judge, Unguarded
@@ -32,11 +33,13 @@ class Kept(NamedTuple):
 
     Attributes:
         store: Files.
-        keeper: The thread that writes them.
+        audit: The log of what happened to streams.
+        keeper: The thread that writes both.
         durable: Whether they outlive the process.
     """
 
     store: Store
+    audit: Audit
     keeper: Keeper
     durable: bool
 

@@ -1,5 +1,6 @@
 """Which waiting requests go into the next forward: a data structure without threads or a clock."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Generic, Protocol, TypeVar
@@ -23,6 +24,10 @@ class Waiting(Protocol):
 
 J = TypeVar("J", bound=Waiting)
 
+_RECENT_GROUPS = 32
+_RECENT_S = 10.0
+_MOST_RETRY_S = 60
+
 
 class Batcher(Generic[J]):
     """Keep requests in order of arrival and group those that may share a forward.
@@ -42,6 +47,7 @@ class Batcher(Generic[J]):
         self._max_queue_rows = max_queue_rows
         self._max_delay_s = max_delay_s
         self._jobs: deque[J] = deque()
+        self._taken: deque[tuple[float, int]] = deque(maxlen=_RECENT_GROUPS)  # when, and how many images
         self.rows = 0
 
     def put(self, job: J) -> None:
@@ -50,12 +56,22 @@ class Batcher(Generic[J]):
         Raises:
             Overloaded: If there is no room; the request is not added.
         """
-        if self.rows + job.rows > self._max_queue_rows:
-            raise Overloaded(
-                f"{self.rows} images are waiting and this server queues at most {self._max_queue_rows}; try again later"
-            )
+        self.expect_room(job.rows, job.arrived_s)
         self._jobs.append(job)
         self.rows += job.rows
+
+    def expect_room(self, rows: int, now_s: float) -> None:
+        """Do nothing if `rows` more images find room.
+
+        Raises:
+            Overloaded: If they do not; it says when what waits will have been taken, at the pace of late.
+        """
+        if self.rows + rows > self._max_queue_rows:
+            raise Overloaded(
+                f"{self.rows} images are waiting and this server queues at most {self._max_queue_rows}; "
+                "try again later",
+                self._emptied_in_s(now_s),
+            )
 
     def take(self, now_s: float, key: Callable[[J], Hashable]) -> list[J]:
         """Remove and return the next group, in order of arrival; empty if nothing is due.
@@ -84,6 +100,7 @@ class Batcher(Generic[J]):
             return []
         self._jobs = left
         self.rows -= rows
+        self._taken.append((now_s, rows))
         return group
 
     def due_s(self) -> float | None:
@@ -94,3 +111,10 @@ class Batcher(Generic[J]):
         """Remove and return everything."""
         jobs, self._jobs, self.rows = list(self._jobs), deque(), 0
         return jobs
+
+    def _emptied_in_s(self, now_s: float) -> int:
+        recent = [(taken_s, rows) for taken_s, rows in self._taken if now_s - taken_s < _RECENT_S]
+        if not recent:
+            return 1
+        pace = sum(rows for _, rows in recent) / max(now_s - recent[0][0], 1e-3)
+        return min(_MOST_RETRY_S, max(1, math.ceil(self.rows / pace)))

@@ -1,8 +1,10 @@
 """What operators may do to streams; each change is written down with who asked for it and why."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from itertools import islice
 from typing import Any, NamedTuple
 
 from tta_server.errors import BadRequest, NotFound
@@ -55,9 +57,26 @@ class Commands:
         self._shelf = shelf
         self._store = store
 
-    def list(self) -> list[dict[str, Any]]:
-        """Return summaries of all streams, by name."""
-        return self._streams.summaries()
+    def list(
+        self, limit: int | None = None, after: str = "", wanted: Callable[[dict[str, Any]], bool] = bool
+    ) -> list[dict[str, Any]]:
+        """Return summaries of streams, by name.
+
+        Args:
+            limit: Most of them; None returns all.
+            after: Only those whose names come later.
+            wanted: Only those whose summary it accepts.
+        """
+        return list(islice(filter(wanted, self._streams.summaries(after)), limit))
+
+    def check(self, name: str) -> None:
+        """Do nothing if there is such a stream, in memory or on disk.
+
+        Raises:
+            NotFound: If there is none.
+        """
+        if name not in self._streams:
+            raise NotFound(f"unknown stream '{name}'; a stream exists from its first answered request")
 
     def read(self, name: str) -> dict[str, Any]:
         """Return everything about one stream.
@@ -78,7 +97,7 @@ class Commands:
         """
         usual, _, _ = self._streams.peek(name)
         stream = self._streams.create(name, mode or usual, self._method(adapter))
-        self._changed(stream, "create", stream.version, who)
+        self._changed(stream, "create", stream.version, who, _described(stream.method) if adapter else None)
         return self._told(stream)
 
     def change(self, name: str, mode: Mode | None, adapter: Section | None, who: Who) -> dict[str, Any]:
@@ -95,10 +114,29 @@ class Commands:
         if adapter is not None:
             self._adapt_by(stream, self._method(adapter), who)
         if mode is not None:
-            old, stream.mode = stream.mode, mode
-            stream.frozen, stream.restores = "", 0
-            self._changed(stream, "mode", stream.version, who._replace(reason=who.reason or f"{old} -> {mode}"))
+            self._switch(stream, mode, who)
         return self._told(stream)
+
+    def change_all(self, mode: Mode | None, who: Who) -> dict[str, Any]:
+        """Switch every stream, and those to come, until the process ends; what is set later for one stream wins.
+
+        Streams that the guard froze stay so: only a command for that stream lifts it.
+
+        Args:
+            mode: The mode; None goes back to what the configuration says of each.
+            who: Who asks.
+
+        Returns:
+            What was asked for, and how many streams are in which mode now.
+        """
+        self._streams.switch(mode)
+        for stream in self._streams.every_stream_in_memory():
+            usual = self._streams.usual_mode(stream.name)
+            if stream.mode != usual and not stream.frozen:
+                self._switch(stream, usual, who)
+        self._journal.switched(mode, who.reason, who.name)
+        modes = Counter(summary["mode"] for summary in self._streams.summaries())
+        return {"mode": mode or "configured", "streams": dict(modes)}
 
     def reset(self, name: str, who: Who) -> dict[str, Any]:
         """Put a stream back to the source model; a freeze is lifted if it was what switched the stream off.
@@ -133,15 +171,23 @@ class Commands:
         self._restored(stream, "rollback", before, who, {"to": kept.version})
         return self._told(stream)
 
-    def snapshot(self, name: str, who: Who) -> "Future[str]":
-        """Keep the state until it is deleted; returns the snapshot's id to come.
+    def snapshot(self, name: str, note: str) -> "Future[str]":
+        """Keep the state until it is deleted; returns the snapshot's id to come: then call `note_snapshot`.
 
         Raises:
             NotFound: If there is no such stream.
         """
+        return self._shelf.snapshot(self._existing(name), note)
+
+    def note_snapshot(self, name: str, snapshot: str, who: Who) -> None:
+        """Write down that a snapshot was kept.
+
+        Raises:
+            NotFound: If there is no such stream any more.
+        """
         stream = self._existing(name)
-        self._journal.changed(stream, "snapshot", stream.version, "operator", who.reason, who.name)
-        return self._shelf.snapshot(stream, who.reason)
+        extra = {"snapshot": snapshot}
+        self._journal.changed(stream, "snapshot", stream.version, "operator", who.reason, who.name, extra)
 
     def restore(self, name: str, snapshot: str, who: Who) -> dict[str, Any]:
         """Take over a snapshot's state.
@@ -179,10 +225,14 @@ class Commands:
         Raises:
             NotFound: If there is none.
         """
-        stream = self._existing(name)
-        self._worker.forget(stream)
+        try:
+            stream = self._existing(name)
+        except (ValueError, OSError):  # its file is gone or damaged: all the more reason
+            stream = None
+        self._worker.forget(name)
         self._streams.delete(name)
-        self._journal.changed(stream, "delete", stream.version, "operator", who.reason, who.name)
+        if stream:
+            self._journal.changed(stream, "delete", stream.version, "operator", who.reason, who.name)
 
     def evict(self, name: str) -> None:
         """Move a stream to disk until it is asked again.
@@ -221,6 +271,11 @@ class Commands:
     def _method(self, section: Section | None) -> Method:
         return self._methods.of(section) if section else self._methods.default
 
+    def _switch(self, stream: Stream, mode: Mode, who: Who) -> None:
+        old, stream.mode = stream.mode, mode
+        stream.frozen, stream.restores = "", 0
+        self._changed(stream, "mode", stream.version, who._replace(reason=who.reason or f"{old} -> {mode}"))
+
     def _adapt_by(self, stream: Stream, method: Method, who: Who) -> None:
         before, old = stream.version, stream.method
         stream.method = method
@@ -231,9 +286,7 @@ class Commands:
         elif stream.state is old.initial:
             stream.state = method.initial
         stream.memory = method.guard.start()
-        fields = dataclasses.asdict(method.adapter)  # type: ignore[call-overload]
-        given = {name: value for name, value in fields.items() if not callable(value)}
-        self._changed(stream, "settings", before, who, {"adapter": method.adapter.name, "settings": given})
+        self._changed(stream, "settings", before, who, _described(method))
 
     def _adopt(self, stream: Stream, data: bytes, event: Event, who: Who, extra: dict[str, Any]) -> dict[str, Any]:
         before = stream.version
@@ -258,6 +311,12 @@ class Commands:
 
     def _told(self, stream: Stream) -> dict[str, Any]:
         return stream.details() | {"labelled": self._worker.parts.ledger.accuracy(stream.name)}
+
+
+def _described(method: Method) -> dict[str, Any]:
+    fields = dataclasses.asdict(method.adapter)  # type: ignore[call-overload]
+    given = {name: value for name, value in fields.items() if not callable(value)}
+    return {"adapter": method.adapter.name, "settings": given}
 
 
 def _layout(method: Method) -> dict[str, Any]:

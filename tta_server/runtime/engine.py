@@ -94,6 +94,15 @@ class Engine:
             self._changed.notify()
         return job.future
 
+    def expect_room(self, rows: int) -> None:
+        """Do nothing if `rows` more images would find room in the queue now.
+
+        Raises:
+            Overloaded: If they would not.
+        """
+        with self._changed:
+            self._batcher.expect_room(rows, time.monotonic())
+
     def trouble(self) -> str:
         """Return why good requests cannot be answered, or an empty string: then the server is ready."""
         return self._closed or self._trouble

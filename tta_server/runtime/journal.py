@@ -14,6 +14,9 @@ from tta_server.runtime.stream import Stream
 from tta_server.safety.audit import Entry, Event
 from tta_server.safety.keeper import Keeper
 from tta_server.safety.verdict import Admission, Verdict
+from tta_server.settings import Mode
+
+EVERY = "*"  # no stream can have this name
 
 
 class Journal:
@@ -72,6 +75,12 @@ class Journal:
         self._write(stream, event, before, cause, reason, who=who, extra=extra or {})
         if event not in ("create", "snapshot", "delete"):
             self._save(stream)
+
+    def switched(self, mode: Mode | None, reason: str, who: str) -> None:
+        """Write down that all streams were switched, those on disk and to come too."""
+        if self._durable:
+            entry = Entry(EVERY, "mode", 0, 0, "operator", reason, who=who, extra={"mode": mode or "configured"})
+            self._keeper.record(entry)
 
     def _save(self, stream: Stream) -> None:
         if self._durable:

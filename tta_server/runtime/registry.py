@@ -1,6 +1,7 @@
 """All streams, in memory or on disk, within the limits on their number and memory."""
 
 from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 from tta_server.errors import Conflict, NotFound, Overloaded
@@ -36,11 +37,15 @@ class Registry:
         self._streams: OrderedDict[str, Stream] = OrderedDict()  # the one that is idle longest first
         self._parked: dict[str, Parked] = shelf.parked(methods.default.adapter)
         self._sizes: dict[str, dict[StateKind, int]] = {}
+        self._switched: Mode | None = None
         self._held: Counter[StateKind] = Counter({"state": 0, "history": 0, "window": 0})
         self._report()
 
     def __len__(self) -> int:
         return len(self._streams) + len(self._parked)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._streams or name in self._parked
 
     def peek(self, name: str) -> tuple[Mode, bool, Method]:
         """Return mode, whether the source answers, and method of a stream that may not exist; touches nothing."""
@@ -62,7 +67,7 @@ class Registry:
         Raises:
             NotFound: If there is none.
         """
-        if name not in self._streams and name not in self._parked:
+        if name not in self:
             raise NotFound(f"unknown stream '{name}'; a stream exists from its first answered request")
         return self._streams.get(name) or self._revive(name)
 
@@ -72,7 +77,7 @@ class Registry:
         Raises:
             Overloaded: If it is new and there is no room for it.
         """
-        if name in self._streams or name in self._parked:
+        if name in self:
             stream = self.existing(name)
         else:
             stream = self.create(name, self.usual_mode(name), self._methods.default)
@@ -87,7 +92,7 @@ class Registry:
             Conflict: If it exists.
             Overloaded: If there is no room for it.
         """
-        if name in self._streams or name in self._parked:
+        if name in self:
             raise Conflict(f"stream '{name}' exists already; PATCH changes it")
         if len(self) >= self._settings.max_streams:
             raise Overloaded(f"stream '{name}' is new and this server holds its {len(self)} streams already")
@@ -136,7 +141,7 @@ class Registry:
         Raises:
             NotFound: If there is none.
         """
-        if name not in self._streams and name not in self._parked:
+        if name not in self:
             raise NotFound(f"unknown stream '{name}'")
         if name in self._streams:
             self._remove(name)
@@ -145,20 +150,35 @@ class Registry:
         self._metrics.moved("deleted")
         self._report()
 
-    def summaries(self) -> list[dict[str, Any]]:
-        """Return the summaries of all streams, by name."""
-        found = {name: stream.summary() | {"in_memory": True} for name, stream in self._streams.items()}
-        found |= {name: parked.summary | {"in_memory": False} for name, parked in self._parked.items()}
-        return [found[name] for name in sorted(found)]
+    def summaries(self, after: str = "") -> Iterator[dict[str, Any]]:
+        """Yield the summaries of all streams whose names come after `after`, by name."""
+        for name in sorted(name for names in (self._streams, self._parked) for name in names if name > after):
+            if name in self._streams:
+                yield self._streams[name].summary() | {"in_memory": True}
+            else:
+                yield self._parked[name].summary | {"in_memory": False}
 
     def every_stream_in_memory(self) -> list[Stream]:
         """Return the streams that are in memory, the one that is idle longest first."""
         return list(self._streams.values())
 
     def usual_mode(self, name: str) -> Mode:
-        """Return the mode that the configuration gives to a stream."""
+        """Return the mode of a stream that nobody gave another: the configuration's, unless all were switched."""
+        if self._switched:
+            return self._switched
         named = self._settings.named.get(name)
         return named.mode if named else self._settings.mode
+
+    def switch(self, mode: Mode | None) -> None:
+        """Give future streams, and those on disk that the guard did not freeze, this mode until the process ends.
+
+        Args:
+            mode: The mode; None goes back to what the configuration says of each.
+        """
+        self._switched = mode
+        for name, parked in self._parked.items():
+            if not parked.summary["frozen"]:
+                self._parked[name] = parked.in_mode(self.usual_mode(name))
 
     def _fresh(self, name: str, mode: Mode, method: Method) -> Stream:
         window = Window(self._window_rows, self._settings.max_client_share, self._settings.duplicate_memory)

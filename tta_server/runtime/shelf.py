@@ -18,7 +18,7 @@ from tta_server.runtime.stream import Stream
 from tta_server.runtime.window import Row
 from tta_server.safety.audit import Entry
 from tta_server.safety.keeper import Keeper
-from tta_server.safety.verdict import Memory
+from tta_server.safety.verdict import Memory, Serve
 from tta_server.settings import Adapter as Section
 from tta_server.settings import Mode, make_adapter
 
@@ -32,14 +32,22 @@ class Parked(NamedTuple):
     Attributes:
         mode: Its mode.
         answers_as_source: Whether the frozen model answers its requests.
+        serve: Whether its own state or the source answers, as the guard wants it.
         adapter: Its own adapter; None if it has the server's.
         summary: What `GET /v1/streams` says of it.
     """
 
     mode: Mode
     answers_as_source: bool
+    serve: Serve
     adapter: Section | None
     summary: dict[str, Any]
+
+    def in_mode(self, mode: Mode) -> "Parked":
+        """Return the same in another mode; its file is as it was until the stream has come back."""
+        as_source = mode in ("off", "shadow") or (mode == "after" and self.serve == "source")
+        told = {"mode": mode, "answers": "source" if as_source else "adapted"}
+        return self._replace(mode=mode, answers_as_source=as_source, summary=self.summary | told)
 
 
 class Shelf:
@@ -81,7 +89,7 @@ class Shelf:
                         f"storage holds stream '{name}', which does not fit: {error}; serve what it was made with, or "
                         "set storage.url to another folder"
                     ) from error
-                found[name] = Parked(stream["mode"], stream["as_source"], own, stream["summary"])
+                found[name] = Parked(stream["mode"], stream["as_source"], stream["serve"], own, stream["summary"])
         return found
 
     def mark_loaded(self) -> None:
@@ -101,7 +109,7 @@ class Shelf:
     def park(self, stream: Stream) -> Parked:
         """Have a whole stream written soon, and return what to remember of it."""
         self._keeper.save(stream.name, stream.version, self._encoder(stream, whole=True))
-        return Parked(stream.mode, stream.answers_as_source, _section(stream), stream.summary())
+        return Parked(stream.mode, stream.answers_as_source, stream.serve, _section(stream), stream.summary())
 
     def fill(self, stream: Stream) -> None:
         """Give a fresh stream everything that was parked of it.
@@ -139,13 +147,15 @@ class Shelf:
         """Return how many steps made the state in `data`, and give it to `stream` under a new version.
 
         Raises:
-            BadRequest: If it is no state file, or belongs to other weights or another adapter.
+            BadRequest: If it is no state file, belongs to other weights or another adapter, or is not finite.
         """
         try:
             state = load_state(stream.method.adapter, self._backbone, data, self._reference)
             steps = int(read_about(data)["about"].get("steps", 1))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadRequest(str(error)) from error
+        if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
+            raise BadRequest("the state holds values that are not finite; export a sound one")
         stream.go_to(state, max(steps, 1))
         return stream.steps
 

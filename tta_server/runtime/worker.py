@@ -148,10 +148,10 @@ class Worker:
         self.parts.registry.evict(name)
         self._schedule.set(name, None)
 
-    def forget(self, stream: Stream) -> None:
+    def forget(self, name: str) -> None:
         """Drop what the worker remembers of a stream that is about to be erased."""
-        self._schedule.set(stream.name, None)
-        self.parts.ledger.forget(stream.name)
+        self._schedule.set(name, None)
+        self.parts.ledger.forget(name)
 
     def _open(self, job: Job) -> Stream | None:
         try:

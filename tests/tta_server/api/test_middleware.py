@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Iterable
 
 import pytest
@@ -15,6 +16,7 @@ from starlette.routing import Route
 from tta_server.api.middleware import Accounting, BodyLimit
 from tta_server.api.responses import error_response
 from tta_server.errors import TooLarge, TTAError
+from tta_server.telemetry.closed_sets import OUTCOMES
 from tta_server.telemetry.metrics import Metrics
 
 LIMIT = 100
@@ -29,7 +31,7 @@ class Exchange:
             "method": "POST",
             "path": path,
             "query_string": b"",
-            "headers": [(name.encode(), value.encode()) for name, value in (headers or {}).items()],
+            "headers": [(name.encode(), value.encode("latin-1")) for name, value in (headers or {}).items()],
         }
         self._parts = list(parts)
         self.read = 0
@@ -157,6 +159,7 @@ def counts(path: str, status: int | None, method: str = "POST") -> dict[str, flo
         (400, "rejected"),
         (413, "rejected"),
         (429, "overloaded"),
+        (499, "cancelled"),
         (500, "error"),
         (503, "error"),
         (None, "error"),
@@ -164,7 +167,7 @@ def counts(path: str, status: int | None, method: str = "POST") -> dict[str, flo
 )
 @pytest.mark.parametrize("path", ["/predict", "/v2/models/m/infer", "/v2/models/m/versions/1/infer"])
 def test_a_request_for_predictions_is_counted_once_by_how_it_ended(path, status, outcome):
-    assert counts(path, status) == dict.fromkeys(["ok", "rejected", "overloaded", "error"], 0.0) | {outcome: 1.0}
+    assert counts(path, status) == dict.fromkeys(OUTCOMES, 0.0) | {outcome: 1.0}
 
 
 @pytest.mark.parametrize(
@@ -179,3 +182,29 @@ def test_a_request_for_predictions_is_counted_once_by_how_it_ended(path, status,
 )
 def test_nothing_else_is_counted(method, path):
     assert not any(counts(path, 200, method).values())
+
+
+# Request ids
+NAME = re.compile(r"[0-9a-f]{32}")
+
+
+def named(headers: dict[str, str], status: int = 200) -> str:
+    """Return what the answer to a request for predictions says the request is called."""
+    answer = Response(status_code=status)
+    exchange = Exchange([b""], headers, "/predict").through(Accounting(answer, Metrics("m", "tent")))
+    return exchange.headers[b"x-request-id"].decode()
+
+
+@pytest.mark.parametrize("status", [200, 400, 429, 503])
+def test_every_answer_says_what_its_request_is_called(status):
+    assert named({"x-request-id": "camera-7:42"}, status) == "camera-7:42"
+    assert NAME.fullmatch(named({}, status))
+
+
+def test_no_two_made_up_names_are_equal():
+    assert len({named({}) for _ in range(100)}) == 100
+
+
+@pytest.mark.parametrize("name", ["", " ", "a b", "a\tb", "\x7f", "a" * 129, "é"])
+def test_a_name_that_cannot_be_one_is_not_sent_back(name):
+    assert NAME.fullmatch(named({"x-request-id": name}))

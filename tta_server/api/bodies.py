@@ -1,0 +1,140 @@
+"""What requests to change streams may say; unknown keys are refused."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import Path
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
+
+from tta_server.api.stream_id import stream_of
+from tta_server.settings import Adapter as Section
+from tta_server.settings import Mode, StreamName
+
+MOST_LABELS = 10_000
+
+
+def _name(name: str) -> str:
+    return stream_of(name)
+
+
+StreamPath = Annotated[str, Path(description="Name of the stream.", examples=["gate-7"]), AfterValidator(_name)]
+
+
+def _said(reason: str) -> str:
+    if not reason.strip():
+        raise ValueError("say why; the audit log keeps it")
+    return reason.strip()
+
+
+Reason = Annotated[str, Field(max_length=500, description="Why, for the audit log.")]
+NeededReason = Annotated[Reason, AfterValidator(_said)]
+
+
+class Body(BaseModel):
+    """A JSON object; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AdapterBody(Body):
+    """How one stream learns."""
+
+    name: str = Field(description="Name of the adapter.", examples=["tent"])
+    settings: dict[str, Any] = Field(default_factory=dict, description="Its fields; the rest keep their defaults.")
+
+    def section(self) -> Section:
+        """Return the same as the configuration says it."""
+        return Section(name=self.name, settings=self.settings)
+
+
+class Listing(Body):
+    """Which streams to list."""
+
+    limit: int = Field(100, ge=1, le=1000, description="Most streams in the answer.")
+    after: str = Field("", description="`next` of the page before.")
+    mode: Mode | None = Field(None, description="Only streams in this mode.")
+    answers: Literal["source", "adapted"] | None = Field(None, description="Only streams that this answers.")
+    frozen: bool | None = Field(None, description="Only streams that the guard switched off, or did not.")
+    in_memory: bool | None = Field(None, description="Only streams in memory, or on disk only.")
+
+    def wants(self, summary: dict[str, Any]) -> bool:
+        """Return whether a stream with this summary is asked for."""
+        return (
+            self.mode in (None, summary["mode"])
+            and self.answers in (None, summary["answers"])
+            and self.frozen in (None, bool(summary["frozen"]))
+            and self.in_memory in (None, summary["in_memory"])
+        )
+
+
+class Creation(Body):
+    """A stream to open."""
+
+    name: StreamName = Field(examples=["gate-7"])
+    mode: Mode | None = Field(None, description="As configured if left out.")
+    adapter: AdapterBody | None = Field(None, description="The server's if left out.")
+    reason: Reason = ""
+
+
+class Change(Body):
+    """What to change of a stream."""
+
+    mode: Mode | None = Field(None, description="A mode that is set lifts a freeze.")
+    adapter: AdapterBody | None = Field(None, description="What was learnt stays if the state's layout does.")
+    reason: Reason = ""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "Change":
+        if self.mode is None and self.adapter is None:
+            raise ValueError("nothing to change; give 'mode', 'adapter' or both")
+        return self
+
+
+class ChangeOfAll(Body):
+    """The mode of every stream."""
+
+    mode: Mode | Literal["configured"] = Field(
+        description="Of every stream, existing and to come; `configured` goes back to the configuration."
+    )
+    reason: NeededReason
+
+
+class Why(Body):
+    """Why something is done."""
+
+    reason: Reason = ""
+
+
+class Rollback(Body):
+    """Where to go back to, and why."""
+
+    version: int | None = Field(
+        None, ge=0, description="A kept version; the newest that passed the guard's check if left out."
+    )
+    reason: NeededReason
+
+
+class Note(Body):
+    """What a snapshot is for."""
+
+    note: Reason = ""
+
+
+class Restore(Body):
+    """Which snapshot to go back to, and why."""
+
+    snapshot: str = Field(max_length=200)
+    reason: NeededReason
+
+
+class LabelBody(Body):
+    """A true label of an image that was answered."""
+
+    id: str = Field(min_length=1, max_length=128, description="`X-Request-Id` of the request.")
+    label: StrictInt | StrictStr = Field(description="Name of the class, or its index.")
+    image: int = Field(0, ge=0, description="Place of the image in the request, from 0.")
+
+
+class Labels(Body):
+    """True labels."""
+
+    labels: list[LabelBody] = Field(min_length=1, max_length=MOST_LABELS)

@@ -1,0 +1,62 @@
+"""`POST /v1/labels`: true labels that come after the answers."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter
+
+from tta_server.api.bodies import Labels
+from tta_server.api.responses import refusals
+from tta_server.errors import BadRequest
+from tta_server.runtime.commands import Commands, Label
+from tta_server.runtime.engine import Engine
+
+_AT_ONCE = 16  # the frozen model may have to look at each image, and requests wait meanwhile
+
+
+def router(engine: Engine, names: tuple[str, ...]) -> APIRouter:
+    """Return the route.
+
+    Args:
+        engine: Knows which requests were answered how.
+        names: Name of each class.
+    """
+    routes = APIRouter(prefix="/v1", tags=["labels"])
+    places = {name: index for index, name in enumerate(names)}
+    repeated = {name for name, count in Counter(names).items() if count > 1}
+
+    def index_of(label: int | str) -> int:
+        if isinstance(label, int):
+            if not 0 <= label < len(names):
+                raise BadRequest(f"label {label} is no class; the model has {len(names)}, counted from 0")
+            return label
+        if label not in places:
+            raise BadRequest(f"label '{label[:80]}' is no class of this model; it has {', '.join(names[:5])}, ...")
+        if label in repeated:
+            raise BadRequest(f"several classes are called '{label[:80]}'; send the index of the one that is meant")
+        return places[label]
+
+    @routes.post("/labels", responses=refusals(400, 413))
+    async def take_labels(asked: Labels) -> dict[str, Any]:
+        """Count true labels of answered images; returns the exact accuracy, so far, of each stream they are about.
+
+        `adapted` counts what was answered, `source` what the frozen model makes of the same images; with 95 %
+        intervals. A label is `unknown` if no such request is remembered, or its image was labelled before.
+        """
+        labels = [Label(each.id, each.image, index_of(each.label)) for each in asked.labels]
+        counted: Counter[str] = Counter(counted=0, unknown=0)
+        streams: dict[str, Any] = {}
+        for start in range(0, len(labels), _AT_ONCE):
+            found = await asyncio.wrap_future(engine.command(partial(_count, labels[start : start + _AT_ONCE])))
+            streams |= found.pop("streams")
+            counted.update(found)
+        return {**counted, "streams": streams}
+
+    return routes
+
+
+def _count(labels: Sequence[Label], commands: Commands) -> dict[str, Any]:
+    return commands.label(labels)

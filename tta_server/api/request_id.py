@@ -1,0 +1,34 @@
+"""What a request is called: in its answer, and by labels that come later."""
+
+import re
+import uuid
+
+from fastapi import Request
+from starlette.types import Scope
+
+from tta_server.errors import BadRequest
+
+HEADER = "x-request-id"
+_PATTERN = re.compile(r"[!-~]{1,128}")
+_RULE = "must be 1 to 128 printable ASCII characters without spaces"
+
+
+def name_request(scope: Scope) -> None:
+    """Call a request as its header says, or make up a name; what its body says may come later."""
+    given = dict(scope["headers"]).get(HEADER.encode(), b"").decode("latin-1")
+    scope.setdefault("state", {})["request_id"] = given if _PATTERN.fullmatch(given) else uuid.uuid4().hex
+
+
+def request_id_of(request: Request, given: str | None = None) -> str:
+    """Return what a request is called: the header wins over what its body gives, both over a made-up name.
+
+    Raises:
+        BadRequest: If a given name cannot be one.
+    """
+    for source, name in ((f"header {HEADER.title()}", request.headers.get(HEADER)), ("'id'", given)):
+        if name:
+            if not _PATTERN.fullmatch(name):
+                raise BadRequest(f"{source} {name[:80]!r} {_RULE}")
+            request.state.request_id = name
+            return name
+    return str(request.state.request_id)

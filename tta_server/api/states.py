@@ -1,0 +1,75 @@
+"""States as files: snapshots that the server keeps, and files that go from one server to another."""
+
+import asyncio
+import dataclasses
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from tta_server.api.bodies import Note, Restore, StreamPath
+from tta_server.api.caller import Callers
+from tta_server.api.responses import refusals
+from tta_server.errors import BadRequest, TTAError
+from tta_server.runtime.assemble import Kept
+from tta_server.runtime.engine import Engine
+
+_FILE = "application/octet-stream"
+_BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+_DOWNLOAD: dict[int | str, dict[str, Any]] = {200: {"content": {_FILE: _BINARY}, "description": "A safetensors file"}}
+_UPLOAD: dict[str, Any] = {"requestBody": {"required": True, "content": {_FILE: _BINARY}}}
+
+
+def router(engine: Engine, kept: Kept, callers: Callers) -> APIRouter:
+    """Return the routes.
+
+    Args:
+        engine: Owns the streams.
+        kept: Where snapshots are.
+        callers: Knows who asks.
+    """
+    routes = APIRouter(prefix="/v1/streams/{name}", tags=["states"])
+
+    @routes.get("/snapshots", responses=refusals(400, 404))
+    async def list_snapshots(name: StreamPath) -> dict[str, Any]:
+        """List a stream's snapshots, oldest first."""
+        await asyncio.wrap_future(engine.command(lambda c: c.check(name)))
+        found = await asyncio.to_thread(kept.store.snapshots, name)
+        return {"snapshots": [dataclasses.asdict(snapshot) for snapshot in found]}
+
+    @routes.post("/snapshots", status_code=201, responses=refusals(400, 404))
+    async def take_snapshot(name: StreamPath, request: Request, asked: Note | None = None) -> dict[str, Any]:
+        """Keep the state that a stream has now; the oldest snapshots beyond `storage.keep_snapshots` go."""
+        note = asked.note if asked else ""
+        written = await asyncio.wrap_future(engine.command(lambda c: c.snapshot(name, note)))
+        try:
+            snapshot = await asyncio.wrap_future(written)
+        except OSError as error:
+            raise TTAError(f"the snapshot cannot be written: {error}") from error
+        who = callers.who(request, note)
+        await asyncio.wrap_future(engine.command(lambda c: c.note_snapshot(name, snapshot, who)))
+        return {"id": snapshot}
+
+    @routes.post("/restore", responses=refusals(400, 404))
+    async def restore_snapshot(name: StreamPath, asked: Restore, request: Request) -> dict[str, Any]:
+        """Go back to a snapshot, under a new version."""
+        who = callers.who(request, asked.reason)
+        return await asyncio.wrap_future(engine.command(lambda c: c.restore(name, asked.snapshot, who)))
+
+    @routes.get("/state", response_class=Response, responses=_DOWNLOAD | refusals(400, 404))
+    async def export_state(name: StreamPath) -> Response:
+        """Return what a stream has learnt as a safetensors file that says what it belongs to."""
+        data = await asyncio.wrap_future(engine.command(lambda c: c.export(name)))
+        disposition = f'attachment; filename="{name}.safetensors"'
+        return Response(data, media_type=_FILE, headers={"Content-Disposition": disposition})
+
+    @routes.put("/state", openapi_extra=_UPLOAD, responses=refusals(400, 404, 413))
+    async def import_state(name: StreamPath, request: Request) -> dict[str, Any]:
+        """Have a stream go on from such a file, under a new version; model and adapter must be the file's."""
+        await asyncio.wrap_future(engine.command(lambda c: c.check(name)))
+        data = await request.body()
+        if not data:
+            raise BadRequest("the body is empty; send the file that GET /state gave")
+        who = callers.who(request)
+        return await asyncio.wrap_future(engine.command(lambda c: c.adopt(name, data, who)))
+
+    return routes
