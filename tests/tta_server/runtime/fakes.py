@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import pytest
 import torch
+from prometheus_client.parser import text_string_to_metric_families
 from torch import Tensor, nn
 
 import adapters
@@ -22,6 +23,7 @@ from tta_server.runtime.stream import Stream
 from tta_server.runtime.worker import Worker
 from tta_server.safety.audit import Entry
 from tta_server.safety.unguarded import Judge
+from tta_server.safety.verdict import Admission, Memory, Verdict
 from tta_server.settings import load_settings
 from tta_server.telemetry.metrics import Metrics
 
@@ -102,6 +104,63 @@ class Gated(Fails):
 
     def adapt(self, backbone: Backbone, state: State, x: Tensor) -> Step:
         return Step(state, backbone.forward(x), {"accepted": torch.tensor(True)})
+
+
+@dataclass(frozen=True)
+class Picky(Fails):
+    """Stacks, but breaks on a bright window; in a stack it cannot even tell which that is."""
+
+    stackable: ClassVar[bool] = True
+
+    def adapt(self, backbone: Backbone, state: State, x: Tensor) -> Step:
+        if x.mean() > 0.9:
+            raise RuntimeError("too bright")
+        return Step({"theta": state["theta"] + 1}, backbone.forward(x), {"accepted": torch.tensor(True)})
+
+
+@dataclass(frozen=True)
+class Scripted:
+    """A guard that says what it was told to, window by window of each stream, and then starts again.
+
+    Attributes:
+        words: "pass" commits what passed the complete check; "commit", "reject", "rollback", "reset", "skip"; "fail"
+            raises an error. With "/source" behind it, the source answers from then on.
+    """
+
+    words: tuple[str, ...]
+
+    def start(self) -> Memory:
+        return {"turn": torch.zeros(())}
+
+    def admit(self, memory: Memory, state: State, x: Tensor, frozen: Output) -> Admission:
+        assert len(frozen.logits) == len(x), "the source was not asked about this window"
+        word, serve = self._word(memory)
+        if word == "skip":
+            return Admission(False, "at_home", "as told", self._next(memory), serve, {"diversity": 0.25})
+        return Admission(True, "healthy", "as told", memory)
+
+    def judge(self, memory: Memory, old: State, step: Step, x: Tensor, frozen: Output) -> Verdict:
+        word, serve = self._word(memory)
+        if word == "fail":
+            raise RuntimeError("no verdict today")
+        after = self._next(memory)
+        if word in ("commit", "pass"):
+            return Verdict("commit", "healthy", "as told", step.state, after, serve, word == "pass", {"diversity": 0.5})
+        return Verdict(word, "canary", "as told", old, after, serve)
+
+    def _word(self, memory: Memory) -> tuple[str, str]:
+        word, _, serve = self.words[int(memory["turn"]) % len(self.words)].partition("/")
+        return word, serve or "adapted"
+
+    def _next(self, memory: Memory) -> Memory:
+        return {"turn": memory["turn"] + 1}
+
+
+def value(books: Metrics, name: str, **labels: str) -> float:
+    """Return the sum of the samples of a series that carry these labels."""
+    families = text_string_to_metric_families(books.render().decode())
+    found = [sample for family in families for sample in family.samples if sample.name == name]
+    return sum(sample.value for sample in found if labels.items() <= sample.labels.items())
 
 
 def metrics() -> Metrics:
