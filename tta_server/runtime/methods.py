@@ -36,7 +36,7 @@ class Methods:
         self._reference = reference
         self._guard = guard
         self._made: dict[Adapter, Method] = {}
-        self.default = self._make(adapter, own=False)
+        self.default = self._make(adapter, None)
 
     def of(self, section: Section) -> Method:
         """Return the method of a stream with settings of its own.
@@ -46,9 +46,9 @@ class Methods:
         """
         adapter = make_adapter(section)
         if adapter not in self._made:
-            self._made[adapter] = self._make(adapter, own=True)
+            self._made[adapter] = self._make(adapter, section)
         return self._made[adapter]
 
-    def _make(self, adapter: Adapter, own: bool) -> Method:
+    def _make(self, adapter: Adapter, section: Section | None) -> Method:
         check(adapter, self._backbone, self._reference)
-        return Method(adapter, adapter.init(self._backbone, self._reference), self._guard(adapter), own)
+        return Method(adapter, adapter.init(self._backbone, self._reference), self._guard(adapter), section)

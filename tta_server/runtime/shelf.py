@@ -1,6 +1,5 @@
 """Streams as files: what is written of a stream, and how it is put together again."""
 
-import dataclasses
 import time
 from collections import Counter
 from concurrent.futures import Future
@@ -109,7 +108,7 @@ class Shelf:
     def park(self, stream: Stream) -> Parked:
         """Have a whole stream written soon, and return what to remember of it."""
         self._keeper.save(stream.name, stream.version, self._encoder(stream, whole=True))
-        return Parked(stream.mode, stream.answers_as_source, stream.serve, _section(stream), stream.summary())
+        return Parked(stream.mode, stream.answers_as_source, stream.serve, stream.method.section, stream.summary())
 
     def fill(self, stream: Stream) -> None:
         """Give a fresh stream everything that was parked of it.
@@ -173,7 +172,7 @@ class Shelf:
         rows = list(stream.window) if whole else []
         history = [kept for kept in stream.history if whole or kept.version == stream.version]
         about: dict[str, Any] = {name: getattr(stream, name) for name in _COUNTED}
-        section = _section(stream)
+        section = stream.method.section
         about |= {
             "stream": stream.name,
             "mode": stream.mode,
@@ -229,11 +228,3 @@ def _rows(about: list[dict[str, Any]], beside: Tensors) -> list[Row]:
         )
         for i, each in enumerate(about)
     ]
-
-
-def _section(stream: Stream) -> Section | None:
-    if not stream.method.own:
-        return None
-    adapter = stream.method.adapter
-    fields = {field.name: getattr(adapter, field.name) for field in dataclasses.fields(adapter)}  # type: ignore[arg-type]
-    return Section(name=adapter.name, settings=fields)

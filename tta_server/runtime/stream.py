@@ -10,6 +10,7 @@ from tta_server.runtime.history import History, Kept, state_bytes
 from tta_server.runtime.window import Rows, Window
 from tta_server.safety.unguarded import Judge
 from tta_server.safety.verdict import Memory, Serve
+from tta_server.settings import Adapter as Section
 from tta_server.settings import Mode
 from tta_server.telemetry.closed_sets import StateKind
 
@@ -27,13 +28,13 @@ class Method:
         adapter: The adapter.
         initial: The state that answers as the source model does; shared, for a state is a value.
         guard: Who judges its steps.
-        own: Whether the settings are a stream's own, not the server's.
+        section: The settings as they were given, if they are a stream's own; None for the server's.
     """
 
     adapter: Adapter
     initial: State
     guard: Judge
-    own: bool = False
+    section: Section | None = None
 
 
 @dataclass(eq=False)
