@@ -1,0 +1,149 @@
+"""Which requests share a forward, and that sharing changes no answer."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import adapters
+import tta_server.runtime.answerer as module
+from tests.tta_server.runtime.fakes import WHO, Fails, Wired, ask, learn_all, rows, tiny, wired
+from tta_server.runtime.answerer import Asked, Job
+from tta_server.settings import Adapter as Section
+
+
+def taught(names: str = "abc", **keys: object) -> Wired:
+    """Return a worker whose streams have learnt different things."""
+    subject = wired(window=4, **keys)
+    for seed, name in enumerate(names):
+        ask(subject, name, rows(4, 100 + seed))
+    learn_all(subject)
+    return subject
+
+
+def asked(subject: Wired, requests: list[tuple[str, int]]) -> list[Asked]:
+    return [
+        (Job(name, rows(count, seed), 0.0), subject.worker.parts.registry.open(name, 0.0))
+        for seed, (name, count) in enumerate(requests)
+    ]
+
+
+def shape(groups: list[list[Asked]]) -> list[list[str]]:
+    """Return the streams of each group."""
+    return sorted([job.stream for job, _ in group] for group in groups)
+
+
+def groups(subject: Wired, *requests: tuple[str, int]) -> list[list[str]]:
+    return shape(subject.worker.parts.answerer.groups(asked(subject, list(requests))))
+
+
+# Groups
+def test_streams_that_the_source_answers_share_a_forward():
+    subject = wired(mode="off")
+
+    assert groups(subject, ("a", 1), ("b", 3), ("a", 2)) == [["a", "b", "a"]]
+
+
+def test_streams_of_one_method_share_a_forward_and_those_of_another_theirs():
+    subject = taught("ab")
+    for name in "xy":
+        subject.commands.create(name, None, Section(name="tent", settings={"lr": 0.01}), WHO)
+
+    assert groups(subject, ("a", 1), ("x", 1), ("b", 1), ("y", 1)) == [["a", "b"], ["x", "y"]]
+
+
+def test_streams_that_do_not_stack_answer_by_themselves():
+    assert groups(wired(Fails()), ("a", 1), ("b", 1), ("a", 2)) == [["a", "a"], ["b"]]
+
+
+@pytest.mark.parametrize("keys", [{"adapter": adapters.create("tent", stats="batch")}, {"mode": "inline"}])
+def test_requests_whose_rows_are_coupled_answer_alone(keys):
+    assert groups(wired(**keys), ("a", 2), ("b", 2), ("a", 2)) == [["a"], ["a"], ["b"]]
+
+
+def test_a_stream_far_smaller_than_the_others_is_not_padded_to_their_size():
+    assert groups(taught("abc"), ("a", 1), ("b", 30), ("c", 1)) == [["a"], ["b", "c"]]
+
+
+def test_a_stack_may_hold_one_small_stream_among_large_ones():
+    assert groups(taught("abc"), ("a", 8), ("b", 8), ("c", 1)) == [["a", "b", "c"]]
+
+
+requests = st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(1, 12)), min_size=1, max_size=14)
+
+
+@settings(max_examples=40, deadline=None)
+@given(requests)
+def test_every_request_is_in_one_group_and_at_most_half_of_a_stack_is_padding(wanted):
+    subject = shared()
+    everything = asked(subject, wanted)
+
+    found = subject.worker.parts.answerer.groups(everything)
+
+    assert sorted(id(one) for group in found for one in group) == sorted(id(one) for one in everything)
+    for group in found:
+        sizes = dict.fromkeys((job.stream for job, _ in group), 0)
+        for job, _ in group:
+            sizes[job.stream] += job.rows
+        assert sum(sizes.values()) >= 0.5 * max(sizes.values()) * len(sizes)
+
+
+_shared: list[Wired] = []
+
+
+def shared() -> Wired:
+    if not _shared:
+        _shared.append(taught("abcdef"))
+    return _shared[0]
+
+
+# Answers
+@settings(max_examples=25, deadline=None)
+@given(requests)
+def test_stacked_and_padded_answers_equal_those_of_each_stream(wanted):
+    subject = shared()
+    alone, adapter = tiny(), subject.worker.parts.methods.default.adapter
+    everything = asked(subject, wanted)
+
+    for group in subject.worker.parts.answerer.groups(everything):
+        probabilities, entropies = subject.worker.parts.answerer.answer(group)
+        start = 0
+        for job, stream in group:
+            x = torch.from_numpy(job.images).float() / 255
+            expected = adapter.predict(alone, stream.state, x).logits.softmax(1).numpy()
+            part = slice(start, start + job.rows)
+            assert np.allclose(probabilities[part], expected, atol=1e-5)  # float32 in another batch shape
+            assert np.allclose(entropies[part], -(expected * np.log(expected)).sum(1), atol=1e-4)
+            start += job.rows
+
+
+def test_streams_that_stack_take_one_forward(monkeypatch):
+    calls = []
+    original = module.predict_stacked
+    monkeypatch.setattr(module, "predict_stacked", lambda *given: calls.append(given[3].shape) or original(*given))
+    subject = taught("abc")
+
+    subject.worker.answer([Job(name, rows(count), 0.0) for name, count in (("a", 2), ("b", 3), ("c", 2), ("a", 1))])
+
+    assert calls == [(3, 3, 3, 8, 8)]
+
+
+def test_mixed_requests_are_answered_each_from_its_own_state():
+    subject = taught("abc", named={"off": {"mode": "off"}})
+    jobs = [Job(name, rows(3, 7), 0.0) for name in ("a", "off", "b", "c", "off")]
+
+    subject.worker.answer(jobs)
+
+    answers = [job.future.result(0) for job in jobs]
+    assert [answer.stream for answer in answers] == ["a", "off", "b", "c", "off"]
+    assert [answer.version for answer in answers] == [1, 0, 1, 1, 0]
+    assert [answer.adapted for answer in answers] == [True, False, True, True, False]
+    assert len({answer.probabilities.tobytes() for answer in answers}) == 4
+
+
+def test_the_source_says_what_the_frozen_model_says():
+    subject = taught("a")
+
+    expected = tiny().forward(torch.from_numpy(rows(9)).float() / 255).logits.argmax(1).numpy()
+    assert np.array_equal(subject.worker.parts.answerer.source(rows(9)), expected)
