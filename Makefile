@@ -6,11 +6,12 @@ INSTALLED := .venv/.installed
 PROMETHEUS := .tools/usr/bin/prometheus
 ARGS ?=
 
-.PHONY: help demo test check serve bench format clean
+.PHONY: help demo test test-crash check serve bench format clean
 
 help:
 	@echo "make demo    replay a drifting camera against the server (ARGS=--once stops it at the end)"
 	@echo "make test    run every test"
+	@echo "make test-crash kill the server 200 times, at every failpoint, and fill its disk"
 	@echo "make check   format, lint, types, import contracts"
 	@echo "make serve   run the server (ARGS='--config my.yaml')"
 	@echo "make bench   measure predict and adapt steps against the plain forward"
@@ -31,6 +32,9 @@ demo: $(INSTALLED)
 test: $(INSTALLED) $(PROMETHEUS)
 	@command -v curl > /dev/null || apt-get install --yes curl
 	$(BIN)/pytest $(ARGS)
+
+test-crash: $(INSTALLED)
+	$(BIN)/pytest tests/crash --kills 200 --server-kills 200 $(ARGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

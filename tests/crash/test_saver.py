@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import multiprocessing
 import os
 import random
 import shutil
@@ -15,16 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.crash.processes import PROCESSES
 from tests.crash.saver import STREAMS, content, entry, open_store, save, version_of, window
 from tta_server.safety.failpoints import POINTS
 
-LONGEST_S = 0.4
+LONGEST_S = 0.3
 PATIENCE_S = 30.0
-
-
-# A process takes seconds to import what it needs; these are forked from one that has.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.crash.saver"])
 
 
 class Saver:

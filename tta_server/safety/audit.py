@@ -140,9 +140,10 @@ class Audit:
             lines = self._files.read(f"{_FOLDER}/{segment.name}").split(b"\n")
         except FileNotFoundError:  # rotated away since
             return
-        for number, line in enumerate(lines[:-1], 1):  # what has no newline is still being written, or torn
+        for number, line in enumerate(lines, 1):
             entry = _parsed(line)
-            if entry is None and line:
+            # The last may be torn, or still be written; one that lacks its newline only counts from the beginning.
+            if entry is None and line and number < len(lines):
                 log.warning("line %d of audit segment %s is damaged and is left out", number, segment.name)
             if entry and stream in ("", entry.stream):
                 yield entry
