@@ -89,6 +89,17 @@ class Adapter(Section):
     )
 
 
+class Statistics(Section):
+    """How much a window's own normalisation statistics are trusted."""
+
+    full_rows: int = Field(
+        16, ge=1, description="Images from which they count alone; of n fewer, n / full_rows, and the stored ones rest."
+    )
+    median: bool = Field(
+        False, description="Medians over images in place of means (MedBN): a minority of bad images cannot rule them."
+    )
+
+
 class Engine(Section):
     """How requests are batched and windows gathered."""
 
@@ -173,11 +184,51 @@ class Streams(Section):
 
 
 class Guard(Section):
-    """What the guard lets pass."""
+    """What the guard lets pass; what is empty follows from the reference bundle."""
 
     enabled: bool = Field(True, description="Judge every step before it is taken over.")
     freeze_after: int = Field(
         3, ge=1, description="Restores in a row, with no complete check passed in between, that switch a stream off."
+    )
+    at_home: bool = Field(
+        True, description="While nothing drifts, do not learn and answer from the frozen model; needs a bundle."
+    )
+    outliers: float = Field(
+        0.2, ge=0, lt=0.5, description="Share of strange images in a window that do not make it drift."
+    )
+    max_update: float = Field(
+        0.1, gt=0, description="Largest step, over the norm of the source's parameters; a larger one is refused."
+    )
+    max_distance: float = Field(
+        0.3, gt=0, description="Trust region: parameters farther from the source's, relatively, are drawn back to it."
+    )
+    min_diversity: float = Field(
+        0.7, ge=0, le=1, description="Least diversity of recent answers, over that of the frozen model's; 0 is any."
+    )
+    max_class_share: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="How much more of recent answers one class may have than with the frozen model; 1 is any.",
+    )
+    canary_every: int = Field(64, ge=1, description="Steps between two readings of the canary images, at most.")
+    canary_path: float = Field(
+        0.02, gt=0, description="How far the parameters may move, relatively, before the canary is read again."
+    )
+    canary_margin: float = Field(
+        0.02, ge=0, le=1, description="How much less of the canary may be read than by the source, beside chance."
+    )
+    risk_tolerance: float = Field(
+        0.2,
+        ge=0,
+        lt=0.5,
+        description="On how many more images the adapted model may be lost than the frozen one, as a share.",
+    )
+    risk_windows: int = Field(
+        10_000, ge=10, description="Windows between two false alarms of the risk monitor, in the mean, at least."
+    )
+    min_gain: float = Field(
+        -0.6, ge=-1, le=0, description="Least estimated gain in accuracy over the frozen model; -1 only reports it."
     )
 
 
