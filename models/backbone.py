@@ -13,9 +13,9 @@ Tensors = Mapping[str, Tensor]
 
 EMPTY: Tensors = MappingProxyType({})
 
-Statistics = Literal["stored", "batch"] | float
-"""Which mean and variance a BatchNorm layer uses: its stored ones (or an override of them), the batch's own, or a mix
-of both, given as the share of the batch in [0, 1]."""
+Statistics = Literal["stored", "batch", "median"] | float
+"""Which mean and variance a BatchNorm layer uses: its stored ones (or an override of them), the batch's own, medians
+over the batch's images in their place, or a mix of stored and own, given as the share of the batch in [0, 1]."""
 
 
 class Output(NamedTuple):

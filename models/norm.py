@@ -6,14 +6,14 @@ Differs: nothing is updated in place; the batch's statistics are handed out inst
 
 import math
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.backbone import Statistics
-from models.slots import moments, normalise, normalise_by_batch
+from models.slots import median_moments, moments, normalise, normalise_by_batch
 
 
 @dataclass
@@ -75,14 +75,14 @@ class StreamNorm(nn.Module):
             ValueError: If the batch's statistics are asked for and it has one value per channel.
         """
         if self.call.streams is not None:
-            return self._stacked(x.unflatten(0, (self.call.streams, -1))).flatten(0, 1)
+            return self._stacked(x.view(self.call.streams, -1, *x.shape[1:])).flatten(0, 1)
         if self.call.statistics == "stored":
             return nn.functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
             )
         self._check_values(x)
         if self.call.statistics != "batch":
-            return self._mixed(x, self.call.statistics)
+            return self._spelt_out(x, self.call.statistics)
         # Unlike F.batch_norm, this is the same fused kernel but also returns the statistics that it computed.
         normalised, mean, inverse_std = torch.native_batch_norm(
             x, self.weight, self.bias, None, None, True, 0.0, self.eps
@@ -91,16 +91,18 @@ class StreamNorm(nn.Module):
         self._report(x, mean.detach(), biased.clamp(min=0))
         return normalised
 
-    def _mixed(self, x: Tensor, share: float) -> Tensor:
-        # F.batch_norm has no gradient for statistics that are passed in, so this path is spelt out.
-        over = [dim for dim in range(x.dim()) if dim != 1]
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        var, mean = torch.var_mean(x, over, correction=0)
+    def _spelt_out(self, x: Tensor, statistics: float | Literal["median"]) -> Tensor:
+        # F.batch_norm has no gradient for statistics that are passed in.
+        mean, var = (found[0] for found in self._moments(x[None]))
         self._report(x, mean.detach(), var.detach())
-        mean, var = torch.lerp(self.running_mean, mean, share), torch.lerp(self.running_var, var, share)
-        scale = torch.rsqrt(var + self.eps) if self.weight is None else self.weight * torch.rsqrt(var + self.eps)
-        shift = -mean * scale if self.bias is None else self.bias - mean * scale
-        return x * scale.view(shape) + shift.view(shape)
+        if statistics != "median":
+            mean, var = torch.lerp(self.running_mean, mean, statistics), torch.lerp(self.running_var, var, statistics)
+        weight = None if self.weight is None else self.weight[None]
+        bias = None if self.bias is None else self.bias[None]
+        return normalise(x[None], mean[None], var[None], weight, bias, self.eps)[0]
+
+    def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return median_moments(x) if self.call.statistics == "median" else moments(x)
 
     def _stacked(self, x: Tensor) -> Tensor:
         """Return `x` (S, N, C, ...) normalised, each stream by its own statistics."""
@@ -115,9 +117,9 @@ class StreamNorm(nn.Module):
             normalised, found_mean, found_var = normalise_by_batch(x, weight, bias, self.eps)
             self._report(x, found_mean, found_var)
             return normalised
-        found_mean, found_var = moments(x)
+        found_mean, found_var = self._moments(x)
         self._report(x, found_mean.detach(), found_var.detach())
-        share = self.call.statistics
+        share = 1.0 if self.call.statistics == "median" else self.call.statistics
         return normalise(
             x, torch.lerp(mean, found_mean, share), torch.lerp(var, found_var, share), weight, bias, self.eps
         )
