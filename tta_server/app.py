@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 import models
 from models import Model, Preprocess
+from models.robust import robust
 from tta_server import __version__
 from tta_server.api import audit, health, infer, labels, predict, responses, states, streams
 from tta_server.api.caller import Callers
@@ -67,7 +68,8 @@ def build(settings: Settings, model: Model | None = None) -> Service:
     adapter = make_adapter(settings.adapter)
     kept = open_storage(settings.storage)
     try:
-        worker, commands = assemble(model.backbone, model.reference, adapter, settings, metrics, kept)
+        backbone = robust(model.backbone, settings.statistics.full_rows, settings.statistics.median)
+        worker, commands = assemble(backbone, model.reference, adapter, settings, metrics, kept)
     except Exception:
         kept.keeper.close()
         raise

@@ -9,6 +9,7 @@ from safetensors.torch import load
 from adapters import Adapter, State
 from adapters.checkpoint import dump_state, load_state, state_digest
 from models import Model
+from models.robust import robust
 from tta_server.app import load_model
 from tta_server.runtime.device import images
 from tta_server.safety.audit import Audit, Entry
@@ -53,7 +54,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _lesson(model: Model, adapter: Adapter, settings: Settings, store: Store, stream: str) -> Lesson:
-    backbone, radius = model.backbone, settings.guard.max_distance
+    backbone = robust(model.backbone, settings.statistics.full_rows, settings.statistics.median)
+    radius = settings.guard.max_distance
     trust = Trust(backbone, adapter.init(backbone, model.reference))  # the same ball for every setting of an adapter
 
     def window(digest: str) -> torch.Tensor:

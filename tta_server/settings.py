@@ -275,6 +275,7 @@ class Settings(BaseSettings):
     server: Server = Server()
     model: Model = Model()
     adapter: Adapter = Adapter()
+    statistics: Statistics = Statistics()
     engine: Engine = Engine()
     streams: Streams = Streams()
     guard: Guard = Guard()

@@ -17,6 +17,7 @@ from tta_server.runtime.schedule import Pace
 from tta_server.runtime.shelf import Shelf
 from tta_server.runtime.worker import Parts, Worker
 from tta_server.safety.audit import Audit
+from tta_server.safety.guard import Guard
 from tta_server.safety.keeper import Keeper
 from tta_server.safety.store import Store
 from tta_server.safety.unguarded import Judge, Unguarded
@@ -79,11 +80,7 @@ def assemble(
 def _guard(
     backbone: Backbone, reference: Reference | None, settings: GuardSettings, window_rows: int, adapter: Adapter
 ) -> Judge:
-    if not settings.enabled:
-        return Unguarded()
-    from tta_server.safety.guard import Guard
-
-    return Guard(backbone, adapter, reference, settings, window_rows)
+    return Guard(backbone, adapter, reference, settings, window_rows) if settings.enabled else Unguarded()
 
 
 def _pace(settings: EngineSettings) -> Pace:
