@@ -108,7 +108,8 @@ class TorchBackbone:
             raise ValueError(f"only tensors of BatchNorm layers can be stacked, got {', '.join(overrides)}")
         self._check_overrides(overrides, (streams,))
         logits, features, moments = self._run(xs.flatten(0, 1), overrides, statistics, streams)
-        return Output(logits.unflatten(0, (streams, rows)), features.unflatten(0, (streams, rows)), moments)
+        logits, features = (tensor.view(streams, rows, *tensor.shape[1:]) for tensor in (logits, features))
+        return Output(logits, features, moments)
 
     def _run(self, x: Tensor, overrides: Tensors, statistics: Statistics, streams: int | None = None) -> Output:
         with self._lock:
