@@ -57,9 +57,9 @@ class Lesson:
     fetch: Callable[[Entry], State] = _no_file
     remake: Callable[[Entry], Adapter] = _no_other
 
-    def after(self, entry: Entry) -> "Lesson":
-        """Return how steps are taken from `entry` on."""
-        return replace(self, adapter=self.remake(entry)) if "adapter" in entry.extra else self
+    def initial(self) -> State:
+        """Return the state that a stream starts from."""
+        return self.adapter.init(self.backbone, self.reference)
 
 
 def replay(entries: Iterable[Entry], lesson: Lesson, until: int | None = None) -> State:
@@ -77,11 +77,13 @@ def replay(entries: Iterable[Entry], lesson: Lesson, until: int | None = None) -
     if len({entry.stream for entry in told}) > 1:
         raise ValueError("the entries are of several streams; replay one at a time")
     told = told if until is None else told[: _last(told, until) + 1]
-    state = lesson.adapter.init(lesson.backbone, lesson.reference)
+    usual, state = lesson, lesson.initial()
     origins = _origins(told, state_digest(state))
     kept = {_SOURCE: state}
     for index, entry in enumerate(told):
-        lesson = lesson.after(entry)
+        if "adapter" in entry.extra or entry.verdict == "delete":
+            lesson = usual if entry.verdict == "delete" else replace(lesson, adapter=lesson.remake(entry))
+            kept[_SOURCE] = lesson.initial()
         state = _after(entry, kept[origins[index]] if index in origins else state, index in origins, lesson)
         digest = state_digest(state) if entry.state else None
         if digest != entry.state:
@@ -117,7 +119,7 @@ def _after(entry: Entry, state: State, is_there: bool, lesson: Lesson) -> State:
     if entry.verdict in _BACK and entry.state:
         return state if is_there else lesson.fetch(entry)
     if entry.verdict == "settings" and entry.state:
-        return lesson.adapter.init(lesson.backbone, lesson.reference)
+        return lesson.initial()
     if entry.verdict == "commit":
         x = lesson.window(entry.batch or "")
         step = _step(entry, state, x, lesson)

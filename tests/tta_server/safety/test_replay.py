@@ -2,6 +2,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -168,6 +169,37 @@ def test_a_stream_that_was_deleted_starts_from_the_source(stream):
     stream.commit(3)
 
     assert bits(replay(stream.entries, stream.lesson)) == bits(stream.state)
+
+
+def test_steps_after_a_change_of_adapter_are_taken_with_the_new_one(stream):
+    adam = adapters.create("tent", optimizer="adam", lr=1e-3)
+    stream.commit(0)
+    stream.initial = adam.init(stream.backbone)
+    stream._move("settings", stream.initial, extra={"adapter": "tent"})
+    stream.adapter = adam
+    stream.commit(1)
+    stream.reset()
+    stream.commit(2)
+    lesson = Lesson(adapters.create("tent", lr=1e-2), stream.backbone, None, stream.lesson.window)
+
+    replayed = replay(stream.entries, replace(lesson, remake=lambda entry: adam))
+
+    assert bits(replayed) == bits(stream.state)
+    with pytest.raises(ValueError, match="version 2 of stream 'camera' has another adapter; give what makes it"):
+        replay(stream.entries, lesson)
+
+
+def test_a_stream_that_comes_back_after_its_deletion_has_the_usual_adapter(stream, tent):
+    other = adapters.create("tent", lr=1e-3)
+    stream.entries.append(Entry("camera", "settings", 0, 0, extra={"adapter": "tent"}))
+    stream.adapter = other
+    stream.commit(0)
+    stream.entries.append(Entry("camera", "delete", 1, 1))
+    stream.crash(0)
+    stream.adapter = tent
+    stream.commit(3)
+
+    assert bits(replay(stream.entries, replace(stream.lesson, remake=lambda entry: other))) == bits(stream.state)
 
 
 def test_a_state_that_is_not_what_the_log_says_is_refused_with_its_version(stream):
