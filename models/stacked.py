@@ -106,6 +106,8 @@ class _Forward(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ANN401
         ctx.call = inputs[0]
+        ctx.save_for_backward(inputs[1])
+        ctx.mark_non_differentiable(*output[2:])
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], call: _Call, x: Tensor, *overrides: Tensor) -> Any:  # noqa: ANN401
@@ -116,13 +118,14 @@ class _Forward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, logits: Tensor, features: Tensor, *_: Tensor) -> Any:  # noqa: ANN401
-        gradients = iter(_Backward.apply(ctx.call, logits, features))
+        # The images tell `vmap` that there are streams: slopes that are the same for all of them would not.
+        gradients = iter(_Backward.apply(ctx.call, *ctx.saved_tensors, logits, features))
         return None, None, *(next(gradients) if learnt else None for learnt in ctx.call.learnt)
 
 
 class _Backward(torch.autograd.Function):
     @staticmethod
-    def forward(call: _Call, logits: Tensor, features: Tensor) -> Any:  # noqa: ANN401
+    def forward(call: _Call, x: Tensor, logits: Tensor, features: Tensor) -> Any:  # noqa: ANN401
         raise RuntimeError("a stacked backbone runs under vmap only")
 
     @staticmethod
@@ -130,8 +133,8 @@ class _Backward(torch.autograd.Function):
         pass
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], call: _Call, *slopes: Tensor) -> Any:  # noqa: ANN401
-        gradients = call.gradients(*_in_front(info.batch_size, in_dims[1:], slopes))
+    def vmap(info: Any, in_dims: tuple[int | None, ...], call: _Call, x: Tensor, *slopes: Tensor) -> Any:  # noqa: ANN401
+        gradients = call.gradients(*_in_front(info.batch_size, in_dims[2:], slopes))
         return gradients, (0,) * len(gradients)
 
     @staticmethod

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+import models.slots
 from models.norm import NormCall, StreamNorm, replace_batch_norm
 
 KINDS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
@@ -151,6 +152,78 @@ def test_tensors_keep_the_names_of_batch_norm():
     norm = trained((4, 3))
 
     assert set(stream_norm(norm).state_dict()) == set(norm.state_dict()) - {"num_batches_tracked"}
+
+
+def stacked_norm(norm: nn.Module, statistics, streams: int) -> StreamNorm:
+    layer = StreamNorm("layer", copy.deepcopy(norm), NormCall(statistics, streams=streams))
+    for name, tensor in norm.named_parameters():
+        # streams of their own scale and shift, as an override would put there
+        factors = torch.arange(1, streams + 1, dtype=tensor.dtype)[:, None]
+        setattr(layer, name, nn.Parameter(factors * tensor.detach()))
+    return layer
+
+
+def single_norm(norm: nn.Module, statistics, slot: int) -> StreamNorm:
+    layer = stream_norm(norm, statistics)
+    for parameter in layer.parameters():
+        parameter.data *= slot + 1
+    return layer
+
+
+@pytest.mark.parametrize("formula", [False, True])
+@settings(deadline=None, max_examples=25)
+@given(
+    shape=shapes, affine=st.booleans(), statistics=st.sampled_from(["stored", "batch", 0.3]), seed=st.integers(0, 99)
+)
+def test_stacked_streams_are_normalised_each_on_its_own(formula, shape, affine, statistics, seed):
+    # on a CPU the formula stands for what other devices run
+    norm = trained(shape, affine=affine, seed=seed).double()
+    xs = images((3, *shape), seed).double().requires_grad_()
+    weights = torch.randn(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    together = stacked_norm(norm, statistics, 3)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models.slots, "_fused", lambda x: not formula)
+        answers = together(xs.flatten(0, 1)).view(xs.shape)
+        (answers.pow(3) * weights).sum().backward()
+
+    for slot in range(3):
+        alone, x = single_norm(norm, statistics, slot), xs[slot].detach().requires_grad_()
+        (alone(x).pow(3) * weights[slot]).sum().backward()
+        assert_close(answers[slot], alone(x))
+        assert_close(xs.grad[slot], x.grad)
+        for name, parameter in together.named_parameters():
+            assert_close(parameter.grad[slot], alone.get_parameter(name).grad)
+        for name, tensor in alone.call.moments.items():
+            assert_close(together.call.moments[name][slot], tensor)
+
+
+@settings(deadline=None, max_examples=25)
+@given(shape=shapes, affine=st.booleans(), statistics=st.sampled_from(["stored", "batch"]), seed=st.integers(0, 99))
+def test_a_stacked_stream_gets_bitwise_what_it_gets_alone_on_a_cpu(shape, affine, statistics, seed):
+    norm, xs = trained(shape, affine=affine, seed=seed), images((3, *shape), seed)
+
+    with torch.no_grad():
+        answers = stacked_norm(norm, statistics, 3)(xs.flatten(0, 1)).view(xs.shape)
+
+        for slot in range(3):
+            assert torch.equal(answers[slot], single_norm(norm, statistics, slot)(xs[slot]))
+
+
+@pytest.mark.parametrize("statistics", ["batch", 0.3])
+def test_stacked_streams_of_a_single_value_per_channel_are_refused(statistics):
+    layer = stacked_norm(trained((2, 3)), statistics, 2)
+
+    with pytest.raises(ValueError, match="'layer' needs more than one value per channel"):
+        layer(images((2, 3)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("statistics", ["stored", "batch"])
+def test_a_stacked_layer_keeps_the_type_of_its_images(statistics, dtype):
+    layer = stacked_norm(trained((4, 3, 2, 2)), statistics, 2)
+
+    assert layer(images((4, 3, 2, 2)).to(dtype)).dtype == dtype
 
 
 @pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm])
