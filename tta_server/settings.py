@@ -123,7 +123,7 @@ class Engine(Section):
         0.0, ge=0, allow_inf_nan=False, description="Age at which a window that is not full is learnt from; 0 never."
     )
     max_lag_s: float = Field(
-        1.0,
+        0.25,
         ge=0,
         allow_inf_nan=False,
         description="How long a window waits while there are requests to answer; then one step is taken in between.",
