@@ -15,6 +15,8 @@ from tta_server.settings import Streams as Settings
 from tta_server.telemetry.closed_sets import StateKind
 from tta_server.telemetry.metrics import Metrics
 
+_MOST_LEAVING_BYTES = 16 * 2**20  # a fraction of a second to write: so long may a request wait for the disk
+
 
 class Registry:
     """Find streams, open new ones, and move those that are idle to disk; the device thread alone may call it."""
@@ -116,6 +118,7 @@ class Registry:
             name = next(iter(self._streams))
             self.evict(name)
             evicted.append(name)
+            self._shelf.drain(min(_MOST_LEAVING_BYTES, self._settings.max_bytes // 8))
         for stream in self._streams.values() if self._over_budget() else ():
             stream.history.clear()
             self._measure(stream)

@@ -22,6 +22,7 @@ from tta_server.settings import Adapter as Section
 from tta_server.settings import Mode, make_adapter
 
 _GUARD, _WINDOW, _HISTORY = "guard/", "window/", "history/"
+_PATIENCE_S = 5.0
 _COUNTED = ("version", "steps", "images", "learnt", "serve", "restores", "frozen", "entropy_ratio", "confidence")
 
 
@@ -65,6 +66,7 @@ class Shelf:
         self._names = names
         self._backbone = backbone
         self._reference = reference
+        self._leaving_bytes = 0
 
     def parked(self, default: Adapter) -> dict[str, Parked]:
         """Return what is on disk already.
@@ -108,7 +110,18 @@ class Shelf:
     def park(self, stream: Stream) -> Parked:
         """Have a whole stream written soon, and return what to remember of it."""
         self._keeper.save(stream.name, stream.version, self._encoder(stream, whole=True))
+        self._leaving_bytes += sum(stream.bytes.values())
         return Parked(stream.mode, stream.answers_as_source, stream.serve, stream.method.section, stream.summary())
+
+    def drain(self, most_bytes: int) -> None:
+        """Wait until parked streams are on disk if they may still take more memory than that.
+
+        A disk that fails is not waited for: answers come first.
+        """
+        if self._leaving_bytes > most_bytes:
+            if not self._keeper.trouble:
+                self._keeper.flush(_PATIENCE_S)
+            self._leaving_bytes = 0
 
     def fill(self, stream: Stream) -> None:
         """Give a fresh stream everything that was parked of it.
