@@ -8,49 +8,23 @@ fails stops nothing: what could not be written stays in memory, of states the ne
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 from tta_server.safety.audit import Audit, Entry
+from tta_server.safety.pending import KeptWindow, Make, Pending, Snapshot, UnsavedState
 from tta_server.safety.rounds import Rounds
 from tta_server.safety.store import Store
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-Make = Callable[[], bytes]
-
-_MAX_LINES = 100_000
-_MAX_WINDOWS = 64
-
-
-class _State(NamedTuple):
-    version: int
-    make: Make
-    since_s: float
-
-
-class _Window(NamedTuple):
-    stream: str
-    digest: str
-    make: Make
-
-
-class _Task(NamedTuple):
-    run: Callable[[], Any]
-    future: "Future[Any]"
+_CLOSED = "the store is closed"
 
 
 class Keeper:
     """Take what has to be kept and write it later.
 
     Every method may be called from any thread, and none but `read`, `flush` and `close` waits for the disk.
-
-    Attributes:
-        lost: Audit lines and windows given up because too many waited for a disk that fails.
     """
 
     def __init__(self, store: Store, audit: Audit, interval_s: float = 1.0, retry_s: float = 1.0) -> None:
@@ -62,16 +36,11 @@ class Keeper:
             interval_s: Shortest time between two rounds; what comes meanwhile is written together. 0 writes at once.
             retry_s: Wait after a failure; doubled with each further one, up to a minute.
         """
-        self.lost = 0
         self._store = store
         self._audit = audit
         self._rounds = Rounds(interval_s, retry_s)
         self._changed = threading.Condition()
-        self._states: dict[str, _State] = {}
-        self._lines: deque[Entry] = deque()
-        self._windows: deque[_Window] = deque()
-        self._tasks: list[_Task] = []
-        self._deleted: dict[str, int] = {}  # erasures that wait, by stream
+        self._pending = Pending()
         self._busy = False
         self._hurry = 0  # how many wait in `flush`
         self._closed = False
@@ -96,37 +65,58 @@ class Keeper:
             make: Returns the file. Runs later, on the writer's thread; on the caller's if `read` comes first.
         """
         with self._changed:
-            waiting = self._states.get(name)
-            self._states[name] = _State(version, make, waiting.since_s if waiting else time.monotonic())
+            self._pending.save(name, version, make, time.monotonic())
             self._changed.notify_all()
 
     def record(self, entry: Entry) -> None:
         """Append a line to the audit log, before any state that is saved later."""
-        self._append(self._lines, entry, _MAX_LINES)
+        with self._changed:
+            self._pending.record(entry)
+            self._changed.notify_all()
 
     def keep_input(self, name: str, digest: str, make: Make) -> None:
         """Keep a window that a stream learnt from, before any line that is recorded later."""
-        self._append(self._windows, _Window(name, digest, make), _MAX_WINDOWS)
+        with self._changed:
+            self._pending.keep(KeptWindow(name, digest, make))
+            self._changed.notify_all()
 
     def snapshot(self, name: str, version: int, make: Make, note: str = "") -> "Future[str]":
-        """Keep a snapshot; returns its id to come, or the OSError."""
-        return self._do(lambda: self._store.snapshot(name, version, make(), note))
+        """Keep a snapshot; returns its id to come, or the OSError.
+
+        Raises:
+            OSError: If the keeper is closed.
+        """
+        future: Future[str] = Future()
+        with self._changed:
+            self._refuse_if_closed()
+            self._pending.snapshots.append(Snapshot(name, version, make, note, future))
+            self._changed.notify_all()
+        return future
 
     def read(self, name: str) -> bytes | None:
         """Return the newest state of a stream, written or still waiting to be; None if there is none."""
         with self._changed:
-            state, deleted = self._states.get(name), name in self._deleted
+            state, deleted = self._pending.states.get(name), name in self._pending.erasures
         if state:
             return state.make()
         return None if deleted else self._store.load(name)
 
     def delete(self, name: str) -> "Future[None]":
-        """Forget what waits of a stream and erase its files; returns when that is done, or the OSError."""
+        """Forget what waits of a stream and erase its files.
+
+        Returns:
+            Done, or the OSError; after an error it is tried again with each round, and until then nothing is written of
+            a stream that has the name anew.
+
+        Raises:
+            OSError: If the keeper is closed.
+        """
+        future: Future[None] = Future()
         with self._changed:
-            self._states.pop(name, None)
-            self._windows = deque(window for window in self._windows if window.stream != name)
-            self._deleted[name] = self._deleted.get(name, 0) + 1
-        return self._do(lambda: self._erase(name))
+            self._refuse_if_closed()
+            self._pending.erase(name, future)
+            self._changed.notify_all()
+        return future
 
     def flush(self, timeout_s: float) -> bool:
         """Write everything that waits, now; return whether that was done in time."""
@@ -134,7 +124,7 @@ class Keeper:
             self._hurry += 1
             self._rounds.due_s = 0.0
             self._changed.notify_all()
-            done = self._changed.wait_for(lambda: not (self._waits or self._busy), timeout_s)
+            done = self._changed.wait_for(lambda: not (self._pending or self._busy), timeout_s)
             self._hurry -= 1
         return done
 
@@ -146,10 +136,14 @@ class Keeper:
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
-        for task in self._tasks:
-            task.future.set_exception(OSError("the store was closed before this was written"))
+        for snapshot in self._pending.snapshots:
+            _fail([snapshot.future], OSError(_CLOSED))
+        for futures in self._pending.erasures.values():
+            _fail(futures, OSError(_CLOSED))
         if not done:
-            log.error("the newest states of %d streams are lost: %s", len(self._states), self.trouble or "out of time")
+            log.error(
+                "the newest states of %d streams are lost: %s", len(self._pending.states), self.trouble or "out of time"
+            )
         self._store.release()
         return done
 
@@ -157,6 +151,11 @@ class Keeper:
     def failures(self) -> int:
         """Rounds of writing that failed since the start."""
         return self._rounds.failures
+
+    @property
+    def lost(self) -> int:
+        """Audit lines and windows given up because too many waited for a disk that fails."""
+        return self._pending.lost
 
     @property
     def trouble(self) -> str:
@@ -172,86 +171,75 @@ class Keeper:
     def behind_s(self) -> float:
         """How long the oldest unwritten state has waited; 0 if all are written. The one to alert on."""
         with self._changed:
-            return max((time.monotonic() - state.since_s for state in self._states.values()), default=0.0)
+            return max((time.monotonic() - state.since_s for state in self._pending.states.values()), default=0.0)
 
-    @property
-    def _waits(self) -> bool:
-        return bool(self._states or self._lines or self._windows or self._tasks)
-
-    def _append(self, waiting: deque[T], item: T, most: int) -> None:
-        with self._changed:
-            waiting.append(item)
-            if len(waiting) > most:
-                waiting.popleft()
-                self.lost += 1
-            self._changed.notify_all()
-
-    def _do(self, run: Callable[[], Any]) -> "Future[Any]":
-        future: Future[Any] = Future()
-        with self._changed:
-            if self._closed:
-                future.set_exception(OSError("the store is closed"))
-            else:
-                self._tasks.append(_Task(run, future))
-                self._changed.notify_all()
-        return future
-
-    def _erase(self, name: str) -> None:
-        try:
-            self._store.delete(name)
-        finally:
-            with self._changed:
-                self._deleted[name] -= 1
-                if not self._deleted[name]:
-                    del self._deleted[name]
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise OSError(_CLOSED)
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not (self._closed or self._tasks or (self._waits and time.monotonic() >= self._rounds.due_s)):
-                    wait_s = self._rounds.due_s - time.monotonic() if self._waits else None
-                    self._changed.wait(wait_s)
+                while not (self._closed or self._is_due()):
+                    self._changed.wait(self._rounds.due_s - time.monotonic() if self._pending else None)
                 if self._closed:
                     return
                 self._busy = True
-                tasks, self._tasks = self._tasks, []
-            self._round(tasks)
+            try:
+                self._round()
+            except Exception as error:  # a remote store raises what it likes
+                with self._changed:
+                    self._rounds.fail(error)
+            else:
+                with self._changed:
+                    self._rounds.succeed(hurry=self._hurry > 0)
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
 
-    def _round(self, tasks: list[_Task]) -> None:
-        for task in tasks:
-            _settle(task)
-        try:
-            self._write()
-        except Exception as error:  # a remote store raises what it likes
-            with self._changed:
-                self._rounds.fail(error)
-        else:
-            with self._changed:
-                self._rounds.succeed(hurry=self._hurry > 0)
+    def _is_due(self) -> bool:
+        return self._pending.urgent or (bool(self._pending) and time.monotonic() >= self._rounds.due_s)
 
-    def _write(self) -> None:
+    def _round(self) -> None:
+        problems = [self._erase(name) for name in list(self._pending.erasures)]
+        self._write_snapshots()
         with self._changed:  # at one moment: no state here is newer than the lines
-            windows, lines, states = list(self._windows), list(self._lines), dict(self._states)
-        failed = self._write_windows(windows)
+            windows, lines, states = self._pending.kept()
+        problems.append(self._write_windows(windows))
         self._audit.append(lines)
         with self._changed:
-            _remove(self._lines, lines)
-        for name, state in states.items():
-            try:
-                self._store.save(name, state.version, state.make())
-            except Exception as error:  # the next stream's may still be written
-                failed = error
-            else:
-                with self._changed:
-                    if self._states.get(name) is state:
-                        del self._states[name]
-        if failed:
-            raise failed
+            self._pending.wrote_lines(lines)
+        problems += [self._write_state(name, state) for name, state in states.items()]
+        for problem in filter(None, problems):
+            raise problem
 
-    def _write_windows(self, windows: list[_Window]) -> Exception | None:
+    def _erase(self, name: str) -> Exception | None:
+        with self._changed:
+            futures, self._pending.erasures[name] = self._pending.erasures[name], []
+        try:
+            self._store.delete(name)
+        except Exception as error:
+            _fail(futures, error)
+            return error
+        with self._changed:
+            if not self._pending.erasures[name]:  # else it was asked for again meanwhile
+                del self._pending.erasures[name]
+        for future in futures:
+            if future.set_running_or_notify_cancel():
+                future.set_result(None)
+        return None
+
+    def _write_snapshots(self) -> None:
+        with self._changed:
+            snapshots, self._pending.snapshots = self._pending.snapshots, []
+        for stream, version, make, note, future in snapshots:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(self._store.snapshot(stream, version, make(), note))
+                except Exception as error:
+                    future.set_exception(error)
+
+    def _write_windows(self, windows: list[KeptWindow]) -> Exception | None:
         """Write what fits: windows are large, and states must not wait for them."""
         for window in windows:
             try:
@@ -259,21 +247,20 @@ class Keeper:
             except Exception as error:
                 return error
             with self._changed:
-                _remove(self._windows, [window])
+                self._pending.wrote_window(window)
+        return None
+
+    def _write_state(self, name: str, state: UnsavedState) -> Exception | None:
+        try:
+            self._store.save(name, state.version, state.make())
+        except Exception as error:  # the next stream's may still be written
+            return error
+        with self._changed:
+            self._pending.wrote_state(name, state)
         return None
 
 
-def _remove(waiting: deque[T], written: list[T]) -> None:
-    """Take what was written from the left of a queue, from which some may have been dropped meanwhile."""
-    done = set(map(id, written))
-    while waiting and id(waiting[0]) in done:
-        waiting.popleft()
-
-
-def _settle(task: _Task) -> None:
-    if not task.future.set_running_or_notify_cancel():
-        return
-    try:
-        task.future.set_result(task.run())
-    except Exception as error:
-        task.future.set_exception(error)
+def _fail(futures: "list[Future[Any]] | list[Future[None]]", error: Exception) -> None:
+    for future in futures:
+        if future.set_running_or_notify_cancel():
+            future.set_exception(error)

@@ -90,8 +90,7 @@ class ObjectStore:
             infos = self._filesystem.ls(self._at(folder), detail=True)
         except FileNotFoundError:
             return []
-        found = (_found(info) for info in infos)
-        return sorted(entry for entry in found if entry.name and entry.name != folder.rpartition("/")[2])
+        return sorted(_found(info) for info in infos if info["name"].rstrip("/") != self._at(folder))
 
     def sweep(self, folder: str) -> None:
         """Do nothing: nothing unfinished is ever visible."""

@@ -50,7 +50,7 @@ class Store:
         self.files: Files = open_files(url)
         self._keep: dict[Kind, int] = {"state": keep, "snapshot": keep_snapshots}
         self._inputs_max_bytes = inputs_max_bytes
-        self._damaged: set[str] = set()  # ids found so: not counted as kept, gone with the next save
+        self._damaged: set[str] = set()  # found so: not counted as kept, gone with the next save
         self._lock = threading.RLock()
 
     def claim(self) -> None:
@@ -172,7 +172,7 @@ class Store:
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             self.files.write(f"{folder}/{id}{SUFFIX}", data)
             saved.append(Saved(id, kind, version, digest, len(data), now, note))
-            whole = [old for old in saved if old.id not in self._damaged]
+            whole = [old for old in saved if f"{name}/{old.id}" not in self._damaged]
             kept = [old for kind, most in self._keep.items() for old in of_kind(whole, kind)[-most:]]
             try:
                 self.files.write(f"{folder}/{_MANIFEST}", dump_manifest(name, kept))
@@ -211,7 +211,7 @@ class Store:
         if hashlib.sha256(data).hexdigest().startswith(saved.id.rpartition("-")[2]):
             return data
         log.warning("'%s' of stream '%s' is damaged or incomplete and is passed over", saved.id, name)
-        self._damaged.add(saved.id)
+        self._damaged.add(f"{name}/{saved.id}")
         return None
 
     def _folders(self) -> list[str]:

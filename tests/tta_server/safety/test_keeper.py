@@ -325,7 +325,37 @@ def test_closing_with_a_full_disk_says_what_is_lost(store, audit, caplog):
     assert not keeper.close(0.1)
     assert "the newest states of 1 streams are lost: [Errno 28] No space left on device" in caplog.text
     with pytest.raises(OSError, match="closed"):
+        keeper.delete("camera")
+    with pytest.raises(OSError, match="closed"):
+        keeper.snapshot("camera", 1, text("one"))
+
+
+def test_an_erasure_that_fails_is_told_and_tried_again_before_anything_of_that_name_is_written(store, keeper):
+    keeper.save("camera", 1, text("old"))
+    keeper.flush(SOON_S)
+    store.full = True
+
+    with pytest.raises(OSError, match="No space left"):
         keeper.delete("camera").result(SOON_S)
+    assert keeper.read("camera") is None
+    keeper.save("camera", 1, text("new"))
+    store.full = False
+
+    assert keeper.flush(SOON_S)
+    assert store.load("camera") == b"new"
+    assert [saved.version for saved in store.states("camera")] == [1]
+    erased = max(index for index, call in enumerate(store.calls) if call == ("delete", "camera"))
+    assert store.calls.index(("save", "camera", 1), 1) > erased
+
+
+def test_who_no_longer_waits_for_an_answer_does_not_hurt_the_writer(store, keeper):
+    hold(store, keeper)
+    keeper.delete("camera").cancel()
+    keeper.snapshot("camera", 1, text("one")).cancel()
+    store.go_on.set()
+
+    assert keeper.snapshot("camera", 2, text("two")).result(SOON_S)
+    assert (keeper.failures, [saved.version for saved in store.snapshots("camera")]) == (0, [2])
 
 
 def test_a_second_server_on_the_same_folder_does_not_start(store, audit, keeper, tmp_path):

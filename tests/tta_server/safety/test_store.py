@@ -71,6 +71,16 @@ def test_a_state_comes_back_as_it_was(store, url):
     assert store.names() == ["camera"]
 
 
+def test_a_stream_may_be_called_like_a_folder_of_the_store(store):
+    for name in ("streams", "inputs", "audit", "erased", "manifest.json", "lock"):
+        store.save(name, 1, name.encode())
+        store.keep_input(name, "0" * 16, b"window")
+
+    assert {name: store.load(name) for name in store.names()} == {
+        name: name.encode() for name in ("streams", "inputs", "audit", "erased", "manifest.json", "lock")
+    }
+
+
 def test_an_unknown_stream_has_nothing(store):
     assert store.load("nobody") is None
     assert store.snapshots("nobody") == []
