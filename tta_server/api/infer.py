@@ -63,15 +63,18 @@ def router(
 
     @routes.get("/v2")
     async def server_metadata() -> dict[str, Any]:
+        """Name the server and its extensions of the protocol."""
         return {"name": "tta-server", "version": server_version, "extensions": []}
 
     @routes.get("/v2/models")
     async def models() -> dict[str, Any]:
+        """List the one model."""
         return {"models": [model]}
 
     @routes.get("/v2/models/{name}", responses=refusals(404))
     @routes.get("/v2/models/{name}/versions/{version}", responses=refusals(404))
     async def model_metadata(name: str, version: str = VERSION) -> dict[str, Any]:
+        """Describe the tensors that go in and come out."""
         known(name, version)
         return {
             "name": model,
@@ -87,6 +90,7 @@ def router(
     @routes.get("/v2/models/{name}/ready", responses=refusals(404))
     @routes.get("/v2/models/{name}/versions/{version}/ready", responses=refusals(404))
     async def model_ready(name: str, version: str = VERSION) -> Response:
+        """Tell whether a good request would be answered; 503 if not."""
         known(name, version)
         return Response(
             orjson.dumps({"name": model, "ready": not engine.trouble()}),

@@ -238,8 +238,9 @@ class Commands:
         """Move a stream to disk until it is asked again.
 
         Raises:
-            NotFound: If it is not in memory.
+            NotFound: If there is no such stream, or it is on disk already.
         """
+        self.check(name)
         self._worker.park(name)
 
     def label(self, labels: Sequence[Label]) -> dict[str, Any]:
