@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.backbone import Statistics
-from models.slots import median_moments, moments, normalise, normalise_by_batch
+from models.slots import median_moments, moments, normalise, normalise_by_batch, normalise_by_stored
 
 
 @dataclass
@@ -111,7 +111,7 @@ class StreamNorm(nn.Module):
         bias = None if self.bias is None else self.bias.expand(shape)
         mean, var = self.running_mean.expand(shape), self.running_var.expand(shape)
         if self.call.statistics == "stored":
-            return normalise(x, mean, var, weight, bias, self.eps)
+            return normalise_by_stored(x, mean, var, weight, bias, self.eps)
         self._check_values(x[0])
         if self.call.statistics == "batch":
             normalised, found_mean, found_var = normalise_by_batch(x, weight, bias, self.eps)
