@@ -12,6 +12,7 @@ from tta_server.safety.failpoints import failpoint
 from tta_server.safety.files import Files, Found
 
 _EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "gcs": ("gcsfs", "gs")}
+_CLAIM = "claimed"
 
 
 def open_files(url: str) -> Files:
@@ -42,15 +43,15 @@ class ObjectStore:
         self._root = root.rstrip("/")
 
     def claim(self) -> None:
-        """Reach the store once, so that wrong credentials show at the start; there is no lock to take.
+        """Write once, so that a missing bucket and wrong credentials show at the start; there is no lock to take.
 
         Raises:
-            ValueError: If it cannot be reached.
+            ValueError: If it cannot be written.
         """
         try:
-            self.listing("")
+            self.write(_CLAIM, b"")
         except Exception as error:
-            raise ValueError(f"storage '{self._root}' cannot be reached: {error}") from error
+            raise ValueError(f"storage '{self._root}' cannot be written: {error}") from error
 
     def release(self) -> None:
         """Do nothing."""

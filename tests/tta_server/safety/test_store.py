@@ -408,6 +408,17 @@ def test_a_place_that_cannot_be_reached_is_refused_in_one_line(url, message, mon
         Store(url)
 
 
+def test_an_object_store_that_cannot_be_written_is_refused_at_the_start(monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise PermissionError("Access Denied")
+
+    store = Store("memory://bucket/tta")
+    monkeypatch.setattr(fsspec.filesystem("memory"), "pipe_file", refuse)
+
+    with pytest.raises(ValueError, match="storage '/bucket/tta' cannot be written: Access Denied"):
+        store.claim()
+
+
 @pytest.mark.parametrize(("keep", "snapshots"), [(1, 1), (2, 0)])
 def test_a_store_that_keeps_too_little_is_refused(tmp_path, keep, snapshots):
     with pytest.raises(ValueError, match="expected at least 2 and 1"):
