@@ -413,7 +413,7 @@ def test_an_object_store_that_cannot_be_written_is_refused_at_the_start(monkeypa
         raise PermissionError("Access Denied")
 
     store = Store("memory://bucket/tta")
-    monkeypatch.setattr(fsspec.filesystem("memory"), "pipe_file", refuse)
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "pipe_file", refuse)
 
     with pytest.raises(ValueError, match="storage '/bucket/tta' cannot be written: Access Denied"):
         store.claim()
