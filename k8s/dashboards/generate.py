@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from k8s.dashboards import servers, streams
+from k8s.dashboards import safety, servers, streams
 from k8s.dashboards.panels import DATASOURCE, Json, place
 from k8s.dashboards.selectors import MODEL, OURS, STREAM
 
@@ -32,7 +32,9 @@ def dashboard() -> Json:
         "refresh": "30s",
         "templating": {"list": _variables()},
         "annotations": {"list": _annotations()},
-        "panels": place([servers.FLEET, streams.DRIFT, streams.ADAPTATION, servers.SERVING]),
+        "panels": place(
+            [servers.FLEET, streams.DRIFT, streams.ADAPTATION, safety.SAFETY, safety.KEPT, servers.SERVING]
+        ),
     }
 
 
@@ -64,7 +66,12 @@ def _labels(name: str, label: str, query: str) -> Json:
 def _annotations() -> list[Json]:
     # A fixed range, of two scrapes at Prometheus' default of a minute: an event is marked once or twice, never missed.
     return [
-        _events("Resets", "orange", f"sum by (stream) (increase(tta_resets_total{{{STREAM}}}[2m])) > 0", "{{stream}}"),
+        _events(
+            "Restores",
+            "orange",
+            f"sum by (stream, cause) (increase(tta_restores_total{{{STREAM}}}[2m])) > 0",
+            "{{stream}} ({{cause}})",
+        ),
         _events("Starts", "blue", f"(time() - process_start_time_seconds {OURS}) < 120", "{{instance}}"),
     ]
 

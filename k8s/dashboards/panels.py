@@ -52,6 +52,7 @@ def series(
     *,
     unit: str,
     width: int = 12,
+    minimum: float | None = 0,
     maximum: float | None = None,
     stacked: bool = False,
     colours: Mapping[str, str] | None = None,
@@ -64,13 +65,13 @@ def series(
         queries: What to draw.
         unit: Grafana's name of the unit.
         width: Columns that it takes.
+        minimum: Lower end of the axis; None fits the data.
         maximum: Upper end of the axis; None fits the data.
         stacked: Draw the series on top of each other.
         colours: Fixed colour of a series by its name.
     """
     defaults: Json = {
         "unit": unit,
-        "min": 0,
         "custom": {
             "drawStyle": "line",
             "fillOpacity": 40 if stacked else 0,
@@ -80,8 +81,8 @@ def series(
             "stacking": {"mode": "normal" if stacked else "none", "group": "A"},
         },
     }
-    if maximum is not None:
-        defaults["max"] = maximum
+    ends = {"min": minimum, "max": maximum}
+    defaults |= {name: end for name, end in ends.items() if end is not None}
     options = {
         "legend": {"displayMode": "table", "placement": "bottom", "showLegend": True, "calcs": ["lastNotNull", "max"]},
         "tooltip": {"mode": "multi", "sort": "desc"},

@@ -19,15 +19,15 @@ _NUMBERS: Final = [
     ),
     stat(
         "Youngest server",
-        "Time since the latest start of any server. A start makes its streams forget what they learnt: if this is "
-        "younger than you expect, read the reason of the last restart in the pod's status and the log before it.",
+        "Time since the latest start of any server. Without storage.url a start makes its streams forget what they "
+        "learnt: if this is younger than you expect, read the reason of the last restart in the pod's status and log.",
         Query(f"min(time() - process_start_time_seconds {OURS})"),
         unit="s",
         steps=((None, "orange"), (600.0, "text")),
     ),
     stat(
         "Streams",
-        "Streams held in memory, over all servers. They are never dropped before a restart; at streams.max_streams "
+        "Streams in memory or on disk, over all servers. They stay until they are deleted; at streams.max_streams "
         "a new one gets 429. Growth without end: a client makes up names, for example one for each request.",
         Query(f"sum(tta_streams{{{MODEL}}})"),
         unit="none",
@@ -69,8 +69,8 @@ _PROCESSES: Final = [
     ),
     series(
         "Memory",
-        "Resident memory of each server. It steps up with every new stream and then stays. Near the pod's limit: "
-        "lower streams.max_streams or raise the limit, before the kernel ends the process and with it every state.",
+        "Resident memory of each server. It grows with streams up to streams.max_bytes and then stays. Near the pod's "
+        "limit: lower streams.max_bytes or raise the limit, before the kernel ends the process.",
         [Query(f"process_resident_memory_bytes {OURS}", "{{instance}}")],
         unit="bytes",
         width=8,

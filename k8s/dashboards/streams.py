@@ -50,18 +50,27 @@ _DRIFT: Final = [
 _WINDOWS: Final = [
     series(
         "Windows by action",
-        "Windows of images offered for learning, each minute, by what became of them. updated: learnt. rejected: "
-        "the step was refused, the stream is as before. failed: the step raised an error, the log has it. "
-        "dropped: the server was too busy. All 0: streams are 'off', or too few images come to fill a window.",
+        "Windows of images offered for learning, each minute, by what became of them. updated: learnt. skipped: "
+        "nothing drifts, or the window is no fair sample. rejected: the step was refused, the stream is as before. "
+        "restored: the stream was taken back. failed: the step raised an error, the log has it. dropped: the server "
+        "was too busy. All 0: streams are 'off', or too few images come to fill a window.",
         [Query(f"60 * sum by (action) (rate(tta_batches_total{{{STREAM}}}{RATE}))", "{{action}}")],
         unit="suffix: /min",
         stacked=True,
-        colours={"updated": "green", "rejected": "orange", "failed": "red", "dropped": "purple"},
+        colours={
+            "updated": "green",
+            "skipped": "blue",
+            "rejected": "orange",
+            "restored": "yellow",
+            "failed": "red",
+            "dropped": "purple",
+        },
     ),
     series(
         "Share of windows not learnt from",
         "By stream. Near 1: the stream answers as it did before and no longer follows its input. The action "
-        "beside tells why: rejected points to the stream's images, failed to a fault, dropped to load.",
+        "beside tells why: skipped is no fault, rejected points to the stream's images, failed to an error, dropped "
+        "to load.",
         [
             Query(
                 f'sum by (stream, instance) (rate(tta_batches_total{{{STREAM},action!="updated"}}{RATE})) '
@@ -85,9 +94,13 @@ _WINDOWS: Final = [
         unit="suffix: /min",
     ),
     series(
-        "Images offered for learning",
-        "By stream. 0 with traffic: the stream is in mode 'off', which is a choice and not a fault.",
-        [Query(f"sum by (stream, instance) (rate(tta_samples_offered_total{{{STREAM}}}{RATE}))", BY_STREAM)],
+        "Images offered and learnt",
+        "offered: by the requests of a stream; 0 with traffic: its mode is 'off', which is a choice and not a fault. "
+        "learnt: by committed steps. The rest waits or was dropped: see 'Images dropped by reason'.",
+        [
+            Query(f"sum by (stream, instance) (rate(tta_{kind}_total{{{STREAM}}}{RATE}))", f"{name}: {BY_STREAM}")
+            for kind, name in (("samples_offered", "offered"), ("samples_learnt", "learnt"))
+        ],
         unit="suffix: images/s",
     ),
 ]
@@ -95,16 +108,9 @@ _WINDOWS: Final = [
 _STATES: Final = [
     series(
         "Version of the state",
-        "Grows by one with every step and every reset; an answer names the version that gave it. Flat: nothing "
-        "is learnt. Back to 0: the server was restarted and the stream started again from the source model.",
+        "Grows by one with every step and every restore; an answer names the version that gave it. Flat: nothing "
+        "is learnt. Back to 0: the server was restarted without storage.url, or the stream was deleted.",
         [Query(f"tta_state_version{{{STREAM}}}", BY_STREAM)],
-        unit="none",
-    ),
-    bars(
-        "Resets in this time range",
-        "How often someone put a stream back to the source model. Again and again for one stream: adaptation "
-        "harms it; set its mode to 'off' until you know why.",
-        Query(f"topk(10, sum by (stream, instance) (increase(tta_resets_total{{{STREAM}}}[$__range])))", BY_STREAM),
         unit="none",
     ),
 ]

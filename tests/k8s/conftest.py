@@ -21,6 +21,7 @@ CONFIG = {
     "model": {"device": "cpu"},
     "streams": {"named": {"frozen": {"mode": "off"}}},
     "engine": {"window_rows": 16},
+    "guard": {"canary_every": 1},
 }
 PROMETHEUS = """
 global: {scrape_interval: 1s, scrape_timeout: 1s}

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tta_server.settings import Settings
 from tta_server.telemetry.metrics import Metrics
+from tta_server.telemetry.stream_series import _MEASURES as MEASURES
 
 # Families that no panel shows, each with the reason why not.
 NOT_SHOWN: dict[str, str] = {}
@@ -21,8 +22,10 @@ NOT_METRICS = {"and", "bool", "by", "group_left", "group_right", "ignoring", "of
 def families() -> dict[str, set[str]]:
     """Return the names of the series of each metric family."""
     metrics = Metrics("model", "tent")
-    metrics.open_stream("stream")
-    metrics.answered("stream", 1, 0.5, 0.5)
+    metrics.stream.open("stream", "tent")
+    metrics.stream.answered("stream", 1, 0.5, 0.5)
+    metrics.stream.measures("stream", dict.fromkeys(MEASURES, 0.5))
+    metrics.stream.accuracy("stream", 0.5, 0.5)
     return {
         family.name: {sample.name for sample in family.samples}
         for family in text_string_to_metric_families(metrics.render().decode())
@@ -99,7 +102,7 @@ def test_every_row_leaves_no_gap_before_the_next(dashboard):
 def test_the_rows_are_there_in_order(dashboard):
     rows = [panel["title"] for panel in dashboard["panels"] if panel["type"] == "row"]
 
-    assert rows == ["Fleet", "Drift by stream", "Adaptation", "Serving"]
+    assert rows == ["Fleet", "Drift by stream", "Adaptation", "Safety", "Streams and storage", "Serving"]
     assert dashboard["schemaVersion"] >= 38
 
 

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -36,24 +37,35 @@ def query(prometheus) -> Iterator[Callable[[str], list[dict]]]:
 
 @pytest.fixture(scope="module")
 def replay(live_server) -> Iterator[Callable[[], None]]:
-    """Return a function that sends the next images to both streams, one broken image, and a reset now and then."""
-    pixels, _ = images("test")
-    files = [png(image) for image in pixels[:256]]
-    batches = itertools.cycle(files[start : start + ROWS] for start in range(0, len(files), ROWS))
+    """Return a function that sends the next images to both streams, and now and then labels and a reset.
+
+    The images are drifted, or the guard would have nothing be learnt.
+    """
+    pixels, labels = images("test")
+    noise = np.random.default_rng(0).normal(0, 50, pixels[:512].shape)
+    files = [png(image) for image in (pixels[:512] * 0.5 + 60 + noise).clip(0, 255).astype(np.uint8)]
+    starts = itertools.cycle(range(0, len(files), ROWS))
 
     with httpx.Client(base_url=live_server, trust_env=False, timeout=30) as client:
         rounds = itertools.count()
 
         def send() -> None:
-            batch = next(batches)
+            start, number = next(starts), next(rounds)
+            batch = files[start : start + ROWS]
             for stream in ("camera", "frozen"):
                 form = [("image", (f"{i}.png", file, "image/png")) for i, file in enumerate(batch)]
-                client.post("/predict", files=form, headers={"X-Stream-Id": stream}).raise_for_status()
+                client.post("/predict", files=form, headers=headers(stream, number)).raise_for_status()
+            told = [{"id": f"camera-{number}", "image": i, "label": int(labels[start + i])} for i in range(ROWS)]
+            client.post("/v1/labels", json={"labels": told}).raise_for_status()
             assert client.post("/predict", content=b"no image").status_code == 415
-            if next(rounds) % 8 == 4:
+            if number % 8 == 4:
                 client.post("/v1/streams/camera/reset").raise_for_status()
 
         yield send
+
+
+def headers(stream: str, number: int) -> dict[str, str]:
+    return {"X-Stream-Id": stream, "X-Request-Id": f"{stream}-{number}"}
 
 
 def png(image) -> bytes:
