@@ -42,7 +42,7 @@ def test_each_side_goes_first_in_turn():
 
 
 def test_small_numbers_are_compared_with_one():
-    assert difference(torch.tensor([1e-3, 200.0]), torch.tensor([2e-3, 100.0])) == 1.0
+    assert difference(torch.tensor([1.0, 100.0]), torch.tensor([2.0, 100.0])) == 0.01
     assert difference(torch.tensor([1e-3]), torch.tensor([2e-3])) == pytest.approx(1e-3, rel=1e-3)
 
 
