@@ -47,7 +47,10 @@ def test_the_curl_lines_are_answered_by_the_server_that_the_configuration_exampl
     lines = block("bash", "/predict").splitlines()
     assert len(lines) >= 8
 
-    with running(tmp_path, yaml.safe_load(block("yaml", "window_rows"))) as server:
+    config = yaml.safe_load(block("yaml", "window_rows"))
+    config["storage"] = {"url": str(tmp_path / "kept")}  # not in this folder
+
+    with running(tmp_path, config) as server:
         for line in lines:
             command = [*shlex.split(line.replace(WRITTEN_ADDRESS, server.url)), "--fail-with-body", "--silent"]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -72,6 +72,24 @@ def metric(client: httpx.Client, series: str) -> float:
     return sum(float(line.split()[-1]) for line in found)
 
 
+def of_stream(client: httpx.Client, series: str, name: str) -> float:
+    """Return the sum of a stream's series of one family."""
+    found = [line for line in client.get("/metrics").text.splitlines() if line.startswith(f"{series}{{")]
+    return sum(float(line.split()[-1]) for line in found if f'stream="{name}"' in line)
+
+
+def balance(client: httpx.Client, name: str) -> tuple[float, float]:
+    """Return how many images a stream was offered for learning, and of how many it is known what became of them.
+
+    What the stream says of itself and what the metrics say must be the same.
+    """
+    about = stream(client, name)
+    learnt, dropped = (of_stream(client, f"tta_samples_{what}_total", name) for what in ("learnt", "dropped"))
+    assert (about["images_learnt"], about["images_dropped"]) == (learnt, dropped)
+    assert sum(about["dropped"].values()) == dropped
+    return of_stream(client, "tta_samples_offered_total", name), learnt + dropped + about["images_in_window"]
+
+
 def digest(client: httpx.Client, name: str) -> str:
     """Return what differs if a stream's exported state differs in a bit."""
     response = client.get(f"/v1/streams/{name}/state")

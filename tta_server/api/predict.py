@@ -55,7 +55,7 @@ def router(
     refused = refusals(400, 413, 415, 429, 503)
 
     @routes.post("/predict", openapi_extra=_OPENAPI, responses=refused, summary="Classify one or several images")
-    async def predict(request: Request, top_k: int = 5) -> Response:
+    async def predict(request: Request, top_k: int = min(5, len(labels))) -> Response:
         """Classify JPEG or PNG files: several as multipart/form-data, or one as the body.
 
         The header `X-Stream-Id` names the stream; without it the stream is `default`. The header `X-Request-Id` names
@@ -66,6 +66,7 @@ def router(
         if not 1 <= top_k <= len(labels):
             raise BadRequest(f"top_k is {top_k}, expected 1 to {len(labels)}")
         stream = stream_of(request.headers.get("x-stream-id"))
+        engine.expect_room(1)  # a body that will be refused need not be read
         uploads = await _uploads(request, max_images)
         images = await decoding.decode(uploads)
         answer = await answered(request, engine.submit(stream, images, callers.client(request), request_id))

@@ -99,8 +99,11 @@ class Engine:
 
         Raises:
             Overloaded: If they would not.
+            NotReady: If the server is starting, stopping or damaged.
         """
         with self._changed:
+            if trouble := self.trouble():
+                raise NotReady(trouble)
             self._batcher.expect_room(rows, time.monotonic())
 
     def trouble(self) -> str:
