@@ -1,6 +1,7 @@
 """The Kubernetes manifests: valid, restricted, and in agreement with the server that they run."""
 
 import asyncio
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 import yaml
 
 from tta_server.app import build
+from tta_server.safety.keeper import Keeper
+from tta_server.serve import _DRAIN_S
 from tta_server.settings import Settings, load_settings
 
-KINDS = ("ConfigMap", "Deployment", "Service")
+KINDS = ("ConfigMap", "Deployment", "PersistentVolumeClaim", "Service")
 PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 
 
@@ -134,6 +137,8 @@ def test_the_pod_meets_the_restricted_security_standard(pod, container):
         "runAsNonRoot": True,
         "runAsUser": 10001,
         "runAsGroup": 10001,
+        "fsGroup": 10001,
+        "fsGroupChangePolicy": "OnRootMismatch",
         "seccompProfile": {"type": "RuntimeDefault"},
     }
     assert container["securityContext"] == {
@@ -141,7 +146,11 @@ def test_the_pod_meets_the_restricted_security_standard(pod, container):
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    assert {kind for volume in pod["volumes"] for kind in volume if kind != "name"} <= {"configMap", "emptyDir"}
+    assert {kind for volume in pod["volumes"] for kind in volume if kind != "name"} <= {
+        "configMap",
+        "emptyDir",
+        "persistentVolumeClaim",
+    }
     assert not any(pod.get(key) for key in ("hostNetwork", "hostPID", "hostIPC"))
 
 
@@ -159,17 +168,43 @@ def test_what_can_be_written_to_is_bounded(pod, container):
     assert container["resources"]["requests"].keys() >= {"cpu", "memory"}
 
 
-def test_a_rollout_keeps_one_pod_answering(manifests):
-    spec = manifests["Deployment"]["spec"]
+def test_no_two_pods_ever_write_to_one_volume(manifests):
+    spec, claim = manifests["Deployment"]["spec"], manifests["PersistentVolumeClaim"]["spec"]
 
     assert spec["replicas"] == 1
-    assert spec["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    assert spec["strategy"] == {"type": "Recreate"}
+    assert claim["accessModes"] == ["ReadWriteOnce"]
 
 
-def test_the_grace_period_leaves_time_after_the_pause(pod, container):
+def test_states_are_written_to_the_volume(manifests, pod, container, settings):
+    path = next(variable["value"] for variable in container["env"] if variable["name"] == "TTA_STORAGE__URL")
+    mount = next(mount for mount in container["volumeMounts"] if mount["mountPath"] == path)
+    volume = next(entry for entry in pod["volumes"] if entry["name"] == mount["name"])
+
+    assert not mount.get("readOnly")
+    assert volume["persistentVolumeClaim"]["claimName"] == manifests["PersistentVolumeClaim"]["metadata"]["name"]
+    assert settings.storage.url == ""  # what the variable adds to the file
+
+
+def test_the_audit_log_takes_a_small_part_of_the_volume(manifests, settings):
+    claim = manifests["PersistentVolumeClaim"]["spec"]["resources"]["requests"]["storage"]
+
+    gib = int(claim.removesuffix("Gi"))
+    assert settings.storage.audit_segment_bytes * settings.storage.audit_segments < 0.1 * gib * 2**30
+
+
+def test_streams_leave_memory_for_the_model_and_the_images_of_requests(container, settings):
+    limit = container["resources"]["limits"]["memory"]
+
+    assert settings.streams.max_bytes + settings.streams.recent_bytes < 0.5 * int(limit.removesuffix("Gi")) * 2**30
+
+
+def test_the_grace_period_covers_the_pause_the_drain_and_the_save(pod, container):
     pause_s = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    save_s = inspect.signature(Keeper.close).parameters["timeout_s"].default
 
-    assert 0 < pause_s <= pod["terminationGracePeriodSeconds"] - 30
+    assert pause_s > 0
+    assert pause_s + _DRAIN_S + save_s + 10 <= pod["terminationGracePeriodSeconds"]
 
 
 def test_a_client_keeps_its_pod(manifests):
