@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 PROMETHEUS := .tools/usr/bin/prometheus
 ARGS ?=
 
-.PHONY: help demo test test-crash check serve bench bench-streams format clean
+.PHONY: help demo test test-crash check serve bench bench-overload bench-streams format clean
 
 help:
 	@echo "make demo    replay a drifting camera against the server (ARGS=--once stops it at the end)"
@@ -15,6 +15,7 @@ help:
 	@echo "make check   format, lint, types, import contracts"
 	@echo "make serve   run the server (ARGS='--config my.yaml')"
 	@echo "make bench   measure predict and adapt steps against the plain forward"
+	@echo "make bench-overload ask ten times more than the server can answer, for a minute"
 	@echo "make bench-streams measure many streams stacked against one after another"
 
 $(INSTALLED): pyproject.toml
@@ -48,6 +49,9 @@ serve: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m load_tests.bench $(ARGS)
+
+bench-overload: $(INSTALLED)
+	$(BIN)/python -m load_tests.overload $(ARGS)
 
 bench-streams: $(INSTALLED)
 	$(BIN)/python -m load_tests.streams $(ARGS)

@@ -4,6 +4,7 @@ import asyncio
 import io
 import itertools
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -46,6 +47,8 @@ class Sent:
         status: HTTP status; 0 if no answer came.
         lost: Why none came.
         answer: Body of the answer.
+        retry_after: Its header of that name.
+        id: What the request is called.
     """
 
     stream: str
@@ -56,14 +59,17 @@ class Sent:
     status: int = 0
     lost: str = ""
     answer: bytes = field(default=b"", repr=False)
+    retry_after: str = ""
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
     def is_wrong(self) -> bool:
-        """Whether the answer is not about this request: another stream's, or one of another number of images."""
+        """Whether the answer is another request's."""
         if self.status != 200:
             return False
         answer = orjson.loads(self.answer)
-        return bool(answer["stream"] != self.stream or len(answer["predictions"]) != self.images)
+        about = answer["stream"], answer["request_id"], len(answer["predictions"])
+        return about != (self.stream, self.id, self.images)
 
 
 def bodies(images_per_request: int) -> list[Body]:
@@ -120,10 +126,11 @@ async def _closed_loop(
 
 async def _send(connections: Connections, request: Sent, body: Body) -> None:
     request.sent_s = time.perf_counter()
-    headers = {"Content-Type": body.content_type, "X-Stream-Id": request.stream}
+    headers = {"Content-Type": body.content_type, "X-Stream-Id": request.stream, "X-Request-Id": request.id}
     try:
         async with asyncio.timeout(_TIMEOUT_S):
-            request.status, request.answer = await connections.post("/predict?top_k=1", headers, body.content)
+            reply = await connections.post("/predict?top_k=1", headers, body.content)
+        request.status, request.answer, request.retry_after = reply
     except (OSError, EOFError, TimeoutError) as error:
         request.lost = type(error).__name__
     request.done_s = time.perf_counter()

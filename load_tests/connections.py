@@ -15,6 +15,20 @@ _IDLE_S = 2.0
 """Servers close idle connections, uvicorn after 5 s; a request sent at that moment would be lost by our own fault."""
 
 
+class Reply(NamedTuple):
+    """What came back.
+
+    Attributes:
+        status: HTTP status.
+        body: The whole body.
+        retry_after: The header of that name; empty if there is none.
+    """
+
+    status: int
+    body: bytes
+    retry_after: str
+
+
 class _Connection(NamedTuple):
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -30,8 +44,8 @@ class Connections:
         self._host, self._port = address.host, address.port or 80
         self._free: list[_Connection] = []
 
-    async def post(self, path: str, headers: Mapping[str, str], content: bytes) -> tuple[int, bytes]:
-        """Send a request and return the status and body of the answer.
+    async def post(self, path: str, headers: Mapping[str, str], content: bytes) -> Reply:
+        """Send a request and return the answer.
 
         Raises:
             OSError: If the server cannot be reached, or hangs up.
@@ -43,12 +57,12 @@ class Connections:
         try:
             writer.write("\r\n".join([*lines, "", ""]).encode() + content)
             head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-            body = await reader.readexactly(int(head.partition("content-length:")[2].partition("\r\n")[0]))
+            body = await reader.readexactly(int(_header(head, "content-length")))
         except BaseException:
             writer.close()
             raise
         self._free.append(_Connection(reader, writer, time.monotonic()))
-        return int(head.split(" ", 2)[1]), body
+        return Reply(int(head.split(" ", 2)[1]), body, _header(head, "retry-after"))
 
     async def close(self) -> None:
         """Close all connections; none may be in use."""
@@ -64,3 +78,7 @@ class Connections:
                 return reader, writer
             writer.close()
         return await asyncio.open_connection(self._host, self._port)
+
+
+def _header(head: str, name: str) -> str:
+    return head.partition(f"\r\n{name}:")[2].partition("\r\n")[0].strip()

@@ -165,3 +165,34 @@ def test_a_request_without_room_is_refused_and_leaves_no_trace():
 
     assert refused.value.retry_after_s >= 1
     assert [request.number for request in full.clear()] == [0]
+
+
+# When to come again
+def full(taken: list[tuple[float, int]], now_s: float) -> int:
+    """Return what a full queue of 100 tells those who come at `now_s`, after groups were taken."""
+    batcher: Batcher[Request] = Batcher(10, 100)
+    for place, (taken_s, rows) in enumerate(taken):
+        batcher.put(Request(place, "a", rows, 0.0))
+        batcher.take(taken_s, key)
+    for place in range(10):
+        batcher.put(Request(place, "a", 10, 0.0))
+    with pytest.raises(Overloaded) as error:
+        batcher.put(Request(99, "a", 1, now_s))
+    return error.value.retry_after_s
+
+
+@pytest.mark.parametrize(("pace", "seconds"), [(1000, 1), (100, 1), (50, 2), (20, 5), (10, 10)])
+def test_who_finds_the_queue_full_is_told_when_it_will_be_empty_at_the_pace_of_late(pace, seconds):
+    interval_s = 10 / pace
+    taken = [(interval_s * place, 10) for place in range(9)]
+
+    assert full(taken, interval_s * 9) == seconds
+
+
+def test_without_a_recent_group_there_is_no_pace_and_another_try_may_follow_soon():
+    assert full([], 5.0) == 1
+    assert full([(0.0, 1)], 500.0) == 1
+
+
+def test_nobody_is_sent_away_for_more_than_a_minute():
+    assert full([(0.0, 1)], 9.0) == 60
