@@ -85,6 +85,8 @@ def build(settings: Settings, model: Model | None = None) -> Service:
         gc.freeze()
         yield
         engine.stop()
+        if kept.durable:
+            commands.save()  # also what no step has written: the guard's memory, images that wait
         kept.keeper.close()
         pool.shutdown()
         gc.unfreeze()

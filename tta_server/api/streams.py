@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from tta_server.api.bodies import Change, ChangeOfAll, Creation, Listing, Rollback, StreamPath, Why
 from tta_server.api.caller import Callers
 from tta_server.api.responses import refusals
-from tta_server.errors import BadRequest
+from tta_server.errors import BadRequest, TTAError
 from tta_server.runtime.engine import Engine
 
 
@@ -68,7 +68,11 @@ def router(engine: Engine, callers: Callers) -> APIRouter:
     async def delete_stream(name: StreamPath, request: Request) -> None:
         """Erase everything of a stream: memory, files and metric series; its lines of the audit log stay."""
         who = callers.who(request)
-        await asyncio.wrap_future(engine.command(lambda c: c.delete(name, who)))
+        erased = await asyncio.wrap_future(engine.command(lambda c: c.delete(name, who)))
+        try:
+            await asyncio.wrap_future(erased)
+        except OSError as error:
+            raise TTAError(f"the stream is gone, but its files cannot be erased yet: {error}") from error
 
     @routes.post("/{name}/evict", status_code=204, responses=refusals(400, 404))
     async def evict_stream(name: StreamPath) -> None:

@@ -219,8 +219,11 @@ class Commands:
         """
         return self._adopt(self._existing(name), data, "import", who, {})
 
-    def delete(self, name: str, who: Who) -> None:
+    def delete(self, name: str, who: Who) -> "Future[None]":
         """Erase a stream: memory, files, metric series, and what is known for labels to come.
+
+        Returns:
+            When the files are gone, or the OSError: it is tried again before anything of that name is written.
 
         Raises:
             NotFound: If there is none.
@@ -230,9 +233,14 @@ class Commands:
         except (ValueError, OSError):  # its file is gone or damaged: all the more reason
             stream = None
         self._worker.forget(name)
-        self._streams.delete(name)
+        erased = self._streams.delete(name)
         if stream:
             self._journal.changed(stream, "delete", stream.version, "operator", who.reason, who.name)
+        return erased
+
+    def save(self) -> None:
+        """Have everything written, as before the process ends."""
+        self._streams.save()
 
     def evict(self, name: str) -> None:
         """Move a stream to disk until it is asked again.

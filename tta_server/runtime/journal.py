@@ -61,6 +61,10 @@ class Journal:
         """Write down that a step raised an error."""
         self._write(stream, "failed", stream.version, "", f"{type(error).__name__}: {error}")
 
+    def handed_over(self, stream: Stream) -> None:
+        """Keep that another model answers from now on; the line of the window says why."""
+        self._save(stream)
+
     def changed(
         self,
         stream: Stream,

@@ -16,7 +16,7 @@ from tta_server.runtime.stream import Stream
 from tta_server.runtime.window import Row, digest
 from tta_server.safety.audit import Event
 from tta_server.safety.unguarded import Unguarded
-from tta_server.safety.verdict import Admission, Verdict
+from tta_server.safety.verdict import Admission, Serve, Verdict
 from tta_server.telemetry.closed_sets import Action, DropReason
 from tta_server.telemetry.metrics import Metrics
 
@@ -63,6 +63,10 @@ class Chronicle(Protocol):
 
     def failed(self, stream: Stream, error: Exception) -> None:
         """Hear that a step raised an error."""
+        ...
+
+    def handed_over(self, stream: Stream) -> None:
+        """Hear that another model answers from now on, the stream's or the source."""
         ...
 
     def changed(
@@ -199,11 +203,12 @@ class Learner:
             return adapt_stacked(adapter, self._backbone, states, torch.stack([lesson.x for lesson in lessons]))
 
     def _skip(self, lesson: Lesson, admission: Admission) -> None:
-        stream = lesson.stream
+        stream, served = lesson.stream, lesson.stream.serve
         stream.memory, stream.serve = admission.memory, admission.serve
         self._metrics.stream.measures(stream.name, admission.measures)
         self._drop(stream, len(lesson.rows), "skipped", "skipped")
         self._chronicle.skipped(lesson, admission)
+        self._finish(stream, served)
 
     def _judge(
         self,
@@ -216,7 +221,7 @@ class Learner:
         stream = lesson.stream
         with self._metrics.timed("judge"):
             verdict = stream.method.guard.judge(admission.memory, stream.state, step, lesson.x, frozen)
-        before = stream.version
+        before, served = stream.version, stream.serve
         stream.memory, stream.serve = verdict.memory, verdict.serve
         self._metrics.verdict(verdict.action, verdict.cause)
         self._metrics.stream.measures(stream.name, verdict.measures)
@@ -230,7 +235,7 @@ class Learner:
             stream.restart()
             self._metrics.stream.restored(stream.name, "periodic")
             self._chronicle.changed(stream, "reset", before, "periodic", f"after {self._policy.reset_every} steps")
-        self._report(stream)
+        self._finish(stream, served)
 
     def _apply(self, lesson: Lesson, verdict: Verdict) -> None:
         stream, rows = lesson.stream, len(lesson.rows)
@@ -269,6 +274,11 @@ class Learner:
         stream.dropped[reason] += rows
         self._metrics.stream.dropped(stream.name, rows, reason)
         self._metrics.stream.window(stream.name, stream.method.adapter.name, action)
+
+    def _finish(self, stream: Stream, served: Serve) -> None:
+        if stream.serve != served:
+            self._chronicle.handed_over(stream)
+        self._report(stream)
 
     def _report(self, stream: Stream) -> None:
         self._metrics.stream.state(stream.name, stream.version, stream.answers_as_source, bool(stream.frozen))

@@ -2,6 +2,7 @@
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import Any
 
 from tta_server.errors import Conflict, NotFound, Overloaded
@@ -138,8 +139,16 @@ class Registry:
         self._remove(name)
         self._metrics.moved("evicted")
 
-    def delete(self, name: str) -> None:
-        """Erase a stream: memory, files and metric series.
+    def save(self) -> None:
+        """Have every stream in memory written whole, as before the process ends."""
+        for stream in self._streams.values():
+            self._shelf.park(stream)
+
+    def delete(self, name: str) -> "Future[None]":
+        """Erase a stream: memory and metric series now, files soon.
+
+        Returns:
+            When the files are gone, or the OSError.
 
         Raises:
             NotFound: If there is none.
@@ -149,9 +158,10 @@ class Registry:
         if name in self._streams:
             self._remove(name)
         self._parked.pop(name, None)
-        self._shelf.erase(name)
+        erased = self._shelf.erase(name)
         self._metrics.moved("deleted")
         self._report()
+        return erased
 
     def summaries(self, after: str = "") -> Iterator[dict[str, Any]]:
         """Yield the summaries of all streams whose names come after `after`, by name."""

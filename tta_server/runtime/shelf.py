@@ -171,9 +171,9 @@ class Shelf:
         stream.go_to(state, max(steps, 1))
         return stream.steps
 
-    def erase(self, name: str) -> None:
-        """Have everything of a stream erased."""
-        self._keeper.delete(name)
+    def erase(self, name: str) -> "Future[None]":
+        """Have everything of a stream erased; returns when that is done, or the OSError."""
+        return self._keeper.delete(name)
 
     def _kept_state(self, kept: dict[str, Any], stream: Stream, beside: Tensors) -> State:
         if kept["version"] == stream.version:

@@ -235,9 +235,10 @@ def test_only_what_is_in_memory_can_be_evicted():
     subject = taught()
     subject.commands.evict("door")
 
-    for name in ("door", "nobody"):
-        with pytest.raises(NotFound, match="is not in memory"):
-            subject.commands.evict(name)
+    with pytest.raises(NotFound, match="is not in memory"):
+        subject.commands.evict("door")
+    with pytest.raises(NotFound, match="unknown stream 'nobody'"):
+        subject.commands.evict("nobody")
 
 
 # Delete

@@ -1,0 +1,76 @@
+"""A stream that was saved and read back goes on as if nothing had been, its guard too."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import adapters
+import models
+from models import Model, glyphs
+from tests.states import bits
+from tests.tta_server.runtime.fakes import ask, close, learn_all, opened
+from tta_server.app import open_storage
+from tta_server.evaluate.corruptions import corrupt
+from tta_server.runtime.assemble import assemble
+from tta_server.runtime.worker import Worker
+from tta_server.settings import load_settings
+from tta_server.telemetry.metrics import Metrics
+
+WINDOW = 16
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return models.load("glyphs")
+
+
+@pytest.fixture(scope="module")
+def windows() -> list[np.ndarray]:
+    """Clean windows, noisy ones, clean ones again, foggy ones: the guard says all kinds of things about them."""
+    images = glyphs.images("test")[0]
+    parts = []
+    for i, name in enumerate(("", "gaussian_noise", "", "fog")):
+        part = images[i * 6 * WINDOW : (i + 1) * 6 * WINDOW]
+        parts.append(corrupt(part, name, 5) if name else part)
+    return np.split(np.concatenate(parts), 24)
+
+
+def started(model: Model, folder: Path) -> Worker:
+    """Return a worker over what the folder holds."""
+    storage = {"url": str(folder), "save_every_s": 0.0}
+    settings = load_settings(
+        None, {"engine": {"window_rows": WINDOW}, "storage": storage, "guard": {"canary_every": 4}}
+    )
+    kept = open_storage(settings.storage)
+    opened.append(kept)
+    adapter = adapters.create("tent", lr=0.005)
+    return assemble(model.backbone, model.reference, adapter, settings, Metrics("glyphs", "tent"), kept)[0]
+
+
+def seen(worker: Worker, window: np.ndarray) -> tuple:
+    """Answer a window, learn from it, and return everything that must be equal."""
+    answer = ask(worker, "gate", window)
+    learn_all(worker)
+    stream = worker.parts.registry.existing("gate")
+    verdict = {name: value for name, value in stream.verdicts[-1].items() if name != "time"}
+    return answer.probabilities.tobytes(), answer.version, bits(stream.state), bits(stream.memory), verdict
+
+
+@pytest.mark.parametrize("stop", [3, 9, 14, 20])
+def test_after_a_restart_answers_states_and_verdicts_are_those_of_a_server_that_went_on(model, windows, tmp_path, stop):
+    one = started(model, tmp_path / "one")
+    expected = [seen(one, window) for window in windows]
+    close()
+    first = started(model, tmp_path / "two")
+    for window in windows[:stop]:
+        seen(first, window)
+    first.park("gate")  # as when it stops: what no commit wrote is written
+    close()
+
+    second = started(model, tmp_path / "two")
+    found = [seen(second, window) for window in windows[stop:]]
+    close()
+
+    assert {verdict["verdict"] for *_, verdict in expected} >= {"commit", "skip"}
+    assert found == expected[stop:]
