@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 PROMETHEUS := .tools/usr/bin/prometheus
 ARGS ?=
 
-.PHONY: help demo test test-crash check serve bench bench-overload bench-streams format clean
+.PHONY: help demo test test-crash check serve bench bench-overload bench-streams bench-guard format clean
 
 help:
 	@echo "make demo    replay a drifting camera against the server (ARGS=--once stops it at the end)"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench   measure predict and adapt steps against the plain forward"
 	@echo "make bench-overload ask ten times more than the server can answer, for a minute"
 	@echo "make bench-streams measure many streams stacked against one after another"
+	@echo "make bench-guard measure what the guard prevents and what it costs"
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -55,6 +56,9 @@ bench-overload: $(INSTALLED)
 
 bench-streams: $(INSTALLED)
 	$(BIN)/python -m load_tests.streams $(ARGS)
+
+bench-guard: $(INSTALLED)
+	$(BIN)/python -m load_tests.guard $(ARGS)
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .

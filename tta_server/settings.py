@@ -184,7 +184,7 @@ class Streams(Section):
 
 
 class Guard(Section):
-    """What the guard lets pass; what is empty follows from the reference bundle."""
+    """What the guard lets pass. Most limits are relative to what the frozen model, or the reference bundle, shows."""
 
     enabled: bool = Field(True, description="Judge every step before it is taken over.")
     freeze_after: int = Field(

@@ -18,6 +18,7 @@ from tta_server.evaluate.reader import Reader
 from tta_server.evaluate.results import SOURCE, Folder, Result
 from tta_server.evaluate.run import Bench, run
 from tta_server.evaluate.variants import Variant
+from tta_server.settings import Guard as GuardSettings
 from tta_server.settings import load_settings
 
 # Four windows a domain. On two cores the embedded model then takes about 3 minutes a protocol for all adapters, half of
@@ -51,7 +52,8 @@ class Campaign:
         self.notes = _notes(options.data, dataset)
         self.folder = Folder(options.out, _arguments(options, model, dataset, course), options.resume)
         reader = Reader(dataset, options.out / "images")
-        self._bench = Bench(model.backbone, model.reference, reader, options.batch, options.seed)
+        guard = GuardSettings() if options.guard else None
+        self._bench = Bench(model.backbone, model.reference, reader, options.batch, options.seed, guard)
 
     def run(self, variants: Sequence[Variant]) -> dict[str, list[Result]]:
         """Return the results of each protocol, in order of `variants`.
@@ -159,6 +161,7 @@ def _arguments(options: Namespace, model: Model, dataset: Dataset, course: Cours
         "delta": course.delta,
         "clean": course.clean,
         "device": model.backbone.device.type,
+        **({"guard": True} if options.guard else {}),
     }
 
 

@@ -32,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "fewer, the more counts the first window after each change, which most adapters answer with what they knew",
     )
     add("--delta", type=float, default=0.1, help="the smaller, the more correlated is 'correlated' (default: 0.1)")
+    add(
+        "--guard",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="judge every window and step as the server does by default; give each choice an --out of its own",
+    )
     add("--seed", type=int, default=0, help="of the images, their corruption and order (default: %(default)s)")
     add("--out", type=Path, default=Path("evaluation"), help="folder for the results (default: ./evaluation)")
     add(

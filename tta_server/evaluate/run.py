@@ -11,12 +11,15 @@ import numpy as np
 import torch
 
 from adapters import Adapter
+from adapters.base import check
 from models import Backbone, Reference
 from tta_server.evaluate.memory import PeakMemory
 from tta_server.evaluate.protocols import CLEAN_AFTER, CLEAN_BEFORE, Phase, requests
 from tta_server.evaluate.reader import Reader
-from tta_server.evaluate.results import Result
-from tta_server.evaluate.session import Session, StoppedError
+from tta_server.evaluate.results import SOURCE, Result
+from tta_server.evaluate.session import Session, StoppedError, ask
+from tta_server.safety.guard import Guard
+from tta_server.settings import Guard as GuardSettings
 
 Progress = Callable[[int], None]
 
@@ -31,6 +34,7 @@ class Bench:
         reader: Where images come from.
         batch: Images in a request and in a window to learn from.
         seed: Of whatever draws without a seed of its own.
+        guard: What the guard lets pass; None takes over whatever an adapter makes.
     """
 
     backbone: Backbone
@@ -38,6 +42,20 @@ class Bench:
     reader: Reader
     batch: int
     seed: int = 0
+    guard: GuardSettings | None = None
+
+    def session(self, adapter: Adapter, inline: bool) -> Session:
+        """Start a stream.
+
+        Raises:
+            StoppedError: If the adapter does not fit.
+        """
+        rows, settings = self.batch, self.guard
+        if settings is None or adapter.name == SOURCE:
+            return Session(adapter, self.backbone, self.reference, rows, inline)
+        ask(check, adapter, self.backbone, self.reference)
+        guard = ask(Guard, self.backbone, adapter, self.reference, settings, rows)
+        return Session(adapter, self.backbone, self.reference, rows, inline, guard, settings.freeze_after)
 
 
 def run(
@@ -63,7 +81,7 @@ def run(
     tally = _Tally()
     try:
         with memory:
-            session = Session(adapter, bench.backbone, bench.reference, bench.batch, inline=size > 1)
+            session = bench.session(adapter, inline=size > 1)
             for phase in phases:
                 _show(bench.reader, session, phase, size, tally, progress)
     except StoppedError as error:

@@ -82,8 +82,8 @@ class Session:
         self._backbone = backbone
         self._window_rows = window_rows
         self._source = adapters.create("source")
-        _ask(check, adapter, backbone, reference)
-        method = Method(adapter, _ask(adapter.init, backbone, reference), guard or Unguarded())
+        ask(check, adapter, backbone, reference)
+        method = Method(adapter, ask(adapter.init, backbone, reference), guard or Unguarded())
         self.stream = Stream(
             "evaluate",
             "inline" if inline and adapter.batch_coupled else "after",
@@ -125,7 +125,7 @@ class Session:
         """
         begun_s = self._now()
         if self.stream.mode == "inline" and len(images) > 1:
-            output = _ask(self._learner.inline, self.stream, as_rows(images, "", 0.0))
+            output = ask(self._learner.inline, self.stream, as_rows(images, "", 0.0))
         else:
             output = self._predict(on_device([images], self._backbone.device))
         predicted = _classes(output)
@@ -153,6 +153,9 @@ class Session:
         """Stop: the adapter broke."""
         raise _stopped(error)
 
+    def handed_over(self, stream: Stream) -> None:
+        """Let the guard have another model answer."""
+
     def changed(
         self,
         stream: Stream,
@@ -168,8 +171,8 @@ class Session:
 
     def _predict(self, x: torch.Tensor) -> Output:
         if self.stream.answers_as_source:
-            return _ask(self._source.predict, self._backbone, EMPTY, x)
-        return _ask(self.stream.method.adapter.predict, self._backbone, self.stream.state, x)
+            return ask(self._source.predict, self._backbone, EMPTY, x)
+        return ask(self.stream.method.adapter.predict, self._backbone, self.stream.state, x)
 
     def _count(self, lesson: Lesson, accepted: bool) -> None:
         self.accepted.append(accepted)
@@ -181,7 +184,12 @@ class Session:
         return time.perf_counter()
 
 
-def _ask(verb: Callable[..., T], *arguments: object) -> T:
+def ask(verb: Callable[..., T], *arguments: object) -> T:
+    """Call `verb`; whatever it raises stops the evaluation of this adapter only.
+
+    Raises:
+        StoppedError: If it raises anything.
+    """
     try:
         return verb(*arguments)
     except StoppedError:

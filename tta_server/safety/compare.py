@@ -42,7 +42,7 @@ class Compare:
         kept = torch.stack([record.adapted_shares, record.frozen_shares])
         both = kept + (both - kept) * (share / weight)
         record = record.but(adapted_shares=both[0], frozen_shares=both[1], answered=weight)
-        return self._weigh(record, adapted, frozen, images) if self._home and self._logits else record
+        return self._weigh(record, self._home, adapted, frozen) if self._home and self._logits else record
 
     def uniform(self, record: Record) -> tuple[Cause, str]:
         """Return why the recent answers are too much alike; an empty reason if they are not."""
@@ -68,18 +68,27 @@ class Compare:
             found["lost_excess"], found["estimated_gain"] = record.excess, record.gain
         return found
 
-    def _weigh(self, record: Record, adapted: Output, frozen: Output, images: int) -> Record:
-        assert self._home  # noqa: S101
-        settings, share = self._settings, min(1.0, images / _STEADY_IMAGES)
-        excess = self._home.lost(adapted) - self._home.lost(frozen)
-        gain = self._home.estimated_accuracy(adapted) - self._home.estimated_accuracy(frozen)
-        evidence = risk.weigh(record.evidence, excess, settings.risk_tolerance, settings.risk_windows)
-        excess = smooth(record.excess, excess, record.compared, share)
-        gain = smooth(record.gain, gain, record.compared, share)
-        error = math.sqrt(share / (2 - share) / images / 2)
+    def _weigh(self, record: Record, home: Home, adapted: Output, frozen: Output) -> Record:
+        images = len(frozen.logits)
+        steady, recent = min(1.0, images / _STEADY_IMAGES), 1 - math.exp(-images / _RECENT_IMAGES)
+        excess = home.lost(adapted) - home.lost(frozen)
+        gain = home.estimated_accuracy(adapted) - home.estimated_accuracy(frozen)
+        tolerance, windows = self._settings.risk_tolerance, self._settings.risk_windows
+        record = record.but(
+            evidence=risk.weigh(record.evidence, excess, tolerance, windows),
+            excess=smooth(record.excess, excess, record.compared, steady),
+            gain=smooth(record.gain, gain, record.compared, steady),
+            compared=gather(record.compared, steady),
+            trend=smooth(record.trend, excess, record.trended, recent),
+            trended=gather(record.trended, recent),
+        )
+        error = math.sqrt(steady / (2 - steady) / images / 2)  # of a difference of shares, at most
+        return record.but(source=self._prefers_source(record, error))
+
+    def _prefers_source(self, record: Record, error: float) -> bool:
+        """Say whether the frozen model should answer; with hysteresis."""
+        tolerance, gain = self._settings.risk_tolerance, self._settings.min_gain
         if record.source:
-            source = excess > settings.risk_tolerance / 2 or gain < settings.min_gain / 2
-        else:
-            source = excess > settings.risk_tolerance + error or gain < settings.min_gain
-        compared = gather(record.compared, share)
-        return record.but(excess=excess, gain=gain, compared=compared, evidence=evidence, source=source)
+            return record.excess > tolerance / 2 or record.trend > tolerance / 4 or record.gain < gain / 2
+        lasting = record.trend > tolerance / 2 and record.trended > _GATHERED
+        return record.excess > tolerance + error or lasting or record.gain < gain

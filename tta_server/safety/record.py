@@ -23,8 +23,10 @@ class Record:
         unsure: Smoothed share of unsure images.
         weight: How much these two have gathered, in [0, 1].
         excess: Smoothed difference of the shares of images on which the adapted and the frozen model are lost.
+        trend: The same, smoothed over more windows.
         gain: Smoothed difference of their estimated accuracies.
-        compared: How much these two have gathered, in [0, 1].
+        compared: How much excess and gain have gathered, in [0, 1].
+        trended: How much the trend has gathered, in [0, 1].
         evidence: Of the risk monitor.
         adapted_shares: Smoothed mean prediction of the adapted model (K,).
         frozen_shares: Of the frozen model (K,).
@@ -41,8 +43,10 @@ class Record:
     unsure: float
     weight: float
     excess: float
+    trend: float
     gain: float
     compared: float
+    trended: float
     evidence: Tensor
     adapted_shares: Tensor
     frozen_shares: Tensor
@@ -63,8 +67,10 @@ class Record:
             unsure=0.0,
             weight=0.0,
             excess=0.0,
+            trend=0.0,
             gain=0.0,
             compared=0.0,
+            trended=0.0,
             evidence=risk.fresh(),
             adapted_shares=nothing,
             frozen_shares=nothing,
@@ -96,7 +102,7 @@ class Record:
 
     def returned(self) -> "Record":
         """Return the record of a stream that is at home: the next domain is compared anew."""
-        return self.but(source=False, excess=0.0, gain=0.0, compared=0.0)
+        return self.but(source=False, excess=0.0, trend=0.0, gain=0.0, compared=0.0, trended=0.0)
 
     def but(self, **changes: Any) -> "Record":  # noqa: ANN401
         """Return the record with some fields changed."""

@@ -208,3 +208,12 @@ def test_it_runs_on_the_embedded_model_as_a_command_of_its_own(tmp_path):
     assert "jpeg" in done.stdout
     lines = numbers(tmp_path)["continual"]
     assert [line["images"] for line in lines] == [8 * 17] * 2
+
+
+def test_guarded_results_are_not_mixed_with_others(given, tmp_path):
+    arguments = [*given, "--adapters", "tent", "--images", "8"]
+    assert evaluate(*arguments, "--guard") == 0
+
+    assert json.loads((tmp_path / "out" / "arguments.json").read_text())["guard"] is True
+    with pytest.raises(ValueError, match="guard"):
+        evaluate(*arguments)

@@ -20,7 +20,7 @@ def model() -> Model:
 
 
 @lru_cache
-def test_images() -> tuple[Tensor, Tensor]:
+def all_images() -> tuple[Tensor, Tensor]:
     """Return images in [0, 1] and their classes, in a fixed random order."""
     images, labels = glyphs.images("test")
     order = np.random.default_rng(0).permutation(len(labels))
@@ -29,7 +29,7 @@ def test_images() -> tuple[Tensor, Tensor]:
 
 def clean(start: int, count: int) -> Tensor:
     """Return some test images as they are."""
-    return test_images()[0][start : start + count]
+    return all_images()[0][start : start + count]
 
 
 def foggy(x: Tensor) -> Tensor:
