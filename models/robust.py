@@ -21,8 +21,7 @@ def robust(backbone: Backbone, full_rows: int, median: bool = False) -> Backbone
         backbone: The network; without BatchNorm nothing changes.
         full_rows: Images from which a batch's own statistics count alone, >= 1; of n fewer they count n / full_rows,
             and the stored ones the rest. 1 never blends.
-        median: Take medians over images in place of means: robust as long as most images are what they should be, and
-            two to three times as slow.
+        median: Take medians over images in place of means: robust as long as most images are what they should be.
 
     Raises:
         ValueError: If `full_rows` is not positive.
