@@ -74,8 +74,9 @@ class Compare:
         excess = home.lost(adapted) - home.lost(frozen)
         gain = home.estimated_accuracy(adapted) - home.estimated_accuracy(frozen)
         tolerance, windows = self._settings.risk_tolerance, self._settings.risk_windows
+        run = 0.0 if record.source else excess  # a risk is run only where the adapted model answers
         record = record.but(
-            evidence=risk.weigh(record.evidence, excess, tolerance, windows),
+            evidence=risk.weigh(record.evidence, run, tolerance, windows),
             excess=smooth(record.excess, excess, record.compared, steady),
             gain=smooth(record.gain, gain, record.compared, steady),
             compared=gather(record.compared, steady),

@@ -104,20 +104,21 @@ class Guard:
             return Verdict("reject", "update", reason, old, memory, _serve(record), measures={"update_norm": update})
         state = self._trust.project(step.state, self._settings.max_distance)
         record = self._compare.look(record, step.output, frozen)
-        record = record.but(since_check=record.since_check + 1, path=record.path + update)
         measures = self._compare.measures(record) | {
             "update_norm": update,
             "parameter_distance": self._trust.distance(state),
         }
-        reading = self._canary.read(state) if self._canary and self._due(record) else None
+        moved = record.but(since_check=record.since_check + 1, path=record.path + update)
+        # A step that the comparison refuses need not be read: nothing moves.
+        reading = self._canary.read(state) if self._canary and not record.source and self._due(moved) else None
         if reading:
             measures["canary_accuracy"] = reading.accuracy
-            record = record.but(since_check=0, path=0.0)
+            moved = moved.but(since_check=0, path=0.0)
         wrong = self._uniform(record) or self._misread(reading, record) or self._worse(record)
         if wrong:
             record = record if wrong.action == "reject" else record.restored()
             return Verdict(*wrong, old, record.memory(), _serve(record), measures=measures)
-        return self._commit(record, state, step, reading, measures)
+        return self._commit(moved, state, step, reading, measures)
 
     def _commit(
         self, record: Record, state: State, step: Step, reading: Reading | None, measures: dict[str, float]
