@@ -102,12 +102,14 @@ class Guard:
         if update > self._settings.max_update:
             reason = f"the step moves the parameters by {update:.2g}, more than {self._settings.max_update:.2g}"
             return Verdict("reject", "update", reason, old, memory, _serve(record), measures={"update_norm": update})
+        return self._examine(record, old, step, frozen, update)
+
+    def _examine(self, record: Record, old: State, step: Step, frozen: Output, update: float) -> Verdict:
+        """Judge a step that is sound and small by what its state, drawn into the trust region, would answer."""
         state = self._trust.project(step.state, self._settings.max_distance)
         record = self._compare.look(record, step.output, frozen)
-        measures = self._compare.measures(record) | {
-            "update_norm": update,
-            "parameter_distance": self._trust.distance(state),
-        }
+        measures = self._compare.measures(record)
+        measures |= {"update_norm": update, "parameter_distance": self._trust.distance(state)}
         moved = record.but(since_check=record.since_check + 1, path=record.path + update)
         # A step that the comparison refuses need not be read: nothing moves.
         reading = self._canary.read(state) if self._canary and not record.source and self._due(moved) else None
