@@ -81,7 +81,7 @@ class Guard:
         pictures, needed = distinct(x), enough(len(x))
         if pictures < needed:
             reason = f"the window shows {pictures} different pictures, expected at least {needed} of {len(x)} images"
-            return Admission(False, "class_share", reason, memory, _serve(record), measures)
+            return Admission(False, "too_few_pictures", reason, memory, _serve(record), measures)
         return Admission(True, "healthy", "the window may be learnt from", memory, _serve(record), measures)
 
     def judge(self, memory: Memory, old: State, step: Step, x: Tensor, frozen: Output) -> Verdict:

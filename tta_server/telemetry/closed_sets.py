@@ -13,6 +13,7 @@ Cause = Literal[
     "nothing_selected",
     "not_finite",
     "at_home",
+    "too_few_pictures",
     "class_share",
     "update",
     "trust_region",
@@ -21,7 +22,7 @@ Cause = Literal[
     "risk",
     "estimated_accuracy",
 ]
-"""Why the guard decided as it did, in order of trust but for the first four."""
+"""Why the guard decided as it did, in order of trust but for the first five."""
 
 RestoreCause = Cause | Literal["periodic", "operator"]
 DropReason = Literal[

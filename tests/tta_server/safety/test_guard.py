@@ -134,7 +134,7 @@ def test_copies_of_few_pictures_are_not_learnt_from(guard, tent):
 
     admission = guard.admit(guard.start(), tent.init(model().backbone), x, model().backbone.forward(x))
 
-    assert (admission.learn, admission.cause) == (False, "class_share")
+    assert (admission.learn, admission.cause) == (False, "too_few_pictures")
     assert "4 different pictures" in admission.reason
 
 
