@@ -258,7 +258,10 @@ class Server(RuleBasedStateMachine):
     def _seen(self, server: Wired, name: str) -> object:
         stream = self._in_memory(server, name)
         if stream is None:
-            return server.worker.parts.registry._parked[name].summary | {"verdicts": None, "last_verdict": None}
+            summary = server.worker.parts.registry._parked[name].summary
+            # Rows that shared a forward with other rows have other last bits, and so do means over them.
+            recent = {key: summary[key] and round(summary[key], 6) for key in ("entropy_ratio", "confidence_ratio")}
+            return summary | {"verdicts": None, "last_verdict": None} | recent
         memory = {key: tensor.tolist() for key, tensor in stream.memory.items()}
         window = [(row.digest, row.client) for row in stream.window]
         told = (stream.version, stream.steps, stream.mode, stream.serve, stream.frozen, stream.restores, stream.learnt)
