@@ -14,7 +14,8 @@ from models import EMPTY, Backbone, Output, Reference
 from tta_server.evaluate.datasets import Indices, Pixels
 from tta_server.runtime.device import images as on_device
 from tta_server.runtime.history import History, state_bytes
-from tta_server.runtime.learner import Learner, Lesson, Policy
+from tta_server.runtime.learner import Learner, Policy
+from tta_server.runtime.lesson import Lesson
 from tta_server.runtime.stream import Method, Stream
 from tta_server.runtime.window import Window, as_rows
 from tta_server.safety.audit import Event

@@ -8,7 +8,7 @@ from safetensors.torch import save
 
 from adapters import Step
 from adapters.checkpoint import state_digest
-from tta_server.runtime.learner import Lesson
+from tta_server.runtime.lesson import Lesson
 from tta_server.runtime.shelf import Shelf
 from tta_server.runtime.stream import Stream
 from tta_server.safety.audit import Entry, Event

@@ -1,20 +1,18 @@
 """Learn from windows: look at them with the source model, take a step, let the guard judge, and commit or not."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from adapters import Adapter, Step
 from adapters.stack import adapt_stacked
 from models import EMPTY, Backbone, Output
 from tta_server.runtime.device import images
+from tta_server.runtime.lesson import Chronicle, Lesson
 from tta_server.runtime.stream import Stream
 from tta_server.runtime.window import Row, digest
-from tta_server.safety.audit import Event
 from tta_server.safety.unguarded import Unguarded
 from tta_server.safety.verdict import Admission, Serve, Verdict
 from tta_server.telemetry.closed_sets import Action, DropReason
@@ -23,64 +21,6 @@ from tta_server.telemetry.metrics import Metrics
 log = logging.getLogger(__name__)
 
 _UNSEEN = Output(torch.empty(0), torch.empty(0))
-
-
-@dataclass(frozen=True, eq=False)
-class Lesson:
-    """A window on its way through a step.
-
-    Attributes:
-        stream: Whose it is.
-        rows: Its images.
-        x: The same as a tensor on the device (N, C, H, W).
-        digest: Names the window in the audit log.
-    """
-
-    stream: Stream
-    rows: Sequence[Row]
-    x: Tensor
-    digest: str
-
-
-class Chronicle(Protocol):
-    """Is told what happens to streams, after it has happened."""
-
-    def judged(self, lesson: Lesson, step: Step, verdict: Verdict, before: int, stack: tuple[int, int] | None) -> None:
-        """Hear of a verdict that was carried out.
-
-        Args:
-            lesson: The window.
-            step: What the adapter made of it.
-            verdict: What the guard said.
-            before: The stream's version before.
-            stack: Slot and size of the stack that the step was part of.
-        """
-        ...
-
-    def skipped(self, lesson: Lesson, admission: Admission) -> None:
-        """Hear that a window was not learnt from."""
-        ...
-
-    def failed(self, stream: Stream, error: Exception) -> None:
-        """Hear that a step raised an error."""
-        ...
-
-    def handed_over(self, stream: Stream) -> None:
-        """Hear that another model answers from now on, the stream's or the source."""
-        ...
-
-    def changed(
-        self,
-        stream: Stream,
-        event: Event,
-        before: int,
-        cause: str,
-        reason: str,
-        who: str = "engine",
-        extra: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Hear of a change that no window caused."""
-        ...
 
 
 @dataclass(frozen=True)
