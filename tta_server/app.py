@@ -74,7 +74,7 @@ def build(settings: Settings, model: Model | None = None) -> Service:
         kept.keeper.close()
         raise
     metrics.on_render(lambda: metrics.stored(kept.keeper.behind_s, kept.keeper.failures))
-    engine = Engine(worker, commands, settings.engine, metrics)
+    engine = Engine(worker, commands, settings.engine, metrics, settings.streams.idle_s)
     pool = ThreadPoolExecutor(settings.limits.decode_threads, thread_name_prefix="decode")
 
     @asynccontextmanager

@@ -167,6 +167,9 @@ class Streams(Section):
     max_bytes: int = Field(
         2**30, ge=2**20, description="Most memory of all streams; those idle longest go to disk until they come back."
     )
+    idle_s: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="Time without a request after which a stream goes to disk; 0 never."
+    )
     history_bytes: int = Field(8 * 2**20, ge=0, description="Most memory of one stream's earlier states.")
     max_client_share: float = Field(
         1.0, gt=0, le=1, description="Most of a window that one client may fill; 1 is no limit."

@@ -37,8 +37,19 @@ class Engine:
     instead.
     """
 
-    def __init__(self, worker: Worker, commands: Commands, settings: EngineSettings, metrics: Metrics) -> None:
-        """Prepare; nothing runs before `start`."""
+    def __init__(
+        self, worker: Worker, commands: Commands, settings: EngineSettings, metrics: Metrics, idle_s: float = 0.0
+    ) -> None:
+        """Prepare; nothing runs before `start`.
+
+        Args:
+            worker: What the thread does.
+            commands: What operators may do.
+            settings: The queue and its limits.
+            metrics: Where to report.
+            idle_s: Time without a request after which a stream goes to disk, looked for every 30 s; 0 never.
+        """
+        self._idle_s = idle_s
         self._worker = worker
         self._operator = commands
         self._settings = settings
@@ -201,6 +212,7 @@ class Engine:
             return jobs, commands, bool(self._closed)
 
     def _inspect(self) -> None:
+        self._worker.park_idle(time.monotonic(), self._idle_s)
         try:
             trouble = self._worker.damage()
         except Exception as error:  # a device that has failed for good raises from here on

@@ -148,6 +148,12 @@ class Worker:
         self.parts.registry.evict(name)
         self._schedule.set(name, None)
 
+    def park_idle(self, now_s: float, idle_s: float) -> None:
+        """Move streams to disk that were not asked for `idle_s`; 0 moves none."""
+        for stream in self.parts.registry.every_stream_in_memory() if idle_s else ():
+            if now_s - stream.touched_s > idle_s:
+                self.park(stream.name)
+
     def forget(self, name: str) -> None:
         """Drop what the worker remembers of a stream that is about to be erased."""
         self._schedule.set(name, None)

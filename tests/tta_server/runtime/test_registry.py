@@ -1,6 +1,7 @@
 """Streams within their limits: nothing is lost on the way to disk and back."""
 
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,28 @@ def test_a_window_that_is_due_waits_for_its_stream_to_come_back():
 
     learn_all(subject)
     assert subject.commands.read("door")["images_learnt"] == 4
+
+
+def test_a_stream_that_nobody_asks_goes_to_disk_and_comes_back_as_it_was():
+    subject = wired()
+    ask(subject, "old", rows(4))
+    ask(subject, "new", rows(4))
+    now_s = time.monotonic()
+    subject.stream("old").touched_s = now_s - 61
+
+    subject.worker.park_idle(now_s, 60)
+
+    assert {each["name"]: each["in_memory"] for each in subject.commands.list()} == {"old": False, "new": True}
+    assert len(subject.stream("old").window) == 4
+
+
+def test_no_stream_is_idle_unless_it_is_said_when():
+    subject = wired()
+    ask(subject, "old", rows(4))
+
+    subject.worker.park_idle(time.monotonic() + 1e9, 0)
+
+    assert subject.commands.list()[0]["in_memory"]
 
 
 def test_an_answer_from_disk_comes_from_the_streams_own_state():
