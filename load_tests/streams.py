@@ -174,7 +174,7 @@ def _settle(module: nn.Module, size: int, device: torch.device) -> None:
     for block in module.modules():
         last = getattr(block, "bn3", None) or getattr(block, "bn2", None)
         if isinstance(last, nn.BatchNorm2d) and last.weight is not None:
-            last.weight.fill_(0.2)
+            last.weight.fill_(0.1)
     for norm in norms:
         norm.momentum = None  # a plain mean
         norm.reset_running_stats()
