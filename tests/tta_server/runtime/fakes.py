@@ -178,6 +178,7 @@ class Wired(NamedTuple):
 
     def stream(self, name: str) -> Stream:
         """Return a stream, from disk if need be."""
+        self.commands.read(name)
         return self.worker.parts.registry.existing(name)
 
     def steps(self) -> dict[str, int]:

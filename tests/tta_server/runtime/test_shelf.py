@@ -72,6 +72,20 @@ def test_a_stream_of_the_source_comes_back_as_one_and_takes_no_memory():
     assert (door.bytes["state"], len(door.window)) == (0, 3)
 
 
+def test_a_stream_that_was_switched_off_comes_back_switched_off():
+    subject = wired(judge=Scripted(("rollback",)))
+    for seed in range(3):
+        ask(subject, "door", rows(4, seed))
+        learn_all(subject)
+    before = told(subject.stream("door"))
+    assert before["details"]["frozen"]
+
+    subject.commands.evict("door")
+
+    assert subject.commands.list()[0]["frozen"] == before["details"]["frozen"]
+    assert told(subject.stream("door")) == before
+
+
 def test_an_image_that_was_seen_before_is_still_known():
     subject = wired(duplicate_memory=10)
     ask(subject, "door", rows(4))
