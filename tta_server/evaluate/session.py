@@ -126,7 +126,7 @@ class Session:
         """
         begun_s = self._now()
         if self.stream.mode == "inline" and len(images) > 1:
-            output = ask(self._learner.inline, self.stream, as_rows(images, "", 0.0))
+            output, _ = ask(self._learner.inline, self.stream, as_rows(images, "", 0.0))
         else:
             output = self._predict(on_device([images], self._backbone.device))
         predicted = _classes(output)

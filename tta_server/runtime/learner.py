@@ -67,7 +67,7 @@ class Learner:
                 else:
                     self._fail(*group[0], error)
 
-    def inline(self, stream: Stream, rows: Sequence[Row]) -> Output:
+    def inline(self, stream: Stream, rows: Sequence[Row]) -> tuple[Output, Serve]:
         """Answer a request by the forward that is learnt from, as the papers do.
 
         Args:
@@ -75,7 +75,8 @@ class Learner:
             rows: Its images, at least 2.
 
         Returns:
-            What the state before the step says; what the source says if the guard, having looked, has it answer.
+            What the state before the step says, or what the source says if the guard, having looked, has it answer;
+            and which of the two it is.
         """
         try:
             lesson = self._lesson(stream, rows)
@@ -90,7 +91,7 @@ class Learner:
         except Exception as error:
             self._fail(stream, rows, error)
             raise
-        return frozen if stream.serve == "source" else output
+        return (frozen, "source") if stream.serve == "source" else (output, "adapted")
 
     def _learn(self, lessons: list[Lesson]) -> None:
         frozen, admissions = self._admit(lessons)

@@ -10,7 +10,7 @@ import numpy as np
 from adapters import Adapter
 from models import Backbone
 from tta_server.errors import BadRequest, TTAError
-from tta_server.runtime.answerer import Answer, Answerer, Asked, Job, warm_up
+from tta_server.runtime.answerer import Answer, Answerer, Asked, Job, Scores, warm_up
 from tta_server.runtime.device import read
 from tta_server.runtime.learner import Learner
 from tta_server.runtime.ledger import Ledger
@@ -19,6 +19,7 @@ from tta_server.runtime.registry import Registry
 from tta_server.runtime.schedule import Pace, Schedule
 from tta_server.runtime.stream import Stream
 from tta_server.runtime.window import Row, as_rows
+from tta_server.safety.verdict import Serve
 from tta_server.telemetry.closed_sets import DropReason
 from tta_server.telemetry.metrics import Metrics
 
@@ -174,7 +175,8 @@ class Worker:
         states = [(stream.version, stream.steps > 0 and not stream.answers_as_source) for _, stream in group]
         try:
             if group[0][1].mode == "inline" and group[0][0].rows > 1 and not group[0][1].answers_as_source:
-                probabilities, entropies = self._inline(*group[0])
+                (probabilities, entropies), serve = self._inline(*group[0])
+                states = [(version, adapted and serve == "adapted") for version, adapted in states]
             else:
                 probabilities, entropies = self.parts.answerer.answer(group)
         except Exception as error:
@@ -193,11 +195,11 @@ class Worker:
             answer = Answer(probabilities[start:end], entropies[start:end], stream.name, version, adapted)
             self._reply(job, stream, answer)
 
-    def _inline(self, job: Job, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
+    def _inline(self, job: Job, stream: Stream) -> tuple[Scores, Serve]:
         self._metrics.stream.offered(stream.name, job.rows)
-        output = self.parts.learner.inline(stream, as_rows(job.images, job.client, job.arrived_s))
+        output, serve = self.parts.learner.inline(stream, as_rows(job.images, job.client, job.arrived_s))
         self.settle(stream)
-        return read(stream.method.adapter, output)
+        return read(self.parts.source if serve == "source" else stream.method.adapter, output), serve
 
     def _reply(self, job: Job, stream: Stream, answer: Answer) -> None:
         if not np.isfinite(answer.probabilities).all():

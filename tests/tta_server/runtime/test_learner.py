@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+import adapters
 import tta_server.runtime.learner as module
 from tests.states import bits
 from tests.tta_server.runtime.fakes import (
@@ -266,6 +267,17 @@ def test_streams_with_settings_of_their_own_do_not_join_a_stack(monkeypatch):
 
 
 # Inline
+def test_inline_reads_the_source_as_logits_and_does_not_call_it_adapted():
+    """LAME's own answers are probabilities; the source's are not."""
+    subject = guarded("skip/source", adapter=adapters.create("lame"), mode="inline")
+    images = rows(4)
+
+    answer = ask(subject, "door", images)
+
+    assert np.array_equal(answer.probabilities, frozen(images))
+    assert not answer.adapted
+
+
 def test_inline_answers_as_the_source_where_the_guard_says_so():
     subject = guarded("commit", "skip/source", "commit/source", "skip", mode="inline")
     images = [rows(4, seed) for seed in range(4)]
