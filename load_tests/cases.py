@@ -10,7 +10,7 @@ from torch import nn
 
 import adapters
 from adapters import Adapter, State
-from models import Reference, Tensors, TorchBackbone, glyphs
+from models import Reference, TorchBackbone, glyphs
 from models.weights import load_weights, read_weights
 
 NETWORKS = ("glyphs", "resnet50", "vit_b_16")
@@ -89,11 +89,6 @@ def cases(backbone: TorchBackbone) -> tuple[list[Case], list[str]]:
         for label, adapter in _modes(name, backbone):
             fitting.append(Case(label, adapter, adapter.init(backbone, reference)))
     return fitting, left_out
-
-
-def size_bytes(tensors: Tensors) -> int:
-    """Return how much memory the elements of `tensors` take."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def _modes(name: str, backbone: TorchBackbone) -> list[tuple[str, Adapter]]:

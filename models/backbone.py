@@ -13,6 +13,12 @@ Tensors = Mapping[str, Tensor]
 
 EMPTY: Tensors = MappingProxyType({})
 
+
+def size_bytes(tensors: Tensors) -> int:
+    """Return how much memory the elements of `tensors` take."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
 Statistics = Literal["stored", "batch", "median"] | float
 """Which mean and variance a BatchNorm layer uses: its stored ones (or an override of them), the batch's own, medians
 over the batch's images in their place, or a mix of stored and own, given as the share of the batch in [0, 1]."""

@@ -13,7 +13,7 @@ import torch
 from fastapi import FastAPI
 
 import models
-from models import Model, Preprocess
+from models import Backbone, Model, Preprocess
 from models.robust import robust
 from tta_server import __version__
 from tta_server.api import audit, health, infer, labels, predict, responses, states, streams
@@ -25,6 +25,7 @@ from tta_server.runtime.engine import Engine
 from tta_server.safety.audit import Audit
 from tta_server.safety.keeper import Keeper
 from tta_server.safety.store import Store
+from tta_server.settings import Engine as EngineSettings
 from tta_server.settings import Model as ModelSettings
 from tta_server.settings import Settings, Storage, make_adapter, make_preprocess
 from tta_server.telemetry.metrics import Metrics
@@ -68,8 +69,7 @@ def build(settings: Settings, model: Model | None = None) -> Service:
     adapter = make_adapter(settings.adapter)
     kept = open_storage(settings.storage)
     try:
-        backbone = robust(model.backbone, settings.statistics.full_rows, settings.statistics.median)
-        worker, commands = assemble(backbone, model.reference, adapter, settings, metrics, kept)
+        worker, commands = assemble(served(model, settings), model.reference, adapter, settings, metrics, kept)
     except Exception:
         kept.keeper.close()
         raise
@@ -107,6 +107,16 @@ def build(settings: Settings, model: Model | None = None) -> Service:
     app.add_middleware(BodyLimit, max_bytes=settings.limits.max_body_bytes)
     app.add_middleware(Accounting, metrics=metrics)
     return Service(app, engine, model, settings)
+
+
+def served(model: Model, settings: Settings) -> Backbone:
+    """Return the network as adapters see it: with the statistics that the configuration asks for."""
+    return robust(model.backbone, settings.statistics.full_rows, settings.statistics.median)
+
+
+def use_threads(settings: EngineSettings) -> None:
+    """Give torch the CPU threads that the configuration names; what it computes may depend on them in the last bits."""
+    torch.set_num_threads(settings.threads or max(1, torch.get_num_threads() - 1))
 
 
 def open_storage(settings: Storage) -> Kept:

@@ -9,8 +9,7 @@ from safetensors.torch import load
 from adapters import Adapter, State
 from adapters.checkpoint import dump_state, load_state, state_digest
 from models import Model
-from models.robust import robust
-from tta_server.app import load_model
+from tta_server.app import load_model, served, use_threads
 from tta_server.runtime.device import images
 from tta_server.safety.audit import Audit, Entry
 from tta_server.safety.replay import Lesson, replay
@@ -42,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     if not entries:
         raise ValueError(f"the audit log has no line of stream '{options.stream}'")
     model, adapter = load_model(settings.model), make_adapter(settings.adapter)
-    torch.set_num_threads(settings.engine.threads or max(1, torch.get_num_threads() - 1))  # bits may depend on it
+    use_threads(settings.engine)
     lesson = _lesson(model, adapter, settings, store, options.stream)
     state = replay(entries, lesson, options.version)
     checked = sum(entry.state is not None for entry in entries)
@@ -54,8 +53,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _lesson(model: Model, adapter: Adapter, settings: Settings, store: Store, stream: str) -> Lesson:
-    backbone = robust(model.backbone, settings.statistics.full_rows, settings.statistics.median)
-    radius = settings.guard.max_distance
+    backbone, radius = served(model, settings), settings.guard.max_distance
     trust = Trust(backbone, adapter.init(backbone, model.reference))  # the same ball for every setting of an adapter
 
     def window(digest: str) -> torch.Tensor:

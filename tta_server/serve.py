@@ -5,12 +5,11 @@ import signal
 import socket
 import sys
 
-import torch
 import uvicorn
 from rich.console import Console
 from rich.table import Table
 
-from tta_server.app import Service, build
+from tta_server.app import Service, build, use_threads
 from tta_server.settings import Settings
 
 _DRAIN_S = 20  # below the 30 s that container platforms give by default
@@ -29,7 +28,7 @@ def serve(settings: Settings) -> None:
     # uvicorn drains and then raises the signal again: to be told to stop and to stop is a success.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     console = Console(stderr=True)
-    torch.set_num_threads(settings.engine.threads or max(1, torch.get_num_threads() - 1))
+    use_threads(settings.engine)
     with console.status("loading the model"):
         service = build(settings)
     listener = socket.create_server((settings.server.host, settings.server.port), reuse_port=False)

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tta_server.errors import ConstantImage
+from tta_server.runtime.window import is_constant
 
 
 def refuse_constant(images: npt.NDArray[Any], names: Sequence[str]) -> None:
@@ -19,11 +20,8 @@ def refuse_constant(images: npt.NDArray[Any], names: Sequence[str]) -> None:
     Raises:
         ConstantImage: If one has not.
     """
-    corners = images[:, :, :1, :1]
-    suspects = (images[:, :, :1] == corners).all((1, 2, 3))  # the first line tells nearly all of them apart
-    for index in np.flatnonzero(suspects).tolist():
-        if (images[index] == corners[index]).all():
-            raise ConstantImage(
-                f"{names[index]} is of one colour; there is nothing to recognise in it, and nothing of this request "
-                "was answered or learnt from"
-            )
+    for index in np.flatnonzero(is_constant(images)).tolist():
+        raise ConstantImage(
+            f"{names[index]} is of one colour; there is nothing to recognise in it, and nothing of this request "
+            "was answered or learnt from"
+        )

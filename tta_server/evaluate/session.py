@@ -11,9 +11,10 @@ import adapters
 from adapters import Adapter, Step
 from adapters.base import check
 from models import EMPTY, Backbone, Output, Reference
+from models.backbone import size_bytes
 from tta_server.evaluate.datasets import Indices, Pixels
 from tta_server.runtime.device import images as on_device
-from tta_server.runtime.history import History, state_bytes
+from tta_server.runtime.history import History
 from tta_server.runtime.learner import Learner, Policy
 from tta_server.runtime.lesson import Lesson
 from tta_server.runtime.stream import Method, Stream
@@ -106,7 +107,7 @@ class Session:
     @property
     def state_bytes(self) -> int:
         """Bytes of the state as it is now."""
-        return state_bytes(self.stream.state)
+        return size_bytes(self.stream.state)
 
     def reset(self) -> None:
         """Put the stream back to the source; images that wait to be learnt from are dropped."""

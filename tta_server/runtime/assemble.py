@@ -58,14 +58,15 @@ def assemble(
     shelf = Shelf(kept.keeper, kept.store.names(), backbone, reference)
     source = adapters.create("source")
     journal = Journal(kept.keeper, shelf, kept.durable, settings.storage.keep_inputs)
-    if kept.durable:
-        shelf.mark_loaded()
+    registry = Registry(methods, settings.streams, settings.engine.window_rows, metrics, shelf)
+    for summary in registry.summaries():
+        journal.loaded(summary["name"], summary["state_version"])
     policy = Policy(settings.streams.reset_every, settings.guard.freeze_after)
     parts = Parts(
         backbone=backbone,
         source=source,
         methods=methods,
-        registry=Registry(methods, settings.streams, settings.engine.window_rows, metrics, shelf),
+        registry=registry,
         answerer=Answerer(backbone, source),
         learner=Learner(backbone, source, metrics, journal, policy),
         ledger=Ledger(settings.streams.recent_bytes),

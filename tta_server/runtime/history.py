@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from adapters import State
+from models.backbone import size_bytes
 
 
 class Kept(NamedTuple):
@@ -45,7 +46,7 @@ class History:
     def add(self, kept: Kept) -> None:
         """Remember a state."""
         self._kept.append(kept)
-        self.bytes += state_bytes(kept.state)
+        self.bytes += size_bytes(kept.state)
         while self.bytes > self._max_bytes and self._forget():
             pass
 
@@ -73,10 +74,5 @@ class History:
             return False
         oldest = next((kept for kept in candidates if not kept.passed and kept is not self._kept[-1]), candidates[0])
         self._kept.remove(oldest)
-        self.bytes -= state_bytes(oldest.state)
+        self.bytes -= size_bytes(oldest.state)
         return True
-
-
-def state_bytes(state: State) -> int:
-    """Return how much memory the elements of a state take."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in state.values())

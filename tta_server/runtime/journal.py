@@ -36,6 +36,12 @@ class Journal:
         self._durable = durable
         self._keep_inputs = keep_inputs
 
+    def loaded(self, name: str, version: int) -> None:
+        """Write down from which version a stream goes on; lines beyond it are of states that are lost."""
+        if self._durable:
+            extra = {"to": version}
+            self._keeper.record(Entry(name, "load", version, version, reason="the server started", extra=extra))
+
     def judged(self, lesson: Lesson, step: Step, verdict: Verdict, before: int, stack: tuple[int, int] | None) -> None:
         """Write down a verdict that was carried out; see `Chronicle`."""
         stream, projected = lesson.stream, verdict.state is not step.state

@@ -9,7 +9,7 @@ from tta_server.errors import Conflict, NotFound, Overloaded
 from tta_server.runtime.history import History
 from tta_server.runtime.methods import Methods
 from tta_server.runtime.shelf import Parked, Shelf
-from tta_server.runtime.stream import Method, Stream
+from tta_server.runtime.stream import Method, Stream, source_answers
 from tta_server.runtime.window import Window
 from tta_server.settings import Mode
 from tta_server.settings import Streams as Settings
@@ -58,7 +58,7 @@ class Registry:
         if name in self._parked:
             return self._parked[name].mode, self._parked[name].answers_as_source, self._methods.default
         mode = self.usual_mode(name)
-        return mode, mode in ("off", "shadow"), self._methods.default
+        return mode, source_answers(mode, "adapted"), self._methods.default
 
     def in_memory(self, name: str) -> Stream | None:
         """Return a stream if it is in memory."""

@@ -13,9 +13,8 @@ from adapters.checkpoint import dump_state, load_beside, load_state, read_about
 from models import Backbone, Reference, Tensors
 from tta_server.errors import BadRequest
 from tta_server.runtime.history import Kept
-from tta_server.runtime.stream import Stream
+from tta_server.runtime.stream import Stream, source_answers
 from tta_server.runtime.window import Row
-from tta_server.safety.audit import Entry
 from tta_server.safety.keeper import Keeper
 from tta_server.safety.verdict import Memory, Serve
 from tta_server.settings import Adapter as Section
@@ -31,23 +30,25 @@ class Parked(NamedTuple):
 
     Attributes:
         mode: Its mode.
-        answers_as_source: Whether the frozen model answers its requests.
         serve: Whether its own state or the source answers, as the guard wants it.
         adapter: Its own adapter; None if it has the server's.
         summary: What `GET /v1/streams` says of it.
     """
 
     mode: Mode
-    answers_as_source: bool
     serve: Serve
     adapter: Section | None
     summary: dict[str, Any]
 
+    @property
+    def answers_as_source(self) -> bool:
+        """Whether the frozen model answers its requests."""
+        return source_answers(self.mode, self.serve)
+
     def in_mode(self, mode: Mode) -> "Parked":
         """Return the same in another mode; its file is as it was until the stream has come back."""
-        as_source = mode in ("off", "shadow") or (mode == "after" and self.serve == "source")
-        told = {"mode": mode, "answers": "source" if as_source else "adapted"}
-        return self._replace(mode=mode, answers_as_source=as_source, summary=self.summary | told)
+        told = {"mode": mode, "answers": "source" if source_answers(mode, self.serve) else "adapted"}
+        return self._replace(mode=mode, summary=self.summary | told)
 
 
 class Shelf:
@@ -90,18 +91,8 @@ class Shelf:
                         f"storage holds stream '{name}', which does not fit: {error}; serve what it was made with, or "
                         "set storage.url to another folder"
                     ) from error
-                found[name] = Parked(stream["mode"], stream["as_source"], stream["serve"], own, stream["summary"])
+                found[name] = Parked(stream["mode"], stream["serve"], own, stream["summary"])
         return found
-
-    def mark_loaded(self) -> None:
-        """Write into the audit log from which version each stream goes on; lines beyond it are of states lost."""
-        for name in self._names:
-            data = self._keeper.read(name)
-            if data is not None:
-                version = int(read_about(data)["about"]["version"])
-                self._keeper.record(
-                    Entry(name, "load", version, version, reason="the server started", extra={"to": version})
-                )
 
     def save(self, stream: Stream) -> None:
         """Have a stream's state written soon; what waits in its window is not."""
@@ -111,7 +102,7 @@ class Shelf:
         """Have a whole stream written soon, and return what to remember of it."""
         self._keeper.save(stream.name, stream.version, self._encoder(stream, whole=True))
         self._leaving_bytes += sum(stream.bytes.values())
-        return Parked(stream.mode, stream.answers_as_source, stream.serve, stream.method.section, stream.summary())
+        return Parked(stream.mode, stream.serve, stream.method.section, stream.summary())
 
     def drain(self, most_bytes: int) -> None:
         """Wait until parked streams are on disk if they may still take more memory than that.
@@ -155,8 +146,8 @@ class Shelf:
         """Return a stream's state as a file that `adopt` takes, here or on another server."""
         return self._encoder(stream, whole=False)()
 
-    def adopt(self, stream: Stream, data: bytes) -> int:
-        """Return how many steps made the state in `data`, and give it to `stream` under a new version.
+    def adopt(self, stream: Stream, data: bytes) -> None:
+        """Give the state in `data` to `stream`, under a new version.
 
         Raises:
             BadRequest: If it is no state file, belongs to other weights or another adapter, or is not finite.
@@ -169,7 +160,6 @@ class Shelf:
         if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
             raise BadRequest("the state holds values that are not finite; export a sound one")
         stream.go_to(state, max(steps, 1))
-        return stream.steps
 
     def erase(self, name: str) -> "Future[None]":
         """Have everything of a stream erased; returns when that is done, or the OSError."""
@@ -189,7 +179,6 @@ class Shelf:
         about |= {
             "stream": stream.name,
             "mode": stream.mode,
-            "as_source": stream.answers_as_source,
             "adapter": section.model_dump(mode="json") if section else None,
             "history": [{"version": kept.version, "steps": kept.steps, "passed": kept.passed} for kept in history],
             "dropped": dict(stream.dropped),

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapters import Adapter, State
-from tta_server.runtime.history import History, Kept, state_bytes
+from models.backbone import size_bytes
+from tta_server.runtime.history import History, Kept
 from tta_server.runtime.window import Rows, Window
 from tta_server.safety.unguarded import Judge
 from tta_server.safety.verdict import Memory, Serve
@@ -14,7 +15,7 @@ from tta_server.settings import Adapter as Section
 from tta_server.settings import Mode
 from tta_server.telemetry.closed_sets import StateKind
 
-__all__ = ["Method", "Rows", "Stream"]
+__all__ = ["Method", "Rows", "Stream", "source_answers"]
 
 _RECENT_IMAGES = 256
 _RECENT_VERDICTS = 20
@@ -86,7 +87,7 @@ class Stream:
     @property
     def answers_as_source(self) -> bool:
         """Whether the frozen model answers its requests, whatever it has learnt."""
-        return self.mode in ("off", "shadow") or (self.serve == "source" and self.mode == "after")
+        return source_answers(self.mode, self.serve)
 
     @property
     def learns_later(self) -> bool:
@@ -96,10 +97,10 @@ class Stream:
     @property
     def bytes(self) -> dict[StateKind, int]:
         """Memory that it takes, by kind; the state that all streams start from is not its own."""
-        own = 0 if self.state is self.method.initial else state_bytes(self.state)
-        kept = sum(state_bytes(kept.state) for kept in [self.history.find(self.version)] if kept)
+        own = 0 if self.state is self.method.initial else size_bytes(self.state)
+        kept = sum(size_bytes(kept.state) for kept in [self.history.find(self.version)] if kept)
         return {
-            "state": own + state_bytes(self.memory),
+            "state": own + size_bytes(self.memory),
             "history": self.history.bytes - kept,  # the current state is in there too
             "window": self.window.bytes,
         }
@@ -161,7 +162,7 @@ class Stream:
             "images_in_window": len(self.window),
             "entropy_ratio": self.entropy_ratio,
             "confidence_ratio": self.confidence,
-            "state_bytes": state_bytes(self.state),
+            "state_bytes": size_bytes(self.state),
             "last_verdict": self.verdicts[-1] if self.verdicts else None,
         }
 
@@ -174,3 +175,8 @@ class Stream:
             "restores_in_a_row": self.restores,
             "verdicts": list(self.verdicts),
         }
+
+
+def source_answers(mode: Mode, serve: Serve) -> bool:
+    """Return whether the frozen model answers a stream in `mode`, of which the guard wants that `serve` answers."""
+    return mode in ("off", "shadow") or (serve == "source" and mode == "after")

@@ -71,8 +71,8 @@ class Compare:
     def _weigh(self, record: Record, home: Home, adapted: Output, frozen: Output) -> Record:
         images = len(frozen.logits)
         steady, recent = min(1.0, images / _STEADY_IMAGES), 1 - math.exp(-images / _RECENT_IMAGES)
-        excess = home.lost(adapted) - home.lost(frozen)
-        gain = home.estimated_accuracy(adapted) - home.estimated_accuracy(frozen)
+        own, usual = home.reading(adapted), home.reading(frozen)
+        excess, gain = own.lost - usual.lost, own.accuracy - usual.accuracy
         tolerance, windows = self._settings.risk_tolerance, self._settings.risk_windows
         run = 0.0 if record.source else excess  # a risk is run only where the adapted model answers
         record = record.but(

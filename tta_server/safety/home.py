@@ -6,6 +6,7 @@ images and not by means, so that a minority of strange images, however strange, 
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,6 +39,18 @@ class Shares:
 
     def __str__(self) -> str:
         return f"{self.far:.0%} of the images are far from the source and {self.unsure:.0%} unsure"
+
+
+class Reading(NamedTuple):
+    """What a model, the adapted or the frozen one, makes of a window.
+
+    Attributes:
+        lost: Share of images whose features lie beyond nearly all of the source's.
+        accuracy: Share of images that are answered with enough confidence and are not lost: an estimate.
+    """
+
+    lost: float
+    accuracy: float
 
 
 class Home:
@@ -76,18 +89,15 @@ class Home:
         record = record.but(far=far, unsure=unsure, weight=gather(record.weight, share), away=away)
         return record if away else record.returned()
 
-    def lost(self, output: Output) -> float:
-        """Return the share of images whose features, of whichever model, lie beyond nearly all of the source's."""
-        return float((self._distances(output) > self._lost).double().mean())
-
-    def estimated_accuracy(self, output: Output) -> float:
-        """Return the share of images that are answered with enough confidence and are not lost.
+    def reading(self, output: Output) -> Reading:
+        """Return what a model makes of a window (N images).
 
         The confidence alone, as in Garg et al., ICLR 2022, arXiv:2201.04234, says that a frozen model under noise is
         nearly always right.
         """
+        lost = self._distances(output) > self._lost
         confident = output.logits.softmax(1).amax(1) >= self._source.atc_threshold
-        return float((confident & (self._distances(output) <= self._lost)).double().mean())
+        return Reading(*torch.stack([lost, confident & ~lost]).double().mean(1).tolist())
 
     def _distances(self, output: Output) -> Tensor:
         distances = mahalanobis(output.features, self._source.feature_mean, self._source.feature_precision)

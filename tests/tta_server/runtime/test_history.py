@@ -4,7 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tta_server.runtime.history import History, Kept, state_bytes
+from models.backbone import size_bytes
+from tta_server.runtime.history import History, Kept
 
 SIZE = 8
 
@@ -33,8 +34,8 @@ def test_the_budget_is_kept_and_the_newest_that_passed_is_never_forgotten(states
         newest = max((v for v, (good, _) in enumerate(states[: version + 1]) if good), default=None)
         found = history.newest_passed()
         assert (found.version if found else None) == newest
-        assert history.bytes == sum(state_bytes(each.state) for each in history)
-        assert history.bytes <= max(most, state_bytes(found.state) if found else 0)
+        assert history.bytes == sum(size_bytes(each.state) for each in history)
+        assert history.bytes <= max(most, size_bytes(found.state) if found else 0)
         assert history.versions == sorted(history.versions)
 
 

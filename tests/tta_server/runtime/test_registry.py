@@ -13,10 +13,10 @@ from torchvision.models import resnet50
 
 import adapters
 from models import TorchBackbone
+from models.backbone import size_bytes
 from tests.tta_server.runtime.fakes import WHO, Wired, ask, close, is_due, learn_all, rows, value, wired
 from tta_server.errors import NotFound, Overloaded
 from tta_server.runtime.answerer import Job
-from tta_server.runtime.history import state_bytes
 
 IMAGE_BYTES = rows(1).nbytes
 
@@ -37,7 +37,7 @@ def in_memory(subject: Wired) -> list[str]:
 
 
 def own_state(subject: Wired) -> int:
-    return state_bytes(subject.worker.parts.methods.default.initial)
+    return size_bytes(subject.worker.parts.methods.default.initial)
 
 
 # Limits
@@ -204,7 +204,7 @@ def test_a_thousand_streams_with_states_of_a_resnet50_stay_within_the_budget(lar
     initial = adapter.init(large)
     x = np.random.default_rng(0).integers(0, 256, (1, 3, 32, 32), dtype=np.uint8)
     inputs = torch.from_numpy(x).float() / 255
-    assert count * state_bytes(initial) > 8 * budget
+    assert count * size_bytes(initial) > 8 * budget
     generator = torch.Generator().manual_seed(0)
     peak = start = resident_bytes()
 
