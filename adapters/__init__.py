@@ -1,7 +1,7 @@
 """The methods: pure functions from a frozen backbone, a stream's state and a batch to a new state."""
 
-from adapters import adanpc, bn, cotta, eata, lame, roid, rotta, sar, source, tent, vida  # noqa: F401  (importing registers them)
-from adapters.base import Adapter, State, Step, create, names
-from adapters.checkpoint import dump_state, load_state
+from tta_server.adapters import adanpc, bn, cotta, eata, lame, roid, rotta, sar, source, tent, vida  # noqa: F401  (importing registers them)
+from tta_server.adapters.base import Adapter, State, Step, create, names
+from tta_server.adapters.checkpoint import dump_state, load_state
 
 __all__ = ["Adapter", "State", "Step", "create", "dump_state", "load_state", "names"]

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from adapters.base import State, Step, accept, register
-from adapters.losses import one_hot
-from models import Backbone, Output, Reference
+from tta_server.adapters.base import State, Step, accept, register
+from tta_server.adapters.losses import one_hot
+from tta_server.models import Backbone, Output, Reference
 
 
 @register

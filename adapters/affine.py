@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from adapters.base import State, group, ungroup
-from adapters.moments import Stats, init_stats
-from adapters.optim import Optimizer
-from models import Backbone, Tensors
+from tta_server.adapters.base import State, group, ungroup
+from tta_server.adapters.moments import Stats, init_stats
+from tta_server.adapters.optim import Optimizer
+from tta_server.models import Backbone, Tensors
 
 Aux = TypeVar("Aux")
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from models import EMPTY, Backbone, Output, Statistics, Tensors
+from tta_server.models import EMPTY, Backbone, Output, Statistics, Tensors
 
 Augment = Callable[[Tensor, int, torch.Generator], Tensor]
 """From images (N, C, H, W), the number of the view and a CPU generator to a view of the images, of the same shape."""

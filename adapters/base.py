@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from models import Backbone, Output, Reference, Tensors
+from tta_server.models import Backbone, Output, Reference, Tensors
 
 State = Tensors
 """Everything that a stream has learnt: a value, never written in place. Names are `group/name`, such as

@@ -10,9 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from adapters.base import State, Step, accept, register
-from adapters.moments import Stats, check_rows, check_stats, init_stats, predict, track_stats
-from models import Backbone, Output, Reference
+from tta_server.adapters.base import State, Step, accept, register
+from tta_server.adapters.moments import Stats, check_rows, check_stats, init_stats, predict, track_stats
+from tta_server.models import Backbone, Output, Reference
 
 _REFERENCE_MOMENTUM = 0.1
 

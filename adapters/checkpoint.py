@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from adapters.base import Adapter, State, group, ungroup
-from models import EMPTY, Backbone, Reference, Tensors
+from tta_server.adapters.base import Adapter, State, group, ungroup
+from tta_server.models import EMPTY, Backbone, Reference, Tensors
 
 _KEY = "tta_state"
 _SCHEMA = 1

@@ -13,14 +13,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from adapters.affine import descend
-from adapters.augment import Augment, augment, forward_views, spawn
-from adapters.base import State, Step, accept, group, register, ungroup
-from adapters.losses import cross_entropy, symmetric_cross_entropy
-from adapters.moments import Stats, check_rows, check_stats, init_stats, track_stats
-from adapters.optim import Name, Optimizer
-from adapters.teacher import RestoreMask, follow, restore, seeded, uniform
-from models import Backbone, Output, Reference, Tensors
+from tta_server.adapters.affine import descend
+from tta_server.adapters.augment import Augment, augment, forward_views, spawn
+from tta_server.adapters.base import State, Step, accept, group, register, ungroup
+from tta_server.adapters.losses import cross_entropy, symmetric_cross_entropy
+from tta_server.adapters.moments import Stats, check_rows, check_stats, init_stats, track_stats
+from tta_server.adapters.optim import Name, Optimizer
+from tta_server.adapters.teacher import RestoreMask, follow, restore, seeded, uniform
+from tta_server.models import Backbone, Output, Reference, Tensors
 
 
 @register

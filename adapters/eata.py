@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from adapters.affine import descend, init_affine
-from adapters.base import State, Step, accept, group, register, ungroup
-from adapters.losses import entropy
-from adapters.moments import Stats, check_rows, check_stats, predict, track_stats
-from adapters.optim import Name, Optimizer
-from models import Backbone, Output, Reference, Tensors
+from tta_server.adapters.affine import descend, init_affine
+from tta_server.adapters.base import State, Step, accept, group, register, ungroup
+from tta_server.adapters.losses import entropy
+from tta_server.adapters.moments import Stats, check_rows, check_stats, predict, track_stats
+from tta_server.adapters.optim import Name, Optimizer
+from tta_server.models import Backbone, Output, Reference, Tensors
 
 _PAPER_CLASSES, _PAPER_D_MARGIN = 1000, 0.05
 _MOVING_SHARE = 0.1

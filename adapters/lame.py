@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from adapters.base import State, Step, register
-from models import Backbone, Output, Reference
+from tta_server.adapters.base import State, Step, register
+from tta_server.models import Backbone, Output, Reference
 
 _ITERATIONS = 100
 _TOLERANCE = 1e-8

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor
 
-from models import Backbone, Tensors
+from tta_server.models import Backbone, Tensors
 
 KINDS = ("low", "high")
 _MIN_SIDE = 16  # a smaller convolution, a depthwise one for instance, has nothing that a low rank could leave out

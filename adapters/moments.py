@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from adapters.base import State, group, ungroup
-from models import Backbone, Output, Tensors
+from tta_server.adapters.base import State, group, ungroup
+from tta_server.models import Backbone, Output, Tensors
 
 Stats = Literal["batch", "ema"]
 

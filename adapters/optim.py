@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from models import Tensors
+from tta_server.models import Tensors
 
 Name = Literal["sgd", "adam"]
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from adapters.affine import descend, init_affine
-from adapters.augment import Augment, augment
-from adapters.base import State, Step, accept, register, ungroup
-from adapters.losses import soft_likelihood_ratio, symmetric_cross_entropy
-from adapters.moments import Stats, check_rows, check_stats, predict, track_stats
-from adapters.optim import Name, Optimizer
-from models import Backbone, Output, Reference, Tensors
+from tta_server.adapters.affine import descend, init_affine
+from tta_server.adapters.augment import Augment, augment
+from tta_server.adapters.base import State, Step, accept, register, ungroup
+from tta_server.adapters.losses import soft_likelihood_ratio, symmetric_cross_entropy
+from tta_server.adapters.moments import Stats, check_rows, check_stats, predict, track_stats
+from tta_server.adapters.optim import Name, Optimizer
+from tta_server.models import Backbone, Output, Reference, Tensors
 
 _TEMPERATURE = 1 / 3
 _MOVING_SHARE = 0.1

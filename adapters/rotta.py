@@ -13,13 +13,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from adapters.affine import descend, init_affine
-from adapters.augment import Augment, augment
-from adapters.base import State, Step, accept, group, register, ungroup
-from adapters.losses import cross_entropy, entropy, one_hot
-from adapters.moments import init_stats, track, track_stats
-from adapters.optim import Optimizer
-from models import Backbone, Output, Reference, Tensors
+from tta_server.adapters.affine import descend, init_affine
+from tta_server.adapters.augment import Augment, augment
+from tta_server.adapters.base import State, Step, accept, group, register, ungroup
+from tta_server.adapters.losses import cross_entropy, entropy, one_hot
+from tta_server.adapters.moments import init_stats, track, track_stats
+from tta_server.adapters.optim import Optimizer
+from tta_server.models import Backbone, Output, Reference, Tensors
 
 
 @register

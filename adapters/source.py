@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from adapters.base import State, Step, register
-from models import Backbone, Output, Reference
+from tta_server.adapters.base import State, Step, register
+from tta_server.models import Backbone, Output, Reference
 
 
 @register

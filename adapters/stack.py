@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from adapters.base import Adapter, State, Step
-from models import Backbone, Output
-from models.stacked import stacked
+from tta_server.adapters.base import Adapter, State, Step
+from tta_server.models import Backbone, Output
+from tta_server.models.stacked import stacked
 
 # On a CPU, rows whose activations stay in its caches are faster than more rows at once; measured on networks of three
 # sizes (load_tests.streams). A learning step has more to spread over its rows than an answer.

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from adapters.base import State
-from models import Tensors
+from tta_server.adapters.base import State
+from tta_server.models import Tensors
 
 RestoreMask = Callable[[str, Tensor, torch.Generator], Tensor]
 """From a parameter's name, its value and a generator on its device to draws in [0, 1) of its shape."""

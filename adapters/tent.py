@@ -12,12 +12,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from adapters.affine import descend, init_affine
-from adapters.base import State, Step, accept, register
-from adapters.losses import entropy
-from adapters.moments import Stats, check_rows, check_stats, predict, track_stats
-from adapters.optim import Name, Optimizer
-from models import Backbone, Output, Reference, Tensors
+from tta_server.adapters.affine import descend, init_affine
+from tta_server.adapters.base import State, Step, accept, register
+from tta_server.adapters.losses import entropy
+from tta_server.adapters.moments import Stats, check_rows, check_stats, predict, track_stats
+from tta_server.adapters.optim import Name, Optimizer
+from tta_server.models import Backbone, Output, Reference, Tensors
 
 
 @register

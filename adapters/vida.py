@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from adapters.augment import Augment, augment, forward_views, spawn
-from adapters.base import State, Step, accept, group, register, ungroup
-from adapters.losses import cross_entropy, symmetric_cross_entropy
-from adapters.low_rank import draw, fold, layers
-from adapters.moments import Stats, check_rows, check_stats, init_stats, track_stats
-from adapters.optim import Name, Optimizer
-from adapters.teacher import RestoreMask, follow, restore, seeded, uniform
-from models import Backbone, Output, Reference, Tensors
+from tta_server.adapters.augment import Augment, augment, forward_views, spawn
+from tta_server.adapters.base import State, Step, accept, group, register, ungroup
+from tta_server.adapters.losses import cross_entropy, symmetric_cross_entropy
+from tta_server.adapters.low_rank import draw, fold, layers
+from tta_server.adapters.moments import Stats, check_rows, check_stats, init_stats, track_stats
+from tta_server.adapters.optim import Name, Optimizer
+from tta_server.adapters.teacher import RestoreMask, follow, restore, seeded, uniform
+from tta_server.models import Backbone, Output, Reference, Tensors
 
 _UNCERTAINTY = 0.1
 

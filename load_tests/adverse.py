@@ -11,7 +11,7 @@ from tta_server.evaluate.corruptions import CORRUPTIONS
 from tta_server.evaluate.datasets import CLEAN, Condition, Dataset
 from tta_server.evaluate.protocols import Domain, Phase
 from tta_server.evaluate.reader import Reader
-from tta_server.runtime.window import Rows
+from tta_server.streams.window import Rows
 
 UNCOUNTED = -9
 """Label of what has no right answer, such as an outlier: neither model is asked for it."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from load_tests.cases import NETWORKS, Case, Network, cases, network
 from load_tests.clock import Clock, Pairs, Run, alternate, clock_for, spread
 from load_tests.machine import describe, load_average
-from models.backbone import size_bytes
+from tta_server.models.backbone import size_bytes
 
 _VERBS = ("predict", "adapt")
 

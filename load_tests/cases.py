@@ -8,10 +8,10 @@ import torch
 import torchvision
 from torch import nn
 
-import adapters
-from adapters import Adapter, State
-from models import Reference, TorchBackbone, glyphs
-from models.weights import load_weights, read_weights
+from tta_server import adapters
+from tta_server.adapters import Adapter, State
+from tta_server.models import Reference, TorchBackbone, glyphs
+from tta_server.models.weights import load_weights, read_weights
 
 NETWORKS = ("glyphs", "resnet50", "vit_b_16")
 MEMORY_ROWS = 1000

@@ -13,7 +13,7 @@ import orjson
 from PIL import Image
 
 from load_tests.connections import Connections
-from models import glyphs
+from tta_server.models import glyphs
 
 _TIMEOUT_S = 30.0
 _DIFFERENT_BODIES = 64

@@ -18,18 +18,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-import adapters
-from adapters import Adapter
 from load_tests.adverse import DEMO_RATE, UNCOUNTED, Album, Stream, streams
 from load_tests.machine import describe, load_average
-from models import catalog
+from tta_server import adapters
+from tta_server.adapters import Adapter
 from tta_server.evaluate.protocols import PROTOCOLS, Course, plan
 from tta_server.evaluate.published import open_dataset
 from tta_server.evaluate.reader import Reader
 from tta_server.evaluate.run import Bench, run
 from tta_server.evaluate.session import Session
-from tta_server.runtime.window import Rows
-from tta_server.settings import Guard as Settings
+from tta_server.models import catalog
+from tta_server.settings import GuardSettings
+from tta_server.streams.window import Rows
 
 COUNTED, TOGETHER, MARGIN = 64, 20, 0.03  # images of a counted window; windows of a running mean; allowed excess
 _SLOW_IMAGES = 16
@@ -94,7 +94,7 @@ def _survives(bench: Bench, stream: Stream) -> bool:
     images, labels = stream.make()
     bench = replace(bench, batch=stream.window)
     tent = adapters.create("tent", **stream.settings)
-    guarded = replace(bench, guard=Settings()).session(tent, inline=False)
+    guarded = replace(bench, guard=GuardSettings()).session(tent, inline=False)
     frozen = _wrong(bench.session(adapters.create("source"), inline=False), images, labels, 64)
     alone = _wrong(bench.session(tent, inline=False), images, labels, stream.request)
     kept = _wrong(guarded, images, labels, stream.request)
@@ -151,7 +151,7 @@ def _protocol(bench: Bench, protocol: str, images: int, clean: bool) -> bool:
     phases = plan(protocol, dataset, Course(images=images, clean=clean))
     bench.reader.prepare(phases, lambda _images: None)
     tent: Adapter = adapters.create("tent")
-    tries = [(bench, adapters.create("source")), (bench, tent), (replace(bench, guard=Settings()), tent)]
+    tries = [(bench, adapters.create("source")), (bench, tent), (replace(bench, guard=GuardSettings()), tent)]
     results = [run(each, adapter, adapter.name, protocol, phases, lambda _images: None) for each, adapter in tries]
     columns = [[result.mean, result.clean, result.clean_again] for result in results]
     errors = [[value or 0.0 for value in column] for column in columns]
@@ -172,7 +172,7 @@ def _healthy(bench: Bench, album: Album, windows: int, rates: Sequence[float]) -
     stretches = [(images, labels, _wrong(source, images, labels, 64)) for images, labels in album.everything()]
     for rate in rates:
         tent = adapters.create("tent", lr=rate)
-        session = replace(bench, batch=_SLOW_IMAGES, guard=Settings()).session(tent, inline=False)
+        session = replace(bench, batch=_SLOW_IMAGES, guard=GuardSettings()).session(tent, inline=False)
         seen: Counter[str] = Counter()
         for images, labels, frozen in _endless(stretches, windows):
             seen["source"] += session.stream.answers_as_source

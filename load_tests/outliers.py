@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import models
 from load_tests.clock import alternate, clock_for, spread
 from load_tests.machine import describe, load_average
-from models import Backbone, glyphs
-from models.robust import robust
+from tta_server import models
 from tta_server.evaluate.corruptions import corrupt
+from tta_server.models import Backbone, glyphs
+from tta_server.models.robust import robust
 
 _SHARES = (0.0, 0.05, 0.1, 0.2)
 _DOMAINS = ("clean", "fog", "contrast", "gaussian_noise")

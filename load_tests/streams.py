@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from adapters import Adapter, State
-from adapters.stack import adapt_stacked, predict_stacked
 from load_tests.cases import Case, cases, network
 from load_tests.clock import Clock, Run, clock_for, spread
 from load_tests.machine import describe, load_average
-from models import TorchBackbone
+from tta_server.adapters import Adapter, State
+from tta_server.adapters.stack import adapt_stacked, predict_stacked
+from tta_server.models import TorchBackbone
 
 SIDES = ("loop", "stacked", "one model")
 TOLERANCE = 1e-5

@@ -1,10 +1,10 @@
 """The frozen side: networks, their normalisation layers, preprocessing and the catalog of models."""
 
-from models.backbone import EMPTY, Backbone, Output, Spec, Statistics, Tensors
-from models.catalog import Model, load
-from models.preprocess import Preprocess
-from models.reference import Reference, load_reference
-from models.torch_backbone import TorchBackbone
+from tta_server.models.backbone import EMPTY, Backbone, Output, Spec, Statistics, Tensors
+from tta_server.models.catalog import Model, load
+from tta_server.models.preprocess import Preprocess
+from tta_server.models.reference import Reference, load_reference
+from tta_server.models.torch_backbone import TorchBackbone
 
 __all__ = [
     "EMPTY",

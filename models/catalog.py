@@ -10,12 +10,12 @@ import torch
 import torchvision
 from torch import nn
 
-from models import glyphs
-from models.preprocess import Preprocess
-from models.reference import Reference, beside, load_reference
-from models.torch_backbone import TorchBackbone
-from models.weights import load_weights, read_weights
-from models.wide_resnet import CIFAR10_LABELS, WideResNet
+from tta_server.models import glyphs
+from tta_server.models.preprocess import Preprocess
+from tta_server.models.reference import Reference, beside, load_reference
+from tta_server.models.torch_backbone import TorchBackbone
+from tta_server.models.weights import load_weights, read_weights
+from tta_server.models.wide_resnet import CIFAR10_LABELS, WideResNet
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

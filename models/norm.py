@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from models.backbone import Statistics
-from models.slots import median_moments, moments, normalise, normalise_by_batch, normalise_by_stored
+from tta_server.models.backbone import Statistics
+from tta_server.models.slots import median_moments, moments, normalise, normalise_by_batch, normalise_by_stored
 
 
 @dataclass

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from models.backbone import Backbone, Tensors
+from tta_server.models.backbone import Backbone, Tensors
 
 SCHEMA = 1
 _KEY = "tta_reference"

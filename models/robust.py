@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from models.backbone import EMPTY, Backbone, Output, Statistics, Tensors
+from tta_server.models.backbone import EMPTY, Backbone, Output, Statistics, Tensors
 
 
 def robust(backbone: Backbone, full_rows: int, median: bool = False) -> Backbone:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor
 
-from models.backbone import EMPTY, Backbone, Output, Statistics, Tensors
+from tta_server.models.backbone import EMPTY, Backbone, Output, Statistics, Tensors
 
 
 @runtime_checkable

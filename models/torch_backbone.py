@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from models.backbone import EMPTY, Output, Spec, Statistics, Tensors
-from models.norm import NormCall, StreamNorm, replace_batch_norm
+from tta_server.models.backbone import EMPTY, Output, Spec, Statistics, Tensors
+from tta_server.models.norm import NormCall, StreamNorm, replace_batch_norm
 
 _AFFINE_NORMS = (StreamNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import TorchBackbone
 from tests.networks import golden, layer_norm_network, reference_network
+from tta_server.models import TorchBackbone
 
 
 @pytest.fixture(scope="session")

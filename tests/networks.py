@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models import Backbone, Reference
+from tta_server.models import Backbone, Reference
 
 GOLDENS = Path(__file__).parent / "goldens"
 

@@ -1,6 +1,6 @@
 """Compare states bit for bit."""
 
-from adapters import State
+from tta_server.adapters import State
 
 
 def bits(state: State) -> dict[str, bytes]:

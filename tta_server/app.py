@@ -12,22 +12,19 @@ from dataclasses import dataclass
 import torch
 from fastapi import FastAPI
 
-import models
-from models import Backbone, Model, Preprocess
-from models.robust import robust
-from tta_server import __version__
+from tta_server import __version__, models
 from tta_server.api import audit, health, infer, labels, predict, responses, states, streams
 from tta_server.api.caller import Callers
 from tta_server.api.decoding import Decoding
 from tta_server.api.middleware import Accounting, BodyLimit
+from tta_server.models import Backbone, Model, Preprocess
+from tta_server.models.robust import robust
 from tta_server.runtime.assemble import Kept, assemble
 from tta_server.runtime.engine import Engine
-from tta_server.safety.audit import Audit
-from tta_server.safety.keeper import Keeper
-from tta_server.safety.store import Store
-from tta_server.settings import Engine as EngineSettings
-from tta_server.settings import Model as ModelSettings
-from tta_server.settings import Settings, Storage, make_adapter, make_preprocess
+from tta_server.settings import EngineSettings, ModelSettings, Settings, StorageSettings, make_adapter, make_preprocess
+from tta_server.storage.audit import Audit
+from tta_server.storage.keeper import Keeper
+from tta_server.storage.store import Store
 from tta_server.telemetry.metrics import Metrics
 
 _DESCRIPTION = "Predictions from a frozen network that adapts to each stream of input while it answers."
@@ -119,7 +116,7 @@ def use_threads(settings: EngineSettings) -> None:
     torch.set_num_threads(settings.threads or max(1, torch.get_num_threads() - 1))
 
 
-def open_storage(settings: Storage) -> Kept:
+def open_storage(settings: StorageSettings) -> Kept:
     """Take the storage that the configuration names; without one, a folder that is gone when the process ends.
 
     Raises:

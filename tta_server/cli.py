@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from models.catalog import architectures
 from tta_server import __version__, replay_command
-from tta_server.evaluate import calibrate_command, evaluate_command
+from tta_server.calibrate import calibrate_command
+from tta_server.evaluate import evaluate_command
+from tta_server.models.catalog import architectures
 from tta_server.settings import Settings, load_settings
 
 
@@ -106,6 +107,6 @@ def _demo(options: argparse.Namespace) -> int:
     missing = [name for name in ("cv2", "httpx", "matplotlib", "scipy") if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f"the demo needs {', '.join(missing)}; install tta-server[evaluate]")
-    from tta_server.evaluate.demo import demo
+    from tta_server.demo.demo_command import demo
 
     return demo(options.images, options.severity, options.out, options.port, keep=not options.once)

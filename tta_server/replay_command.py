@@ -6,17 +6,16 @@ from pathlib import Path
 import torch
 from safetensors.torch import load
 
-from adapters import Adapter, State
-from adapters.checkpoint import dump_state, load_state, state_digest
-from models import Model
+from tta_server.adapters import Adapter, State
+from tta_server.adapters.checkpoint import dump_state, load_state, state_digest
 from tta_server.app import load_model, served, use_threads
+from tta_server.guard.trust import Trust
+from tta_server.models import Model
 from tta_server.runtime.device import images
-from tta_server.safety.audit import Audit, Entry
-from tta_server.safety.replay import Lesson, replay
-from tta_server.safety.store import Store
-from tta_server.safety.trust import Trust
-from tta_server.settings import Adapter as Section
-from tta_server.settings import Settings, load_settings, make_adapter
+from tta_server.settings import AdapterSettings, Settings, load_settings, make_adapter
+from tta_server.storage.audit import Audit, Entry
+from tta_server.storage.replay import Lesson, replay
+from tta_server.storage.store import Store
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,4 +80,4 @@ def _lesson(model: Model, adapter: Adapter, settings: Settings, store: Store, st
 
 
 def _remade(entry: Entry) -> Adapter:
-    return make_adapter(Section(name=entry.extra["adapter"], settings=entry.extra["settings"]))
+    return make_adapter(AdapterSettings(name=entry.extra["adapter"], settings=entry.extra["settings"]))

@@ -26,8 +26,8 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
-import adapters
-from models import Preprocess
+from tta_server import adapters
+from tta_server.models import Preprocess
 
 PREFIX = "TTA_"
 _FILE_VARIABLE = "TTA_CONFIG"
@@ -55,7 +55,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Server(Section):
+class ServerSettings(Section):
     """Where the server listens."""
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
@@ -63,7 +63,7 @@ class Server(Section):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
-class Model(Section):
+class ModelSettings(Section):
     """Which network is served."""
 
     architecture: str = Field("glyphs", description="'glyphs', a torchvision classifier, or 'package.module:factory'.")
@@ -80,7 +80,7 @@ class Model(Section):
     )
 
 
-class Adapter(Section):
+class AdapterSettings(Section):
     """How streams learn."""
 
     name: str = Field("tent", description="One of: " + ", ".join(adapters.names()))
@@ -89,7 +89,7 @@ class Adapter(Section):
     )
 
 
-class Statistics(Section):
+class StatisticsSettings(Section):
     """How much a window's own normalisation statistics are trusted."""
 
     full_rows: int = Field(
@@ -100,7 +100,7 @@ class Statistics(Section):
     )
 
 
-class Engine(Section):
+class EngineSettings(Section):
     """How requests are batched and windows gathered."""
 
     max_rows: int = Field(64, ge=1, description="Most images in one forward, and so in one request.")
@@ -130,7 +130,7 @@ class Engine(Section):
     )
 
     @model_validator(mode="after")
-    def _fits(self) -> "Engine":
+    def _fits(self) -> "EngineSettings":
         if (self.window_min_rows or 0) > self.window_rows:
             raise ValueError(
                 f"window_min_rows is {self.window_min_rows}, expected at most window_rows, {self.window_rows}"
@@ -148,13 +148,13 @@ class Engine(Section):
         return self
 
 
-class Stream(Section):
+class StreamSettings(Section):
     """What one named stream does differently."""
 
     mode: Mode = "after"
 
 
-class Streams(Section):
+class StreamsSettings(Section):
     """The streams of input."""
 
     mode: Mode = Field(
@@ -183,10 +183,12 @@ class Streams(Section):
     max_labelled: int = Field(
         100, ge=0, description="Streams with metric series of their own; the rest share '_other'."
     )
-    named: dict[StreamName, Stream] = Field(default_factory=dict, description="Streams that differ from `mode`.")
+    named: dict[StreamName, StreamSettings] = Field(
+        default_factory=dict, description="Streams that differ from `mode`."
+    )
 
 
-class Guard(Section):
+class GuardSettings(Section):
     """What the guard lets pass. Most limits are relative to what the frozen model, or the reference bundle, shows."""
 
     enabled: bool = Field(True, description="Judge every step before it is taken over.")
@@ -235,7 +237,7 @@ class Guard(Section):
     )
 
 
-class Storage(Section):
+class StorageSettings(Section):
     """What outlives the process."""
 
     url: str = Field(
@@ -254,7 +256,7 @@ class Storage(Section):
     inputs_max_bytes: int = Field(2**30, ge=0, description="Most bytes of such windows for each stream.")
 
 
-class Limits(Section):
+class LimitsSettings(Section):
     """What a request may be."""
 
     max_body_bytes: int = Field(32 * 2**20, ge=1024, description="Most bytes in a request body.")
@@ -275,15 +277,15 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
 
-    server: Server = Server()
-    model: Model = Model()
-    adapter: Adapter = Adapter()
-    statistics: Statistics = Statistics()
-    engine: Engine = Engine()
-    streams: Streams = Streams()
-    guard: Guard = Guard()
-    storage: Storage = Storage()
-    limits: Limits = Limits()
+    server: ServerSettings = ServerSettings()
+    model: ModelSettings = ModelSettings()
+    adapter: AdapterSettings = AdapterSettings()
+    statistics: StatisticsSettings = StatisticsSettings()
+    engine: EngineSettings = EngineSettings()
+    streams: StreamsSettings = StreamsSettings()
+    guard: GuardSettings = GuardSettings()
+    storage: StorageSettings = StorageSettings()
+    limits: LimitsSettings = LimitsSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -334,7 +336,7 @@ def load_settings(path: Path | None = None, overrides: dict[str, dict[str, Any]]
     return settings
 
 
-def make_adapter(section: Adapter) -> adapters.Adapter:
+def make_adapter(section: AdapterSettings) -> adapters.Adapter:
     """Return the adapter that the configuration asks for, its settings converted to their declared types.
 
     Raises:

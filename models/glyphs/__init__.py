@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from models.glyphs.network import GlyphNet
-from models.glyphs.spec import INPUT_SHAPE, LABELS, MEAN, STD
+from tta_server.models.glyphs.network import GlyphNet
+from tta_server.models.glyphs.spec import INPUT_SHAPE, LABELS, MEAN, STD
 
 __all__ = ["INPUT_SHAPE", "LABELS", "MEAN", "REFERENCE", "STD", "WEIGHTS", "build", "images"]
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from models.glyphs.packages import PACKAGES, RELATED
-from models.glyphs.spec import LABELS
+from tta_server.models.glyphs.packages import PACKAGES, RELATED
+from tta_server.models.glyphs.spec import LABELS
 
 TEST_SHARE = 0.2  # of the packages, related ones counted once
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.glyphs.fonts import CAP_HEIGHT_PX, Face
-from models.glyphs.spec import INPUT_SHAPE, LABELS
+from tta_server.models.glyphs.fonts import CAP_HEIGHT_PX, Face
+from tta_server.models.glyphs.spec import INPUT_SHAPE, LABELS
 
 SIZE = INPUT_SHAPE[1]
 CAP_HEIGHTS_PX = (13.0, 22.0)

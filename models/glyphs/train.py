@@ -1,4 +1,4 @@
-"""Make the weights and the packed images again: `python -m models.glyphs.train`.
+"""Make the weights and the packed images again: `python -m tta_server.models.glyphs.train`.
 
 Needs the Debian packages listed in packages.py; takes about seven minutes on two CPU cores.
 """
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from models.glyphs import MEAN, STD, WEIGHTS, build, fonts, render
-from models.glyphs.spec import LABELS
+from tta_server.models.glyphs import MEAN, STD, WEIGHTS, build, fonts, render
+from tta_server.models.glyphs.spec import LABELS
 
 COUNTS = {"training": 60_000, "test": 3_000, "source": 1_000}
 BATCH = 128

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import adapters
-from adapters.adanpc import _remember
-from models import Output, Reference
 from tests.networks import golden
+from tta_server import adapters
+from tta_server.adapters.adanpc import _remember
+from tta_server.models import Output, Reference
 
 
 class GivenFeatures:

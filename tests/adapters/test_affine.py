@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch.func import vmap
 
-from adapters.affine import descend, init_affine
-from adapters.losses import entropy
-from adapters.optim import Optimizer
 from tests.states import bits
+from tta_server.adapters.affine import descend, init_affine
+from tta_server.adapters.losses import entropy
+from tta_server.adapters.optim import Optimizer
 
 SGD = Optimizer("sgd", 0.01, 0.9)
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.testing import assert_close
 from torchvision.transforms.v2 import functional as vision
 
-from adapters import augment as module
-from adapters.augment import augment, forward_views
-from models import TorchBackbone
+from tta_server.adapters import augment as module
+from tta_server.adapters.augment import augment, forward_views
+from tta_server.models import TorchBackbone
 
 
 def seeded(seed: int) -> torch.Generator:

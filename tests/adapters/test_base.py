@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import adapters
-from adapters import base
-from adapters.source import Source
-from adapters.tent import Tent
+from tta_server import adapters
+from tta_server.adapters import base
+from tta_server.adapters.source import Source
+from tta_server.adapters.tent import Tent
 
 FAST = settings(deadline=None, max_examples=50)
 words = st.text("abc./", max_size=6)

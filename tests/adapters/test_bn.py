@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from adapters.bn import BN
-from models import TorchBackbone
 from tests.networks import golden, reference_network
+from tta_server.adapters.bn import BN
+from tta_server.models import TorchBackbone
 
 
 def test_batch_statistics_reproduce_the_reference_outputs(backbone, batches):

@@ -8,12 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
-import adapters
-from adapters import dump_state, load_state
-from adapters.checkpoint import load_beside, read_about, state_digest
-from models import TorchBackbone
 from tests.networks import reference_network
 from tests.states import bits
+from tta_server import adapters
+from tta_server.adapters import dump_state, load_state
+from tta_server.adapters.checkpoint import load_beside, read_about, state_digest
+from tta_server.models import TorchBackbone
 
 FUZZ = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 DAMAGED = "not a state file of this server, or a damaged one"

@@ -9,11 +9,11 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.testing import assert_close
 
-from adapters import dump_state, load_state
-from adapters.base import group
-from adapters.cotta import Cotta
 from tests.networks import GOLDENS, golden
 from tests.states import bits
+from tta_server.adapters import dump_state, load_state
+from tta_server.adapters.base import group
+from tta_server.adapters.cotta import Cotta
 
 
 def deterministic_view(images: Tensor, index: int, generator: torch.Generator) -> Tensor:

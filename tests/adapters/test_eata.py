@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-import adapters
-from adapters import eata
-from models import Reference
 from tests.networks import GOLDENS, golden
 from tests.states import bits
+from tta_server import adapters
+from tta_server.adapters import eata
+from tta_server.models import Reference
 
 
 @pytest.fixture(scope="module")

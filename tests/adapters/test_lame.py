@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-import adapters
 from tests.networks import golden
+from tta_server import adapters
 
 
 def test_it_matches_the_authors_outputs(backbone, batches):

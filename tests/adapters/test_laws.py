@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import adapters
-from adapters import Adapter, State
-from models import TorchBackbone
 from tests.networks import bundle, reference_network
 from tests.states import bits
+from tta_server import adapters
+from tta_server.adapters import Adapter, State
+from tta_server.models import TorchBackbone
 
 # A new adapter gets at least one row here; `test_every_adapter_is_under_the_laws` sees to it.
 VARIANTS: dict[str, dict] = {

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Categorical
 from torch.testing import assert_close
 
-from adapters.losses import entropy
+from tta_server.adapters.losses import entropy
 
 FAST = settings(deadline=None, max_examples=50)
 scores = st.floats(-50, 50, width=32)

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from adapters.moments import MIN_GAIN, check_rows, check_stats, gain, init_stats, predict, track
-from models import TorchBackbone
 from tests.networks import reference_network
+from tta_server.adapters.moments import MIN_GAIN, check_rows, check_stats, gain, init_stats, predict, track
+from tta_server.models import TorchBackbone
 
 FAST = settings(deadline=None, max_examples=100)
 CHANNELS = 4

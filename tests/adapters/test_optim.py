@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from adapters.optim import Optimizer
+from tta_server.adapters.optim import Optimizer
 
 FAST = settings(deadline=None, max_examples=40)
 SHAPES = {"a.weight": (5,), "b.bias": (2, 3), "c": (1,)}

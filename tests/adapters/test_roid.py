@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cosine_similarity
 
-import adapters
 from tests.networks import reference_network
+from tta_server import adapters
 
 
 def darker(images, index, generator):

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-import adapters
 from tests.networks import reference_network
+from tta_server import adapters
 
 
 def darker(images, index, generator):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-import adapters
 from tests.networks import reference_network
 from tests.states import bits
+from tta_server import adapters
 
 
 def independent(batches, lr: float, momentum: float, rho: float, margin: float, layers: list[str]):

@@ -1,6 +1,6 @@
 import torch
 
-from adapters.source import Source
+from tta_server.adapters.source import Source
 
 
 def test_the_answer_is_that_of_the_frozen_model_whatever_came_before(backbone, batches):

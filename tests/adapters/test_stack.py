@@ -2,13 +2,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-import adapters
-from adapters import State
-from adapters.stack import adapt_stacked, predict_stacked, stack, unstack
-from models import TorchBackbone
 from tests.adapters.test_laws import BATCH_MODE, VARIANTS, begin, layout, learn, make
 from tests.networks import reference_network
 from tests.states import bits
+from tta_server import adapters
+from tta_server.adapters import State
+from tta_server.adapters.stack import adapt_stacked, predict_stacked, stack, unstack
+from tta_server.models import TorchBackbone
 
 STACKABLE = [name for name in VARIANTS if make(name).stackable]
 UNSTACKABLE = [name for name in VARIANTS if not make(name).stackable]

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from adapters.losses import entropy
-from adapters.tent import Tent
-from models import TorchBackbone
 from tests.networks import golden, layer_norm_network, reference_network
+from tta_server.adapters.losses import entropy
+from tta_server.adapters.tent import Tent
+from tta_server.models import TorchBackbone
 
 
 class TorchTent:

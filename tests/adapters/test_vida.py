@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.testing import assert_close
 
-from adapters.base import group
-from adapters.low_rank import draw, fold, layers
-from adapters.vida import Vida
-from models import Reference, TorchBackbone
 from tests.networks import GOLDENS, golden
 from tests.states import bits
+from tta_server.adapters.base import group
+from tta_server.adapters.low_rank import draw, fold, layers
+from tta_server.adapters.vida import Vida
+from tta_server.models import Reference, TorchBackbone
 
 # The reference's names of the parts of an adapted Linear layer, in its order.
 PARTS = {

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torchvision.models import vit_b_16
 
-import adapters
-from models import TorchBackbone
 from tests.networks import bundle
+from tta_server import adapters
+from tta_server.models import TorchBackbone
 
 # Small images, few views: the network is the real one, 86 million parameters, and the test is to take seconds.
 SETTINGS: dict[str, dict] = {

@@ -1,6 +1,6 @@
 import pytest
 
-from tta_server.safety.failpoints import POINTS
+from tta_server.storage.failpoints import POINTS
 
 
 def pytest_addoption(parser):

@@ -12,10 +12,10 @@ import random
 from functools import partial
 from multiprocessing.connection import Connection
 
-from tta_server.safety import failpoints
-from tta_server.safety.audit import Audit, Entry
-from tta_server.safety.keeper import Keeper
-from tta_server.safety.store import Store
+from tta_server.storage import failpoints
+from tta_server.storage.audit import Audit, Entry
+from tta_server.storage.keeper import Keeper
+from tta_server.storage.store import Store
 
 STREAMS = ("camera", "door", "roof", "yard")
 _SEGMENT_BYTES = 20_000

@@ -16,7 +16,7 @@ import pytest
 
 from tests.crash.processes import PROCESSES
 from tests.crash.saver import STREAMS, content, entry, open_store, save, version_of, window
-from tta_server.safety.failpoints import POINTS
+from tta_server.storage.failpoints import POINTS
 
 LONGEST_S = 0.3
 PATIENCE_S = 30.0

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from safetensors.torch import load
 
-from adapters.checkpoint import read_about, state_digest
 from tests.crash.victim import Victim
 from tests.tta_server.test_server import infer, stream
-from tta_server.safety.audit import Audit
-from tta_server.safety.store import Store
+from tta_server.adapters.checkpoint import read_about, state_digest
+from tta_server.storage.audit import Audit
+from tta_server.storage.store import Store
 
 STREAMS = ("camera", "door", "roof")
 LESSONS = 8

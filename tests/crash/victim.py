@@ -9,9 +9,9 @@ import httpx
 import yaml
 
 from tests.crash.processes import PROCESSES
-from tta_server.safety import failpoints
 from tta_server.serve import serve
 from tta_server.settings import load_settings
+from tta_server.storage import failpoints
 
 START_WITHIN_S = 90.0
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.glyphs import images
+from tta_server.models.glyphs import images
 
 DEADLINE_S = 40
 ROWS = 16

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from tta_server.app import build
-from tta_server.safety.keeper import Keeper
 from tta_server.serve import _DRAIN_S
 from tta_server.settings import Settings, load_settings
+from tta_server.storage.keeper import Keeper
 
 KINDS = ("ConfigMap", "Deployment", "PersistentVolumeClaim", "Service")
 PROBES = ("startupProbe", "livenessProbe", "readinessProbe")

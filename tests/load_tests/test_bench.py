@@ -3,9 +3,9 @@ import re
 import pytest
 import torch
 
-import adapters
 from load_tests.bench import main
 from load_tests.clock import alternate
+from tta_server import adapters
 
 RATIO = re.compile(r"\d+\.\d\d \(\d+\.\d\d-\d+\.\d\d\)")
 

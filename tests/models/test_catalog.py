@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
-from models import Preprocess, glyphs, load
-from models.catalog import architectures, default_preprocess
+from tta_server.models import Preprocess, glyphs, load
+from tta_server.models.catalog import architectures, default_preprocess
 
 SMALL = "shufflenet_v2_x0_5"  # the quickest of torchvision's to build
 
@@ -275,7 +275,7 @@ def test_importing_and_loading_open_no_connection(tmp_path, small_weights):
         socket.getaddrinfo = socket.create_connection = refuse
 
         import models, adapters
-        from models.catalog import default_preprocess
+        from tta_server.models.catalog import default_preprocess
 
         models.load("glyphs")
         models.load(sys.argv[1], weights=sys.argv[2], classes=4)

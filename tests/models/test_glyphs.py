@@ -6,7 +6,7 @@ import torch
 from PIL import ImageFont
 from safetensors.torch import load_file
 
-from models.glyphs import INPUT_SHAPE, LABELS, MEAN, STD, WEIGHTS, build, fonts, images, render
+from tta_server.models.glyphs import INPUT_SHAPE, LABELS, MEAN, STD, WEIGHTS, build, fonts, images, render
 
 COUNTS = {"test": 3_000, "source": 1_000}
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-import models.slots
-from models.norm import NormCall, StreamNorm, replace_batch_norm
+from tta_server.models import slots
+from tta_server.models.norm import NormCall, StreamNorm, replace_batch_norm
 
 KINDS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
@@ -183,7 +183,7 @@ def test_stacked_streams_are_normalised_each_on_its_own(formula, shape, affine, 
     together = stacked_norm(norm, statistics, 3)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models.slots, "_fused", lambda x: not formula)
+        patch.setattr(slots, "_fused", lambda x: not formula)
         answers = together(xs.flatten(0, 1)).view(xs.shape)
         (answers.pow(3) * weights).sum().backward()
 

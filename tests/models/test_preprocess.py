@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from models import Preprocess
+from tta_server.models import Preprocess
 
 FAST = settings(deadline=None, max_examples=60)
 # Pillow's names for what a camera or a scanner may send

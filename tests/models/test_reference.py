@@ -6,11 +6,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-import adapters
-from adapters.base import check
-from models import Reference, TorchBackbone, glyphs, load, load_reference
-from models.reference import beside
 from tests.networks import layer_norm_network
+from tta_server import adapters
+from tta_server.adapters.base import check
+from tta_server.models import Reference, TorchBackbone, glyphs, load, load_reference
+from tta_server.models.reference import beside
 
 
 @pytest.fixture

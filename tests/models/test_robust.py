@@ -7,13 +7,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-import adapters
-import models
-from adapters.stack import adapt_stacked
-from models import glyphs
-from models.robust import robust
-from models.slots import median_moments
 from tests.states import bits
+from tta_server import adapters, models
+from tta_server.adapters.stack import adapt_stacked
+from tta_server.models import glyphs
+from tta_server.models.robust import robust
+from tta_server.models.slots import median_moments
 
 
 def test_enough_images_are_normalised_as_without(backbone, batch):

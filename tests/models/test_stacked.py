@@ -3,9 +3,9 @@ import torch
 from torch.func import grad, vmap
 from torch.testing import assert_close
 
-from models import TorchBackbone
-from models.stacked import stacked
 from tests.networks import reference_network
+from tta_server.models import TorchBackbone
+from tta_server.models.stacked import stacked
 
 STREAMS = 3
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from models import TorchBackbone
 from tests.networks import layer_norm_network, reference_network
+from tta_server.models import TorchBackbone
 
 SHAPE = (3, 8, 8)
 

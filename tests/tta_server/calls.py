@@ -10,8 +10,8 @@ import numpy as np
 import orjson
 from safetensors.torch import load
 
-from adapters.checkpoint import state_digest
-from models import glyphs
+from tta_server.adapters.checkpoint import state_digest
+from tta_server.models import glyphs
 
 PATIENCE_S = 60
 INFER = "/v2/models/glyphs/infer"

@@ -11,9 +11,9 @@ import pytest
 import torch
 import yaml
 
-from models.catalog import architectures
 from tta_server import __version__
 from tta_server.cli import main
+from tta_server.models.catalog import architectures
 from tta_server.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 import tta_server.runtime.engine as engine_module
-from models import Model, Preprocess
 from tests.server import Running, running
 from tests.tta_server.calls import (
     INFER,
@@ -37,9 +36,10 @@ from tests.tta_server.calls import (
 from tests.tta_server.pictures import encoded, png, scene
 from tests.tta_server.runtime.fakes import rows, tiny
 from tta_server.app import Service, build
+from tta_server.models import Model, Preprocess
 from tta_server.runtime.commands import Who
-from tta_server.runtime.stream import Stream
 from tta_server.settings import load_settings
+from tta_server.streams.stream import Stream
 
 ROWS = 4
 CONFIG = {

@@ -7,13 +7,12 @@ import pytest
 import torch
 from scipy.stats import entropy
 
-import adapters
-import models
-from models import glyphs
 from tests.server import running
 from tests.tta_server.calls import infer, until
 from tests.tta_server.runtime.fakes import ask, close, learn_all, opened
+from tta_server import adapters, models
 from tta_server.app import open_storage
+from tta_server.models import glyphs
 from tta_server.runtime.assemble import assemble
 from tta_server.settings import load_settings
 from tta_server.telemetry.metrics import Metrics

@@ -7,12 +7,12 @@ import httpx
 import numpy as np
 import pytest
 
-from models import Model, Preprocess, glyphs
 from tests.server import Running, running
 from tests.tta_server.calls import INFER, UNGUARDED, body, glyph_images, infer, metric, stream
 from tests.tta_server.pictures import png
 from tests.tta_server.runtime.fakes import rows, tiny
 from tta_server.app import build
+from tta_server.models import Model, Preprocess, glyphs
 from tta_server.settings import load_settings
 
 COUNT = 8

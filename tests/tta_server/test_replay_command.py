@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from safetensors.torch import load
 
-from adapters.checkpoint import state_digest
-from models import glyphs
 from tests.server import running
 from tests.tta_server.test_server import infer, stream, until
+from tta_server.adapters.checkpoint import state_digest
 from tta_server.cli import main
-from tta_server.safety.audit import Audit
-from tta_server.safety.store import Store
+from tta_server.models import glyphs
+from tta_server.storage.audit import Audit
+from tta_server.storage.store import Store
 
 ROWS = 8
 STREAMS = ("gate-1", "gate-2", "gate-3")

@@ -5,13 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import adapters
-import models
-from models import Model, glyphs
 from tests.states import bits
 from tests.tta_server.runtime.fakes import ask, close, learn_all, opened
+from tta_server import adapters, models
 from tta_server.app import open_storage
 from tta_server.evaluate.corruptions import corrupt
+from tta_server.models import Model, glyphs
 from tta_server.runtime.assemble import assemble
 from tta_server.runtime.worker import Worker
 from tta_server.settings import load_settings

@@ -15,14 +15,14 @@ import torchvision
 from PIL import Image
 from safetensors.torch import save_file
 
-from models import Model, Preprocess, glyphs
-from models.catalog import default_preprocess
 from tests.server import Running, running
 from tests.tta_server import calls
 from tests.tta_server.calls import INFER, PATIENCE_S, UNGUARDED, body, infer, metric, said, stream, until
 from tests.tta_server.pictures import encoded, good_files, png, scene
 from tests.tta_server.runtime.fakes import rows, tiny
 from tta_server.app import build
+from tta_server.models import Model, Preprocess, glyphs
+from tta_server.models.catalog import default_preprocess
 from tta_server.runtime.worker import Answer
 from tta_server.settings import load_settings
 

@@ -6,8 +6,7 @@ from fastapi import Path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
 
 from tta_server.api.stream_id import stream_of
-from tta_server.settings import Adapter as Section
-from tta_server.settings import Mode, StreamName
+from tta_server.settings import AdapterSettings, Mode, StreamName
 
 MOST_LABELS = 10_000
 
@@ -41,9 +40,9 @@ class AdapterBody(Body):
     name: str = Field(description="Name of the adapter.", examples=["tent"])
     settings: dict[str, Any] = Field(default_factory=dict, description="Its fields; the rest keep their defaults.")
 
-    def section(self) -> Section:
+    def section(self) -> AdapterSettings:
         """Return the same as the configuration says it."""
-        return Section(name=self.name, settings=self.settings)
+        return AdapterSettings(name=self.name, settings=self.settings)
 
 
 class Listing(Body):

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tta_server.errors import ConstantImage
-from tta_server.runtime.window import is_constant
+from tta_server.streams.window import is_constant
 
 
 def refuse_constant(images: npt.NDArray[Any], names: Sequence[str]) -> None:

@@ -7,14 +7,16 @@ from concurrent.futures import Executor
 from tta_server.api.codec import Pixels, Transform, Upload, decode_all
 from tta_server.api.constant import refuse_constant
 from tta_server.runtime.engine import Engine
-from tta_server.settings import Limits
+from tta_server.settings import LimitsSettings
 from tta_server.telemetry.metrics import Metrics
 
 
 class Decoding:
     """Decode what will find room in the queue; the event loop alone may call it."""
 
-    def __init__(self, transform: Transform, limits: Limits, pool: Executor, engine: Engine, metrics: Metrics) -> None:
+    def __init__(
+        self, transform: Transform, limits: LimitsSettings, pool: Executor, engine: Engine, metrics: Metrics
+    ) -> None:
         """Take the pool.
 
         Args:

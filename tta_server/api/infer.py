@@ -21,7 +21,7 @@ from tta_server.api.waiting import answered
 from tta_server.errors import BadRequest, NotFound
 from tta_server.runtime.answerer import Answer
 from tta_server.runtime.engine import Engine
-from tta_server.settings import Limits
+from tta_server.settings import LimitsSettings
 
 VERSION = "1"
 _OUTPUTS = ("probabilities", "label")
@@ -38,7 +38,7 @@ def router(
     input_shape: tuple[int, int, int],
     labels: tuple[str, ...],
     max_rows: int,
-    limits: Limits,
+    limits: LimitsSettings,
     callers: Callers,
 ) -> APIRouter:
     """Return the routes under /v2.

@@ -7,7 +7,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from models import Model, Reference
 from tta_server import __version__
 from tta_server.app import load_model
 from tta_server.evaluate.corruptions import CORRUPTIONS
@@ -18,8 +17,8 @@ from tta_server.evaluate.reader import Reader
 from tta_server.evaluate.results import SOURCE, Folder, Result
 from tta_server.evaluate.run import Bench, run
 from tta_server.evaluate.variants import Variant
-from tta_server.settings import Guard as GuardSettings
-from tta_server.settings import load_settings
+from tta_server.models import Model, Reference
+from tta_server.settings import GuardSettings, load_settings
 
 # Four windows a domain. On two cores the embedded model then takes about 3 minutes a protocol for all adapters, half of
 # it CoTTA's and a quarter ViDA's. With less, little but the first window after each change would be measured.

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from models import Model, glyphs
 from tta_server.evaluate.corruptions import CORRUPTIONS, corrupt
+from tta_server.models import Model, glyphs
 
 Pixels = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from models import Model, Preprocess
 from tta_server.evaluate.corruptions import CORRUPTIONS, SEVERITIES
 from tta_server.evaluate.datasets import (
     CLEAN,
@@ -23,6 +22,7 @@ from tta_server.evaluate.datasets import (
     list_classes,
     read,
 )
+from tta_server.models import Model, Preprocess
 
 GROUPS = ("", "noise", "blur", "weather", "digital")
 """Folders of ImageNet-C's archives that its corruptions may still lie in."""

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from adapters import Adapter
-from adapters.base import check
-from models import Backbone, Reference
+from tta_server.adapters import Adapter
+from tta_server.adapters.base import check
 from tta_server.evaluate.memory import PeakMemory
 from tta_server.evaluate.protocols import CLEAN_AFTER, CLEAN_BEFORE, Phase, requests
 from tta_server.evaluate.reader import Reader
 from tta_server.evaluate.results import SOURCE, Result
 from tta_server.evaluate.session import Session, StoppedError, ask
-from tta_server.safety.guard import Guard
-from tta_server.settings import Guard as GuardSettings
+from tta_server.guard.guard import Guard
+from tta_server.models import Backbone, Reference
+from tta_server.settings import GuardSettings
 
 Progress = Callable[[int], None]
 

@@ -7,21 +7,21 @@ from typing import Any, TypeVar
 
 import torch
 
-import adapters
-from adapters import Adapter, Step
-from adapters.base import check
-from models import EMPTY, Backbone, Output, Reference
-from models.backbone import size_bytes
+from tta_server import adapters
+from tta_server.adapters import Adapter, Step
+from tta_server.adapters.base import check
 from tta_server.evaluate.datasets import Indices, Pixels
+from tta_server.guard.judge import Judge, Unguarded
+from tta_server.guard.verdict import Admission, Verdict
+from tta_server.models import EMPTY, Backbone, Output, Reference
+from tta_server.models.backbone import size_bytes
 from tta_server.runtime.device import images as on_device
-from tta_server.runtime.history import History
 from tta_server.runtime.learner import Learner, Policy
-from tta_server.runtime.lesson import Lesson
-from tta_server.runtime.stream import Method, Stream
-from tta_server.runtime.window import Window, as_rows
-from tta_server.safety.audit import Event
-from tta_server.safety.unguarded import Judge, Unguarded
-from tta_server.safety.verdict import Admission, Verdict
+from tta_server.storage.audit import Event
+from tta_server.streams.history import History
+from tta_server.streams.lesson import Lesson
+from tta_server.streams.stream import Method, Stream
+from tta_server.streams.window import Window, as_rows
 from tta_server.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)

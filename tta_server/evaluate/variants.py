@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
-import adapters
+from tta_server import adapters
 from tta_server.evaluate.datasets import digest
 from tta_server.evaluate.results import SOURCE
-from tta_server.settings import Adapter as Section
-from tta_server.settings import make_adapter
+from tta_server.settings import AdapterSettings, make_adapter
 
 # A comma outside of brackets, so that a value may be a list.
 _COMMA = re.compile(r",(?![^\[(]*[\])])")
@@ -53,7 +52,7 @@ def variants(names: str, settings: Sequence[str]) -> list[Variant]:
     rows: dict[str, Variant] = {}
     for name in dict.fromkeys([SOURCE, *wanted]):
         for rest in [rest for own, rest in given if own == name] or [""]:
-            adapter = make_adapter(Section(name=name, settings=_values(name, rest)))
+            adapter = make_adapter(AdapterSettings(name=name, settings=_values(name, rest)))
             label = f"{name} {rest}".strip()
             rows[label] = Variant(label, adapter)
     return list(rows.values())

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from adapters import Adapter
-from adapters.stack import predict_stacked
-from models import EMPTY, Backbone, Output
+from tta_server.adapters import Adapter
+from tta_server.adapters.stack import predict_stacked
+from tta_server.models import EMPTY, Backbone, Output
 from tta_server.runtime.device import images, read
-from tta_server.runtime.stream import Method, Stream
-from tta_server.runtime.window import Rows
+from tta_server.streams.stream import Method, Stream
+from tta_server.streams.window import Rows
 
 _LEAST_FILLING = 0.5
 

@@ -3,27 +3,25 @@
 from functools import partial
 from typing import NamedTuple
 
-import adapters
-from adapters import Adapter
-from models import Backbone, Reference
+from tta_server import adapters
+from tta_server.adapters import Adapter
+from tta_server.guard.guard import Guard
+from tta_server.guard.judge import Judge, Unguarded
+from tta_server.models import Backbone, Reference
 from tta_server.runtime.answerer import Answerer
 from tta_server.runtime.commands import Commands
-from tta_server.runtime.journal import Journal
 from tta_server.runtime.learner import Learner, Policy
-from tta_server.runtime.ledger import Ledger
-from tta_server.runtime.methods import Methods
-from tta_server.runtime.registry import Registry
-from tta_server.runtime.schedule import Pace
-from tta_server.runtime.shelf import Shelf
 from tta_server.runtime.worker import Parts, Worker
-from tta_server.safety.audit import Audit
-from tta_server.safety.guard import Guard
-from tta_server.safety.keeper import Keeper
-from tta_server.safety.store import Store
-from tta_server.safety.unguarded import Judge, Unguarded
-from tta_server.settings import Engine as EngineSettings
-from tta_server.settings import Guard as GuardSettings
-from tta_server.settings import Settings
+from tta_server.settings import EngineSettings, GuardSettings, Settings
+from tta_server.storage.audit import Audit
+from tta_server.storage.keeper import Keeper
+from tta_server.storage.store import Store
+from tta_server.streams.journal import Journal
+from tta_server.streams.ledger import Ledger
+from tta_server.streams.methods import Methods
+from tta_server.streams.registry import Registry
+from tta_server.streams.schedule import Pace
+from tta_server.streams.shelf import Shelf
 from tta_server.telemetry.metrics import Metrics
 
 _LEAST_ROWS = 16

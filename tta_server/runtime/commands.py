@@ -8,14 +8,13 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from tta_server.errors import BadRequest, NotFound
-from tta_server.runtime.journal import Journal
-from tta_server.runtime.shelf import Shelf
-from tta_server.runtime.stream import Method, Stream
 from tta_server.runtime.worker import Worker
-from tta_server.safety.audit import Event
-from tta_server.safety.store import Store
-from tta_server.settings import Adapter as Section
-from tta_server.settings import Mode
+from tta_server.settings import AdapterSettings, Mode
+from tta_server.storage.audit import Event
+from tta_server.storage.store import Store
+from tta_server.streams.journal import Journal
+from tta_server.streams.shelf import Shelf
+from tta_server.streams.stream import Method, Stream
 
 
 class Who(NamedTuple):
@@ -87,7 +86,7 @@ class Commands:
         stream = self._existing(name)
         return self._told(stream)
 
-    def create(self, name: str, mode: Mode | None, adapter: Section | None, who: Who) -> dict[str, Any]:
+    def create(self, name: str, mode: Mode | None, adapter: AdapterSettings | None, who: Who) -> dict[str, Any]:
         """Open a stream before its first request.
 
         Raises:
@@ -100,7 +99,7 @@ class Commands:
         self._changed(stream, "create", stream.version, who, _described(stream.method) if adapter else None)
         return self._told(stream)
 
-    def change(self, name: str, mode: Mode | None, adapter: Section | None, who: Who) -> dict[str, Any]:
+    def change(self, name: str, mode: Mode | None, adapter: AdapterSettings | None, who: Who) -> dict[str, Any]:
         """Switch a stream's mode, its adapter's settings, or both.
 
         A state stays as long as the adapter and the layout of its states do; else the stream starts from the source.
@@ -277,7 +276,7 @@ class Commands:
         self._worker.settle(stream)  # it may come back from disk with a window that is due
         return stream
 
-    def _method(self, section: Section | None) -> Method:
+    def _method(self, section: AdapterSettings | None) -> Method:
         return self._methods.of(section) if section else self._methods.default
 
     def _switch(self, stream: Stream, mode: Mode, who: Who) -> None:

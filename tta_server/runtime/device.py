@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from adapters import Adapter
-from adapters.losses import entropy
-from models import Output
-from tta_server.runtime.window import Rows
+from tta_server.adapters import Adapter
+from tta_server.adapters.losses import entropy
+from tta_server.models import Output
+from tta_server.streams.window import Rows
 
 
 def images(parts: Iterable[Rows], device: torch.device) -> torch.Tensor:

@@ -12,9 +12,9 @@ from tta_server.errors import BadRequest, NotReady
 from tta_server.runtime.answerer import Answer, Job
 from tta_server.runtime.batcher import Batcher
 from tta_server.runtime.commands import Commands
-from tta_server.runtime.window import Rows
 from tta_server.runtime.worker import Worker
-from tta_server.settings import Engine as EngineSettings
+from tta_server.settings import EngineSettings
+from tta_server.streams.window import Rows
 from tta_server.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)

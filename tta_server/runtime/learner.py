@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import torch
 
-from adapters import Adapter, Step
-from adapters.stack import adapt_stacked
-from models import EMPTY, Backbone, Output
+from tta_server.adapters import Adapter, Step
+from tta_server.adapters.stack import adapt_stacked
+from tta_server.guard.judge import Unguarded
+from tta_server.guard.verdict import Admission, Serve, Verdict
+from tta_server.models import EMPTY, Backbone, Output
 from tta_server.runtime.device import images
-from tta_server.runtime.lesson import Chronicle, Lesson
-from tta_server.runtime.stream import Stream
-from tta_server.runtime.window import Row, digest
-from tta_server.safety.unguarded import Unguarded
-from tta_server.safety.verdict import Admission, Serve, Verdict
+from tta_server.streams.lesson import Chronicle, Lesson
+from tta_server.streams.stream import Stream
+from tta_server.streams.window import Row, digest
 from tta_server.telemetry.closed_sets import Action, DropReason
 from tta_server.telemetry.metrics import Metrics
 

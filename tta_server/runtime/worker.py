@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adapters import Adapter
-from models import Backbone
+from tta_server.adapters import Adapter
 from tta_server.errors import BadRequest, TTAError
+from tta_server.guard.verdict import Serve
+from tta_server.models import Backbone
 from tta_server.runtime.answerer import Answer, Answerer, Asked, Job, Scores, warm_up
 from tta_server.runtime.device import read
 from tta_server.runtime.learner import Learner
-from tta_server.runtime.ledger import Ledger
-from tta_server.runtime.methods import Methods
-from tta_server.runtime.registry import Registry
-from tta_server.runtime.schedule import Pace, Schedule
-from tta_server.runtime.stream import Stream
-from tta_server.runtime.window import Row, as_rows
-from tta_server.safety.verdict import Serve
+from tta_server.streams.ledger import Ledger
+from tta_server.streams.methods import Methods
+from tta_server.streams.registry import Registry
+from tta_server.streams.schedule import Pace, Schedule
+from tta_server.streams.stream import Stream
+from tta_server.streams.window import Row, as_rows
 from tta_server.telemetry.closed_sets import DropReason
 from tta_server.telemetry.metrics import Metrics
 

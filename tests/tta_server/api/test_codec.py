@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from models.preprocess import Preprocess
 from tests.tta_server.pictures import encoded, good_files, png, scene
 from tta_server.api.codec import Upload, decode, decode_all
 from tta_server.errors import BadRequest, TooLarge, TTAError, UnsupportedMedia
+from tta_server.models.preprocess import Preprocess
 
 TRANSFORM = Preprocess((32, 32))
 MAX_PIXELS = 16_000_000

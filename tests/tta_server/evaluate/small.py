@@ -8,9 +8,9 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from models import Model, Preprocess
 from tests.tta_server.runtime.fakes import SHAPE, Tiny, tiny
 from tta_server.evaluate.corruptions import CORRUPTIONS
+from tta_server.models import Model, Preprocess
 
 CLASSES = 4
 LABELS = ("ant", "bee", "cat", "dog")

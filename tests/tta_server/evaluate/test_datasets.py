@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models import glyphs, load
 from tests.tta_server.evaluate.small import LABELS, SIDE, cifar, folder, model, pixels
 from tta_server.evaluate.corruptions import CORRUPTIONS, corrupt
 from tta_server.evaluate.datasets import CLEAN, Condition, Embedded, Folder
 from tta_server.evaluate.published import CifarC, ImageNetC, open_dataset
+from tta_server.models import glyphs, load
 
 NOISE = Condition("gaussian_noise", 5)
 

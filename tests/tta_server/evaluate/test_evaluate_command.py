@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import adapters
 from tests.tta_server.evaluate.small import cifar, configuration
+from tta_server import adapters
 from tta_server.evaluate import campaign
 from tta_server.evaluate.evaluate_command import add_arguments, run
 

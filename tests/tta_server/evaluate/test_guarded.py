@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-import adapters
 from load_tests.adverse import UNCOUNTED
 from load_tests.guard import MARGIN, TOGETHER, harm
-from models import catalog, glyphs
+from tta_server import adapters
 from tta_server.evaluate.run import Bench
-from tta_server.settings import Guard as Settings
+from tta_server.models import catalog, glyphs
+from tta_server.settings import GuardSettings
 
 WINDOW, IMAGES, CLASSES = 16, 320, 12  # few classes, so that one fills more than a window
 DEMO_RATE = 5e-3
@@ -17,7 +17,7 @@ DEMO_RATE = 5e-3
 @pytest.fixture(scope="module")
 def bench():
     model = catalog.load("glyphs")
-    return Bench(model.backbone, model.reference, None, WINDOW, guard=Settings())
+    return Bench(model.backbone, model.reference, None, WINDOW, guard=GuardSettings())
 
 
 def pictures(order="random", classes=CLASSES):

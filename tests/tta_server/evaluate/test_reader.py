@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from models import load
 from tests.tta_server.evaluate.small import OnlyLabels
 from tta_server.evaluate.datasets import CLEAN
 from tta_server.evaluate.protocols import Course, plan
 from tta_server.evaluate.published import open_dataset
 from tta_server.evaluate.reader import Reader
+from tta_server.models import load
 
 
 def embedded():

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-import adapters
 from tests.tta_server.evaluate.small import cifar, model
 from tests.tta_server.runtime.fakes import Fails, tiny
+from tta_server import adapters
 from tta_server.evaluate.memory import PeakMemory
 from tta_server.evaluate.protocols import PROTOCOLS, Course, plan
 from tta_server.evaluate.published import open_dataset

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-import adapters
-from adapters import lame  # noqa: F401  (registers it)
 from tests.states import bits
 from tests.tta_server.runtime.fakes import Fails, ask, learn_all, rows, tiny, wired
+from tta_server import adapters
+from tta_server.adapters import lame  # noqa: F401  (registers it)
 from tta_server.evaluate.session import Session, StoppedError
 
 

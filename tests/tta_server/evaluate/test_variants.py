@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-import adapters
+from tta_server import adapters
 from tta_server.evaluate import variants as module
 from tta_server.evaluate.variants import Variant, variants
 

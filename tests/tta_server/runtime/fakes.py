@@ -11,20 +11,20 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 from torch import Tensor, nn
 
-import adapters
-from adapters import Adapter, State, Step
-from models import Backbone, Output, Reference, TorchBackbone
+from tta_server import adapters
+from tta_server.adapters import Adapter, State, Step
 from tta_server.app import open_storage
+from tta_server.guard.judge import Judge
+from tta_server.guard.verdict import Admission, Memory, Verdict
+from tta_server.models import Backbone, Output, Reference, TorchBackbone
 from tta_server.runtime import assemble as assembly
 from tta_server.runtime.answerer import Answer, Job
 from tta_server.runtime.assemble import Kept, assemble
 from tta_server.runtime.commands import Commands, Who
-from tta_server.runtime.stream import Stream
 from tta_server.runtime.worker import Worker
-from tta_server.safety.audit import Entry
-from tta_server.safety.unguarded import Judge
-from tta_server.safety.verdict import Admission, Memory, Verdict
 from tta_server.settings import load_settings
+from tta_server.storage.audit import Entry
+from tta_server.streams.stream import Stream
 from tta_server.telemetry.metrics import Metrics
 
 SHAPE = (3, 8, 8)

@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import adapters
 import tta_server.runtime.answerer as module
 from tests.tta_server.runtime.fakes import WHO, Fails, Wired, ask, learn_all, rows, tiny, wired
+from tta_server import adapters
 from tta_server.runtime.answerer import Asked, Job
-from tta_server.settings import Adapter as Section
+from tta_server.settings import AdapterSettings
 
 
 def taught(names: str = "abc", **keys: object) -> Wired:
@@ -48,7 +48,7 @@ def test_streams_that_the_source_answers_share_a_forward():
 def test_streams_of_one_method_share_a_forward_and_those_of_another_theirs():
     subject = taught("ab")
     for name in "xy":
-        subject.commands.create(name, None, Section(name="tent", settings={"lr": 0.01}), WHO)
+        subject.commands.create(name, None, AdapterSettings(name="tent", settings={"lr": 0.01}), WHO)
 
     assert groups(subject, ("a", 1), ("x", 1), ("b", 1), ("y", 1)) == [["a", "b"], ["x", "y"]]
 

@@ -10,7 +10,7 @@ from tests.states import bits
 from tests.tta_server.runtime.fakes import WHO, Scripted, Wired, ask, is_due, learn_all, rows, tiny, value, wired
 from tta_server.errors import BadRequest, Conflict, NotFound, Overloaded
 from tta_server.runtime.commands import Label
-from tta_server.settings import Adapter as Section
+from tta_server.settings import AdapterSettings
 
 PATIENCE_S = 30
 
@@ -36,7 +36,7 @@ def images_of(subject: Wired, name: str = "door") -> np.ndarray:
 def test_a_created_stream_is_there_before_its_first_request():
     subject = wired()
 
-    told = subject.commands.create("door", "shadow", Section(name="bn"), WHO)
+    told = subject.commands.create("door", "shadow", AdapterSettings(name="bn"), WHO)
 
     assert (told["mode"], told["adapter"], told["state_version"], told["images"]) == ("shadow", "bn", 0, 0)
     assert subject.commands.list()[0]["name"] == "door"
@@ -66,7 +66,12 @@ def test_no_stream_is_created_beyond_the_limit():
 
 
 @pytest.mark.parametrize(
-    "section", [Section(name="nothing"), Section(name="tent", settings={"lr": "fast"}), Section(name="adanpc")]
+    "section",
+    [
+        AdapterSettings(name="nothing"),
+        AdapterSettings(name="tent", settings={"lr": "fast"}),
+        AdapterSettings(name="adanpc"),
+    ],
 )
 def test_a_stream_is_not_created_with_an_adapter_that_does_not_fit(section):
     subject = wired()
@@ -107,14 +112,16 @@ def test_other_settings_of_the_same_layout_keep_the_state_and_its_version():
     subject = taught()
     before = bits(subject.stream("door").state)
 
-    told = subject.commands.change("door", None, Section(name="tent", settings={"lr": 1e-4}), WHO)
+    told = subject.commands.change("door", None, AdapterSettings(name="tent", settings={"lr": 1e-4}), WHO)
 
     assert bits(subject.stream("door").state) == before
     assert (told["state_version"], told["steps"], told["versions_kept"]) == (3, 3, [1, 2, 3])
     assert subject.stream("door").method.adapter.lr == 1e-4
 
 
-@pytest.mark.parametrize("section", [Section(name="bn"), Section(name="tent", settings={"optimizer": "adam"})])
+@pytest.mark.parametrize(
+    "section", [AdapterSettings(name="bn"), AdapterSettings(name="tent", settings={"optimizer": "adam"})]
+)
 def test_another_layout_starts_from_the_source_under_a_new_version(section):
     subject = taught()
     ask(subject, "door", rows(2))
@@ -133,7 +140,7 @@ def test_settings_that_do_not_fit_change_nothing():
     before = subject.commands.read("door")
 
     with pytest.raises(ValueError, match="has no setting 'speed'"):
-        subject.commands.change("door", "off", Section(name="tent", settings={"speed": 1}), WHO)
+        subject.commands.change("door", "off", AdapterSettings(name="tent", settings={"speed": 1}), WHO)
 
     assert subject.commands.read("door") == before
 

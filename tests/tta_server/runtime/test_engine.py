@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import tta_server.runtime.engine as module
-from adapters import Adapter
 from tests.tta_server.runtime.fakes import WHO, Fails, Gated, rows, tiny, wired
+from tta_server.adapters import Adapter
 from tta_server.errors import BadRequest, NotFound, NotReady, Overloaded
 from tta_server.runtime.engine import Engine
 from tta_server.runtime.worker import Answer
-from tta_server.settings import Engine as EngineSettings
+from tta_server.settings import EngineSettings
 
 PATIENCE_S = 30
 

@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from adapters.checkpoint import state_digest
 from tests.tta_server.runtime.fakes import SHAPE, WHO, BlindToWhite, Scripted, Wired, ask, rows, tiny, wired
+from tta_server.adapters.checkpoint import state_digest
 from tta_server.errors import TTAError
-from tta_server.runtime.stream import Stream
 from tta_server.runtime.worker import Job
+from tta_server.streams.stream import Stream
 
 NAMES = "abc"
 WORDS = ("pass", "commit", "skip", "reject", "commit/source", "fail", "commit", "rollback", "skip/source", "reset")

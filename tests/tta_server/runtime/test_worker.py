@@ -9,8 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import adapters
-from models import TorchBackbone
 from tests.networks import layer_norm_network
 from tests.states import bits
 from tests.tta_server.runtime.fakes import (
@@ -27,7 +25,9 @@ from tests.tta_server.runtime.fakes import (
     tiny,
     wired,
 )
+from tta_server import adapters
 from tta_server.errors import BadRequest, NotFound, Overloaded, TTAError
+from tta_server.models import TorchBackbone
 from tta_server.runtime.worker import Job
 
 WHITE = np.ones((1, *SHAPE), dtype=np.float32)

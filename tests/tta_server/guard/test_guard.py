@@ -1,0 +1,294 @@
+import pytest
+import torch
+
+from tests.networks import reference_network
+from tests.tta_server.guard.streams import clean, foggy, follow, make_guard, model
+from tta_server import adapters
+from tta_server.adapters import Step
+from tta_server.guard.guard import Guard
+from tta_server.models import Output, TorchBackbone
+from tta_server.settings import GuardSettings
+
+WINDOW = 16
+
+
+@pytest.fixture(scope="module")
+def tent():
+    return adapters.create("tent")
+
+
+@pytest.fixture(scope="module")
+def guard(tent):
+    return make_guard(tent, WINDOW)
+
+
+@pytest.fixture(scope="module")
+def drifting():
+    return foggy(clean(0, WINDOW))
+
+
+@pytest.fixture
+def admitted(guard, tent, drifting):
+    """Return a state, the memory after admission, and what the models say of a window that drifts."""
+    state = tent.init(model().backbone)
+    frozen = model().backbone.forward(drifting)
+    memory = guard.admit(guard.start(), state, drifting, frozen).memory
+    return state, memory, frozen
+
+
+def layout(memory):
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in memory.items()}
+
+
+def moved(step, change):
+    return Step({name: change(name, tensor) for name, tensor in step.state.items()}, step.output, step.scalars)
+
+
+def test_clean_images_are_answered_by_the_source_and_not_learnt_from(guard, tent):
+    x = clean(100, WINDOW)
+
+    admission = guard.admit(guard.start(), tent.init(model().backbone), x, model().backbone.forward(x))
+
+    assert (admission.learn, admission.cause, admission.serve) == (False, "at_home", "source")
+    assert "nothing drifts" in admission.reason
+
+
+def test_drifting_images_are_learnt_from_and_answered_by_the_stream(guard, tent, admitted, drifting):
+    state, memory, frozen = admitted
+    step = tent.adapt(model().backbone, state, drifting)
+
+    verdict = guard.judge(memory, state, step, drifting, frozen)
+
+    assert (verdict.action, verdict.cause, verdict.serve) == ("commit", "healthy", "adapted")
+    assert verdict.state is step.state
+
+
+def test_clean_images_after_drift_bring_the_source_back(guard, tent):
+    trail = follow(guard, tent, [foggy(clean(16 * i, 16)) for i in range(4)] + [clean(16 * i, 16) for i in range(6)])
+
+    assert trail.causes[:4] == ["healthy"] * 4
+    assert trail.causes[-2:] == ["at_home"] * 2
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_window_that_is_not_finite_is_refused(guard, tent, drifting, broken):
+    x = drifting.clone()
+    x[3, 0, 0, 0] = broken
+    memory = guard.start()
+
+    admission = guard.admit(memory, tent.init(model().backbone), x, model().backbone.forward(x))
+
+    assert (admission.learn, admission.cause) == (False, "not_finite")
+    assert all(torch.equal(admission.memory[name], memory[name]) for name in memory)
+
+
+@pytest.mark.parametrize("group", ["theta", "momentum", "stats"])
+def test_a_state_that_is_not_finite_is_refused(guard, tent, admitted, drifting, group):
+    state, memory, frozen = admitted
+    step = moved(
+        tent.adapt(model().backbone, state, drifting),
+        lambda name, tensor: tensor * torch.nan if name.startswith(group) else tensor,
+    )
+
+    verdict = guard.judge(memory, state, step, drifting, frozen)
+
+    assert (verdict.action, verdict.cause) == ("reject", "not_finite")
+    assert verdict.state is state
+
+
+def test_a_step_that_selected_nothing_is_refused(guard, tent, admitted, drifting):
+    state, memory, frozen = admitted
+    step = tent.adapt(model().backbone, state, drifting)
+    step = step._replace(scalars=step.scalars | {"accepted": torch.tensor(False)})
+
+    verdict = guard.judge(memory, state, step, drifting, frozen)
+
+    assert (verdict.action, verdict.cause) == ("reject", "nothing_selected")
+
+
+def test_a_large_update_is_refused(guard, tent, admitted, drifting):
+    state, memory, frozen = admitted
+    step = moved(
+        tent.adapt(model().backbone, state, drifting),
+        lambda name, tensor: tensor + 1 if name.startswith("theta/") else tensor,
+    )
+
+    verdict = guard.judge(memory, state, step, drifting, frozen)
+
+    assert (verdict.action, verdict.cause) == ("reject", "update")
+    assert verdict.measures["update_norm"] > 0.1
+
+
+def test_a_step_out_of_the_trust_region_is_drawn_back(tent, admitted, drifting):
+    strict = make_guard(tent, WINDOW, max_distance=1e-5)
+    state, memory, frozen = admitted
+
+    verdict = strict.judge(memory, state, tent.adapt(model().backbone, state, drifting), drifting, frozen)
+
+    assert (verdict.action, verdict.cause) == ("commit", "trust_region")
+    assert 0 < verdict.measures["parameter_distance"] <= 1e-5
+
+
+def test_copies_of_few_pictures_are_not_learnt_from(guard, tent):
+    x = (foggy(clean(0, 4)).repeat(4, 1, 1, 1) + 0.004 * torch.rand(16, 3, 32, 32)).clamp(0, 1)
+
+    admission = guard.admit(guard.start(), tent.init(model().backbone), x, model().backbone.forward(x))
+
+    assert (admission.learn, admission.cause) == (False, "too_few_pictures")
+    assert "4 different pictures" in admission.reason
+
+
+def test_parameters_that_no_longer_read_are_taken_back_and_then_reset(guard, tent, admitted, drifting):
+    state, memory, frozen = admitted
+    generator = torch.Generator().manual_seed(0)
+    ruined = {
+        name: tensor + 0.5 * tensor.norm() * torch.randn(tensor.shape, generator=generator) / tensor.numel() ** 0.5
+        if name.startswith("theta/")
+        else tensor
+        for name, tensor in state.items()
+    }
+    bold = make_guard(tent, WINDOW, max_update=10, max_distance=10)
+    step = tent.adapt(model().backbone, ruined, drifting)
+
+    first = bold.judge(memory, state, step, drifting, frozen)
+    second = bold.judge(first.memory, state, step, drifting, frozen)
+
+    assert (first.action, first.cause) == ("rollback", "canary")
+    assert second.action == "reset"
+    assert first.measures["canary_accuracy"] < 0.6
+
+
+def answers(logits):
+    return Output(logits, torch.zeros(len(logits), model().backbone.spec.features))
+
+
+def test_one_answer_to_everything_is_taken_back_unless_the_source_gives_it_too(tent, admitted, drifting):
+    plain = Guard(model().backbone, tent, None, GuardSettings(), WINDOW)  # without a bundle nothing else could notice
+    state, _, _ = admitted
+    varied = answers(20 * torch.eye(36)[torch.arange(WINDOW) * 2])
+    alike = answers(20 * torch.eye(36)[torch.zeros(WINDOW, dtype=torch.long)])
+    step = tent.adapt(model().backbone, state, drifting)._replace(output=alike)
+
+    def after(frozen):
+        memory = plain.start()
+        for _ in range(20):
+            memory = plain.admit(memory, state, drifting, frozen).memory
+            verdict = plain.judge(memory, state, step, drifting, frozen)
+            memory = verdict.memory
+            if verdict.action != "commit":
+                break
+        return verdict.action, verdict.cause
+
+    assert after(varied) == ("rollback", "diversity")
+    assert after(alike) == ("commit", "healthy")
+
+
+def test_the_source_answers_where_the_adapted_model_is_lost(guard, tent, admitted, drifting):
+    state, memory, _ = admitted
+    step = tent.adapt(model().backbone, state, drifting)
+    home = model().backbone.forward(clean(0, WINDOW))
+    lost = step._replace(output=step.output._replace(features=step.output.features + 100))
+
+    for _ in range(3):
+        verdict = guard.judge(memory, state, lost, drifting, home)
+        memory = verdict.memory
+
+    assert (verdict.action, verdict.serve) == ("reject", "source")
+    assert verdict.cause in ("risk", "estimated_accuracy")
+
+
+def test_established_risk_takes_a_stream_back_that_has_learnt(guard, tent, admitted, drifting):
+    state, memory, frozen = admitted
+    step = tent.adapt(model().backbone, state, drifting)
+    evidence = {"guard/evidence": memory["guard/evidence"].clamp(min=20)}
+
+    fresh = guard.judge({**memory, **evidence}, state, step, drifting, frozen)
+    learnt = guard.judge({**memory, **evidence, "guard/steps": torch.tensor(9)}, state, step, drifting, frozen)
+
+    assert fresh.action == "commit"  # there is nothing to take back
+    assert (learnt.action, learnt.cause) == ("rollback", "risk")
+
+
+def test_no_risk_is_run_while_the_source_answers(guard, tent, admitted, drifting):
+    state, memory, _ = admitted
+    step = tent.adapt(model().backbone, state, drifting)
+    home = model().backbone.forward(clean(0, WINDOW))
+    lost = step._replace(output=step.output._replace(features=step.output.features + 100))
+    memory = {**memory, "guard/steps": torch.tensor(9)}
+
+    actions = []
+    for _ in range(60):
+        verdict = guard.judge(memory, state, lost, drifting, home)
+        memory = verdict.memory
+        actions.append(verdict.action)
+
+    assert set(actions) == {"reject"}
+
+
+def test_the_layout_of_the_memory_never_changes_and_it_is_a_value(guard, tent):
+    start = guard.start()
+    before = {name: tensor.clone() for name, tensor in start.items()}
+
+    trail = follow(guard, tent, [foggy(clean(16 * i, 16)) for i in range(5)] + [clean(0, 16)])
+
+    assert layout(trail.memory) == layout(start)
+    assert all(torch.equal(start[name], before[name]) for name in start)
+    assert all(isinstance(tensor, torch.Tensor) and "/" in name for name, tensor in start.items())
+
+
+def test_the_same_windows_give_the_same_memory_and_state_bitwise(tent):
+    windows = [foggy(clean(16 * i, 16)) for i in range(6)]
+
+    one, other = (follow(make_guard(tent, WINDOW), tent, windows) for _ in range(2))
+
+    assert one.actions == other.actions
+    assert all(torch.equal(one.memory[name], other.memory[name]) for name in one.memory)
+    assert all(torch.equal(one.state[name], other.state[name]) for name in one.state)
+
+
+def test_other_streams_make_no_difference(guard, tent):
+    windows = [foggy(clean(16 * i, 16)) for i in range(6)]
+    alone = follow(guard, tent, windows)
+    follow(guard, tent, [torch.rand(16, 3, 32, 32) for _ in range(3)])
+
+    again = follow(guard, tent, windows)
+
+    assert all(torch.equal(alone.memory[name], again.memory[name]) for name in alone.memory)
+
+
+@pytest.mark.parametrize("name", ["bn", "lame", "adanpc", "rotta", "eata", "sar", "roid"])
+def test_every_adapter_can_be_guarded(name):
+    adapter = adapters.create(name)
+
+    trail = follow(make_guard(adapter), adapter, [foggy(clean(16 * i, 16)) for i in range(3)])
+
+    assert set(trail.actions) <= {"commit", "reject"}
+
+
+def test_it_works_without_a_bundle():
+    backbone = TorchBackbone(reference_network(), (3, 32, 32))
+    tent = adapters.create("tent")
+    guard = Guard(backbone, tent, None, GuardSettings(), WINDOW)
+    state, x = tent.init(backbone), clean(0, WINDOW)
+    frozen = backbone.forward(x)
+
+    admission = guard.admit(guard.start(), state, x, frozen)
+    verdict = guard.judge(admission.memory, state, tent.adapt(backbone, state, x), x, frozen)
+
+    assert admission.learn
+    assert (verdict.action, verdict.serve) == ("commit", "adapted")
+
+
+def test_without_a_canary_a_stream_passes_every_so_many_steps():
+    tent = adapters.create("tent")
+    guard = Guard(model().backbone, tent, None, GuardSettings(canary_every=3), WINDOW)
+    state, memory, passed = tent.init(model().backbone), guard.start(), []
+    for index in range(6):
+        x = clean(16 * index, 16)
+        frozen = model().backbone.forward(x)
+        memory = guard.admit(memory, state, x, frozen).memory
+        verdict = guard.judge(memory, state, tent.adapt(model().backbone, state, x), x, frozen)
+        state, memory = verdict.state, verdict.memory
+        passed.append(verdict.passed)
+
+    assert passed == [False, False, True] * 2

@@ -1,0 +1,492 @@
+import contextlib
+import errno
+import itertools
+import json
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+
+import fsspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.tta_server.storage.crashes import Crash, PowerCuts, armed
+from tta_server.storage.failpoints import POINTS
+from tta_server.storage.store import Store
+
+FUZZ = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+STORE_POINTS = [point for point in POINTS if point.startswith("store.")]
+names = st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True).filter(lambda name: name.strip("."))
+
+
+@pytest.fixture(params=["disk", "memory"])
+def url(request, tmp_path) -> str:
+    """A local folder, and what stands for an object store."""
+    if request.param == "memory":
+        fsspec.filesystem("memory").store.clear()
+        fsspec.filesystem("memory").pseudo_dirs[:] = [""]
+        return "memory://bucket/tta"
+    return str(tmp_path / "store")
+
+
+@pytest.fixture
+def store(url) -> Store:
+    store = Store(url)
+    store.claim()
+    yield store
+    store.release()
+
+
+@pytest.fixture
+def local(tmp_path) -> Store:
+    store = Store(str(tmp_path / "store"))
+    store.claim()
+    yield store
+    store.release()
+
+
+def reopened(store: Store, root: Path) -> Store:
+    """Return the store as the next process finds it."""
+    store.release()
+    again = Store(str(root))
+    again.claim()
+    return again
+
+
+def path_of(root: Path, name: str, id: str) -> Path:
+    return root / "streams" / name / f"{id}.safetensors"
+
+
+def everything(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.name != "lock")
+
+
+def test_a_state_comes_back_as_it_was(store, url):
+    store.save("camera", 7, b"seven")
+
+    assert Store(url).load("camera") == b"seven"
+    assert store.names() == ["camera"]
+
+
+def test_a_stream_may_be_called_like_a_folder_of_the_store(store):
+    for name in ("streams", "inputs", "audit", "erased", "manifest.json", "lock"):
+        store.save(name, 1, name.encode())
+        store.keep_input(name, "0" * 16, b"window")
+
+    assert {name: store.load(name) for name in store.names()} == {
+        name: name.encode() for name in ("streams", "inputs", "audit", "erased", "manifest.json", "lock")
+    }
+
+
+def test_an_unknown_stream_has_nothing(store):
+    assert store.load("nobody") is None
+    assert store.snapshots("nobody") == []
+    assert store.read("nobody", "state-00000001-v1-0123456789abcdef") is None
+    assert store.names() == []
+    assert store.used_bytes() == 0
+
+
+def test_an_open_store_that_is_not_claimed_writes_nothing(tmp_path):
+    store = Store(str(tmp_path / "store"))
+
+    assert store.names() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@FUZZ
+@given(kept=st.dictionaries(names, st.binary(max_size=50), max_size=5))
+def test_streams_do_not_disturb_one_another(kept):
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(folder)
+
+        for name, data in kept.items():
+            store.save(name, 1, data)
+
+        assert {name: store.load(name) for name in store.names()} == kept
+
+
+def test_the_newest_states_and_snapshots_are_kept(url):
+    store = Store(url, keep=2, keep_snapshots=1)
+
+    for version in range(5):
+        store.save("camera", version, b"%d" % version)
+        store.snapshot("camera", version, b"snapshot %d" % version, note=f"before {version}")
+
+    assert [saved.version for saved in store.states("camera")] == [3, 4]
+    assert [(saved.version, saved.note) for saved in store.snapshots("camera")] == [(4, "before 4")]
+    assert store.load("camera") == b"4"
+    assert len(store.files.listing("streams/camera")) == 4  # the manifest too
+
+
+def test_a_snapshot_is_read_by_its_id_and_is_no_state(store):
+    id = store.snapshot("camera", 3, b"three")
+
+    assert store.read("camera", id) == b"three"
+    assert store.load("camera") is None
+
+
+@pytest.mark.parametrize(
+    "id", ["", "../camera/manifest", "state-1", "manifest.json", "snapshot-00000001-v3-" + "0" * 16]
+)
+def test_an_id_that_is_none_reads_nothing(store, id):
+    store.snapshot("camera", 3, b"three")
+
+    assert store.read("camera", id) is None
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "a\0", "a" * 65, "café", "a\n"])
+def test_a_name_that_is_no_stream_never_becomes_a_path(store, name):
+    for call in (
+        lambda: store.save(name, 1, b""),
+        lambda: store.snapshot(name, 1, b""),
+        lambda: store.load(name),
+        lambda: store.delete(name),
+        lambda: store.read(name, ""),
+        lambda: store.keep_input(name, "0" * 16, b""),
+        lambda: store.read_input(name, "0" * 16),
+    ):
+        with pytest.raises(ValueError, match="stream name"):
+            call()
+
+
+@pytest.mark.parametrize("digest", ["", "../x", "0" * 15, "0" * 65, "G" * 16])
+def test_a_digest_that_is_none_never_becomes_a_path(store, digest):
+    with pytest.raises(ValueError, match="must be 16 to 64 hexadecimal digits"):
+        store.keep_input("camera", digest, b"")
+
+
+def test_the_manifest_says_what_each_file_is(local, tmp_path):
+    id = local.save("camera", 7, b"seven")
+
+    manifest = json.loads((tmp_path / "store/streams/camera/manifest.json").read_text())
+
+    assert manifest["current"] == id
+    assert manifest["entries"][0]["sha256"].startswith(id.rpartition("-")[2])
+    assert (manifest["entries"][0]["size_bytes"], manifest["entries"][0]["version"]) == (5, 7)
+
+
+@FUZZ
+@given(share=st.floats(0, 1, exclude_max=True), data=st.binary(min_size=1, max_size=300))
+def test_a_truncated_state_is_passed_over_for_the_one_before(share, data):
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(folder)
+        store.save("camera", 1, b"before")
+        path = path_of(Path(folder), "camera", store.save("camera", 2, data))
+
+        path.write_bytes(data[: int(len(data) * share)])
+
+        assert store.load("camera") == b"before"
+
+
+@FUZZ
+@given(at=st.integers(0, 99), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_passed_over_for_the_state_before(at, bit):
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(folder)
+        store.save("camera", 1, b"before")
+        path = path_of(Path(folder), "camera", store.save("camera", 2, bytes(100)))
+        damaged = bytearray(100)
+        damaged[at] ^= 1 << bit
+
+        path.write_bytes(damaged)
+
+        assert store.load("camera") == b"before"
+
+
+def test_a_damaged_state_does_not_take_the_place_of_a_whole_one(tmp_path):
+    store = Store(str(tmp_path), keep=2)
+    for version in (1, 2):
+        id = store.save("camera", version, b"%d" % version)
+    path_of(tmp_path, "camera", id).write_bytes(b"")
+    assert store.load("camera") == b"1"
+
+    store.save("camera", 3, b"3")
+
+    assert [saved.version for saved in store.states("camera")] == [1, 3]
+
+
+def test_passing_over_a_damaged_state_is_logged(local, tmp_path, caplog):
+    id = local.save("camera", 1, b"one")
+    path_of(tmp_path / "store", "camera", id).write_bytes(b"on")
+
+    with caplog.at_level(logging.WARNING):
+        assert local.load("camera") is None
+
+    assert f"'{id}' of stream 'camera' is damaged or incomplete" in caplog.text
+
+
+manifests = st.binary(max_size=60) | st.recursive(
+    st.none() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["entries", "id", "x"]), inner),
+    max_leaves=6,
+).map(lambda content: json.dumps(content).encode())
+
+
+@FUZZ
+@given(manifest=manifests | st.just(b"[" * 100_000))
+def test_whatever_the_manifest_holds_the_last_state_is_found(manifest):
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(folder)
+        for version in (1, 2):
+            store.save("camera", version, b"%d" % version)
+
+        (Path(folder) / "streams/camera/manifest.json").write_bytes(manifest)
+
+        assert store.load("camera") == b"2"
+        assert [saved.version for saved in store.states("camera")] == [1, 2]
+        store.save("camera", 3, b"3")
+        assert store.load("camera") == b"3"
+
+
+def test_a_lost_manifest_costs_notes_only(local, tmp_path):
+    id = local.snapshot("camera", 7, b"seven", note="before the storm")
+    (tmp_path / "store/streams/camera/manifest.json").unlink()
+
+    (saved,) = local.snapshots("camera")
+
+    assert (saved.id, saved.version, saved.size_bytes, saved.note) == (id, 7, 5, "")
+
+
+@pytest.mark.parametrize("point", STORE_POINTS)
+@pytest.mark.parametrize("hit", range(1, 9))
+def test_a_crash_anywhere_leaves_the_last_complete_state(local, tmp_path, point, hit):
+    done = 0
+    with armed(f"{point}={hit}"):
+        try:
+            for version in range(1, 7):
+                local.save("camera", version, b"%d" % version)
+                done = version
+        except Crash:
+            pass
+
+    again = reopened(local, tmp_path / "store")
+
+    found = int(again.load("camera") or 0)
+    assert found in (done, done + 1)
+    assert not any(path.endswith(".unfinished") for path in everything(tmp_path / "store"))
+    again.save("camera", 9, b"9")
+    assert again.load("camera") == b"9"
+    assert len(again.states("camera")) <= 3
+    again.release()
+
+
+@pytest.mark.parametrize("names_survive", [False, True])
+def test_a_power_cut_anywhere_leaves_the_last_state_that_was_acknowledged(tmp_path, names_survive):
+    root, numbers = tmp_path / "store", itertools.count()
+    store = Store(str(root), keep=2)
+    store.claim()
+    acknowledged: dict[str, int] = {}
+
+    def check() -> None:
+        left = tmp_path / f"left-{next(numbers)}"
+        disk.leave(left, names_survive)
+        for name, version in acknowledged.items():
+            assert int(Store(str(left)).load(name) or 0) in (version, version + 1)
+        shutil.rmtree(left)
+
+    disk = PowerCuts(root, check)
+    with disk.recorded():
+        for version in range(1, 5):
+            for name in ("camera", "door"):
+                store.save(name, version, b"%d" % version)
+                acknowledged[name] = version
+
+    assert next(numbers) > 100
+    store.release()
+
+
+@pytest.mark.parametrize(
+    "point", ["store.before_write", "store.mid_write", "store.before_fsync", "store.before_rename"]
+)
+@pytest.mark.parametrize("hit", [1, 2])
+@pytest.mark.parametrize("error", ["enospc", "eio"])
+def test_a_disk_that_fails_leaves_everything_as_it_was(local, tmp_path, point, hit, error):
+    local.save("camera", 1, b"one")
+    before = everything(tmp_path / "store")
+
+    with armed(f"{point}={hit}:{error}"), pytest.raises(OSError, match=point) as caught:
+        local.save("camera", 2, b"two")
+
+    assert caught.value.errno == getattr(errno, error.upper())
+    assert everything(tmp_path / "store") == before
+    assert local.load("camera") == b"one"
+    local.save("camera", 3, b"three")
+    assert local.load("camera") == b"three"
+
+
+def test_deleting_a_stream_erases_its_folder(store):
+    store.save("camera", 1, b"one")
+    store.snapshot("camera", 1, b"one")
+    store.keep_input("camera", "0" * 16, b"window")
+    store.save("door", 1, b"door")
+
+    store.delete("camera")
+    store.delete("camera")
+
+    assert store.names() == ["door"]
+    assert store.load("camera") is None
+    assert store.read_input("camera", "0" * 16) is None
+    assert store.used_bytes("camera") == 0
+    assert [found.name for found in store.files.listing("streams")] == ["door"]
+
+
+@pytest.mark.parametrize("point", STORE_POINTS)
+@pytest.mark.parametrize("hit", range(1, 8))
+def test_a_crash_in_a_deletion_brings_nothing_back_once_it_began(local, tmp_path, point, hit):
+    for version in (1, 2, 3):
+        local.save("camera", version, b"%d" % version)
+    local.keep_input("camera", "0" * 16, b"window")
+
+    with armed(f"{point}={hit}"), contextlib.suppress(Crash):
+        local.delete("camera")
+    root = tmp_path / "store"
+    begun = not (root / "streams/camera").exists() or (root / "streams/camera/erased").exists()
+    again = reopened(local, root)
+
+    assert again.load("camera") == (None if begun else b"3")
+    assert begun == (everything(root) == ["streams"])
+    again.release()
+
+
+def test_a_stream_that_was_deleted_can_be_saved_again_after_a_crash(local, tmp_path):
+    local.save("camera", 1, b"old")
+    with armed("store.mid_erase=1"), pytest.raises(Crash):
+        local.delete("camera")
+
+    local.save("camera", 1, b"new")
+
+    assert local.load("camera") == b"new"
+    assert [saved.version for saved in local.states("camera")] == [1]
+
+
+def test_windows_are_kept_up_to_the_limit_and_the_oldest_go_first(tmp_path):
+    store = Store(str(tmp_path), inputs_max_bytes=30)
+
+    for number in range(5):
+        store.keep_input("camera", f"{number:016x}", b"x" * 10)
+
+    assert [store.read_input("camera", f"{number:016x}") is not None for number in range(5)] == [False] * 2 + [True] * 3
+
+
+def test_used_bytes_are_what_the_files_take(local, tmp_path):
+    local.save("camera", 1, b"12345")
+    local.keep_input("door", "0" * 16, b"window")
+
+    files = [path for path in (tmp_path / "store/streams").rglob("*") if path.is_file()]
+
+    assert local.used_bytes() == sum(path.stat().st_size for path in files)
+    assert local.used_bytes("door") == 6
+
+
+def test_two_servers_cannot_have_one_folder(local, tmp_path):
+    with pytest.raises(ValueError, match="is in use by another server; give each its own"):
+        Store(str(tmp_path / "store")).claim()
+
+
+def test_files_are_for_the_server_alone(local, tmp_path):
+    local.save("camera", 1, b"one")
+
+    assert {path.stat().st_mode & 0o077 for path in (tmp_path / "store").rglob("*") if path.is_file()} == {0}
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("s3://bucket/x", "'s3://bucket/x' needs s3fs; install tta-server\\[s3\\]"),
+        ("gs://bucket/x", "'gs://bucket/x' needs gcsfs; install tta-server\\[gs\\]"),
+        ("nowhere://x", "'nowhere://x' cannot be used: Protocol not known: nowhere"),
+    ],
+)
+def test_a_place_that_cannot_be_reached_is_refused_in_one_line(url, message, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
+    monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
+
+    with pytest.raises(ValueError, match=f"^storage.url {message}$"):
+        Store(url)
+
+
+def test_an_object_store_that_cannot_be_written_is_refused_at_the_start(monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise PermissionError("Access Denied")
+
+    store = Store("memory://bucket/tta")
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "pipe_file", refuse)
+
+    with pytest.raises(ValueError, match="storage '/bucket/tta' cannot be written: Access Denied"):
+        store.claim()
+
+
+@pytest.mark.parametrize(("keep", "snapshots"), [(1, 1), (2, 0)])
+def test_a_store_that_keeps_too_little_is_refused(tmp_path, keep, snapshots):
+    with pytest.raises(ValueError, match="expected at least 2 and 1"):
+        Store(str(tmp_path), keep=keep, keep_snapshots=snapshots)
+
+
+class Life(RuleBasedStateMachine):
+    """Whatever is done in whatever order, with crashes anywhere in it, the store holds what was acknowledged."""
+
+    @initialize()
+    def start(self):
+        self.folder = tempfile.mkdtemp()
+        self.store = Store(self.folder, keep=2)
+        self.store.claim()
+        self.version = 0
+        self.allowed: dict[str, set[bytes | None]] = {}
+
+    @rule(
+        name=st.sampled_from(["a", "b"]), crash=st.none() | st.tuples(st.sampled_from(STORE_POINTS), st.integers(1, 6))
+    )
+    def save(self, name, crash):
+        self.version += 1
+        data = b"%d" % self.version
+        if self._survives(lambda: self.store.save(name, self.version, data), crash):
+            self.allowed[name] = {data}
+        else:
+            self.allowed[name] = self.allowed.get(name, {None}) | {data}
+            self._settle(name)
+
+    @rule(
+        name=st.sampled_from(["a", "b"]), crash=st.none() | st.tuples(st.sampled_from(STORE_POINTS), st.integers(1, 6))
+    )
+    def delete(self, name, crash):
+        if self._survives(lambda: self.store.delete(name), crash):
+            self.allowed[name] = {None}
+        else:
+            self.allowed[name] = self.allowed.get(name, {None}) | {None}
+            self._settle(name)
+
+    @precondition(lambda self: self.version)
+    @rule()
+    def restart(self):
+        self.store = reopened(self.store, Path(self.folder))
+
+    @invariant()
+    def holds_what_was_acknowledged(self):
+        for name, allowed in getattr(self, "allowed", {}).items():
+            assert self.store.load(name) in allowed
+
+    def teardown(self):
+        self.store.release()
+        shutil.rmtree(self.folder)
+
+    def _survives(self, act, crash) -> bool:
+        with armed(f"{crash[0]}={crash[1]}" if crash else ""):
+            try:
+                act()
+            except Crash:
+                self.store = reopened(self.store, Path(self.folder))
+                return False
+        return True
+
+    def _settle(self, name):
+        """After a restart it is one or the other for good."""
+        found = self.store.load(name)
+        assert found in self.allowed[name]
+        self.allowed[name] = {found}
+
+
+TestLife = Life.TestCase
+TestLife.settings = settings(deadline=None, max_examples=60, stateful_step_count=15)

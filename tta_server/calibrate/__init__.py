@@ -1,0 +1,1 @@
+"""`tta-server calibrate`: what the server needs of the source data, computed once."""

@@ -1,0 +1,156 @@
+"""`tta-server calibrate`: make the reference bundle of a model from labelled images."""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.table import Table
+
+from tta_server.adapters.vida import Vida
+from tta_server.app import load_model
+from tta_server.calibrate.bundle import Sizes, calibrate
+from tta_server.calibrate.labelled import Progress as Told
+from tta_server.calibrate.labelled import read
+from tta_server.calibrate.null import Windows
+from tta_server.models import Reference, glyphs
+from tta_server.models.reference import beside
+from tta_server.settings import ModelSettings, load_settings
+
+_PARTS = {
+    "fisher": "how much the answers depend on each scale and shift (eata)",
+    "memory": "features and labels to vote (adanpc)",
+    "vida": "pre-trained adapters (vida)",
+    "canary": "labelled images to watch the accuracy with",
+    "histogram": "share of each class among the answers",
+    "features": "mean, precision and distances of the features",
+    "confidence": "largest probabilities",
+    "energy": "free energies",
+    "atc": "threshold of the accuracy estimate",
+    "null": "quantiles of each drift score without drift",
+    "null_moments": "mean and deviation of each drift score without drift",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command to `parser`."""
+    parser.add_argument("--config", type=Path, help="YAML file with the model (default: the one that TTA_CONFIG names)")
+    parser.add_argument("--model", help="architecture (default: the configuration's, else glyphs)")
+    parser.add_argument(
+        "--data",
+        required=True,
+        help="labelled source images that the model was not trained on: a folder with one folder a class, named as "
+        "the model's labels; an .npz file with 'images' (N, C, H, W) and 'labels' (N,); or 'glyphs'",
+    )
+    parser.add_argument("--weights", type=Path, help="local file with the model's weights")
+    parser.add_argument("--labels", type=Path, help="text file with the model's class names, one a line")
+    parser.add_argument("--classes", type=int, help="number of classes")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 or auto")
+    parser.add_argument("--out", type=Path, help="bundle to write (default: next to the weights, where it is found)")
+    parser.add_argument("--limit", type=int, default=5000, help="most images used (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=64, help="images in one forward (default: %(default)s)")
+    parser.add_argument(
+        "--forward-images",
+        type=int,
+        default=Windows.forward_images,
+        help="images run through the network for each size of window without drift (default: %(default)s)",
+    )
+    parser.add_argument("--without-vida", action="store_true", help="do not train adapters for 'vida'")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Calibrate, write the bundle and print what is in it.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        ValueError: If the model or the data cannot be used.
+        OSError: If the bundle cannot be written.
+    """
+    if min(options.limit, options.batch, options.forward_images) < 1 or options.seed < 0:
+        raise ValueError("--limit, --batch and --forward-images must be at least 1, and --seed at least 0")
+    settings = _settings(options)
+    out = _out(options.out, settings)
+    model = load_model(settings, calibrated=False)
+    console = Console()
+    with _bars(console) as told:
+        data = read(options.data, model, options.limit, options.seed, told)
+        reference = calibrate(
+            model.backbone,
+            data.images,
+            data.labels,
+            seed=options.seed,
+            batch=options.batch,
+            progress=told,
+            sizes=Sizes(windows=Windows(forward_images=options.forward_images)),
+            vida=None if options.without_vida else Vida(seed=options.seed),
+        )
+    reference = replace(reference, about={**reference.about, "model": model.backbone.spec.name})
+    reference.save(out)
+    _report(reference, out, console)
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> ModelSettings:
+    given: dict[str, Any] = {
+        "architecture": options.model,
+        "weights": options.weights,
+        "labels": options.labels,
+        "classes": options.classes,
+        "device": options.device,
+    }
+    return load_settings(options.config, {"model": {k: v for k, v in given.items() if v is not None}}).model
+
+
+def _out(out: Path | None, settings: ModelSettings) -> Path:
+    if out is None and settings.weights is None and settings.architecture != "glyphs":
+        raise ValueError(f"model '{settings.architecture}' has no weights file to put the bundle next to; give --out")
+    path = out or (beside(settings.weights) if settings.weights else glyphs.REFERENCE)
+    if not path.parent.is_dir():  # known now, not after minutes of work
+        raise ValueError(f"folder '{path.parent}' of --out does not exist")
+    return path
+
+
+@contextmanager
+def _bars(console: Console) -> Iterator[Told]:
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        tasks: dict[str, Any] = {}
+
+        def told(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done)
+
+        yield told
+
+
+def _report(reference: Reference, out: Path, console: Console) -> None:
+    table = Table("part", "what", "tensors", "KiB", box=None, pad_edge=False)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for name in sorted(reference.parts, key=list(_PARTS).index):
+        tensors = reference.part(name).values()
+        kib = sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1024
+        table.add_row(name, _PARTS[name], str(len(tensors)), f"{kib:.1f}")
+    console.print(table, highlight=False)
+    accuracy, images = reference.about["accuracy"], reference.about["images"]
+    kib = out.stat().st_size / 1024
+    console.print(
+        f"{images} source images, source accuracy {accuracy:.1%}; wrote {out} ({kib:.0f} KiB)",
+        soft_wrap=True,
+        highlight=False,
+    )
+    if accuracy < 2 / len(reference.part("histogram")["classes"]):
+        console.print(
+            "that accuracy is about chance: the labels are in another order than the model's, or the preprocessing is "
+            "not the one it was trained with",
+            soft_wrap=True,
+            highlight=False,
+        )

@@ -1,0 +1,146 @@
+"""Labelled source images: from a folder with one folder a class, from a packed file, or the embedded ones."""
+
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchvision.datasets import ImageFolder
+
+from tta_server.models import Model, Preprocess, glyphs
+
+_KEPT_OF_A_CLASS = 2
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done and how much there is."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images as a model takes them, but for the scaling to [0, 1], and their classes.
+
+    Attributes:
+        images: uint8 (N, C, H, W).
+        labels: Class of each, int64 (N,).
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def pixels(self, rows: NDArray[np.int64], device: torch.device) -> Tensor:
+        """Return some images (rows, C, H, W) as floats in [0, 1] on `device`."""
+        return torch.from_numpy(self.images[rows]).to(device).float() / 255
+
+
+def read(data: str, model: Model, limit: int, seed: int, progress: Progress) -> Labelled:
+    """Read labelled images and bring them to the size that `model` takes.
+
+    Args:
+        data: A folder with one folder a class, named as the model's labels; an .npz file with `images` uint8
+            (N, C, H, W) and `labels` (N,), indices into those labels; or "glyphs", the embedded source images.
+        model: Whose labels and preprocessing count.
+        limit: Most images that are read, at least 1; of more, each class keeps its share, and at least 2.
+        seed: Which ones.
+        progress: Told about each image of a folder.
+
+    Raises:
+        ValueError: If there is nothing there, the images have no labels, or labels or shape do not fit the model.
+    """
+    rng = np.random.default_rng(seed)
+    path = Path(data)
+    if data == "glyphs":
+        if model.labels != glyphs.LABELS:
+            raise ValueError(
+                f"the embedded images show {len(glyphs.LABELS)} characters, but the model has {len(model.labels)} "
+                "other labels; give --data a folder of the model's own source images"
+            )
+        found = Labelled(*glyphs.images("source"))
+    elif path.is_dir():
+        return _decode(path, model, limit, rng, progress)
+    elif path.is_file():
+        found = _packed(path, len(model.labels))
+    else:
+        raise ValueError(f"data '{data}' is neither a folder nor a file, nor the word 'glyphs'")
+    if found.images.shape[1:] != model.preprocess.input_shape:
+        raise ValueError(
+            f"images of '{data}' have shape {found.images.shape[1:]}, but the model takes "
+            f"{model.preprocess.input_shape}; pack them at that size, or give a folder of image files"
+        )
+    kept = _shares(found.labels, limit, rng)
+    return Labelled(found.images[kept], found.labels[kept])
+
+
+def _packed(path: Path, classes: int) -> Labelled:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            images, labels = arrays["images"], arrays["labels"]
+    except (ValueError, KeyError, EOFError, OSError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"'{path}' is no packed data; it should be an .npz file with 'images' and 'labels': calibration needs both"
+        ) from error
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise ValueError(f"'images' of '{path}' are {images.dtype} {images.shape}, expected uint8 (N, C, H, W)")
+    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"'labels' of '{path}' are {labels.dtype} {labels.shape}, expected integers {images.shape[:1]}"
+        )
+    if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(
+            f"'labels' of '{path}' go from {labels.min()} to {labels.max()}, expected indices of {classes} classes"
+        )
+    return Labelled(images, labels.astype(np.int64))
+
+
+def _decode(folder: Path, model: Model, limit: int, rng: np.random.Generator, progress: Progress) -> Labelled:
+    try:
+        listing = ImageFolder(folder)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"folder '{folder}' cannot be used ({error}); calibration needs labelled images: one folder for each "
+            "class, named as the model's label, with image files in it"
+        ) from error
+    strangers = [name for name in listing.classes if name not in model.labels]
+    if strangers:
+        raise ValueError(
+            f"folder '{strangers[0]}' in '{folder}' is no label of the model, and {len(strangers) - 1} more are not; "
+            f"its {len(model.labels)} labels start with {', '.join(map(repr, model.labels[:5]))}; "
+            "name the folders so, or give the names of the classes, in the model's order, as --labels"
+        )
+    index = [model.labels.index(name) for name in listing.classes]
+    paths = [Path(path) for path, _ in listing.samples]
+    labels = np.array([index[label] for _, label in listing.samples], dtype=np.int64)
+    kept = _shares(labels, limit, rng)
+    images = np.empty((len(kept), *model.preprocess.input_shape), np.uint8)
+    with ThreadPoolExecutor() as pool:
+        decoded = pool.map(partial(_open, model.preprocess), (paths[row] for row in kept))
+        for done, image in enumerate(decoded):
+            images[done] = image
+            progress("images read", done + 1, len(kept))
+    return Labelled(images, labels[kept])
+
+
+def _open(preprocess: Preprocess, path: Path) -> NDArray[np.uint8]:
+    try:
+        with Image.open(path) as image:
+            return preprocess(image)
+    except Exception as error:  # Pillow raises whatever the damage leads to
+        raise ValueError(f"image '{path}' cannot be read: {error}") from error
+
+
+def _shares(labels: NDArray[np.int64], limit: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return rows, in rising order, so that each class keeps its share of `limit` and at least two."""
+    if len(labels) <= limit:
+        return np.arange(len(labels))
+    kept = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        count = max(_KEPT_OF_A_CLASS, round(len(rows) * limit / len(labels)))
+        kept.append(rng.permutation(rows)[:count])
+    return np.sort(np.concatenate(kept))

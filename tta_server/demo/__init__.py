@@ -1,0 +1,1 @@
+"""`tta-server demo`: a drifting camera against a real server."""

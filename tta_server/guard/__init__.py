@@ -1,0 +1,1 @@
+"""What judges every learning step: the guard, and what it looks at."""

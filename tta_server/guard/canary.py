@@ -1,0 +1,141 @@
+"""Canary: labelled source images, spoilt in several ways, that tell whether what a stream has learnt still reads.
+
+A clean canary notices a collapse late, and a collapsing model is sure of itself; spoilt images notice it early. They
+are answered with the statistics of each batch itself, so that the check is about the learnt parameters and not about
+which of the ways the stream's stored statistics happen to suit.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tta_server.adapters import Adapter, State
+from tta_server.models import Backbone, Reference
+
+_SEED = 0
+_PARTS = frozenset({"canary"})
+# How an adapter answers from a batch alone, if it has these fields: by its statistics, with as few views as can be.
+_ALONE = {"stats": "batch", "average": "never", "views": 2}
+
+
+class Reading(NamedTuple):
+    """What the canary said.
+
+    Attributes:
+        accuracy: Of the state, over the whole bank.
+        source: Of the source's parameters on the same images.
+        error: One standard error of the difference, from the images on which only one of the two is right.
+    """
+
+    accuracy: float
+    source: float
+    error: float
+
+    @property
+    def drop(self) -> float:
+        """By how much the state is worse; negative if it is better."""
+        return self.source - self.accuracy
+
+
+class Canary:
+    """The bank of spoilt images, and what the source's parameters say of it."""
+
+    def __init__(self, backbone: Backbone, adapter: Adapter, reference: Reference, initial: State) -> None:
+        """Spoil the images of the bundle, and answer them as a fresh stream would.
+
+        Raises:
+            ValueError: If the bundle has no canary.
+        """
+        images, labels = (reference.part("canary")[name] for name in ("images", "labels"))
+        self._backbone = backbone
+        self._adapter = _alone(adapter)
+        self._labels = labels.to(backbone.device)
+        self._bank = [spoilt.to(backbone.device) for spoilt in bank(images.cpu().float() / 255).values()]
+        self._right = self._answers(initial)
+
+    def read(self, state: State) -> Reading:
+        """Compare what `state` makes of the bank with what the source's parameters make of it."""
+        right = self._answers(state)
+        drop = self._right.double() - right.double()
+        accuracy, source = float(right.double().mean()), float(self._right.double().mean())
+        return Reading(accuracy, source, float(drop.square().sum().sqrt()) / len(drop))
+
+    @torch.no_grad()
+    def _answers(self, state: State) -> Tensor:
+        right = [
+            self._adapter.predict(self._backbone, state, images).logits.argmax(1) == self._labels
+            for images in self._bank
+        ]
+        return torch.cat(right)
+
+
+def obstacle(adapter: Adapter, initial: State, reference: Reference | None) -> str:
+    """Return why a canary cannot judge the streams of an adapter, or an empty string."""
+    if reference is None or not reference.parts >= _PARTS:
+        return "the model has no reference bundle with canary images"
+    learnt = {name.partition("/")[0] for name in initial} - {"stats"}
+    if not learnt:
+        return f"adapter '{adapter.name}' learns no parameters"
+    own = any(name.endswith(".running_mean") for name in initial)
+    if own and "stats" not in _fields(adapter):
+        return f"adapter '{adapter.name}' answers from statistics of its stream only"
+    return ""
+
+
+def bank(images: Tensor) -> dict[str, Tensor]:
+    """Return images in [0, 1] (N, C, H, W) spoilt in six ways, in [0, 1] too; the same for the same images."""
+    generator = torch.Generator().manual_seed(_SEED)
+    return {name: spoil(images, generator).clamp(0, 1) for name, spoil in _WAYS.items()}
+
+
+def _noise(images: Tensor, generator: torch.Generator) -> Tensor:
+    return images + 0.2 * torch.randn(images.shape, generator=generator)
+
+
+def _specks(images: Tensor, generator: torch.Generator) -> Tensor:
+    hit, white = (torch.rand(images.shape, generator=generator) < share for share in (0.1, 0.5))
+    return torch.where(hit, white.to(images.dtype), images)
+
+
+def _blur(images: Tensor, _generator: torch.Generator) -> Tensor:
+    side = max(1, math.ceil(min(images.shape[2:]) / 16))
+    padded = functional.pad(images, (side,) * 4, mode="replicate")
+    return functional.avg_pool2d(padded, 2 * side + 1, 1)
+
+
+def _pale(images: Tensor, _generator: torch.Generator) -> Tensor:
+    return torch.lerp(images.mean((1, 2, 3), keepdim=True).expand_as(images), images, 0.3)
+
+
+def _bright(images: Tensor, _generator: torch.Generator) -> Tensor:
+    return images + 0.3
+
+
+def _blocks(images: Tensor, _generator: torch.Generator) -> Tensor:
+    height, width = images.shape[2:]
+    small = functional.adaptive_avg_pool2d(images, (max(1, height // 2), max(1, width // 2)))
+    return functional.interpolate(small, size=(height, width))
+
+
+_WAYS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "noise": _noise,
+    "specks": _specks,
+    "blur": _blur,
+    "contrast": _pale,
+    "brightness": _bright,
+    "pixelate": _blocks,
+}
+
+
+def _fields(adapter: Adapter) -> set[str]:
+    return {field.name for field in dataclasses.fields(adapter)}  # type: ignore[arg-type]
+
+
+def _alone(adapter: Adapter) -> Adapter:
+    changes: dict[str, Any] = {name: value for name, value in _ALONE.items() if name in _fields(adapter)}
+    return dataclasses.replace(adapter, **changes)  # type: ignore[type-var]

@@ -1,0 +1,193 @@
+"""The guard: decides for every window whether it may be learnt from, and for every step whether it is taken over.
+
+In order of trust: finite numbers; size of the update; trust region; diversity of the answers; the canary; the risk
+monitor; the estimated gain. A number that a collapsing model's own confidence raises is never the sole ground.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from tta_server.adapters import Adapter, State, Step
+from tta_server.guard import home
+from tta_server.guard.canary import Canary, Reading, obstacle
+from tta_server.guard.compare import Compare
+from tta_server.guard.home import Home, Shares
+from tta_server.guard.record import Record
+from tta_server.guard.trust import Trust
+from tta_server.guard.variety import distinct, enough
+from tta_server.guard.verdict import Action, Admission, Cause, Memory, Serve, Verdict
+from tta_server.models import Backbone, Output, Reference
+from tta_server.settings import GuardSettings
+
+
+class Finding(NamedTuple):
+    """What is wrong with a step, in the order of a verdict's fields."""
+
+    action: Action
+    cause: Cause
+    reason: str
+
+
+class Guard:
+    """Judge the streams of one adapter on one backbone; what is known of a stream is in its memory alone."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        adapter: Adapter,
+        reference: Reference | None,
+        settings: GuardSettings,
+        window_rows: int,
+    ) -> None:
+        """Prepare everything that does not depend on a stream.
+
+        Args:
+            backbone: The frozen network.
+            adapter: Whose steps are judged.
+            reference: The model's bundle; without one, only numbers, distances and diversity are judged.
+            settings: What is let pass.
+            window_rows: Images of a usual window.
+        """
+        self._settings = settings
+        self._classes = backbone.spec.classes
+        initial = adapter.init(backbone, reference)
+        self._trust = Trust(backbone, initial)
+        self._home = Home(reference) if reference is not None and reference.parts >= home.PARTS else None
+        self._compare = Compare(settings, self._home, adapter.output_kind)
+        self._no_canary = obstacle(adapter, initial, reference)
+        self._canary: Canary | None = None
+        if reference is not None and not self._no_canary:
+            self._canary = Canary(backbone, adapter, reference, initial)
+
+    def start(self) -> Memory:
+        """Return what is remembered of a fresh stream; its layout never changes."""
+        return Record.fresh(self._classes).memory()
+
+    def admit(self, memory: Memory, state: State, x: Tensor, frozen: Output) -> Admission:
+        """Decide whether a window may be learnt from.
+
+        Args:
+            memory: Of the stream.
+            state: Its state.
+            x: The window (N, C, H, W).
+            frozen: What the source model says of it.
+        """
+        record = Record.of(memory)
+        if not bool(x.isfinite().all() & frozen.logits.isfinite().all() & frozen.features.isfinite().all()):
+            reason = "the window, or what the frozen model says of it, is not finite"
+            return Admission(False, "not_finite", reason, memory, _serve(record))
+        if self._home:
+            record = self._home.look(record, frozen, self._settings.outliers)
+        memory, measures = record.memory(), {"far_share": record.far, "unsure_share": record.unsure}
+        if self._home and self._settings.at_home and not record.away:
+            reason = f"nothing drifts: {Shares(record.far, record.unsure)}"
+            return Admission(False, "at_home", reason, memory, "source", measures)
+        pictures, needed = distinct(x), enough(len(x))
+        if pictures < needed:
+            reason = f"the window shows {pictures} different pictures, expected at least {needed} of {len(x)} images"
+            return Admission(False, "too_few_pictures", reason, memory, _serve(record), measures)
+        return Admission(True, "healthy", "the window may be learnt from", memory, _serve(record), measures)
+
+    def judge(self, memory: Memory, old: State, step: Step, x: Tensor, frozen: Output) -> Verdict:
+        """Decide what becomes of a step.
+
+        Args:
+            memory: What `admit` returned.
+            old: The state before.
+            step: What the adapter made of the window.
+            x: The window (N, C, H, W).
+            frozen: What the source model says of it.
+        """
+        record = Record.of(memory)
+        wrong = _broken(step)
+        if wrong:
+            return Verdict(*wrong, old, memory, _serve(record))
+        update = self._trust.update(old, step.state)
+        if update > self._settings.max_update:
+            reason = f"the step moves the parameters by {update:.2g}, more than {self._settings.max_update:.2g}"
+            return Verdict("reject", "update", reason, old, memory, _serve(record), measures={"update_norm": update})
+        return self._examine(record, old, step, frozen, update)
+
+    def _examine(self, record: Record, old: State, step: Step, frozen: Output, update: float) -> Verdict:
+        """Judge a step that is sound and small by what its state, drawn into the trust region, would answer."""
+        state = self._trust.project(step.state, self._settings.max_distance)
+        record = self._compare.look(record, step.output, frozen)
+        measures = self._compare.measures(record)
+        measures |= {"update_norm": update, "parameter_distance": self._trust.distance(state)}
+        moved = record.but(since_check=record.since_check + 1, path=record.path + update)
+        # A step that the comparison refuses need not be read: nothing moves.
+        reading = self._canary.read(state) if self._canary and not record.source and self._due(moved) else None
+        if reading:
+            measures["canary_accuracy"] = reading.accuracy
+            moved = moved.but(since_check=0, path=0.0)
+        wrong = self._uniform(record) or self._misread(reading, record) or self._worse(record)
+        if wrong:
+            record = record if wrong.action == "reject" else record.restored()
+            return Verdict(*wrong, old, record.memory(), _serve(record), measures=measures)
+        return self._commit(moved, state, step, reading, measures)
+
+    def _commit(
+        self, record: Record, state: State, step: Step, reading: Reading | None, measures: dict[str, float]
+    ) -> Verdict:
+        passed = self._passes(record, reading)
+        if passed:
+            record = record.but(failures=0, since_check=0, path=0.0)
+        record = record.but(steps=record.steps + 1)
+        cause: Cause = "healthy" if state is step.state else "trust_region"
+        reason = "nothing is wrong with the step"
+        if cause == "trust_region":
+            reason = f"the parameters are drawn back to {self._settings.max_distance:.2g} from the source"
+        return Verdict("commit", cause, reason, state, record.memory(), "adapted", passed, measures)
+
+    def _due(self, record: Record) -> bool:
+        return record.since_check >= self._settings.canary_every or record.path >= self._settings.canary_path
+
+    def _passes(self, record: Record, reading: Reading | None) -> bool:
+        """Say whether the check was complete and found nothing, so that the state may be gone back to."""
+        if record.failures and record.steps < self._settings.canary_every:
+            return False  # a stream that was taken back reads well at first, and may collapse again as it did before
+        if self._canary:
+            return reading is not None and reading.drop <= self._settings.canary_margin
+        return self._due(record)
+
+    def _uniform(self, record: Record) -> Finding | None:
+        cause, reason = self._compare.uniform(record)
+        return Finding(_restore(record), cause, reason) if reason else None
+
+    def _misread(self, reading: Reading | None, record: Record) -> Finding | None:
+        if reading is None or reading.drop <= self._settings.canary_margin + 2 * reading.error:
+            return None
+        reason = f"of the canary {reading.accuracy:.1%} is read, and {reading.source:.1%} by the source"
+        return Finding(_restore(record), "canary", reason)
+
+    def _worse(self, record: Record) -> Finding | None:
+        if record.steps and self._compare.alarmed(record):
+            reason = f"the adapted model has been lost on more images than the frozen one, last {record.excess:+.0%}"
+            return Finding(_restore(record), "risk", reason)
+        if not record.source:
+            return None
+        if record.gain < self._settings.min_gain:
+            reason = f"the estimated accuracy is {record.gain:+.0%} of the frozen model's"
+            return Finding("reject", "estimated_accuracy", reason)
+        return Finding(
+            "reject", "risk", f"the adapted model is lost on {record.excess:+.0%} images than the frozen one"
+        )
+
+
+def _broken(step: Step) -> Finding | None:
+    tensors = (step.output.logits, *(tensor for tensor in step.state.values() if tensor.is_floating_point()))
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        return Finding("reject", "not_finite", "the step, or what the adapted model says of the window, is not finite")
+    if not bool(step.scalars["accepted"]):
+        return Finding("reject", "nothing_selected", "the adapter found nothing in the window to learn from")
+    return None
+
+
+def _restore(record: Record) -> Action:
+    """Return how far to take a stream back: further if the last time did not help."""
+    return "reset" if record.failures else "rollback"
+
+
+def _serve(record: Record) -> Serve:
+    return "source" if record.source else "adapted"

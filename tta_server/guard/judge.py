@@ -1,0 +1,43 @@
+"""The guard that is switched off, and what any guard must offer."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from tta_server.adapters import State, Step
+from tta_server.guard.verdict import Admission, Memory, Verdict
+from tta_server.models import EMPTY, Output
+
+
+class Judge(Protocol):
+    """Decides what a stream may learn, as a pure function of what it is given."""
+
+    def start(self) -> Memory:
+        """Return what is remembered of a fresh stream."""
+        ...
+
+    def admit(self, memory: Memory, state: State, x: Tensor, frozen: Output) -> Admission:
+        """Decide whether the window `x` (N, C, H, W), of which the source model says `frozen`, may be learnt from."""
+        ...
+
+    def judge(self, memory: Memory, old: State, step: Step, x: Tensor, frozen: Output) -> Verdict:
+        """Decide what becomes of a step on the window `x`."""
+        ...
+
+
+class Unguarded:
+    """Take over whatever the adapter accepts."""
+
+    def start(self) -> Memory:
+        """Remember nothing."""
+        return EMPTY
+
+    def admit(self, memory: Memory, state: State, x: Tensor, frozen: Output) -> Admission:
+        """Admit every window."""
+        return Admission(True, "healthy", "the guard is off", memory)
+
+    def judge(self, memory: Memory, old: State, step: Step, x: Tensor, frozen: Output) -> Verdict:
+        """Commit what the adapter accepted."""
+        if bool(step.scalars["accepted"]):
+            return Verdict("commit", "healthy", "the guard is off", step.state, memory)
+        return Verdict("reject", "nothing_selected", "the adapter selected nothing to learn from", old, memory)

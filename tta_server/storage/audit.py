@@ -1,0 +1,165 @@
+"""The audit log: one line of JSON for whatever happened to a stream's state, appended and never changed.
+
+Lines go before states: when the state of version v is on disk, so is every line up to v. After a crash the log may
+therefore be ahead of the states; the `load` line that a restarted server writes says by its digest which state it
+went on from.
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, get_args
+
+from tta_server.storage.files import Files, Found
+
+log = logging.getLogger(__name__)
+
+Event = Literal[
+    "create",  # the stream is new; its state is the source's
+    "load",  # the stream goes on after a restart
+    "commit",  # a step was taken over
+    "reject",  # a step was dropped
+    "skip",  # a window was not learnt from
+    "failed",  # a step raised an error
+    "rollback",  # the stream went back to an earlier state
+    "reset",  # the stream went back to the source
+    "snapshot",  # `extra.snapshot` was kept
+    "restore",  # the stream went back to the snapshot that `extra.snapshot` names
+    "import",  # the stream got a state from outside
+    "delete",  # everything of the stream was erased
+    "mode",
+    "freeze",
+    "settings",
+]
+EVENTS: Final[tuple[Event, ...]] = get_args(Event)
+
+_FOLDER = "audit"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line.
+
+    Attributes:
+        stream: The stream.
+        verdict: What happened, from a closed set.
+        version_before: Version of the state before.
+        version_after: Version after; the same if the state did not change.
+        cause: Why, from the guard's closed set, or empty.
+        reason: The same in a sentence.
+        batch: Digest of the window, or None.
+        rows: Images in the window.
+        state: Digest of the state after, where it changed, or None.
+        who: "engine", or what the API calls the caller.
+        time: ISO 8601 in UTC.
+        extra: What only this event has, such as `stack`: slot and size of the stack that a step was part of.
+    """
+
+    stream: str
+    verdict: Event
+    version_before: int
+    version_after: int
+    cause: str = ""
+    reason: str = ""
+    batch: str | None = None
+    rows: int = 0
+    state: str | None = None
+    who: str = "engine"
+    time: str = field(default_factory=_now)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_line(self) -> bytes:
+        """Return the entry as one line of JSON, with its newline; control characters in it are escaped."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+
+class Audit:
+    """The log, as numbered segments under `audit/`. One thread appends; any thread may read."""
+
+    def __init__(self, files: Files, segment_bytes: int = 4 * 2**20, keep: int = 64) -> None:
+        """Prepare; nothing is written yet.
+
+        Args:
+            files: Where it is kept, such as `Store.files`. An object store cannot append, so there each append writes
+                the newest segment anew: make segments smaller.
+            segment_bytes: Size from which a new segment is begun.
+            keep: Segments kept; the oldest go first.
+        """
+        self._files = files
+        self._segment_bytes = segment_bytes
+        self._keep = keep
+
+    def append(self, entries: Iterable[Entry]) -> None:
+        """Write entries in order; when this returns they survive a power cut.
+
+        Raises:
+            OSError: If they cannot be written; then none is.
+        """
+        lines = b"".join(entry.as_line() for entry in entries)
+        if not lines:
+            return
+        segments = self._segments()
+        newest = segments[-1] if segments else None
+        if newest is None or newest.size_bytes >= self._segment_bytes:
+            number = _number(newest) + 1 if newest else 1
+            self._files.append_lines(f"{_FOLDER}/{number:08d}.jsonl", lines)
+            for old in segments[: max(0, len(segments) + 1 - self._keep)]:
+                self._files.remove(f"{_FOLDER}/{old.name}")
+        else:
+            self._files.append_lines(f"{_FOLDER}/{newest.name}", lines)
+
+    def entries(self, stream: str = "") -> Iterator[Entry]:
+        """Yield the entries of one stream, or all, oldest first; what a crash tore is left out."""
+        for segment in self._segments():
+            yield from self._read(segment, stream)
+
+    def newest(self, stream: str = "", limit: int = 100) -> list[Entry]:
+        """Return at most `limit` entries of one stream, or all, newest first."""
+        found: list[Entry] = []
+        for segment in reversed(self._segments()):
+            found += reversed(list(self._read(segment, stream)))
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
+    def last_version(self, stream: str) -> int:
+        """Return the highest version of a stream that the log names, 0 if none: later ones must be higher."""
+        return max((max(entry.version_before, entry.version_after) for entry in self.entries(stream)), default=0)
+
+    def _segments(self) -> list[Found]:
+        return [found for found in self._files.listing(_FOLDER) if _number(found) > 0]
+
+    def _read(self, segment: Found, stream: str) -> Iterator[Entry]:
+        try:
+            lines = self._files.read(f"{_FOLDER}/{segment.name}").split(b"\n")
+        except FileNotFoundError:  # rotated away since
+            return
+        for number, line in enumerate(lines, 1):
+            entry = _parsed(line)
+            # The last may be torn, or still be written; one that lacks its newline only counts from the beginning.
+            if entry is None and line and number < len(lines):
+                log.warning("line %d of audit segment %s is damaged and is left out", number, segment.name)
+            if entry and stream in ("", entry.stream):
+                yield entry
+
+
+def _number(segment: Found) -> int:
+    stem, _, ending = segment.name.partition(".")
+    return int(stem) if ending == "jsonl" and stem.isascii() and stem.isdigit() else 0
+
+
+def _parsed(line: bytes) -> Entry | None:
+    try:
+        content = json.loads(line)
+        known = {each.name for each in fields(Entry)}
+        entry = Entry(**{key: value for key, value in content.items() if key in known})
+        versions = isinstance(entry.version_before, int) and isinstance(entry.version_after, int)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    return entry if versions and entry.verdict in EVENTS and isinstance(entry.stream, str) else None

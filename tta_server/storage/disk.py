@@ -1,0 +1,142 @@
+"""A local folder in which no crash leaves half a file."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from tta_server.storage.failpoints import failpoint
+from tta_server.storage.files import Found
+
+_UNFINISHED = ".unfinished"
+_LOCK = "lock"
+
+
+class Disk:
+    """A local folder. A write is: a file beside it, fsync, rename, fsync of the folder."""
+
+    def __init__(self, root: Path) -> None:
+        """Take the folder `root`, which need not exist."""
+        self._root = root
+        self._lock: int | None = None
+
+    def claim(self) -> None:
+        """Lock the folder; the lock goes with the process, however it ends."""
+        _make_folder(self._root)
+        lock = os.open(self._root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock)
+            raise ValueError(f"storage folder '{self._root}' is in use by another server; give each its own") from error
+        self._lock = lock
+
+    def release(self) -> None:
+        """Unlock the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+        self._lock = None
+
+    def read(self, path: str) -> bytes:
+        """Return a file."""
+        return (self._root / path).read_bytes()
+
+    def write(self, path: str, data: bytes) -> None:
+        """Put a file there atomically and durably."""
+        target = self._root / path
+        unfinished = target.with_name(target.name + _UNFINISHED)
+        _make_folder(target.parent)
+        try:
+            _write_durably(unfinished, data)
+            failpoint("store.before_rename")
+            unfinished.replace(target)
+        except OSError:
+            unfinished.unlink(missing_ok=True)  # on a full disk every byte counts
+            raise
+        failpoint("store.after_rename")
+        _sync_folder(target.parent)
+
+    def append_lines(self, path: str, lines: bytes) -> None:
+        """Add lines durably; if that fails the file is as it was."""
+        target = self._root / path
+        _make_folder(target.parent)
+        failpoint("audit.before_append")
+        file = os.open(target, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            before_bytes = os.fstat(file).st_size
+            torn = before_bytes > 0 and os.pread(file, 1, before_bytes - 1) != b"\n"
+            try:
+                _append(file, b"\n" + lines if torn else lines)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(file, before_bytes)
+                raise
+        finally:
+            os.close(file)
+        if not before_bytes:
+            _sync_folder(target.parent)
+
+    def remove(self, path: str) -> None:
+        """Remove a file or an empty folder; what is removed may be back after a power cut."""
+        failpoint("store.before_remove")
+        target = self._root / path
+        with contextlib.suppress(FileNotFoundError):
+            target.rmdir() if target.is_dir() else target.unlink()
+
+    def listing(self, folder: str) -> list[Found]:
+        """Return what is in a folder."""
+        return sorted(found for found in self._all(folder) if not found.name.endswith(_UNFINISHED))
+
+    def sweep(self, folder: str) -> None:
+        """Remove unfinished files."""
+        for found in list(self._all(folder)):
+            if found.name.endswith(_UNFINISHED):
+                self.remove(f"{folder}/{found.name}")
+
+    def _all(self, folder: str) -> Iterator[Found]:
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._root / folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # removed since
+                    facts = entry.stat(follow_symlinks=False)
+                    is_folder = entry.is_dir(follow_symlinks=False)
+                    yield Found(entry.name, 0 if is_folder else facts.st_size, facts.st_mtime, is_folder)
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    failpoint("store.before_write")
+    half = len(data) // 2
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(data[:half])
+        file.flush()
+        failpoint("store.mid_write")
+        file.write(data[half:])
+        file.flush()
+        failpoint("store.before_fsync")
+        os.fsync(file.fileno())
+
+
+def _append(file: int, data: bytes) -> None:
+    half = len(data) // 2
+    for part, point in ((data[:half], "audit.mid_append"), (data[half:], "audit.before_fsync")):
+        left = part
+        while left:
+            left = left[os.write(file, left) :]
+        failpoint(point)
+    os.fsync(file)
+
+
+def _make_folder(folder: Path) -> None:
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

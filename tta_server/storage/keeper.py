@@ -1,0 +1,266 @@
+"""One thread that writes, so that the device thread never waits for a disk.
+
+Within a round the order is: erasures and snapshots; kept windows; audit lines in the order they came; the newest state
+of each stream. States wait for the lines: when the state of version v is on disk, so is every line up to v. A disk that
+fails stops nothing: what could not be written stays in memory, of states the newest, and is tried again.
+"""
+
+import logging
+import threading
+import time
+from concurrent.futures import Future
+from typing import Any
+
+from tta_server.storage.audit import Audit, Entry
+from tta_server.storage.pending import KeptWindow, Make, Pending, Snapshot, UnsavedState
+from tta_server.storage.rounds import Rounds
+from tta_server.storage.store import Store
+
+log = logging.getLogger(__name__)
+
+_CLOSED = "the store is closed"
+
+
+class Keeper:
+    """Take what has to be kept and write it later.
+
+    Every method may be called from any thread, and none but `read`, `flush` and `close` waits for the disk.
+    """
+
+    def __init__(self, store: Store, audit: Audit, interval_s: float = 1.0, retry_s: float = 1.0) -> None:
+        """Prepare; nothing is written before `start`.
+
+        Args:
+            store: Where states, snapshots and windows go.
+            audit: Where lines go.
+            interval_s: Shortest time between two rounds; what comes meanwhile is written together. 0 writes at once.
+            retry_s: Wait after a failure; doubled with each further one, up to a minute.
+        """
+        self._store = store
+        self._audit = audit
+        self._rounds = Rounds(interval_s, retry_s)
+        self._changed = threading.Condition()
+        self._pending = Pending()
+        self._busy = False
+        self._hurry = 0  # how many wait in `flush`
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+
+    def start(self) -> None:
+        """Take the store for this process and start to write.
+
+        Raises:
+            ValueError: If another server has it or it cannot be reached.
+            OSError: If the folder cannot be written.
+        """
+        self._store.claim()
+        self._thread.start()
+
+    def save(self, name: str, version: int, make: Make) -> None:
+        """Keep a stream's state; of several that wait, the newest is written.
+
+        Args:
+            name: The stream.
+            version: Version of the state.
+            make: Returns the file. Runs later, on the writer's thread; on the caller's if `read` comes first.
+        """
+        with self._changed:
+            self._pending.save(name, version, make, time.monotonic())
+            self._changed.notify_all()
+
+    def record(self, entry: Entry) -> None:
+        """Append a line to the audit log, before any state that is saved later."""
+        with self._changed:
+            self._pending.record(entry)
+            self._changed.notify_all()
+
+    def keep_input(self, name: str, digest: str, make: Make) -> None:
+        """Keep a window that a stream learnt from, before any line that is recorded later."""
+        with self._changed:
+            self._pending.keep(KeptWindow(name, digest, make))
+            self._changed.notify_all()
+
+    def snapshot(self, name: str, version: int, make: Make, note: str = "") -> "Future[str]":
+        """Keep a snapshot; returns its id to come, or the OSError.
+
+        Raises:
+            OSError: If the keeper is closed.
+        """
+        future: Future[str] = Future()
+        with self._changed:
+            self._refuse_if_closed()
+            self._pending.snapshots.append(Snapshot(name, version, make, note, future))
+            self._changed.notify_all()
+        return future
+
+    def read(self, name: str) -> bytes | None:
+        """Return the newest state of a stream, written or still waiting to be; None if there is none."""
+        with self._changed:
+            state, deleted = self._pending.states.get(name), name in self._pending.erasures
+        if state:
+            return state.make()
+        return None if deleted else self._store.load(name)
+
+    def delete(self, name: str) -> "Future[None]":
+        """Forget what waits of a stream and erase its files.
+
+        Returns:
+            Done, or the OSError; after an error it is tried again with each round, and until then nothing is written of
+            a stream that has the name anew.
+
+        Raises:
+            OSError: If the keeper is closed.
+        """
+        future: Future[None] = Future()
+        with self._changed:
+            self._refuse_if_closed()
+            self._pending.erase(name, future)
+            self._changed.notify_all()
+        return future
+
+    def flush(self, timeout_s: float) -> bool:
+        """Write everything that waits, now; return whether that was done in time."""
+        with self._changed:
+            self._hurry += 1
+            self._rounds.due_s = 0.0
+            self._changed.notify_all()
+            done = self._changed.wait_for(lambda: not (self._pending or self._busy), timeout_s)
+            self._hurry -= 1
+        return done
+
+    def close(self, timeout_s: float = 20.0) -> bool:
+        """Write everything that waits and end; return whether that was done in time."""
+        done = not self._thread.is_alive() or self.flush(timeout_s)
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        for snapshot in self._pending.snapshots:
+            _fail([snapshot.future], OSError(_CLOSED))
+        for futures in self._pending.erasures.values():
+            _fail(futures, OSError(_CLOSED))
+        if not done:
+            log.error(
+                "the newest states of %d streams are lost: %s", len(self._pending.states), self.trouble or "out of time"
+            )
+        self._store.release()
+        return done
+
+    @property
+    def failures(self) -> int:
+        """Rounds of writing that failed since the start."""
+        return self._rounds.failures
+
+    @property
+    def lost(self) -> int:
+        """Audit lines and windows given up because too many waited for a disk that fails."""
+        return self._pending.lost
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the disk, or an empty string."""
+        return self._rounds.trouble
+
+    @property
+    def age_s(self) -> float:
+        """Time since a round last succeeded, or since the start; grows while nothing happens, too."""
+        return time.monotonic() - self._rounds.succeeded_s
+
+    @property
+    def behind_s(self) -> float:
+        """How long the oldest unwritten state has waited; 0 if all are written. The one to alert on."""
+        with self._changed:
+            return max((time.monotonic() - state.since_s for state in self._pending.states.values()), default=0.0)
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise OSError(_CLOSED)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._closed or self._is_due()):
+                    self._changed.wait(self._rounds.due_s - time.monotonic() if self._pending else None)
+                if self._closed:
+                    return
+                self._busy = True
+            try:
+                self._round()
+            except Exception as error:  # a remote store raises what it likes
+                with self._changed:
+                    self._rounds.fail(error)
+            else:
+                with self._changed:
+                    self._rounds.succeed(hurry=self._hurry > 0)
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+
+    def _is_due(self) -> bool:
+        return self._pending.urgent or (bool(self._pending) and time.monotonic() >= self._rounds.due_s)
+
+    def _round(self) -> None:
+        problems = [self._erase(name) for name in list(self._pending.erasures)]
+        self._write_snapshots()
+        with self._changed:  # at one moment: no state here is newer than the lines
+            windows, lines, states = self._pending.kept()
+        problems.append(self._write_windows(windows))
+        self._audit.append(lines)
+        with self._changed:
+            self._pending.wrote_lines(lines)
+        problems += [self._write_state(name, state) for name, state in states.items()]
+        for problem in filter(None, problems):
+            raise problem
+
+    def _erase(self, name: str) -> Exception | None:
+        with self._changed:
+            futures, self._pending.erasures[name] = self._pending.erasures[name], []
+        try:
+            self._store.delete(name)
+        except Exception as error:
+            _fail(futures, error)
+            return error
+        with self._changed:
+            if not self._pending.erasures[name]:  # else it was asked for again meanwhile
+                del self._pending.erasures[name]
+        for future in futures:
+            if future.set_running_or_notify_cancel():
+                future.set_result(None)
+        return None
+
+    def _write_snapshots(self) -> None:
+        with self._changed:
+            snapshots, self._pending.snapshots = self._pending.snapshots, []
+        for stream, version, make, note, future in snapshots:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(self._store.snapshot(stream, version, make(), note))
+                except Exception as error:
+                    future.set_exception(error)
+
+    def _write_windows(self, windows: list[KeptWindow]) -> Exception | None:
+        """Write what fits: windows are large, and states must not wait for them."""
+        for window in windows:
+            try:
+                self._store.keep_input(window.stream, window.digest, window.make())
+            except Exception as error:
+                return error
+            with self._changed:
+                self._pending.wrote_window(window)
+        return None
+
+    def _write_state(self, name: str, state: UnsavedState) -> Exception | None:
+        try:
+            self._store.save(name, state.version, state.make())
+        except Exception as error:  # the next stream's may still be written
+            return error
+        with self._changed:
+            self._pending.wrote_state(name, state)
+        return None
+
+
+def _fail(futures: "list[Future[Any]] | list[Future[None]]", error: Exception) -> None:
+    for future in futures:
+        if future.set_running_or_notify_cancel():
+            future.set_exception(error)

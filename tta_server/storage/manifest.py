@@ -1,0 +1,90 @@
+"""What is known of each file that is kept of a stream: by its name, and by the manifest beside it."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Final, Literal
+
+from tta_server.storage.files import Found
+
+Kind = Literal["state", "snapshot"]
+
+SUFFIX: Final = ".safetensors"
+_ID = re.compile(r"(?P<kind>state|snapshot)-(?P<sequence>\d{8,18})-v(?P<version>\d{1,18})-(?P<digest>[0-9a-f]{16})")
+_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A state or snapshot that is kept.
+
+    Attributes:
+        id: Its name in the store and in the API.
+        kind: Whether it was saved by itself or on request.
+        version: Version of the stream's state.
+        sha256: Digest of the file; its first 16 digits where the manifest was lost.
+        size_bytes: Size of the file.
+        time: When it was saved, ISO 8601 in UTC; empty where the manifest was lost.
+        note: What whoever asked for it wrote.
+    """
+
+    id: str
+    kind: Kind
+    version: int
+    sha256: str
+    size_bytes: int
+    time: str = ""
+    note: str = ""
+
+    @property
+    def sequence(self) -> int:
+        """Grows with each file of the stream."""
+        return int(self.id.split("-")[1])
+
+
+def new_id(kind: Kind, sequence: int, version: int, sha256: str) -> str:
+    """Return the id, and so the name, of a new file."""
+    return f"{kind}-{sequence:08d}-v{version}-{sha256[:16]}"
+
+
+def from_name(found: Found, described: Saved | None) -> Saved | None:
+    """Return what a file is by its name, with what the manifest says beside; None if it is no state or snapshot."""
+    parts = _ID.fullmatch(found.name.removesuffix(SUFFIX))
+    if not parts or not found.name.endswith(SUFFIX):
+        return None
+    kind: Kind = "state" if parts["kind"] == "state" else "snapshot"
+    plain = Saved(parts[0], kind, int(parts["version"]), parts["digest"], found.size_bytes)
+    return replace(plain, sha256=described.sha256, time=described.time, note=described.note) if described else plain
+
+
+def of_kind(saved: Sequence[Saved], kind: Kind) -> list[Saved]:
+    """Return those of one kind."""
+    return [entry for entry in saved if entry.kind == kind]
+
+
+def dump_manifest(stream: str, kept: Sequence[Saved]) -> bytes:
+    """Return the manifest of what is kept of a stream, oldest first, as JSON."""
+    states = of_kind(kept, "state")
+    content = {
+        "schema": _SCHEMA,
+        "stream": stream,
+        "current": states[-1].id if states else None,
+        "entries": [asdict(entry) for entry in sorted(kept, key=lambda entry: entry.sequence)],
+    }
+    return json.dumps(content, indent=1).encode()
+
+
+def load_manifest(data: bytes) -> dict[str, Saved]:
+    """Return what a manifest says, by file name.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    try:
+        entries = [Saved(**entry) for entry in json.loads(data)["entries"]]
+        if not all(isinstance(text, str) for entry in entries for text in (entry.sha256, entry.time, entry.note)):
+            raise ValueError("a digest, time or note in it is not text")
+        return {f"{entry.id}{SUFFIX}": entry for entry in entries}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"not a manifest: {error}") from error

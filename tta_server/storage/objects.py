@@ -1,0 +1,107 @@
+"""What fsspec reaches, local folders apart: object stores above all."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import fsspec  # type: ignore[import-untyped]
+from fsspec.asyn import AsyncFileSystem  # type: ignore[import-untyped]
+
+from tta_server.storage.disk import Disk
+from tta_server.storage.failpoints import failpoint
+from tta_server.storage.files import Files, Found
+
+_EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "gcs": ("gcsfs", "gs")}
+_CLAIM = "claimed"
+
+
+def open_files(url: str) -> Files:
+    """Return the place that `url` names; nothing is written yet.
+
+    Raises:
+        ValueError: If the protocol is unknown, what it needs is not installed, or it is set up wrongly.
+    """
+    protocol = url.partition("://")[0] if "://" in url else "file"
+    try:
+        filesystem, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+    except ImportError as error:
+        package, extra = _EXTRAS.get(protocol, (error.name or "a package", ""))
+        how = f"install tta-server[{extra}]" if extra else str(error)
+        raise ValueError(f"storage.url '{url}' needs {package}; {how}") from error
+    except Exception as error:
+        raise ValueError(f"storage.url '{url}' cannot be used: {error}") from error
+    local = "file" in ((filesystem.protocol,) if isinstance(filesystem.protocol, str) else filesystem.protocol)
+    return Disk(Path(root)) if local else ObjectStore(filesystem, root)
+
+
+class ObjectStore:
+    """What fsspec reaches: an object is put there at once or not at all. One server must own the prefix."""
+
+    def __init__(self, filesystem: Any, root: str) -> None:  # noqa: ANN401
+        """Take an fsspec filesystem and the prefix in it."""
+        self._filesystem = filesystem
+        self._root = root.rstrip("/")
+
+    def claim(self) -> None:
+        """Write once, so that a missing bucket and wrong credentials show at the start; there is no lock to take.
+
+        Raises:
+            ValueError: If it cannot be written.
+        """
+        try:
+            self.write(_CLAIM, b"")
+        except Exception as error:
+            raise ValueError(f"storage '{self._root}' cannot be written: {error}") from error
+
+    def release(self) -> None:
+        """Do nothing."""
+
+    def read(self, path: str) -> bytes:
+        """Return an object."""
+        data: bytes = self._filesystem.cat_file(self._at(path))
+        return data
+
+    def write(self, path: str, data: bytes) -> None:
+        """Put an object there."""
+        failpoint("store.before_write")
+        if not isinstance(self._filesystem, AsyncFileSystem):  # s3 and gs have no folders; SFTP has
+            self._filesystem.makedirs(self._at(path).rpartition("/")[0], exist_ok=True)
+        self._filesystem.pipe_file(self._at(path), data)
+        failpoint("store.after_rename")
+
+    def append_lines(self, path: str, lines: bytes) -> None:
+        """Put the object there anew with the lines at its end: objects cannot grow."""
+        failpoint("audit.before_append")
+        try:
+            before = self.read(path)
+        except FileNotFoundError:
+            before = b""
+        self._filesystem.pipe_file(self._at(path), before + lines)
+
+    def remove(self, path: str) -> None:
+        """Remove an object; a folder is there only as long as there is something in it."""
+        failpoint("store.before_remove")
+        with contextlib.suppress(FileNotFoundError):
+            at = self._at(path)
+            self._filesystem.rmdir(at) if self._filesystem.isdir(at) else self._filesystem.rm_file(at)
+
+    def listing(self, folder: str) -> list[Found]:
+        """Return what is under a prefix."""
+        try:
+            infos = self._filesystem.ls(self._at(folder), detail=True)
+        except FileNotFoundError:
+            return []
+        return sorted(_found(info) for info in infos if info["name"].rstrip("/") != self._at(folder))
+
+    def sweep(self, folder: str) -> None:
+        """Do nothing: nothing unfinished is ever visible."""
+
+    def _at(self, path: str) -> str:
+        return f"{self._root}/{path}".rstrip("/")
+
+
+def _found(info: dict[str, Any]) -> Found:
+    when = next((info[key] for key in ("mtime", "LastModified", "updated", "created") if info.get(key)), 0.0)
+    modified_s = when.timestamp() if hasattr(when, "timestamp") else when if isinstance(when, float) else 0.0
+    is_folder = info["type"] == "directory"
+    return Found(info["name"].rstrip("/").rpartition("/")[2], int(info.get("size") or 0), modified_s, is_folder)

@@ -1,0 +1,119 @@
+"""What waits to be written: a data structure without a lock or a clock of its own."""
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
+
+from tta_server.storage.audit import Entry
+
+Make = Callable[[], bytes]
+"""Returns the bytes of a file, later and on another thread."""
+
+T = TypeVar("T")
+
+_MAX_LINES = 100_000
+_MAX_WINDOWS = 64
+
+
+class UnsavedState(NamedTuple):
+    """A stream's state; `since_s` is when the first that was not written came."""
+
+    version: int
+    make: Make
+    since_s: float
+
+
+class KeptWindow(NamedTuple):
+    """A window that a stream learnt from."""
+
+    stream: str
+    digest: str
+    make: Make
+
+
+class Snapshot(NamedTuple):
+    """A snapshot that somebody waits for."""
+
+    stream: str
+    version: int
+    make: Make
+    note: str
+    future: "Future[str]"
+
+
+@dataclass
+class Pending:
+    """Hold what waits, in order and within limits.
+
+    Attributes:
+        states: The newest of each stream.
+        lines: Of the audit log, oldest first.
+        windows: Oldest first.
+        snapshots: Oldest first.
+        erasures: By stream, who waits for it; nobody once they were told why it failed.
+        lost: Lines and windows given up because there were too many.
+    """
+
+    states: dict[str, UnsavedState] = field(default_factory=dict)
+    lines: deque[Entry] = field(default_factory=deque)
+    windows: deque[KeptWindow] = field(default_factory=deque)
+    snapshots: list[Snapshot] = field(default_factory=list)
+    erasures: dict[str, list["Future[None]"]] = field(default_factory=dict)
+    lost: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.states or self.lines or self.windows or self.urgent or self.erasures)
+
+    @property
+    def urgent(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return bool(self.snapshots or any(self.erasures.values()))
+
+    def save(self, name: str, version: int, make: Make, now_s: float) -> None:
+        """Add a state, in place of an older one."""
+        older = self.states.get(name)
+        self.states[name] = UnsavedState(version, make, older.since_s if older else now_s)
+
+    def record(self, entry: Entry) -> None:
+        """Add a line."""
+        self._add(self.lines, entry, _MAX_LINES)
+
+    def keep(self, window: KeptWindow) -> None:
+        """Add a window."""
+        self._add(self.windows, window, _MAX_WINDOWS)
+
+    def erase(self, name: str, future: "Future[None]") -> None:
+        """Add an erasure, and forget what came of the stream before it."""
+        self.states.pop(name, None)
+        self.windows = deque(window for window in self.windows if window.stream != name)
+        self.erasures.setdefault(name, []).append(future)
+
+    def kept(self) -> tuple[list[KeptWindow], list[Entry], dict[str, UnsavedState]]:
+        """Return the windows, lines and states as they are now, but for streams that are yet to be erased."""
+        windows = [window for window in self.windows if window.stream not in self.erasures]
+        return windows, list(self.lines), {name: s for name, s in self.states.items() if name not in self.erasures}
+
+    def wrote_lines(self, lines: Sequence[Entry]) -> None:
+        """Forget lines; some may have been given up meanwhile."""
+        done = set(map(id, lines))
+        while self.lines and id(self.lines[0]) in done:
+            self.lines.popleft()
+
+    def wrote_window(self, window: KeptWindow) -> None:
+        """Forget a window, unless it was given up meanwhile."""
+        with contextlib.suppress(ValueError):
+            self.windows.remove(window)
+
+    def wrote_state(self, name: str, state: UnsavedState) -> None:
+        """Forget a state, unless a newer one came meanwhile."""
+        if self.states.get(name) is state:
+            del self.states[name]
+
+    def _add(self, waiting: deque[T], item: T, most: int) -> None:
+        waiting.append(item)
+        if len(waiting) > most:
+            waiting.popleft()
+            self.lost += 1

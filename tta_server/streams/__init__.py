@@ -1,0 +1,1 @@
+"""Streams of input: their states, windows and histories, and where they are found."""

@@ -1,0 +1,124 @@
+"""Which requests were answered how, so that labels that come later can be compared with the answers."""
+
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tta_server.streams.window import Rows
+
+_MOST_REQUESTS = 100_000
+_Z = NormalDist().inv_cdf(0.975)
+
+Classes = npt.NDArray[np.integer[Any]]
+
+
+@dataclass(eq=False)
+class Answered:
+    """What is kept of an answered request.
+
+    Attributes:
+        stream: Whose it was.
+        predicted: Class of each image that was answered (n,).
+        images: The images (n, C, H, W), as long as there is room: the source is asked when labels come.
+        labelled: Places that labels came for; each counts once.
+    """
+
+    stream: str
+    predicted: Classes
+    images: Rows | None
+    labelled: set[int]
+
+
+class Ledger:
+    """Keep the newest answers, and count which were right."""
+
+    def __init__(self, max_bytes: int) -> None:
+        """Keep images of at most `max_bytes` together, and the answers of at most 100,000 requests."""
+        self._max_bytes = max_bytes
+        self._answers: OrderedDict[str, Answered] = OrderedDict()
+        self._with_images: OrderedDict[str, Answered] = OrderedDict()
+        self._bytes = 0
+        self._counts: dict[str, Counter[str]] = {}
+
+    def add(self, request_id: str, stream: str, predicted: Classes, images: Rows) -> None:
+        """Keep an answer; one with an id that is known takes its place."""
+        self._forget(request_id)
+        answered = Answered(stream, predicted, images, set())
+        self._answers[request_id] = self._with_images[request_id] = answered
+        self._bytes += images.nbytes
+        while self._bytes > self._max_bytes and self._with_images:
+            _, oldest = self._with_images.popitem(last=False)
+            self._release(oldest)
+        while len(self._answers) > _MOST_REQUESTS:
+            self._forget(next(iter(self._answers)))
+
+    def label(self, request_id: str, index: int, label: int, ask: Callable[[Rows], Classes]) -> str | None:
+        """Count one true label.
+
+        Args:
+            request_id: Of the request.
+            index: Place of the image in it.
+            label: Its true class.
+            ask: From images (1, C, H, W) to the source model's classes (1,).
+
+        Returns:
+            The stream that it counts for; None if the request or image is unknown, or was labelled before.
+        """
+        answered = self._answers.get(request_id)
+        if answered is None or not 0 <= index < len(answered.predicted) or index in answered.labelled:
+            return None
+        answered.labelled.add(index)
+        counts = self._counts.setdefault(answered.stream, Counter())
+        counts["adapted"] += 1
+        counts["adapted_right"] += int(answered.predicted[index] == label)
+        if answered.images is not None:
+            counts["source"] += 1
+            counts["source_right"] += int(ask(answered.images[index : index + 1])[0] == label)
+        return answered.stream
+
+    def accuracy(self, stream: str) -> dict[str, dict[str, float]]:
+        """Return for "adapted" and "source": `labels`, and with any, `accuracy` and its 95 % interval `low`, `high`."""
+        counts = self._counts.get(stream, Counter())
+        return {variant: _accuracy(counts[f"{variant}_right"], counts[variant]) for variant in ("adapted", "source")}
+
+    def forget(self, stream: str) -> None:
+        """Erase everything of a stream."""
+        self._counts.pop(stream, None)
+        for request_id in [key for key, answered in self._answers.items() if answered.stream == stream]:
+            self._forget(request_id)
+
+    def _forget(self, request_id: str) -> None:
+        answered = self._answers.pop(request_id, None)
+        if answered is not None and self._with_images.pop(request_id, None) is not None:
+            self._release(answered)
+
+    def _release(self, answered: Answered) -> None:
+        if answered.images is not None:
+            self._bytes -= answered.images.nbytes
+            answered.images = None
+
+
+def _accuracy(right: int, count: int) -> dict[str, float]:
+    if not count:
+        return {"labels": 0}
+    low, high = wilson(right, count)
+    return {"labels": count, "accuracy": right / count, "low": low, "high": high}
+
+
+def wilson(right: int, count: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share, by E. B. Wilson, JASA 22 (1927).
+
+    Args:
+        right: Successes, 0 to `count`.
+        count: Trials, at least 1.
+    """
+    share, squared = right / count, _Z**2
+    centre = (share + squared / (2 * count)) / (1 + squared / count)
+    half = _Z / (1 + squared / count) * math.sqrt(share * (1 - share) / count + squared / (4 * count**2))
+    return max(0.0, centre - half), min(1.0, centre + half)

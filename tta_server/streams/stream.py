@@ -1,0 +1,181 @@
+"""A stream of input: the only mutable object, touched by the device thread alone."""
+
+import math
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from tta_server.adapters import Adapter, State
+from tta_server.guard.judge import Judge
+from tta_server.guard.verdict import Memory, Serve
+from tta_server.models.backbone import size_bytes
+from tta_server.settings import AdapterSettings, Mode
+from tta_server.streams.history import History, Kept
+from tta_server.streams.window import Rows, Window
+from tta_server.telemetry.closed_sets import StateKind
+
+__all__ = ["Method", "Rows", "Stream", "source_answers"]
+
+_RECENT_IMAGES = 256
+_RECENT_VERDICTS = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """How a stream learns; shared by all streams with the same settings.
+
+    Attributes:
+        adapter: The adapter.
+        initial: The state that answers as the source model does; shared, for a state is a value.
+        guard: Who judges its steps.
+        section: The settings as they were given, if they are a stream's own; None for the server's.
+    """
+
+    adapter: Adapter
+    initial: State
+    guard: Judge
+    section: AdapterSettings | None = None
+
+
+@dataclass(eq=False)
+class Stream:
+    """What the server knows of one stream.
+
+    Attributes:
+        name: Its name.
+        mode: Whether and when it learns.
+        method: How it learns.
+        state: What it has learnt; replaced, never written to.
+        memory: What the guard remembers of it.
+        window: Answered images that wait to be learnt from.
+        history: Its earlier states.
+        version: Grows by one whenever `state` is replaced, by a step or a reset; no two states share one.
+        steps: Steps that made `state`, from the source on; 0 is the source model.
+        images: Images answered.
+        learnt: Images that committed steps learnt from.
+        dropped: Images that were offered for learning but not learnt from, by reason.
+        serve: Whether its own state or the source answers, as the guard wants it.
+        restores: Times in a row that the guard took it back, with no complete check passed in between.
+        frozen: Why the guard switched it off; empty if it did not.
+        verdicts: The last verdicts, newest last.
+        entropy_ratio: Recent mean entropy of the answers over ln K; None before the first.
+        confidence: Recent mean probability of the predicted class; None before the first.
+        touched_s: When it last answered, on a monotonic clock.
+    """
+
+    name: str
+    mode: Mode
+    method: Method
+    state: State
+    memory: Memory
+    window: Window
+    history: History
+    version: int = 0
+    steps: int = 0
+    images: int = 0
+    learnt: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    serve: Serve = "adapted"
+    restores: int = 0
+    frozen: str = ""
+    verdicts: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=_RECENT_VERDICTS))
+    entropy_ratio: float | None = None
+    confidence: float | None = None
+    touched_s: float = 0.0
+
+    @property
+    def answers_as_source(self) -> bool:
+        """Whether the frozen model answers its requests, whatever it has learnt."""
+        return source_answers(self.mode, self.serve)
+
+    @property
+    def learns_later(self) -> bool:
+        """Whether answered images go into its window."""
+        return self.mode in ("after", "shadow")
+
+    @property
+    def bytes(self) -> dict[StateKind, int]:
+        """Memory that it takes, by kind; the state that all streams start from is not its own."""
+        own = 0 if self.state is self.method.initial else size_bytes(self.state)
+        kept = sum(size_bytes(kept.state) for kept in [self.history.find(self.version)] if kept)
+        return {
+            "state": own + size_bytes(self.memory),
+            "history": self.history.bytes - kept,  # the current state is in there too
+            "window": self.window.bytes,
+        }
+
+    def observe(self, entropy_ratio: float, confidence: float, rows: int) -> None:
+        """Fold the mean entropy and confidence of `rows` new answers into the recent ones."""
+        self.images += rows
+        share = 1.0 if self.entropy_ratio is None else 1 - math.exp(-rows / _RECENT_IMAGES)
+        self.entropy_ratio = (self.entropy_ratio or 0.0) * (1 - share) + entropy_ratio * share
+        self.confidence = (self.confidence or 0.0) * (1 - share) + confidence * share
+
+    def commit(self, state: State, rows: int, passed: bool) -> None:
+        """Take over the state that a step on `rows` images made; `passed` if the complete check found it good."""
+        self.state = state
+        self.version += 1
+        self.steps += 1
+        self.learnt += rows
+        self.history.add(Kept(self.version, self.steps, state, passed))
+
+    def go_to(self, state: State, steps: int, passed: bool = False) -> None:
+        """Take over a state that was not made by a step on the current one, under a new version."""
+        self.state = state
+        self.version += 1
+        self.steps = steps
+        if steps:
+            self.history.add(Kept(self.version, steps, state, passed))
+
+    def restart(self) -> None:
+        """Go back to the source: nothing learnt survives, earlier states and what waits to be learnt from do."""
+        self.go_to(self.method.initial, 0)
+
+    def reset(self) -> int:
+        """Start again from the source: nothing learnt and nothing waiting survives.
+
+        Returns:
+            Images that waited and were dropped.
+        """
+        self.restart()
+        self.memory = self.method.guard.start()
+        self.serve, self.restores, self.frozen = "adapted", 0, ""
+        self.entropy_ratio = self.confidence = None
+        waiting = len(self.window.take(len(self.window)))
+        self.dropped["reset"] += waiting
+        return waiting
+
+    def summary(self) -> dict[str, Any]:
+        """Return what `GET /v1/streams` says of the stream."""
+        return {
+            "name": self.name,
+            "mode": self.mode,
+            "adapter": self.method.adapter.name,
+            "state_version": self.version,
+            "steps": self.steps,
+            "answers": "source" if self.answers_as_source else "adapted",
+            "frozen": self.frozen,
+            "images": self.images,
+            "images_learnt": self.learnt,
+            "images_dropped": sum(self.dropped.values()),
+            "images_in_window": len(self.window),
+            "entropy_ratio": self.entropy_ratio,
+            "confidence_ratio": self.confidence,
+            "state_bytes": size_bytes(self.state),
+            "last_verdict": self.verdicts[-1] if self.verdicts else None,
+        }
+
+    def details(self) -> dict[str, Any]:
+        """Return what `GET /v1/streams/{name}` says beyond the summary."""
+        return self.summary() | {
+            "dropped": dict(self.dropped),
+            "bytes": self.bytes,
+            "versions_kept": self.history.versions,
+            "restores_in_a_row": self.restores,
+            "verdicts": list(self.verdicts),
+        }
+
+
+def source_answers(mode: Mode, serve: Serve) -> bool:
+    """Return whether the frozen model answers a stream in `mode`, of which the guard wants that `serve` answers."""
+    return mode in ("off", "shadow") or (serve == "source" and mode == "after")
