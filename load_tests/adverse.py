@@ -11,7 +11,7 @@ from tta_server.evaluate.corruptions import CORRUPTIONS
 from tta_server.evaluate.datasets import CLEAN, Condition, Dataset
 from tta_server.evaluate.protocols import Domain, Phase
 from tta_server.evaluate.reader import Reader
-from tta_server.streams.window import Rows
+from tta_server.streams.window import Images
 
 UNCOUNTED = -9
 """Label of what has no right answer, such as an outlier: neither model is asked for it."""
@@ -20,7 +20,7 @@ RATE = 2.5e-4  # TENT's default
 DEMO_RATE = 5e-3
 _EASY, _HARD = "motion_blur", ("elastic_transform", "jpeg_compression")
 
-Stretch = tuple[Rows, npt.NDArray[np.int64]]
+Stretch = tuple[Images, npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _shuffled(stretch: Stretch) -> Stretch:
     return stretch[0][order], stretch[1][order]
 
 
-def _some(make: Callable[[], Stretch], share: float, spoil: Callable[[Rows], Rows]) -> Callable[[], Stretch]:
+def _some(make: Callable[[], Stretch], share: float, spoil: Callable[[Images], Images]) -> Callable[[], Stretch]:
     """Spoil a share of the images, drawn at random; what is spoilt is not counted."""
 
     def spoilt() -> Stretch:
@@ -136,11 +136,11 @@ def _some(make: Callable[[], Stretch], share: float, spoil: Callable[[Rows], Row
     return spoilt
 
 
-def _noise(images: Rows) -> Rows:
+def _noise(images: Images) -> Images:
     return np.random.default_rng(1).integers(0, 256, images.shape, dtype=np.uint8)
 
 
-def _nan(images: Rows) -> Rows:
+def _nan(images: Images) -> Images:
     bad = images.astype(np.float32) / 255
     bad[:, 0, 0, 0] = np.nan
     return bad

@@ -29,7 +29,7 @@ from tta_server.evaluate.run import Bench, run
 from tta_server.evaluate.session import Session
 from tta_server.models import catalog
 from tta_server.settings import GuardSettings
-from tta_server.streams.window import Rows
+from tta_server.streams.window import Images
 
 COUNTED, TOGETHER, MARGIN = 64, 20, 0.03  # images of a counted window; windows of a running mean; allowed excess
 _SLOW_IMAGES = 16
@@ -128,7 +128,7 @@ def harm(wrong: Flags, frozen: Flags, counted: Flags) -> tuple[float, int]:
     return float(means.max()), longest
 
 
-def _wrong(session: Session, images: Rows, labels: Labels, request: int) -> Flags:
+def _wrong(session: Session, images: Images, labels: Labels, request: int) -> Flags:
     parts = [slice(start, start + request) for start in range(0, len(labels), request)]
     return np.concatenate([session.answer(images[part]) for part in parts]) != labels
 
@@ -186,7 +186,7 @@ def _healthy(bench: Bench, album: Album, windows: int, rates: Sequence[float]) -
     return max(restores) <= 1
 
 
-def _endless(stretches: Sequence[tuple[Rows, Labels, Flags]], windows: int) -> Iterator[tuple[Rows, Labels, Flags]]:
+def _endless(stretches: Sequence[tuple[Images, Labels, Flags]], windows: int) -> Iterator[tuple[Images, Labels, Flags]]:
     """Return windows of one stretch after the other, each time in another order."""
     shown, turn = 0, 0
     while True:

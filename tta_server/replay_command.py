@@ -14,7 +14,7 @@ from tta_server.models import Model
 from tta_server.runtime.device import images
 from tta_server.settings import AdapterSettings, Settings, load_settings, make_adapter
 from tta_server.storage.audit import Audit, Entry
-from tta_server.storage.replay import Lesson, replay
+from tta_server.storage.replay import Recipe, replay
 from tta_server.storage.store import Store
 
 
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _lesson(model: Model, adapter: Adapter, settings: Settings, store: Store, stream: str) -> Lesson:
+def _lesson(model: Model, adapter: Adapter, settings: Settings, store: Store, stream: str) -> Recipe:
     backbone, radius = served(model, settings), settings.guard.max_distance
     trust = Trust(backbone, adapter.init(backbone, model.reference))  # the same ball for every setting of an adapter
 
@@ -68,7 +68,7 @@ def _lesson(model: Model, adapter: Adapter, settings: Settings, store: Store, st
             raise ValueError(f"version {entry.version_after} came from a file that was not kept")
         return load_state(adapter, backbone, data, model.reference)
 
-    return Lesson(
+    return Recipe(
         adapter,
         backbone,
         model.reference,

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tta_server.api.request_id import HEADER, name_request
 from tta_server.api.responses import error_response
 from tta_server.errors import TooLarge
-from tta_server.telemetry.closed_sets import Outcome
+from tta_server.telemetry.closed_sets import RequestOutcome
 from tta_server.telemetry.metrics import Metrics
 
 
@@ -87,7 +87,7 @@ def _asks_for_predictions(scope: Scope) -> bool:
     )
 
 
-def _outcome(status: int) -> Outcome:
+def _outcome(status: int) -> RequestOutcome:
     if status < 400:
         return "ok"
     if status in (429, 499):

@@ -18,7 +18,7 @@ from tta_server.calibrate.null import Windows, null, quantiles
 from tta_server.calibrate.pretrain import BATCH as VIDA_BATCH
 from tta_server.calibrate.pretrain import STEPS as VIDA_STEPS
 from tta_server.calibrate.pretrain import pretrain
-from tta_server.guard.drift import LEVELS, Source, atc_threshold, class_shares, rows
+from tta_server.guard.drift import LEVELS, SourceStatistics, atc_threshold, class_shares, image_scores
 from tta_server.models import Backbone, Reference
 
 _LEAST_OF_A_CLASS = 2  # one for the canary, one for the memory
@@ -99,8 +99,8 @@ def calibrate(
         "seed": seed,
         "forwards": {str(size): sizes.windows.forwards(size) for size in sizes.windows.sizes},
     }
-    source = Source.of(Reference(backbone.spec.digest, tensors, about))
-    held_out = rows(answers.logits, answers.features, source)._replace(distance=distances.float())
+    source = SourceStatistics.of(Reference(backbone.spec.digest, tensors, about))
+    held_out = image_scores(answers.logits, answers.features, source)._replace(distance=distances.float())
     tensors |= null(backbone, data, held_out, source, sizes.windows, null_rng, progress)
     return Reference(backbone.spec.digest, tensors, about)
 

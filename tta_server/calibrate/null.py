@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tta_server.calibrate.labelled import Labelled, Progress
-from tta_server.guard.drift import LEVELS, Rows, Source, norm_scores, window_scores
+from tta_server.guard.drift import LEVELS, ImageScores, SourceStatistics, norm_scores, window_scores
 from tta_server.models import Backbone
 
 _LEAST_FORWARDS = 10
@@ -37,8 +37,8 @@ class Windows:
 def null(
     backbone: Backbone,
     data: Labelled,
-    answers: Rows,
-    source: Source,
+    answers: ImageScores,
+    source: SourceStatistics,
     windows: Windows,
     rng: np.random.Generator,
     progress: Progress,
@@ -61,7 +61,7 @@ def null(
     done, found = 0, {}
     for size in windows.sizes:
         chosen = rng.integers(len(data.labels), size=(windows.draws, size))
-        scores = window_scores(Rows(*(values[torch.from_numpy(chosen)] for values in answers)), source)
+        scores = window_scores(ImageScores(*(values[torch.from_numpy(chosen)] for values in answers)), source)
         shifts = []
         for _ in range(windows.forwards(size) if total else 0):
             x = data.pixels(rng.integers(len(data.labels), size=size), backbone.device)

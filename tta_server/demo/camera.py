@@ -21,7 +21,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Phase:
+class Scene:
     """A stretch of one condition.
 
     Attributes:
@@ -55,7 +55,7 @@ class Replayed:
         return float(self.wrong.mean())
 
 
-def camera(images: int, severity: int, seed: int, progress: Progress) -> list[Phase]:
+def camera(images: int, severity: int, seed: int, progress: Progress) -> list[Scene]:
     """Return clean images, the 15 corruptions one after another, and clean images again.
 
     Args:
@@ -70,19 +70,19 @@ def camera(images: int, severity: int, seed: int, progress: Progress) -> list[Ph
     pixels, labels = glyphs.images("test")
     if not 1 <= images <= len(pixels):
         raise ValueError(f"images must be 1 to {len(pixels)}, got {images}")
-    phases: list[Phase] = []
+    phases: list[Scene] = []
     for name in (CLEAN_BEFORE, *CORRUPTIONS, CLEAN_AFTER):
         rng = np.random.default_rng([seed, len(phases)])
         chosen = rng.permutation(len(pixels))[:images]
         shown = pixels[chosen]
         if name in CORRUPTIONS:
             shown = corrupt(shown, name, severity, seed + len(phases))
-        phases.append(Phase(name, [_png(image) for image in shown], labels[chosen]))
+        phases.append(Scene(name, [_png(image) for image in shown], labels[chosen]))
         progress(name)
     return phases
 
 
-def replay(url: str, phase: Phase, streams: Sequence[str], per_request: int) -> dict[str, Replayed]:
+def replay(url: str, phase: Scene, streams: Sequence[str], per_request: int) -> dict[str, Replayed]:
     """Post a phase to every stream at once, each as one camera that waits for its answers.
 
     Args:
@@ -99,7 +99,7 @@ def replay(url: str, phase: Phase, streams: Sequence[str], per_request: int) -> 
         return {stream: run.result() for stream, run in runs.items()}
 
 
-def _send(url: str, phase: Phase, stream: str, per_request: int) -> Replayed:
+def _send(url: str, phase: Scene, stream: str, per_request: int) -> Replayed:
     wrong: list[bool] = []
     latencies_s: list[float] = []
     version = 0

@@ -17,7 +17,7 @@ import yaml
 from rich.console import Console
 from rich.progress import Progress
 
-from tta_server.demo.camera import Phase, Replayed, camera, replay
+from tta_server.demo.camera import Replayed, Scene, camera, replay
 from tta_server.demo.chart import draw
 from tta_server.evaluate.corruptions import CORRUPTIONS
 
@@ -42,7 +42,7 @@ _LINE = (
     "{state_version:8d}"
 )
 
-Row = tuple[Phase, dict[str, Replayed], float]
+SceneResult = tuple[Scene, dict[str, Replayed], float]
 
 
 def demo(images: int, severity: int, out: Path, port: int, keep: bool) -> int:
@@ -71,7 +71,7 @@ def demo(images: int, severity: int, out: Path, port: int, keep: bool) -> int:
         task = bar.add_task("corrupting images", total=len(CORRUPTIONS) + 2)
         phases = camera(images, severity, _SEED, lambda _name: bar.advance(task))
     with _server(out, port or _free_port(), console) as url:
-        rows: list[Row] = []
+        rows: list[SceneResult] = []
         console.print(_HEADING, highlight=False)
         for phase in phases:
             with console.status(f"replaying {phase.name}"):
@@ -87,7 +87,7 @@ def demo(images: int, severity: int, out: Path, port: int, keep: bool) -> int:
     return 0 if good else 1
 
 
-def _report(rows: list[Row], severity: int, out: Path) -> tuple[str, bool]:
+def _report(rows: list[SceneResult], severity: int, out: Path) -> tuple[str, bool]:
     """Write chart and table, and return the verdict in a line."""
     mean = {stream: float(np.mean([answers[stream].error for _, answers, _ in rows[1:-1]])) for stream in _STREAMS}
     clean = {stream: rows[-1][1][stream].error for stream in _STREAMS}
@@ -105,7 +105,7 @@ def _report(rows: list[Row], severity: int, out: Path) -> tuple[str, bool]:
     return f"{'Adapting helped' if good else 'Adapting did NOT help'}: {numbers}. Chart: {out / 'demo.png'}", good
 
 
-def _numbers(row: Row) -> dict[str, Any]:
+def _numbers(row: SceneResult) -> dict[str, Any]:
     phase, answers, elapsed_s = row
     latencies_ms = 1000 * np.concatenate([answer.latencies_s for answer in answers.values()])
     return {

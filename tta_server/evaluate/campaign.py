@@ -14,7 +14,7 @@ from tta_server.evaluate.datasets import CLEAN, Condition, Dataset, digest
 from tta_server.evaluate.protocols import PROTOCOLS, Course, Phase, plan
 from tta_server.evaluate.published import open_dataset
 from tta_server.evaluate.reader import Reader
-from tta_server.evaluate.results import SOURCE, Folder, Result
+from tta_server.evaluate.results import SOURCE, Result, ResultFolder
 from tta_server.evaluate.run import Bench, run
 from tta_server.evaluate.variants import Variant
 from tta_server.models import Model, Reference
@@ -49,7 +49,7 @@ class Campaign:
         self._plans = {protocol: plan(protocol, dataset, course) for protocol in protocols}
         self._suffix = "-clean" if course.clean else ""
         self.notes = _notes(options.data, dataset)
-        self.folder = Folder(options.out, _arguments(options, model, dataset, course), options.resume)
+        self.folder = ResultFolder(options.out, _arguments(options, model, dataset, course), options.resume)
         reader = Reader(dataset, options.out / "images")
         guard = GuardSettings() if options.guard else None
         self._bench = Bench(model.backbone, model.reference, reader, options.batch, options.seed, guard)

@@ -91,7 +91,7 @@ class Embedded:
         return corrupted(self._images[rows], condition, rows, self._seed)
 
 
-class Folder:
+class ImageFolder:
     """A folder of images for each class, with our corruptions at the model's input size."""
 
     layout = "a folder for each class"

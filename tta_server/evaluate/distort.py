@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import fft
 
-Pixels = NDArray[np.floating[Any]]
+Intensities = NDArray[np.floating[Any]]
 Rng = np.random.Generator
 
 # Below, `x` is one image: float32 (H, W, 3), contiguous, in [0, 1]. Results may leave that range; `corrupt` clips.
 
 
-def levels(x: Pixels) -> np.ndarray:
+def levels(x: Intensities) -> np.ndarray:
     """Clip to [0, 1] and round to levels, uint8."""
     return np.rint(np.clip(x, 0, 1) * 255).astype(np.uint8)
 
@@ -24,17 +24,17 @@ def levels(x: Pixels) -> np.ndarray:
 # --- noise ---
 
 
-def gaussian_noise(x: Pixels, rng: Rng, scale: float) -> np.ndarray:
+def gaussian_noise(x: Intensities, rng: Rng, scale: float) -> np.ndarray:
     """Add normal noise of standard deviation `scale`."""
     return x + scale * rng.standard_normal(x.shape, dtype=np.float32)
 
 
-def shot_noise(x: Pixels, rng: Rng, photons: float) -> np.ndarray:
+def shot_noise(x: Intensities, rng: Rng, photons: float) -> np.ndarray:
     """Count `photons` per full level, as a Poisson draw."""
     return rng.poisson(x * photons) / photons
 
 
-def impulse_noise(x: Pixels, rng: Rng, share: float) -> np.ndarray:
+def impulse_noise(x: Intensities, rng: Rng, share: float) -> np.ndarray:
     """Replace a `share` of the values by 0 or 1, half each."""
     draw = rng.random(x.shape)
     return np.where(draw < share / 2, 0, np.where(draw < share, 1, x))
@@ -43,7 +43,7 @@ def impulse_noise(x: Pixels, rng: Rng, share: float) -> np.ndarray:
 # --- blur ---
 
 
-def defocus_blur(x: Pixels, rng: Rng, radius: float, softness: float) -> np.ndarray:
+def defocus_blur(x: Intensities, rng: Rng, radius: float, softness: float) -> np.ndarray:
     """Spread each point over a disk of `radius` pixels."""
     return cv2.filter2D(x, -1, _disk(radius, softness))
 
@@ -59,7 +59,7 @@ def _disk(radius: float, softness: float) -> np.ndarray:
     return cv2.GaussianBlur(disk, (2 * margin + 1, 2 * margin + 1), softness, borderType=cv2.BORDER_CONSTANT)
 
 
-def glass_blur(x: Pixels, rng: Rng, sigma: float, reach: int, rounds: int) -> np.ndarray:
+def glass_blur(x: Intensities, rng: Rng, sigma: float, reach: int, rounds: int) -> np.ndarray:
     """Scatter pixels by up to `reach`, between two blurs of `sigma` pixels."""
     height, width = x.shape[:2]
     rows, columns = np.arange(height - reach, reach, -1), np.arange(width - reach, reach, -1)
@@ -74,18 +74,18 @@ def glass_blur(x: Pixels, rng: Rng, sigma: float, reach: int, rounds: int) -> np
     return blur(shuffled, sigma)
 
 
-def blur(x: Pixels, sigma: float) -> np.ndarray:
+def blur(x: Intensities, sigma: float) -> np.ndarray:
     """Blur by a Gaussian of `sigma` pixels, cut at four, with the border repeated."""
     size = 2 * int(4 * sigma + 0.5) + 1
     return cv2.GaussianBlur(x, (size, size), sigma, borderType=cv2.BORDER_REPLICATE) if size > 1 else x
 
 
-def motion_blur(x: Pixels, rng: Rng, radius: int, sigma: float) -> np.ndarray:
+def motion_blur(x: Intensities, rng: Rng, radius: int, sigma: float) -> np.ndarray:
     """Smear along a random ray within 45 degrees of horizontal."""
     return smear(x, radius, sigma, rng.uniform(-45, 45))
 
 
-def smear(x: Pixels, radius: int, sigma: float, angle_deg: float) -> np.ndarray:
+def smear(x: Intensities, radius: int, sigma: float, angle_deg: float) -> np.ndarray:
     """Average along one ray of 2 * radius + 1 pixels by half a Gaussian; 0 degrees looks right, 90 down."""
     steps = np.arange(2 * radius + 1)
     weights = np.exp(-0.5 * (steps / sigma) ** 2)
@@ -98,13 +98,13 @@ def smear(x: Pixels, radius: int, sigma: float, angle_deg: float) -> np.ndarray:
     return cv2.filter2D(x, -1, kernel, anchor=(-left, -top), borderType=cv2.BORDER_REPLICATE)
 
 
-def zoom_blur(x: Pixels, rng: Rng, stop: float, step: float) -> np.ndarray:
+def zoom_blur(x: Intensities, rng: Rng, stop: float, step: float) -> np.ndarray:
     """Average the zooms from 1 up to `stop`, and `x`."""
     factors = np.arange(1, stop, step)
     return (x + sum(zoom(x, factor) for factor in factors)) / (len(factors) + 1)
 
 
-def zoom(x: Pixels, factor: float) -> np.ndarray:
+def zoom(x: Intensities, factor: float) -> np.ndarray:
     """Enlarge the middle of `x` to the size of `x`, with the authors' rounding to whole pixels."""
     height, width = x.shape[:2]
     matrix = np.zeros((2, 3))
@@ -121,20 +121,20 @@ def zoom(x: Pixels, factor: float) -> np.ndarray:
 # --- digital ---
 
 
-def brightness(x: Pixels, rng: Rng, shift: float) -> np.ndarray:
+def brightness(x: Intensities, rng: Rng, shift: float) -> np.ndarray:
     """Raise HSV's value by `shift`."""
     value = x.max(axis=2, keepdims=True)  # of HSV: raising it scales a colour, and makes black grey
     raised = np.minimum(value + shift, 1)
     return np.asarray(np.where(value > 0, x * (raised / np.maximum(value, 1 / 255)), raised))
 
 
-def contrast(x: Pixels, rng: Rng, factor: float) -> np.ndarray:
+def contrast(x: Intensities, rng: Rng, factor: float) -> np.ndarray:
     """Scale deviations from each channel's mean by `factor`."""
-    mean: Pixels = x.mean(axis=(0, 1))
+    mean: Intensities = x.mean(axis=(0, 1))
     return mean + factor * (x - mean)
 
 
-def elastic_transform(x: Pixels, rng: Rng, strength: float, smoothness: float, jitter: float) -> np.ndarray:
+def elastic_transform(x: Intensities, rng: Rng, strength: float, smoothness: float, jitter: float) -> np.ndarray:
     """Jitter an affine frame, then wobble pixels; all three lengths are shares of the side."""
     height, width = x.shape[:2]
     side = min(height, width)
@@ -155,14 +155,14 @@ def _smooth(fields: np.ndarray, sigma: float) -> np.ndarray:
     return np.asarray(fft.idctn(spectrum * rows[:, None] * columns, axes=(1, 2)))
 
 
-def pixelate(x: Pixels, rng: Rng, share: float) -> np.ndarray:
+def pixelate(x: Intensities, rng: Rng, share: float) -> np.ndarray:
     """Shrink to a `share` of the side by box averages, and enlarge."""
     height, width = x.shape[:2]
     small = Image.fromarray(levels(x)).resize((int(width * share), int(height * share)), Image.Resampling.BOX)
     return np.asarray(small.resize((width, height), Image.Resampling.BOX)) / np.float32(255)
 
 
-def jpeg_compression(x: Pixels, rng: Rng, quality: int) -> np.ndarray:
+def jpeg_compression(x: Intensities, rng: Rng, quality: int) -> np.ndarray:
     """Encode as JPEG at `quality`, and decode."""
     file = io.BytesIO()
     Image.fromarray(levels(x)).save(file, "JPEG", quality=quality)

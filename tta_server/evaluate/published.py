@@ -14,7 +14,7 @@ from tta_server.evaluate.datasets import (
     Condition,
     Dataset,
     Embedded,
-    Folder,
+    ImageFolder,
     Indices,
     Pixels,
     digest,
@@ -53,7 +53,7 @@ def open_dataset(data: str, model: Model, seed: int) -> Dataset:
     if any(_condition_folder(root, Condition(name, severity)) for name in CORRUPTIONS for severity in SEVERITIES):
         return ImageNetC(root, model)
     if any(is_image(file) for path in root.iterdir() if path.is_dir() for file in path.rglob("*")):
-        return Folder(root, model, seed)
+        return ImageFolder(root, model, seed)
     raise ValueError(
         f"data folder '{root}' has no known layout; looked for 'labels.npy' beside '<corruption>.npy' (CIFAR-10-C and "
         "CIFAR-100-C), for '<corruption>/<severity>/<class>/' or '<noise, blur, weather or digital>/<corruption>/"

@@ -60,7 +60,7 @@ class Result:
         return fmean(self.errors.values()) if self.errors else None
 
 
-class Folder:
+class ResultFolder:
     """Finished results on disk, so that an interrupted evaluation goes on where it stopped."""
 
     def __init__(self, root: Path, arguments: Mapping[str, Any], resume: bool | None) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from tta_server.adapters import Adapter
 from tta_server.adapters.base import check
-from tta_server.evaluate.memory import PeakMemory
+from tta_server.evaluate.peak_memory import PeakMemory
 from tta_server.evaluate.protocols import CLEAN_AFTER, CLEAN_BEFORE, Phase, requests
 from tta_server.evaluate.reader import Reader
 from tta_server.evaluate.results import SOURCE, Result

@@ -21,7 +21,7 @@ from tta_server.storage.audit import Event
 from tta_server.streams.history import History
 from tta_server.streams.lesson import Lesson
 from tta_server.streams.stream import Method, Stream
-from tta_server.streams.window import Window, as_rows
+from tta_server.streams.window import Window, as_samples
 from tta_server.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ class Session:
         """
         begun_s = self._now()
         if self.stream.mode == "inline" and len(images) > 1:
-            output, _ = ask(self._learner.inline, self.stream, as_rows(images, "", 0.0))
+            output, _ = ask(self._learner.inline, self.stream, as_samples(images, "", 0.0))
         else:
             output = self._predict(on_device([images], self._backbone.device))
         predicted = _classes(output)

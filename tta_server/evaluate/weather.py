@@ -5,14 +5,14 @@ from functools import cache
 import cv2
 import numpy as np
 
-from tta_server.evaluate.distort import Pixels, Rng, blur, smear, zoom
+from tta_server.evaluate.distort import Intensities, Rng, blur, smear, zoom
 
 SMALL_SIDE = 64  # up to here the CIFAR constants serve
 _FROST_SIDE = 1024
 
 
 def snow(
-    x: Pixels,
+    x: Intensities,
     rng: Rng,
     mean: float,
     spread: float,
@@ -25,13 +25,13 @@ def snow(
     """Whiten the scene and let streaks of thresholded noise fall both ways."""
     flakes = zoom(mean + spread * rng.standard_normal(x.shape[:2], dtype=np.float32), scale)
     flakes = np.where(flakes < threshold, np.float32(0), np.clip(flakes, 0, 1))
-    streaks: Pixels = smear(flakes, radius, sigma, rng.uniform(-135, -45))[..., None]
+    streaks: Intensities = smear(flakes, radius, sigma, rng.uniform(-135, -45))[..., None]
     grey = cv2.cvtColor(x, cv2.COLOR_RGB2GRAY)[..., None]
-    whitened: Pixels = share * x + (1 - share) * np.maximum(x, 1.5 * grey + 0.5)
+    whitened: Intensities = share * x + (1 - share) * np.maximum(x, 1.5 * grey + 0.5)
     return whitened + streaks + np.rot90(streaks, 2)
 
 
-def frost(x: Pixels, rng: Rng, scene: float, ice: float) -> np.ndarray:
+def frost(x: Intensities, rng: Rng, scene: float, ice: float) -> np.ndarray:
     """Mix the scene with a random crop of the drawn ice."""
     height, width = x.shape[:2]
     # For CIFAR the authors shrink their photographs to a fifth.
@@ -71,7 +71,7 @@ def _draw_fern(canvas: np.ndarray, rng: Rng) -> None:
         cv2.line(canvas, start.astype(int).tolist(), end.astype(int).tolist(), light, 1, cv2.LINE_AA)
 
 
-def fog(x: Pixels, rng: Rng, density: float, decay: float) -> np.ndarray:
+def fog(x: Intensities, rng: Rng, density: float, decay: float) -> np.ndarray:
     """Add a random height map and darken to the old range."""
     height, width = x.shape[:2]
     haze = _plasma(max(height, width), decay, rng)[:height, :width, None]
@@ -79,7 +79,7 @@ def fog(x: Pixels, rng: Rng, density: float, decay: float) -> np.ndarray:
     return (x + density * haze) * (brightest / (brightest + density))
 
 
-def _plasma(side: int, decay: float, rng: Rng) -> Pixels:
+def _plasma(side: int, decay: float, rng: Rng) -> Intensities:
     """Return a diamond-square height map in [0, 1], at least (side, side); noise falls by decay**2 an octave."""
     corners, noise = np.zeros((1, 1)), 1.0
     while len(corners) < side:

@@ -23,7 +23,7 @@ _PARTS = frozenset({"canary"})
 _ALONE = {"stats": "batch", "average": "never", "views": 2}
 
 
-class Reading(NamedTuple):
+class CanaryReading(NamedTuple):
     """What the canary said.
 
     Attributes:
@@ -58,12 +58,12 @@ class Canary:
         self._bank = [spoilt.to(backbone.device) for spoilt in bank(images.cpu().float() / 255).values()]
         self._right = self._answers(initial)
 
-    def read(self, state: State) -> Reading:
+    def read(self, state: State) -> CanaryReading:
         """Compare what `state` makes of the bank with what the source's parameters make of it."""
         right = self._answers(state)
         drop = self._right.double() - right.double()
         accuracy, source = float(right.double().mean()), float(self._right.double().mean())
-        return Reading(accuracy, source, float(drop.square().sum().sqrt()) / len(drop))
+        return CanaryReading(accuracy, source, float(drop.square().sum().sqrt()) / len(drop))
 
     @torch.no_grad()
     def _answers(self, state: State) -> Tensor:

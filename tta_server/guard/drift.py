@@ -25,7 +25,7 @@ LEVELS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 _NORM_EPS = 1e-5  # what BatchNorm adds to a variance; a dead channel then has a finite divergence
 
 
-class Rows(NamedTuple):
+class ImageScores(NamedTuple):
     """What the scores need of each of N images; stacked windows have more dimensions in front.
 
     Attributes:
@@ -44,7 +44,7 @@ class Rows(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceStatistics:
     """What the scores need of the source data; 0-d tensors but for the first three.
 
     Attributes:
@@ -74,7 +74,7 @@ class Source:
     accuracy: Tensor
 
     @classmethod
-    def of(cls, reference: Reference) -> "Source":
+    def of(cls, reference: Reference) -> "SourceStatistics":
         """Return the numbers of a reference bundle.
 
         Raises:
@@ -96,7 +96,7 @@ class Source:
         )
 
 
-def rows(logits: Tensor, features: Tensor, source: Source) -> Rows:
+def image_scores(logits: Tensor, features: Tensor, source: SourceStatistics) -> ImageScores:
     """Return what the scores need of each image.
 
     Args:
@@ -107,10 +107,10 @@ def rows(logits: Tensor, features: Tensor, source: Source) -> Rows:
     distance = mahalanobis(features, source.feature_mean, source.feature_precision)
     confidence, predicted = logits.softmax(1).max(1)
     ratio = entropy(logits) / math.log(logits.shape[1])
-    return Rows(ratio, confidence, energy(logits), predicted, distance)
+    return ImageScores(ratio, confidence, energy(logits), predicted, distance)
 
 
-def window_scores(window: Rows, source: Source) -> dict[str, Tensor]:
+def window_scores(window: ImageScores, source: SourceStatistics) -> dict[str, Tensor]:
     """Return every score that needs only the answers to a window, and two estimates of their accuracy.
 
     The estimates hold for the frozen source model. An adapter that collapses makes its own answers sure, so on them

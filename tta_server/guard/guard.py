@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tta_server.adapters import Adapter, State, Step
 from tta_server.guard import home
-from tta_server.guard.canary import Canary, Reading, obstacle
+from tta_server.guard.canary import Canary, CanaryReading, obstacle
 from tta_server.guard.compare import Compare
 from tta_server.guard.home import Home, Shares
 from tta_server.guard.record import Record
@@ -128,7 +128,7 @@ class Guard:
         return self._commit(moved, state, step, reading, measures)
 
     def _commit(
-        self, record: Record, state: State, step: Step, reading: Reading | None, measures: dict[str, float]
+        self, record: Record, state: State, step: Step, reading: CanaryReading | None, measures: dict[str, float]
     ) -> Verdict:
         passed = self._passes(record, reading)
         if passed:
@@ -143,7 +143,7 @@ class Guard:
     def _due(self, record: Record) -> bool:
         return record.since_check >= self._settings.canary_every or record.path >= self._settings.canary_path
 
-    def _passes(self, record: Record, reading: Reading | None) -> bool:
+    def _passes(self, record: Record, reading: CanaryReading | None) -> bool:
         """Say whether the check was complete and found nothing, so that the state may be gone back to."""
         if record.failures and record.steps < self._settings.canary_every:
             return False  # a stream that was taken back reads well at first, and may collapse again as it did before
@@ -155,7 +155,7 @@ class Guard:
         cause, reason = self._compare.uniform(record)
         return Finding(_restore(record), cause, reason) if reason else None
 
-    def _misread(self, reading: Reading | None, record: Record) -> Finding | None:
+    def _misread(self, reading: CanaryReading | None, record: Record) -> Finding | None:
         if reading is None or reading.drop <= self._settings.canary_margin + 2 * reading.error:
             return None
         reason = f"of the canary {reading.accuracy:.1%} is read, and {reading.source:.1%} by the source"

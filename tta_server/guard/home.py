@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tta_server.guard.drift import LEVELS, Source, mahalanobis
+from tta_server.guard.drift import LEVELS, SourceStatistics, mahalanobis
 from tta_server.guard.record import Record, gather, smooth
 from tta_server.models import Output, Reference
 
@@ -41,7 +41,7 @@ class Shares:
         return f"{self.far:.0%} of the images are far from the source and {self.unsure:.0%} unsure"
 
 
-class Reading(NamedTuple):
+class HomeReading(NamedTuple):
     """What a model, the adapted or the frozen one, makes of a window.
 
     Attributes:
@@ -62,7 +62,7 @@ class Home:
         Raises:
             ValueError: If it lacks one of `PARTS`.
         """
-        self._source = Source.of(reference)
+        self._source = SourceStatistics.of(reference)
         quantiles = reference.part("features")["distance_quantiles"]
         self._far, self._lost = (quantiles[LEVELS.index(level)] for level in (_FAR, _LOST))
         self._scale = _scales(reference, self._source)
@@ -89,7 +89,7 @@ class Home:
         record = record.but(far=far, unsure=unsure, weight=gather(record.weight, share), away=away)
         return record if away else record.returned()
 
-    def reading(self, output: Output) -> Reading:
+    def reading(self, output: Output) -> HomeReading:
         """Return what a model makes of a window (N images).
 
         The confidence alone, as in Garg et al., ICLR 2022, arXiv:2201.04234, says that a frozen model under noise is
@@ -97,7 +97,7 @@ class Home:
         """
         lost = self._distances(output) > self._lost
         confident = output.logits.softmax(1).amax(1) >= self._source.atc_threshold
-        return Reading(*torch.stack([lost, confident & ~lost]).double().mean(1).tolist())
+        return HomeReading(*torch.stack([lost, confident & ~lost]).double().mean(1).tolist())
 
     def _distances(self, output: Output) -> Tensor:
         distances = mahalanobis(output.features, self._source.feature_mean, self._source.feature_precision)
@@ -120,7 +120,7 @@ def is_away(shares: Shares, images: float, outliers: float, was_away: bool) -> b
     return False
 
 
-def _scales(reference: Reference, source: Source) -> Tensor:
+def _scales(reference: Reference, source: SourceStatistics) -> Tensor:
     """Return how far the images of each class (K,) usually are, over how far all are; 1 without a memory.
 
     Some classes are farther than others; a stream that shows one class after the other would look like drift.

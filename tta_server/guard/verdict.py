@@ -6,9 +6,7 @@ from typing import Literal
 
 from tta_server.adapters import State
 from tta_server.models import Tensors
-from tta_server.telemetry.closed_sets import CAUSES, Cause
-from tta_server.telemetry.closed_sets import VERDICTS as ACTIONS
-from tta_server.telemetry.closed_sets import Verdict as Action
+from tta_server.telemetry.closed_sets import ACTIONS, CAUSES, Action, Cause
 
 __all__ = ["ACTIONS", "CAUSES", "Action", "Admission", "Cause", "Memory", "Serve", "Verdict"]
 

@@ -13,7 +13,7 @@ from tta_server.adapters.stack import predict_stacked
 from tta_server.models import EMPTY, Backbone, Output
 from tta_server.runtime.device import images, read
 from tta_server.streams.stream import Method, Stream
-from tta_server.streams.window import Rows
+from tta_server.streams.window import Images
 
 _LEAST_FILLING = 0.5
 
@@ -54,7 +54,7 @@ class Job:
     """
 
     stream: str
-    images: Rows
+    images: Images
     arrived_s: float
     client: str = ""
     request_id: str = ""
@@ -80,7 +80,7 @@ class Answerer:
     def groups(self, asked: Sequence[Asked]) -> list[list[Asked]]:
         """Split requests into groups that share a forward.
 
-        Those that the source answers share one. Rows of one stream share its state's. Streams whose adapter stacks
+        Those that the source answers share one. Images of one stream share its state's. Streams whose adapter stacks
         share one too, unless too much of it would be padding.
         """
         frozen = [one for one in asked if one[1].answers_as_source]
@@ -105,7 +105,7 @@ class Answerer:
             return read(adapter, adapter.predict(self._backbone, group[0][1].state, x))
         return self._stacked(adapter, group, streams)
 
-    def source(self, batch: Rows) -> npt.NDArray[np.int64]:
+    def source(self, batch: Images) -> npt.NDArray[np.int64]:
         """Return the classes (n,) that the frozen model sees in images (n, C, H, W)."""
         x = images([batch], self._backbone.device)
         classes: npt.NDArray[np.int64] = read(self._source, self._source.predict(self._backbone, EMPTY, x))[0].argmax(1)
@@ -115,7 +115,7 @@ class Answerer:
         states = {stream.name: stream.state for _, stream in group}
         batches = [images((job.images for job in jobs), self._backbone.device) for jobs in streams.values()]
         most = max(len(batch) for batch in batches)
-        # Rows are independent here, so that repeating the last one changes no other.
+        # Images are independent here, so that repeating the last one changes no other.
         padded = [torch.cat([batch, batch[-1:].expand(most - len(batch), -1, -1, -1)]) for batch in batches]
         output = predict_stacked(adapter, self._backbone, [states[name] for name in streams], torch.stack(padded))
         rows = torch.cat([scores[: len(batch)] for scores, batch in zip(output.logits, batches, strict=True)])

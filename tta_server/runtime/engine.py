@@ -14,7 +14,7 @@ from tta_server.runtime.batcher import Batcher
 from tta_server.runtime.commands import Commands
 from tta_server.runtime.worker import Worker
 from tta_server.settings import EngineSettings
-from tta_server.streams.window import Rows
+from tta_server.streams.window import Images
 from tta_server.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Engine:
         if self._thread.ident is not None:
             self._thread.join()
 
-    def submit(self, stream: str, images: Rows, client: str = "", request_id: str = "") -> "Future[Answer]":
+    def submit(self, stream: str, images: Images, client: str = "", request_id: str = "") -> "Future[Answer]":
         """Queue a request.
 
         Args:

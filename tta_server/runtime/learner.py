@@ -14,8 +14,8 @@ from tta_server.models import EMPTY, Backbone, Output
 from tta_server.runtime.device import images
 from tta_server.streams.lesson import Chronicle, Lesson
 from tta_server.streams.stream import Stream
-from tta_server.streams.window import Row, digest
-from tta_server.telemetry.closed_sets import Action, DropReason
+from tta_server.streams.window import Sample, digest
+from tta_server.telemetry.closed_sets import DropReason, WindowOutcome
 from tta_server.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Learner:
         self._chronicle = chronicle
         self._policy = policy
 
-    def learn(self, windows: Sequence[tuple[Stream, Sequence[Row]]]) -> None:
+    def learn(self, windows: Sequence[tuple[Stream, Sequence[Sample]]]) -> None:
         """Learn from one window of each of some streams, stacked where that is possible.
 
         An error costs the windows that it happened in; the streams stay as they were.
@@ -67,7 +67,7 @@ class Learner:
                 else:
                     self._fail(*group[0], error)
 
-    def inline(self, stream: Stream, rows: Sequence[Row]) -> tuple[Output, Serve]:
+    def inline(self, stream: Stream, rows: Sequence[Sample]) -> tuple[Output, Serve]:
         """Answer a request by the forward that is learnt from, as the papers do.
 
         Args:
@@ -108,7 +108,7 @@ class Learner:
             except Exception as error:
                 self._fail(lessons[i].stream, lessons[i].rows, error)
 
-    def _lesson(self, stream: Stream, rows: Sequence[Row]) -> Lesson:
+    def _lesson(self, stream: Stream, rows: Sequence[Sample]) -> Lesson:
         x = images((row.image for row in rows), self._backbone.device)
         return Lesson(stream, rows, x, digest(rows))
 
@@ -205,13 +205,13 @@ class Learner:
         log.error("stream '%s' is switched off: %s", stream.name, stream.frozen)
         self._chronicle.changed(stream, "freeze", stream.version, verdict.cause, stream.frozen)
 
-    def _fail(self, stream: Stream, rows: Sequence[Row], error: Exception) -> None:
+    def _fail(self, stream: Stream, rows: Sequence[Sample], error: Exception) -> None:
         log.error("a step of stream '%s' failed; its state is as before", stream.name, exc_info=error)
         self._drop(stream, len(rows), "failed", "failed")
         self._chronicle.failed(stream, error)
         self._report(stream)
 
-    def _drop(self, stream: Stream, rows: int, reason: DropReason, action: Action) -> None:
+    def _drop(self, stream: Stream, rows: int, reason: DropReason, action: WindowOutcome) -> None:
         stream.dropped[reason] += rows
         self._metrics.stream.dropped(stream.name, rows, reason)
         self._metrics.stream.window(stream.name, stream.method.adapter.name, action)
@@ -225,9 +225,9 @@ class Learner:
         self._metrics.stream.state(stream.name, stream.version, stream.answers_as_source, bool(stream.frozen))
 
 
-def _alike(windows: Sequence[tuple[Stream, Sequence[Row]]]) -> list[list[tuple[Stream, Sequence[Row]]]]:
+def _alike(windows: Sequence[tuple[Stream, Sequence[Sample]]]) -> list[list[tuple[Stream, Sequence[Sample]]]]:
     """Group windows that may share a step."""
-    groups: dict[object, list[tuple[Stream, Sequence[Row]]]] = {}
+    groups: dict[object, list[tuple[Stream, Sequence[Sample]]]] = {}
     for index, (stream, rows) in enumerate(windows):
         key = (id(stream.method), len(rows)) if stream.method.adapter.stackable else index
         groups.setdefault(key, []).append((stream, rows))

@@ -19,7 +19,7 @@ from tta_server.streams.methods import Methods
 from tta_server.streams.registry import Registry
 from tta_server.streams.schedule import Pace, Schedule
 from tta_server.streams.stream import Stream
-from tta_server.streams.window import Row, as_rows
+from tta_server.streams.window import Sample, as_samples
 from tta_server.telemetry.closed_sets import DropReason
 from tta_server.telemetry.metrics import Metrics
 
@@ -100,7 +100,7 @@ class Worker:
 
     def learn(self, now_s: float) -> None:
         """Learn from the window that is due longest, together with others that are due and fit into one step."""
-        windows: list[tuple[Stream, list[Row]]] = []
+        windows: list[tuple[Stream, list[Sample]]] = []
         rows = 0
         while (due := self._schedule.next()) and due[0] <= now_s:
             stream = self.parts.registry.in_memory(due[1])
@@ -197,7 +197,7 @@ class Worker:
 
     def _inline(self, job: Job, stream: Stream) -> tuple[Scores, Serve]:
         self._metrics.stream.offered(stream.name, job.rows)
-        output, serve = self.parts.learner.inline(stream, as_rows(job.images, job.client, job.arrived_s))
+        output, serve = self.parts.learner.inline(stream, as_samples(job.images, job.client, job.arrived_s))
         self.settle(stream)
         return read(self.parts.source if serve == "source" else stream.method.adapter, output), serve
 

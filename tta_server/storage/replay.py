@@ -35,7 +35,7 @@ def _no_guard(state: State, step: Step, x: Tensor) -> State:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Recipe:
     """How steps are taken again.
 
     Attributes:
@@ -62,7 +62,7 @@ class Lesson:
         return self.adapter.init(self.backbone, self.reference)
 
 
-def replay(entries: Iterable[Entry], lesson: Lesson, until: int | None = None) -> State:
+def replay(entries: Iterable[Entry], lesson: Recipe, until: int | None = None) -> State:
     """Return the state of a stream after what `entries` tell.
 
     Args:
@@ -114,7 +114,7 @@ def _origins(told: list[Entry], initial: str) -> dict[int, int]:
     return origins
 
 
-def _after(entry: Entry, state: State, is_there: bool, lesson: Lesson) -> State:
+def _after(entry: Entry, state: State, is_there: bool, lesson: Recipe) -> State:
     """Return the state after an entry, from the one it starts from."""
     if entry.verdict in _BACK and entry.state:
         return state if is_there else lesson.fetch(entry)
@@ -127,7 +127,7 @@ def _after(entry: Entry, state: State, is_there: bool, lesson: Lesson) -> State:
     return state
 
 
-def _step(entry: Entry, state: State, x: Tensor, lesson: Lesson) -> Step:
+def _step(entry: Entry, state: State, x: Tensor, lesson: Recipe) -> Step:
     stack = entry.extra.get("stack")
     if not stack:
         return lesson.adapter.adapt(lesson.backbone, state, x)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tta_server.streams.window import Rows
+from tta_server.streams.window import Images
 
 _MOST_REQUESTS = 100_000
 _Z = NormalDist().inv_cdf(0.975)
@@ -31,7 +31,7 @@ class Answered:
 
     stream: str
     predicted: Classes
-    images: Rows | None
+    images: Images | None
     labelled: set[int]
 
 
@@ -46,7 +46,7 @@ class Ledger:
         self._bytes = 0
         self._counts: dict[str, Counter[str]] = {}
 
-    def add(self, request_id: str, stream: str, predicted: Classes, images: Rows) -> None:
+    def add(self, request_id: str, stream: str, predicted: Classes, images: Images) -> None:
         """Keep an answer; one with an id that is known takes its place."""
         self._forget(request_id)
         answered = Answered(stream, predicted, images, set())
@@ -58,7 +58,7 @@ class Ledger:
         while len(self._answers) > _MOST_REQUESTS:
             self._forget(next(iter(self._answers)))
 
-    def label(self, request_id: str, index: int, label: int, ask: Callable[[Rows], Classes]) -> str | None:
+    def label(self, request_id: str, index: int, label: int, ask: Callable[[Images], Classes]) -> str | None:
         """Count one true label.
 
         Args:

@@ -10,7 +10,7 @@ from tta_server.adapters import Step
 from tta_server.guard.verdict import Admission, Verdict
 from tta_server.storage.audit import Event
 from tta_server.streams.stream import Stream
-from tta_server.streams.window import Row
+from tta_server.streams.window import Sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class Lesson:
     """
 
     stream: Stream
-    rows: Sequence[Row]
+    rows: Sequence[Sample]
     x: Tensor
     digest: str
 

@@ -17,7 +17,7 @@ from tta_server.settings import AdapterSettings, Mode, make_adapter
 from tta_server.storage.keeper import Keeper
 from tta_server.streams.history import Kept
 from tta_server.streams.stream import Stream, source_answers
-from tta_server.streams.window import Row
+from tta_server.streams.window import Sample
 
 _GUARD, _WINDOW, _HISTORY = "guard/", "window/", "history/"
 _PATIENCE_S = 5.0
@@ -194,7 +194,7 @@ class _Encoder:
     """Turn what a stream was into bytes, later and on another thread: everything in here is a value."""
 
     def __init__(
-        self, stream: Stream, backbone: Backbone, about: dict[str, Any], rows: list[Row], older: dict[int, State]
+        self, stream: Stream, backbone: Backbone, about: dict[str, Any], rows: list[Sample], older: dict[int, State]
     ) -> None:
         self._adapter = stream.method.adapter
         self._state = stream.state
@@ -219,9 +219,9 @@ def _memory(fresh: Memory, beside: Tensors) -> Memory:
     return {name: stored[name].to(tensor) for name, tensor in fresh.items()}  # type: ignore[union-attr]
 
 
-def _rows(about: list[dict[str, Any]], beside: Tensors) -> list[Row]:
+def _rows(about: list[dict[str, Any]], beside: Tensors) -> list[Sample]:
     return [
-        Row(
+        Sample(
             np.ascontiguousarray(beside[f"{_WINDOW}{i:06d}"].cpu().numpy()),
             bytes.fromhex(each["digest"]),
             each["client"],

@@ -11,10 +11,10 @@ from tta_server.guard.verdict import Memory, Serve
 from tta_server.models.backbone import size_bytes
 from tta_server.settings import AdapterSettings, Mode
 from tta_server.streams.history import History, Kept
-from tta_server.streams.window import Rows, Window
+from tta_server.streams.window import Images, Window
 from tta_server.telemetry.closed_sets import StateKind
 
-__all__ = ["Method", "Rows", "Stream", "source_answers"]
+__all__ = ["Images", "Method", "Stream", "source_answers"]
 
 _RECENT_IMAGES = 256
 _RECENT_VERDICTS = 20

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Rows = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+Images = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 """Images (n, C, H, W): uint8 in [0, 255] or float32 in [0, 1]."""
 
 Refusal = Literal["duplicate", "constant", "client_share"]
@@ -16,7 +16,7 @@ Refusal = Literal["duplicate", "constant", "client_share"]
 _DIGEST_BYTES = 16
 
 
-class Row(NamedTuple):
+class Sample(NamedTuple):
     """One image in a window.
 
     Attributes:
@@ -26,7 +26,7 @@ class Row(NamedTuple):
         arrived_s: When it was let in.
     """
 
-    image: Rows
+    image: Images
     digest: bytes
     client: str
     arrived_s: float
@@ -50,7 +50,7 @@ class Window:
         self._most_of_a_client = max(1, int(rows * max_client_share)) if max_client_share < 1 else None
         self._recent: deque[bytes] = deque(maxlen=recent)
         self._known: set[bytes] = set()
-        self._rows: deque[Row] = deque()
+        self._rows: deque[Sample] = deque()
         self._clients: Counter[str] = Counter()
         self._began_s = float("inf")
         self.bytes = 0
@@ -58,7 +58,7 @@ class Window:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[Sample]:
         return iter(self._rows)
 
     @property
@@ -71,7 +71,7 @@ class Window:
         """Digests of the images that are refused if they come again, oldest first."""
         return list(self._recent)
 
-    def offer(self, images: Rows, client: str, now_s: float) -> Counter[Refusal]:
+    def offer(self, images: Images, client: str, now_s: float) -> Counter[Refusal]:
         """Let in what may be learnt from.
 
         Args:
@@ -90,11 +90,11 @@ class Window:
             if reason:
                 refused[reason] += 1
             else:
-                self._keep(Row(image.copy(), digest, client, now_s))
+                self._keep(Sample(image.copy(), digest, client, now_s))
                 self._remember(digest)
         return refused
 
-    def take(self, rows: int) -> list[Row]:
+    def take(self, rows: int) -> list[Sample]:
         """Remove the `rows` oldest images, or all if there are fewer, and return them in order of arrival."""
         taken = self._remove(rows)
         self._began_s = self._rows[0].arrived_s if self._rows else float("inf")
@@ -104,7 +104,7 @@ class Window:
         """Remove the `rows` oldest images for newer ones: what is left counts as begun when they came."""
         self._remove(rows)
 
-    def put_back(self, rows: Iterable[Row], recent: Iterable[bytes]) -> None:
+    def put_back(self, rows: Iterable[Sample], recent: Iterable[bytes]) -> None:
         """Become what a window was, such as that of a stream that comes back from disk; this one must be fresh.
 
         Args:
@@ -116,7 +116,7 @@ class Window:
         for digest in recent:
             self._remember(digest)
 
-    def _refusal(self, image: Rows, digest: bytes, client: str) -> Refusal | None:
+    def _refusal(self, image: Images, digest: bytes, client: str) -> Refusal | None:
         if is_constant(image)[0]:
             return "constant"
         if digest in self._known:
@@ -125,7 +125,7 @@ class Window:
             return "client_share"
         return None
 
-    def _keep(self, row: Row) -> None:
+    def _keep(self, row: Sample) -> None:
         if not self._rows:
             self._began_s = row.arrived_s
         self._rows.append(row)
@@ -139,7 +139,7 @@ class Window:
             self._recent.append(digest)
             self._known.add(digest)
 
-    def _remove(self, rows: int) -> list[Row]:
+    def _remove(self, rows: int) -> list[Sample]:
         taken = [self._rows.popleft() for _ in range(min(rows, len(self._rows)))]
         for row in taken:
             self._clients[row.client] -= 1
@@ -157,18 +157,18 @@ def is_constant(images: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return found
 
 
-def as_rows(images: Rows, client: str, arrived_s: float) -> list[Row]:
+def as_samples(images: Images, client: str, arrived_s: float) -> list[Sample]:
     """Return images (n, C, H, W) as rows, whether or not a window would let them in; nothing is copied."""
     each = (images[i : i + 1] for i in range(len(images)))
-    return [Row(image, _digest(image), client, arrived_s) for image in each]
+    return [Sample(image, _digest(image), client, arrived_s) for image in each]
 
 
-def digest(rows: Iterable[Row]) -> str:
+def digest(rows: Iterable[Sample]) -> str:
     """Return what names a window in the audit log: a hash of its images in order, in hex."""
     return blake2b(b"".join(row.digest for row in rows), digest_size=_DIGEST_BYTES).hexdigest()
 
 
-def _digest(image: Rows) -> bytes:
+def _digest(image: Images) -> bytes:
     found = blake2b(image.dtype.str.encode(), digest_size=_DIGEST_BYTES)
     found.update(np.ascontiguousarray(image).data.cast("B"))
     return found.digest()

@@ -2,9 +2,9 @@
 
 from typing import Final, Literal, get_args
 
-Outcome = Literal["ok", "rejected", "overloaded", "cancelled", "error"]
+RequestOutcome = Literal["ok", "rejected", "overloaded", "cancelled", "error"]
 Stage = Literal["decode", "queue", "forward", "judge", "adapt"]
-Action = Literal["updated", "rejected", "skipped", "restored", "failed", "dropped"]
+WindowOutcome = Literal["updated", "rejected", "skipped", "restored", "failed", "dropped"]
 """What became of a window: learnt from; the step refused; not learnt from, because nothing drifts or it is no fair
 sample; the stream taken back; an error; no time for it."""
 
@@ -30,16 +30,16 @@ DropReason = Literal[
 ]
 """Why an image that was offered for learning was not learnt from."""
 
-Verdict = Literal["commit", "reject", "rollback", "reset"]
+Action = Literal["commit", "reject", "rollback", "reset"]
 StateKind = Literal["state", "history", "window"]
 Move = Literal["evicted", "revived", "deleted"]
 
-OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)
+REQUEST_OUTCOMES: Final[tuple[RequestOutcome, ...]] = get_args(RequestOutcome)
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
-ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
+WINDOW_OUTCOMES: Final[tuple[WindowOutcome, ...]] = get_args(WindowOutcome)
 CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
 RESTORE_CAUSES: Final[tuple[RestoreCause, ...]] = (*CAUSES, "periodic", "operator")
 DROP_REASONS: Final[tuple[DropReason, ...]] = get_args(DropReason)
-VERDICTS: Final[tuple[Verdict, ...]] = get_args(Verdict)
+ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 STATE_KINDS: Final[tuple[StateKind, ...]] = get_args(StateKind)
 MOVES: Final[tuple[Move, ...]] = get_args(Move)

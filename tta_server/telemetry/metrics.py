@@ -20,18 +20,18 @@ from prometheus_client import (
 )
 
 from tta_server.telemetry.closed_sets import (
+    ACTIONS,
     CAUSES,
     MOVES,
-    OUTCOMES,
+    REQUEST_OUTCOMES,
     STAGES,
     STATE_KINDS,
-    VERDICTS,
+    Action,
     Cause,
     Move,
-    Outcome,
+    RequestOutcome,
     Stage,
     StateKind,
-    Verdict,
 )
 from tta_server.telemetry.stream_series import StreamSeries
 
@@ -83,7 +83,7 @@ class Metrics:
             registry=registry,
         )
         self._verdicts = {
-            (verdict, cause): verdicts.labels(model, verdict, cause) for verdict in VERDICTS for cause in CAUSES
+            (verdict, cause): verdicts.labels(model, verdict, cause) for verdict in ACTIONS for cause in CAUSES
         }
         self._storage(registry)
         Info("tta_build", "What is running.", registry=registry).info({"model": model, "adapter": adapter})
@@ -93,7 +93,7 @@ class Metrics:
         requests = Counter(
             "tta_requests", "Requests for predictions, by how they ended.", [*one, "outcome"], registry=registry
         )
-        self._requests = {outcome: requests.labels(model, outcome) for outcome in OUTCOMES}
+        self._requests = {outcome: requests.labels(model, outcome) for outcome in REQUEST_OUTCOMES}
         self._duration = Histogram(
             "tta_request_duration_seconds",
             "From the first byte of a request to the last of its answer.",
@@ -124,7 +124,7 @@ class Metrics:
         ).labels(self._model)
         self._failures = 0
 
-    def request(self, outcome: Outcome, duration_s: float) -> None:
+    def request(self, outcome: RequestOutcome, duration_s: float) -> None:
         """Count one finished request."""
         self._requests[outcome].inc()
         self._duration.observe(duration_s)
@@ -161,7 +161,7 @@ class Metrics:
         """Count a stream that went to disk, came back, or was deleted."""
         self._moves[move].inc()
 
-    def verdict(self, verdict: Verdict, cause: Cause) -> None:
+    def verdict(self, verdict: Action, cause: Cause) -> None:
         """Count a verdict of the guard."""
         self._verdicts[verdict, cause].inc()
 

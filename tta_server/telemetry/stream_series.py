@@ -9,12 +9,12 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from tta_server.telemetry.closed_sets import (
-    ACTIONS,
     DROP_REASONS,
     RESTORE_CAUSES,
-    Action,
+    WINDOW_OUTCOMES,
     DropReason,
     RestoreCause,
+    WindowOutcome,
 )
 
 OTHER: Final = "_other"
@@ -113,7 +113,7 @@ class StreamSeries:
         labels = self._model, self._label(stream)
         for family in (self._images, self._offered, self._learnt, self._version, self._source, self._frozen):
             family.labels(*labels)
-        for action in ACTIONS:
+        for action in WINDOW_OUTCOMES:
             self._batches.labels(*labels, adapter, action)
         for cause in RESTORE_CAUSES:
             self._restores.labels(*labels, cause)
@@ -146,7 +146,7 @@ class StreamSeries:
         """Count images that were offered but not learnt from."""
         self._dropped.labels(self._model, self._label(stream), reason).inc(rows)
 
-    def window(self, stream: str, adapter: str, action: Action) -> None:
+    def window(self, stream: str, adapter: str, action: WindowOutcome) -> None:
         """Count what became of a window."""
         self._batches.labels(self._model, self._label(stream), adapter, action).inc()
 

@@ -19,7 +19,7 @@ from tta_server.calibrate.bundle import Sizes, calibrate
 from tta_server.calibrate.fisher import fisher
 from tta_server.calibrate.null import Windows
 from tta_server.evaluate.corruptions import corrupt
-from tta_server.guard.drift import Source, norm_scores, rows, window_scores
+from tta_server.guard.drift import SourceStatistics, image_scores, norm_scores, window_scores
 from tta_server.models import Reference, TorchBackbone, glyphs, load, load_reference
 from tta_server.settings import load_settings
 
@@ -223,8 +223,8 @@ def test_larger_windows_of_source_images_scatter_less(reference):
 
 def scores(model, images: np.ndarray) -> dict[str, float]:
     x = torch.from_numpy(images) / 255
-    source, output = Source.of(model.reference), model.backbone.forward(x)
-    found = window_scores(rows(output.logits, output.features, source), source)
+    source, output = SourceStatistics.of(model.reference), model.backbone.forward(x)
+    found = window_scores(image_scores(output.logits, output.features, source), source)
     moments = model.backbone.forward(x, statistics="batch").moments
     return {name: v.item() for name, v in (found | norm_scores(moments, model.backbone.norm_stats())).items()}
 

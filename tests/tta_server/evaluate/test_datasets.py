@@ -6,7 +6,7 @@ from PIL import Image
 
 from tests.tta_server.evaluate.small import LABELS, SIDE, cifar, folder, model, pixels
 from tta_server.evaluate.corruptions import CORRUPTIONS, corrupt
-from tta_server.evaluate.datasets import CLEAN, Condition, Embedded, Folder
+from tta_server.evaluate.datasets import CLEAN, Condition, Embedded, ImageFolder
 from tta_server.evaluate.published import CifarC, ImageNetC, open_dataset
 from tta_server.models import glyphs, load
 
@@ -53,7 +53,7 @@ def test_a_model_that_cannot_read_glyphs_is_refused():
 def test_an_image_folder_is_read_through_the_models_preprocessing(tmp_path):
     data = open_dataset(str(folder(tmp_path / "data", side=20)), model(), seed=0)
 
-    assert isinstance(data, Folder)
+    assert isinstance(data, ImageFolder)
     assert data.labels(CLEAN).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     expected = model().preprocess(Image.open(tmp_path / "data" / "bee" / "1.png"))
     assert np.array_equal(data.images(CLEAN, np.array([4]))[0], expected)
@@ -76,7 +76,7 @@ def test_one_misspelt_folder_does_not_relabel_all_of_them(tmp_path):
 
 
 def test_a_grey_model_gets_grey_images_that_were_corrupted_in_colour(tmp_path):
-    data = Folder(folder(tmp_path / "data"), model(channels=1), seed=0)
+    data = ImageFolder(folder(tmp_path / "data"), model(channels=1), seed=0)
 
     assert data.images(CLEAN, np.arange(2)).shape == (2, 1, SIDE, SIDE)
     assert data.images(NOISE, np.arange(2)).shape == (2, 1, SIDE, SIDE)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tta_server.evaluate import heatmap, report
-from tta_server.evaluate.results import Folder, Result
+from tta_server.evaluate.results import Result, ResultFolder
 
 SOURCE = Result(
     "continual", "source", errors={"gaussian_noise": 0.5, "fog": 0.25}, clean=0.1, clean_again=0.1, answer_ms=1.5
@@ -111,10 +111,10 @@ def test_the_picture_leaves_out_what_has_no_numbers(tmp_path):
 
 # The folder of results
 def test_a_result_is_found_again_by_its_key_only(tmp_path):
-    folder = Folder(tmp_path, {"seed": 1}, None)
+    folder = ResultFolder(tmp_path, {"seed": 1}, None)
     folder.save(GOOD, "key")
 
-    again = Folder(tmp_path, {"seed": 1}, True)
+    again = ResultFolder(tmp_path, {"seed": 1}, True)
     assert again.load("continual", "tent lr=0.005", "key") == GOOD
     assert again.load("continual", "tent lr=0.005", "other code") is None
     assert again.load("continual", "tent lr=0.05", "key") is None
@@ -122,10 +122,10 @@ def test_a_result_is_found_again_by_its_key_only(tmp_path):
 
 
 def test_results_of_other_arguments_are_neither_mixed_nor_lost(tmp_path):
-    Folder(tmp_path, {"seed": 1, "batch": 64}, None).save(GOOD, "key")
+    ResultFolder(tmp_path, {"seed": 1, "batch": 64}, None).save(GOOD, "key")
 
     for resume in (None, True):
         with pytest.raises(ValueError, match=r"other arguments \(batch was 64, now is 32\); give another --out"):
-            Folder(tmp_path, {"seed": 1, "batch": 32}, resume)
-    assert Folder(tmp_path, {"seed": 1, "batch": 64}, None).load("continual", GOOD.adapter, "key") == GOOD
-    assert Folder(tmp_path, {"seed": 1, "batch": 32}, False).load("continual", GOOD.adapter, "key") is None
+            ResultFolder(tmp_path, {"seed": 1, "batch": 32}, resume)
+    assert ResultFolder(tmp_path, {"seed": 1, "batch": 64}, None).load("continual", GOOD.adapter, "key") == GOOD
+    assert ResultFolder(tmp_path, {"seed": 1, "batch": 32}, False).load("continual", GOOD.adapter, "key") is None

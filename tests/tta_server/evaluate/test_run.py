@@ -7,7 +7,7 @@ import torch
 from tests.tta_server.evaluate.small import cifar, model
 from tests.tta_server.runtime.fakes import Fails, tiny
 from tta_server import adapters
-from tta_server.evaluate.memory import PeakMemory
+from tta_server.evaluate.peak_memory import PeakMemory
 from tta_server.evaluate.protocols import PROTOCOLS, Course, plan
 from tta_server.evaluate.published import open_dataset
 from tta_server.evaluate.reader import Reader

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from tests.networks import golden, reference_network
 from tta_server.guard import drift
-from tta_server.guard.drift import LEVELS, Rows, Source
+from tta_server.guard.drift import LEVELS, ImageScores, SourceStatistics
 from tta_server.models import Reference, TorchBackbone
 
 CLASSES, WIDTH = 7, 5
@@ -30,8 +30,8 @@ def precision() -> Tensor:
 
 
 @pytest.fixture
-def source() -> Source:
-    return Source(
+def source() -> SourceStatistics:
+    return SourceStatistics(
         histogram=torch.full((CLASSES,), 1 / CLASSES),
         feature_mean=drawn(WIDTH, seed=8),
         feature_precision=precision(),
@@ -46,8 +46,8 @@ def source() -> Source:
     )
 
 
-def rows(source: Source, count: int = 40, seed: int = 0) -> Rows:
-    return drift.rows(2 * drawn(count, CLASSES, seed=seed), drawn(count, WIDTH, seed=seed + 1), source)
+def rows(source: SourceStatistics, count: int = 40, seed: int = 0) -> ImageScores:
+    return drift.image_scores(2 * drawn(count, CLASSES, seed=seed), drawn(count, WIDTH, seed=seed + 1), source)
 
 
 histograms = arrays.arrays(np.int64, CLASSES, elements=st.integers(0, 1000)).filter(np.any)
@@ -59,7 +59,7 @@ def test_what_is_kept_of_an_image_equals_scipy(source):
     shares = scipy.special.softmax(logits.double().numpy(), axis=1)
     mean, inverse = source.feature_mean.double().numpy(), source.feature_precision.double().numpy()
 
-    found = drift.rows(logits, features, source)
+    found = drift.image_scores(logits, features, source)
 
     # float32 sums against float64
     close = {"atol": 1e-5, "rtol": 1e-5}
@@ -112,7 +112,7 @@ def test_the_scores_of_a_window_equal_plain_numpy(source):
 
 def test_windows_that_are_stacked_score_as_each_alone(source):
     windows = [rows(source, seed=seed) for seed in range(3)]
-    stacked = Rows(*(torch.stack(values) for values in zip(*windows, strict=True)))
+    stacked = ImageScores(*(torch.stack(values) for values in zip(*windows, strict=True)))
 
     together = drift.window_scores(stacked, source)
 
@@ -125,11 +125,11 @@ def test_windows_that_are_stacked_score_as_each_alone(source):
 @given(order=st.permutations(range(40)))
 def test_the_order_of_a_window_does_not_matter(order):
     confidence = torch.rand(40, generator=torch.Generator().manual_seed(0)).double()
-    window = Rows(confidence, confidence, -confidence, (confidence * CLASSES).long(), confidence)
+    window = ImageScores(confidence, confidence, -confidence, (confidence * CLASSES).long(), confidence)
     numbers = [torch.tensor(0.5).double()] * 8
-    source = Source(torch.full((CLASSES,), 1 / CLASSES), torch.zeros(1), torch.eye(1), *numbers)
+    source = SourceStatistics(torch.full((CLASSES,), 1 / CLASSES), torch.zeros(1), torch.eye(1), *numbers)
 
-    shuffled = Rows(*(values[order] for values in window))
+    shuffled = ImageScores(*(values[order] for values in window))
 
     assert_close(drift.window_scores(shuffled, source), drift.window_scores(window, source))
 
@@ -267,10 +267,10 @@ def test_atc_finds_the_accuracy_of_the_data_it_was_fitted_on(confidence, correct
 @given(confidence=st.floats(0, 1), accuracy=st.floats(0, 1))
 def test_estimates_are_shares(confidence, accuracy):
     numbers = [torch.tensor(0.5)] * 7
-    source = Source(torch.full((2,), 0.5), torch.zeros(1), torch.eye(1), *numbers, torch.tensor(accuracy))
+    source = SourceStatistics(torch.full((2,), 0.5), torch.zeros(1), torch.eye(1), *numbers, torch.tensor(accuracy))
     column = torch.full((4,), confidence)
 
-    scores = drift.window_scores(Rows(column, column, column, torch.zeros(4, dtype=torch.int64), column), source)
+    scores = drift.window_scores(ImageScores(column, column, column, torch.zeros(4, dtype=torch.int64), column), source)
 
     assert 0 <= scores["doc_accuracy"] <= 1
     assert 0 <= scores["atc_accuracy"] <= 1
@@ -292,18 +292,22 @@ def test_the_source_takes_its_quantiles_at_5_and_99_percent():
         "atc/threshold": torch.tensor(0.5),
     }
 
-    source = Source.of(Reference("", tensors, {"accuracy": 0.75}))
+    source = SourceStatistics.of(Reference("", tensors, {"accuracy": 0.75}))
 
     assert source.confidence_floor.item() == pytest.approx(0.05)
     assert source.distance_ceiling.item() == pytest.approx(0.99)
     assert source.accuracy.item() == 0.75
     with pytest.raises(ValueError, match="no part 'atc'"):
-        Source.of(Reference("", {name: t for name, t in tensors.items() if name != "atc/threshold"}, {"accuracy": 1.0}))
+        SourceStatistics.of(
+            Reference("", {name: t for name, t in tensors.items() if name != "atc/threshold"}, {"accuracy": 1.0})
+        )
 
 
 def test_the_largest_entropy_is_1():
-    found = drift.rows(
-        torch.zeros(2, CLASSES), torch.zeros(2, 1), Source(*[torch.ones(1)] * 2, torch.eye(1), *[torch.ones(())] * 8)
+    found = drift.image_scores(
+        torch.zeros(2, CLASSES),
+        torch.zeros(2, 1),
+        SourceStatistics(*[torch.ones(1)] * 2, torch.eye(1), *[torch.ones(())] * 8),
     )
 
     assert found.entropy_ratio.tolist() == pytest.approx([1, 1])

@@ -17,7 +17,7 @@ from tta_server.adapters.checkpoint import dump_state, load_state, state_digest
 from tta_server.adapters.stack import adapt_stacked
 from tta_server.models import TorchBackbone
 from tta_server.storage.audit import Audit, Entry
-from tta_server.storage.replay import Lesson, replay
+from tta_server.storage.replay import Recipe, replay
 from tta_server.storage.store import Store
 
 
@@ -30,7 +30,7 @@ class Recorded:
         self.state, self.version = self.initial, 0
         self.entries: list[Entry] = []
         self.states = {0: self.initial}
-        self.lesson = Lesson(adapter, backbone, None, lambda digest: batches[int(digest)])
+        self.lesson = Recipe(adapter, backbone, None, lambda digest: batches[int(digest)])
 
     def commit(self, batch: int, size: int = 0, slot: int = 0) -> None:
         x = self.batches[batch]
@@ -143,7 +143,7 @@ def test_a_step_that_the_guard_drew_back_is_drawn_back_again(stream):
     stream._move("commit", halve(stream.state, step, None), batch="0", extra={"projected": True})
     stream.commit(1)
 
-    lesson = Lesson(stream.adapter, stream.backbone, None, stream.lesson.window, project=halve)
+    lesson = Recipe(stream.adapter, stream.backbone, None, stream.lesson.window, project=halve)
     assert bits(replay(stream.entries, lesson)) == bits(stream.state)
     with pytest.raises(ValueError, match="give the guard's projection"):
         replay(stream.entries, stream.lesson)
@@ -155,7 +155,7 @@ def test_a_state_from_outside_comes_from_its_file(stream):
     stream._move("import", other)
     stream.commit(1)
 
-    lesson = Lesson(stream.adapter, stream.backbone, None, stream.lesson.window, fetch=lambda entry: other)
+    lesson = Recipe(stream.adapter, stream.backbone, None, stream.lesson.window, fetch=lambda entry: other)
     assert bits(replay(stream.entries, lesson)) == bits(stream.state)
     with pytest.raises(ValueError, match="version 2 of stream 'camera' took over a state that no step in the log made"):
         replay(stream.entries, stream.lesson)
@@ -180,7 +180,7 @@ def test_steps_after_a_change_of_adapter_are_taken_with_the_new_one(stream):
     stream.commit(1)
     stream.reset()
     stream.commit(2)
-    lesson = Lesson(adapters.create("tent", lr=1e-2), stream.backbone, None, stream.lesson.window)
+    lesson = Recipe(adapters.create("tent", lr=1e-2), stream.backbone, None, stream.lesson.window)
 
     replayed = replay(stream.entries, replace(lesson, remake=lambda entry: adam))
 
@@ -205,7 +205,7 @@ def test_a_stream_that_comes_back_after_its_deletion_has_the_usual_adapter(strea
 def test_a_state_that_is_not_what_the_log_says_is_refused_with_its_version(stream):
     for batch in range(3):
         stream.commit(batch)
-    swapped = Lesson(stream.adapter, stream.backbone, None, lambda digest: stream.batches[{"1": 7}.get(digest, 0)])
+    swapped = Recipe(stream.adapter, stream.backbone, None, lambda digest: stream.batches[{"1": 7}.get(digest, 0)])
 
     with pytest.raises(ValueError, match=r"version 2 of stream 'camera' gives state \w{12}, but the log says \w{12}"):
         replay(stream.entries, swapped)
@@ -215,7 +215,7 @@ def test_other_settings_do_not_pass_for_those_that_were_used(stream, backbone):
     stream.commit(0)
 
     with pytest.raises(ValueError, match="version 1 of stream 'camera' gives state"):
-        replay(stream.entries, Lesson(adapters.create("tent", lr=2e-2), backbone, None, stream.lesson.window))
+        replay(stream.entries, Recipe(adapters.create("tent", lr=2e-2), backbone, None, stream.lesson.window))
 
 
 def test_a_log_that_lacks_its_beginning_is_refused(stream):
@@ -251,13 +251,13 @@ from tta_server.adapters.checkpoint import state_digest
 from tta_server.models import TorchBackbone
 from tests.networks import reference_network
 from tta_server.storage.audit import Audit
-from tta_server.storage.replay import Lesson, replay
+from tta_server.storage.replay import Recipe, replay
 from tta_server.storage.store import Store
 
 store = Store(sys.argv[1])
 adapter = adapters.create("eata", fisher_alpha=0.0, lr=1e-2)
 backbone = TorchBackbone(reference_network(), (3, 32, 32), name="reference")
-lesson = Lesson(adapter, backbone, None, lambda digest: load(store.read_input("camera", digest))["x"])
+lesson = Recipe(adapter, backbone, None, lambda digest: load(store.read_input("camera", digest))["x"])
 print(state_digest(replay(Audit(store.files).entries("camera"), lesson)))
 """
 

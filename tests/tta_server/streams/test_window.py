@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.tta_server.runtime.fakes import SHAPE, rows
-from tta_server.streams.window import Window, as_rows, digest
+from tta_server.streams.window import Window, as_samples, digest
 
 BYTES = int(np.prod(SHAPE))
 
@@ -161,7 +161,7 @@ def test_every_client_may_have_one_image(share):
 
 @given(st.permutations(range(1, 5)))
 def test_a_windows_name_tells_its_images_and_their_order(order):
-    named = [digest(as_rows(image(number), "", 0.0)[0] for number in numbers) for numbers in ([1, 2, 3, 4], order)]
+    named = [digest(as_samples(image(number), "", 0.0)[0] for number in numbers) for numbers in ([1, 2, 3, 4], order)]
 
     assert (named[0] == named[1]) == (list(order) == [1, 2, 3, 4])
 
@@ -170,4 +170,4 @@ def test_rows_of_a_request_have_the_names_that_a_window_gives_them():
     window = Window(4)
     window.offer(rows(3), "a", 1.0)
 
-    assert digest(window) == digest(as_rows(rows(3), "b", 2.0))
+    assert digest(window) == digest(as_samples(rows(3), "b", 2.0))
