@@ -21,7 +21,7 @@ from tta_server.storage.audit import Event
 from tta_server.streams.history import History
 from tta_server.streams.lesson import Lesson
 from tta_server.streams.stream import Method, Stream
-from tta_server.streams.window import Window, as_samples
+from tta_server.streams.window import Window, as_samples, prepared
 from tta_server.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -127,13 +127,13 @@ class Session:
         """
         begun_s = self._now()
         if self.stream.mode == "inline" and len(images) > 1:
-            output, _ = ask(self._learner.inline, self.stream, as_samples(images, "", 0.0))
+            output, _ = ask(self._learner.inline, self.stream, as_samples(prepared(images), "", 0.0))
         else:
             output = self._predict(on_device([images], self._backbone.device))
         predicted = _classes(output)
         self.answer_s.append(self._now() - begun_s)
         if self.stream.learns_later:
-            self.stream.window.offer(images, "", 0.0)
+            self.stream.window.offer(prepared(images), "", 0.0)
             if len(self.stream.window) >= self._window_rows:
                 begun_s = self._now()
                 self._learner.learn([(self.stream, self.stream.window.take(self._window_rows))])

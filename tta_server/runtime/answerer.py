@@ -13,7 +13,7 @@ from tta_server.adapters.stack import predict_stacked
 from tta_server.models import EMPTY, Backbone, Output
 from tta_server.runtime.device import images, read
 from tta_server.streams.stream import Method, Stream
-from tta_server.streams.window import Images
+from tta_server.streams.window import Images, Offered
 
 _LEAST_FILLING = 0.5
 
@@ -46,7 +46,7 @@ class Job:
 
     Attributes:
         stream: Name of its stream.
-        images: (n, C, H, W).
+        offered: Its images.
         arrived_s: When it came, on a monotonic clock.
         client: Who sent it.
         request_id: What labels that come later call it; empty if nobody can.
@@ -54,11 +54,16 @@ class Job:
     """
 
     stream: str
-    images: Images
+    offered: Offered
     arrived_s: float
     client: str = ""
     request_id: str = ""
     future: "Future[Answer]" = field(default_factory=Future)
+
+    @property
+    def images(self) -> Images:
+        """(n, C, H, W)."""
+        return self.offered.images
 
     @property
     def rows(self) -> int:

@@ -14,7 +14,7 @@ from tta_server.runtime.batcher import Batcher
 from tta_server.runtime.commands import Commands
 from tta_server.runtime.worker import Worker
 from tta_server.settings import EngineSettings
-from tta_server.streams.window import Images
+from tta_server.streams.window import Images, prepared
 from tta_server.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class Engine:
         """
         if not 1 <= len(images) <= self._settings.max_rows:
             raise BadRequest(f"request has {len(images)} images, expected 1 to {self._settings.max_rows}")
-        job = Job(stream, images, time.monotonic(), client, request_id)
+        job = Job(stream, prepared(images), time.monotonic(), client, request_id)
         with self._changed:
             if trouble := self.trouble():
                 raise NotReady(trouble)

@@ -197,7 +197,7 @@ class Worker:
 
     def _inline(self, job: Job, stream: Stream) -> tuple[Scores, Serve]:
         self._metrics.stream.offered(stream.name, job.rows)
-        output, serve = self.parts.learner.inline(stream, as_samples(job.images, job.client, job.arrived_s))
+        output, serve = self.parts.learner.inline(stream, as_samples(job.offered, job.client, job.arrived_s))
         self.settle(stream)
         return read(self.parts.source if serve == "source" else stream.method.adapter, output), serve
 
@@ -217,7 +217,7 @@ class Worker:
     def _offer(self, job: Job, stream: Stream) -> None:
         now_s = time.monotonic()
         self._metrics.stream.offered(stream.name, job.rows)
-        for reason, count in stream.window.offer(job.images, job.client, now_s).items():
+        for reason, count in stream.window.offer(job.offered, job.client, now_s).items():
             self._drop(stream, count, reason)
         if surplus := self.parts.pace.surplus(stream.window, job.rows, now_s):
             too_young = now_s < stream.window.began_s + self.parts.pace.min_age_s

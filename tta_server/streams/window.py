@@ -32,6 +32,20 @@ class Sample(NamedTuple):
     arrived_s: float
 
 
+class Offered(NamedTuple):
+    """The images of a request, and what must be known of each before it may be learnt from; `prepared` makes it.
+
+    Attributes:
+        images: (n, C, H, W), not written to later.
+        digests: Of each image's type and content.
+        constant: Which are of one colour.
+    """
+
+    images: Images
+    digests: tuple[bytes, ...]
+    constant: tuple[bool, ...]
+
+
 class Window:
     """Let images in, and hand them out in order of arrival.
 
@@ -71,11 +85,11 @@ class Window:
         """Digests of the images that are refused if they come again, oldest first."""
         return list(self._recent)
 
-    def offer(self, images: Images, client: str, now_s: float) -> Counter[Refusal]:
+    def offer(self, offered: Offered, client: str, now_s: float) -> Counter[Refusal]:
         """Let in what may be learnt from.
 
         Args:
-            images: (n, C, H, W).
+            offered: The images; what is let in is copied.
             client: Who sent them.
             now_s: The time, on any monotonic clock.
 
@@ -83,14 +97,12 @@ class Window:
             How many images were refused, by reason.
         """
         refused: Counter[Refusal] = Counter()
-        for index in range(len(images)):
-            image = images[index : index + 1]
-            digest = _digest(image)
-            reason = self._refusal(image, digest, client)
+        for index, (digest, constant) in enumerate(zip(offered.digests, offered.constant, strict=True)):
+            reason = "constant" if constant else self._refusal(digest, client)
             if reason:
                 refused[reason] += 1
             else:
-                self._keep(Sample(image.copy(), digest, client, now_s))
+                self._keep(Sample(offered.images[index : index + 1].copy(), digest, client, now_s))
                 self._remember(digest)
         return refused
 
@@ -116,9 +128,7 @@ class Window:
         for digest in recent:
             self._remember(digest)
 
-    def _refusal(self, image: Images, digest: bytes, client: str) -> Refusal | None:
-        if is_constant(image)[0]:
-            return "constant"
+    def _refusal(self, digest: bytes, client: str) -> Refusal | None:
         if digest in self._known:
             return "duplicate"
         if self._most_of_a_client is not None and self._clients[client] >= self._most_of_a_client:
@@ -157,10 +167,15 @@ def is_constant(images: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return found
 
 
-def as_samples(images: Images, client: str, arrived_s: float) -> list[Sample]:
-    """Return images (n, C, H, W) as rows, whether or not a window would let them in; nothing is copied."""
-    each = (images[i : i + 1] for i in range(len(images)))
-    return [Sample(image, _digest(image), client, arrived_s) for image in each]
+def prepared(images: Images) -> Offered:
+    """Return images (n, C, H, W) as a window takes them: hashed, and tested for one colour."""
+    digests = tuple(_digest(images[i : i + 1]) for i in range(len(images)))
+    return Offered(images, digests, tuple(is_constant(images).tolist()))
+
+
+def as_samples(offered: Offered, client: str, arrived_s: float) -> list[Sample]:
+    """Return images as rows, whether or not a window would let them in; nothing is copied."""
+    return [Sample(offered.images[i : i + 1], digest, client, arrived_s) for i, digest in enumerate(offered.digests)]
 
 
 def digest(rows: Iterable[Sample]) -> str:

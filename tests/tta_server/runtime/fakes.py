@@ -25,6 +25,7 @@ from tta_server.runtime.worker import Worker
 from tta_server.settings import load_settings
 from tta_server.storage.audit import Entry
 from tta_server.streams.stream import Stream
+from tta_server.streams.window import prepared
 from tta_server.telemetry.metrics import Metrics
 
 SHAPE = (3, 8, 8)
@@ -249,11 +250,16 @@ def worker(
     return wired(adapter, window, backbone, **streams).worker
 
 
+def queued(stream: str, images: np.ndarray, arrived_s: float, client: str = "") -> Job:
+    """Return a request on its way through the engine."""
+    return Job(stream, prepared(images), arrived_s, client)
+
+
 def ask(subject: Worker | Wired, stream: str, images: np.ndarray, client: str = "", request_id: str = "") -> Answer:
     """Answer one request alone."""
-    job = Job(stream, images, time.monotonic(), client, request_id)
-    _worker(subject).answer([job])
-    return job.future.result(0)
+    asked = Job(stream, prepared(images), time.monotonic(), client, request_id)
+    _worker(subject).answer([asked])
+    return asked.future.result(0)
 
 
 def is_due(subject: Worker | Wired) -> bool:

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tta_server.runtime.answerer as module
-from tests.tta_server.runtime.fakes import WHO, Fails, Wired, ask, learn_all, rows, tiny, wired
+from tests.tta_server.runtime.fakes import WHO, Fails, Wired, ask, learn_all, queued, rows, tiny, wired
 from tta_server import adapters
-from tta_server.runtime.answerer import Asked, Job
+from tta_server.runtime.answerer import Asked
 from tta_server.settings import AdapterSettings
 
 
@@ -24,7 +24,7 @@ def taught(names: str = "abc", **keys: object) -> Wired:
 
 def asked(subject: Wired, requests: list[tuple[str, int]]) -> list[Asked]:
     return [
-        (Job(name, rows(count, seed), 0.0), subject.worker.parts.registry.open(name, 0.0))
+        (queued(name, rows(count, seed), 0.0), subject.worker.parts.registry.open(name, 0.0))
         for seed, (name, count) in enumerate(requests)
     ]
 
@@ -124,14 +124,14 @@ def test_streams_that_stack_take_one_forward(monkeypatch):
     monkeypatch.setattr(module, "predict_stacked", lambda *given: calls.append(given[3].shape) or original(*given))
     subject = taught("abc")
 
-    subject.worker.answer([Job(name, rows(count), 0.0) for name, count in (("a", 2), ("b", 3), ("c", 2), ("a", 1))])
+    subject.worker.answer([queued(name, rows(count), 0.0) for name, count in (("a", 2), ("b", 3), ("c", 2), ("a", 1))])
 
     assert calls == [(3, 3, 3, 8, 8)]
 
 
 def test_mixed_requests_are_answered_each_from_its_own_state():
     subject = taught("abc", named={"off": {"mode": "off"}})
-    jobs = [Job(name, rows(3, 7), 0.0) for name in ("a", "off", "b", "c", "off")]
+    jobs = [queued(name, rows(3, 7), 0.0) for name in ("a", "off", "b", "c", "off")]
 
     subject.worker.answer(jobs)
 

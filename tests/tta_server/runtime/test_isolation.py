@@ -16,10 +16,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.tta_server.runtime.fakes import SHAPE, WHO, BlindToWhite, Scripted, Wired, ask, rows, tiny, wired
+from tests.tta_server.runtime.fakes import SHAPE, WHO, BlindToWhite, Scripted, Wired, ask, queued, rows, tiny, wired
 from tta_server.adapters.checkpoint import state_digest
 from tta_server.errors import TTAError
-from tta_server.runtime.worker import Job
 from tta_server.streams.stream import Stream
 
 NAMES = "abc"
@@ -85,7 +84,7 @@ class Server(RuleBasedStateMachine):
     @rule(wanted=st.lists(st.tuples(streams, st.integers(1, 3), st.integers(0, 30)), min_size=2, max_size=4))
     def requests_come_together(self, wanted: list[tuple[str, int, int]]) -> None:
         wanted = [one for one in wanted if self._mode(one[0]) != "inline"]  # they learn one by one, as above
-        jobs = [Job(name, rows(count, seed), time.monotonic(), "x") for name, count, seed in wanted]
+        jobs = [queued(name, rows(count, seed), time.monotonic(), "x") for name, count, seed in wanted]
         for name, _, _ in wanted:
             self._live(name)
         self.subject.worker.answer(jobs)
@@ -292,7 +291,7 @@ class Server(RuleBasedStateMachine):
 
     def _probe(self, name: str) -> bytes:
         """Return what a stream answers to the probe; nothing is learnt from it."""
-        job = Job(name, PROBE, 0.0)
+        job = queued(name, PROBE, 0.0)
         return self.subject.worker.parts.answerer.answer([(job, self._stream(name))])[0].tobytes()
 
     def _close(self, server: Wired) -> None:

@@ -20,6 +20,7 @@ from tests.tta_server.runtime.fakes import (
     hard_tent,
     is_due,
     learn_all,
+    queued,
     rows,
     shed_all,
     tiny,
@@ -28,7 +29,6 @@ from tests.tta_server.runtime.fakes import (
 from tta_server import adapters
 from tta_server.errors import BadRequest, NotFound, Overloaded, TTAError
 from tta_server.models import TorchBackbone
-from tta_server.runtime.worker import Job
 
 WHITE = np.ones((1, *SHAPE), dtype=np.float32)
 
@@ -75,7 +75,7 @@ def test_an_adapter_that_answers_in_probabilities_is_not_normalised_again():
 
 def test_each_request_of_a_group_gets_its_own_rows():
     subject, parts = wired(), [rows(2, 1), rows(3, 2), rows(1, 3)]
-    jobs = [Job("door", part, 0.0) for part in parts]
+    jobs = [queued("door", part, 0.0) for part in parts]
 
     subject.worker.answer(jobs)
 
@@ -84,7 +84,7 @@ def test_each_request_of_a_group_gets_its_own_rows():
 
 
 def test_bytes_and_floats_may_share_a_forward():
-    jobs = [Job("door", rows(2), 0.0), Job("door", (rows(2, 1) / 255).astype(np.float32), 0.0)]
+    jobs = [queued("door", rows(2), 0.0), queued("door", (rows(2, 1) / 255).astype(np.float32), 0.0)]
     subject = wired()
 
     subject.worker.answer(jobs)
@@ -97,7 +97,7 @@ def test_requests_share_a_forward_only_if_they_share_a_state():
     subject = wired(
         engine={"stack_rows": 0}, named={"lab": {"mode": "inline"}, "a": {"mode": "off"}, "b": {"mode": "off"}}
     )
-    jobs = [Job(name, rows(1), 0.0) for name in ("door", "yard", "lab", "a", "b") for _ in range(2)]
+    jobs = [queued(name, rows(1), 0.0) for name in ("door", "yard", "lab", "a", "b") for _ in range(2)]
     group = {job.stream: [subject.worker.group(other) for other in jobs if other.stream == job.stream] for job in jobs}
 
     assert group["door"][0] == group["door"][1] != group["yard"][0]
@@ -107,7 +107,7 @@ def test_requests_share_a_forward_only_if_they_share_a_state():
 
 def test_streams_share_a_forward_if_they_may_be_stacked():
     subject = wired(named={"lab": {"mode": "inline"}, "a": {"mode": "off"}})
-    keys = {name: subject.worker.group(Job(name, rows(1), 0.0)) for name in ("door", "yard", "lab", "a")}
+    keys = {name: subject.worker.group(queued(name, rows(1), 0.0)) for name in ("door", "yard", "lab", "a")}
 
     assert keys["door"] == keys["yard"]
     assert len({keys["door"], keys["lab"], keys["a"]}) == 3
@@ -116,11 +116,14 @@ def test_streams_share_a_forward_if_they_may_be_stacked():
 def test_streams_of_an_adapter_that_does_not_stack_keep_to_themselves():
     subject = wired(Fails())
 
-    assert subject.worker.group(Job("door", rows(1), 0.0)) != subject.worker.group(Job("yard", rows(1), 0.0))
+    assert subject.worker.group(queued("door", rows(1), 0.0)) != subject.worker.group(queued("yard", rows(1), 0.0))
 
 
 def test_requests_of_a_batch_coupled_adapter_never_share_a_forward():
-    subject, first, second = wired(adapters.create("tent", stats="batch")), *(Job("door", rows(2), 0.0) for _ in "ab")
+    subject, first, second = (
+        wired(adapters.create("tent", stats="batch")),
+        *(queued("door", rows(2), 0.0) for _ in "ab"),
+    )
 
     assert subject.worker.group(first) != subject.worker.group(second)
 
@@ -130,7 +133,7 @@ def test_frozen_streams_that_share_a_forward_each_name_their_own_version():
     ask(subject, "reset", rows(1))
     ask(subject, "plain", rows(1))
     subject.commands.reset("reset", WHO)
-    jobs = [Job("reset", rows(1), 0.0), Job("plain", rows(1), 0.0)]
+    jobs = [queued("reset", rows(1), 0.0), queued("plain", rows(1), 0.0)]
 
     subject.worker.answer(jobs)
 
@@ -355,7 +358,7 @@ def serve_beside(company: list[tuple[str, int]], stats: str) -> tuple[list, dict
     answers = []
     for seed in range(3):
         for kind, count in company:
-            subject.worker.answer([Job("bad", images[kind][:count], 0.0)])
+            subject.worker.answer([queued("bad", images[kind][:count], 0.0)])
             learn_all(subject)
         answers.append(ask(subject, "good", rows(4, seed)))
         learn_all(subject)
@@ -416,7 +419,7 @@ def test_an_inline_step_that_fails_fails_its_request_and_nothing_else():
 
 def test_an_answer_that_is_not_finite_fails_its_request_and_no_neighbour():
     subject = wired(backbone=tiny(BlindToWhite), window=4)
-    jobs = [Job("door", images, 0.0) for images in (rows(2), WHITE, rows(3, 1))]
+    jobs = [queued("door", images, 0.0) for images in (rows(2), WHITE, rows(3, 1))]
 
     subject.worker.answer(jobs)
 
@@ -455,7 +458,7 @@ def test_one_image_is_refused_where_answers_need_a_batch():
 
 def test_a_request_that_was_cancelled_is_neither_answered_nor_learnt_from():
     subject = wired(window=4)
-    gone, here = Job("gone", rows(4), 0.0), Job("here", rows(4), 0.0)
+    gone, here = queued("gone", rows(4), 0.0), queued("here", rows(4), 0.0)
     gone.future.cancel()
 
     subject.worker.answer([gone])
@@ -479,7 +482,7 @@ def test_a_stream_too_many_is_refused_and_the_others_answer_on():
 
 def test_a_stream_too_many_fails_alone_in_a_group_of_frozen_ones():
     subject = wired(max_streams=1, mode="off")
-    jobs = [Job("a", rows(1), 0.0), Job("b", rows(2), 0.0), Job("a", rows(1), 0.0)]
+    jobs = [queued("a", rows(1), 0.0), queued("b", rows(2), 0.0), queued("a", rows(1), 0.0)]
 
     subject.worker.answer(jobs)
 

@@ -8,7 +8,7 @@ from safetensors.torch import load
 from tests.tta_server.runtime.fakes import WHO, Fails, Scripted, Wired, ask, learn_all, rows, wired
 from tta_server.adapters.checkpoint import state_digest
 from tta_server.storage.audit import Entry
-from tta_server.streams.window import as_samples, digest
+from tta_server.streams.window import as_samples, digest, prepared
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_line_names_its_window_and_the_state_that_it_led_to(folder):
 
     (line,) = subject.audited()
 
-    assert (line.batch, line.rows) == (digest(as_samples(rows(4), "", 0.0)), 4)
+    assert (line.batch, line.rows) == (digest(as_samples(prepared(rows(4)), "", 0.0)), 4)
     assert line.state == state_digest(subject.stream("door").state)
 
 
@@ -129,7 +129,7 @@ def test_kept_windows_can_be_read_by_the_name_in_the_log(folder):
         data = subject.kept.store.read_input("door", line.batch)
         images = load(data)
         assert [images[name].numpy().tobytes() for name in sorted(images)] == [
-            row.image.tobytes() for row in as_samples(rows(4, seed), "", 0.0)
+            row.image.tobytes() for row in as_samples(prepared(rows(4, seed)), "", 0.0)
         ]
 
 

@@ -11,12 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.models import resnet50
 
-from tests.tta_server.runtime.fakes import WHO, Wired, ask, close, is_due, learn_all, rows, value, wired
+from tests.tta_server.runtime.fakes import WHO, Wired, ask, close, is_due, learn_all, queued, rows, value, wired
 from tta_server import adapters
 from tta_server.errors import NotFound, Overloaded
 from tta_server.models import TorchBackbone
 from tta_server.models.backbone import size_bytes
-from tta_server.runtime.answerer import Job
 
 IMAGE_BYTES = rows(1).nbytes
 
@@ -89,7 +88,7 @@ def test_the_last_stream_stays_and_gives_up_its_history_instead():
 
 def test_streams_of_one_group_all_answer_though_they_do_not_fit_together():
     subject = wired(window=100, max_bytes=1)
-    jobs = [Job(name, rows(2, seed), 0.0) for seed, name in enumerate("abcab")]
+    jobs = [queued(name, rows(2, seed), 0.0) for seed, name in enumerate("abcab")]
 
     subject.worker.answer(jobs)
 

@@ -6,14 +6,14 @@ from hypothesis import strategies as st
 
 from tests.tta_server.runtime.fakes import rows
 from tta_server.streams.schedule import Pace, Schedule
-from tta_server.streams.window import Window
+from tta_server.streams.window import Window, prepared
 
 
 def window(*arrivals: tuple[float, int]) -> Window:
     """Return a window into which so many images came at each time."""
     filled = Window(4, recent=0)
     for when_s, count in arrivals:
-        filled.offer(rows(count), "", when_s)
+        filled.offer(prepared(rows(count)), "", when_s)
     return filled
 
 
@@ -46,7 +46,7 @@ def test_a_busy_stream_with_a_least_age_learns_in_time_from_the_newest():
     pace, subject = Pace(4, 2, min_age_s=10.0), Window(4, recent=0)
 
     for second in range(10):
-        subject.offer(rows(4, second), "", float(second))
+        subject.offer(prepared(rows(4, second)), "", float(second))
         subject.displace(pace.surplus(subject, 4, float(second)))
 
     assert pace.due_s(subject) == 10.0
@@ -67,7 +67,7 @@ def test_surplus_bounds_what_waits_and_never_makes_a_full_window_less(arrivals, 
     pace, subject, now_s = Pace(4, 2, min_age_s), Window(4, recent=0), 0.0
     for wait_s, count in arrivals:
         now_s += wait_s
-        subject.offer(rows(count), "", now_s)
+        subject.offer(prepared(rows(count)), "", now_s)
         was_full = len(subject) >= 4
         subject.displace(pace.surplus(subject, count, now_s))
         assert len(subject) <= 4 * max(4, count)

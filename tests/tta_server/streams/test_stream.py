@@ -9,7 +9,7 @@ from tests.tta_server.runtime.fakes import hard_tent, rows
 from tta_server.guard.judge import Unguarded
 from tta_server.streams.history import History
 from tta_server.streams.stream import Method, Stream
-from tta_server.streams.window import Window
+from tta_server.streams.window import Window, prepared
 
 METHOD = Method(hard_tent(), {"theta": torch.zeros(3), "steps": torch.zeros((), dtype=torch.int64)}, Unguarded())
 SIZE = 3 * 4 + 8
@@ -34,7 +34,7 @@ class Books(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 9))
     def offer(self, count: int) -> None:
-        self.stream.window.offer(rows(count, self.offered), "", 0.0)
+        self.stream.window.offer(prepared(rows(count, self.offered)), "", 0.0)
         self.offered += count
 
     @rule(count=st.integers(1, 12), passed=st.booleans())

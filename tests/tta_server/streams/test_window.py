@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.tta_server.runtime.fakes import SHAPE, rows
-from tta_server.streams.window import Window, as_samples, digest
+from tta_server.streams.window import Window, as_samples, digest, prepared
 
 BYTES = int(np.prod(SHAPE))
 
@@ -53,7 +53,7 @@ class Model(RuleBasedStateMachine):
                 self.waiting.append((number, client, self.now_s))
                 self.seen.append(number)
 
-        refused = self.window.offer(np.concatenate([image(number) for number in numbers]), client, self.now_s)
+        refused = self.window.offer(prepared(np.concatenate([image(number) for number in numbers])), client, self.now_s)
 
         assert refused == expected
 
@@ -100,7 +100,7 @@ TestModel.settings = settings(max_examples=80, stateful_step_count=30, deadline=
 
 def test_what_is_offered_may_be_written_to_later():
     window, batch = Window(4), rows(3)
-    window.offer(batch, "", 0.0)
+    window.offer(prepared(batch), "", 0.0)
 
     batch[:] = 0
 
@@ -114,60 +114,63 @@ def images_of(batch: np.ndarray) -> list[bytes]:
 def test_an_image_that_is_one_colour_in_each_channel_is_constant():
     flat = np.ones((1, *SHAPE), np.float32) * np.array([0.1, 0.5, 0.9], np.float32)[:, None, None]
 
-    assert Window(4).offer(flat, "", 0.0) == {"constant": 1}
+    assert Window(4).offer(prepared(flat), "", 0.0) == {"constant": 1}
 
 
 def test_equal_bytes_of_another_type_are_another_image():
     window = Window(4)
-    window.offer(rows(1), "", 0.0)
+    window.offer(prepared(rows(1)), "", 0.0)
 
-    assert not window.offer((rows(1) / 255).astype(np.float32), "", 0.0)
+    assert not window.offer(prepared((rows(1) / 255).astype(np.float32)), "", 0.0)
 
 
 def test_a_duplicate_in_the_same_request_is_refused():
-    assert Window(4).offer(np.concatenate([rows(1), rows(1)]), "", 0.0) == {"duplicate": 1}
+    assert Window(4).offer(prepared(np.concatenate([rows(1), rows(1)])), "", 0.0) == {"duplicate": 1}
 
 
 def test_an_image_that_was_learnt_from_is_still_known():
     window = Window(4)
-    window.offer(rows(4), "", 0.0)
+    window.offer(prepared(rows(4)), "", 0.0)
     window.take(4)
 
-    assert window.offer(rows(4), "", 0.0) == {"duplicate": 4}
+    assert window.offer(prepared(rows(4)), "", 0.0) == {"duplicate": 4}
 
 
 def test_one_client_leaves_room_for_others():
     window = Window(8, max_client_share=0.25, recent=0)
 
-    refused = window.offer(rows(8), "flood", 0.0)
+    refused = window.offer(prepared(rows(8)), "flood", 0.0)
 
     assert refused == {"client_share": 6}
-    assert not window.offer(rows(2, 1), "other", 0.0)
+    assert not window.offer(prepared(rows(2, 1)), "other", 0.0)
 
 
 def test_a_client_may_send_again_once_its_images_are_learnt():
     window = Window(8, max_client_share=0.25, recent=0)
-    window.offer(rows(8), "flood", 0.0)
+    window.offer(prepared(rows(8)), "flood", 0.0)
 
     window.take(2)
 
-    assert not window.offer(rows(2), "flood", 0.0)
+    assert not window.offer(prepared(rows(2)), "flood", 0.0)
 
 
 @pytest.mark.parametrize("share", [1e-9, 0.124])
 def test_every_client_may_have_one_image(share):
-    assert Window(8, max_client_share=share).offer(rows(2), "a", 0.0) == {"client_share": 1}
+    assert Window(8, max_client_share=share).offer(prepared(rows(2)), "a", 0.0) == {"client_share": 1}
 
 
 @given(st.permutations(range(1, 5)))
 def test_a_windows_name_tells_its_images_and_their_order(order):
-    named = [digest(as_samples(image(number), "", 0.0)[0] for number in numbers) for numbers in ([1, 2, 3, 4], order)]
+    named = [
+        digest(as_samples(prepared(image(number)), "", 0.0)[0] for number in numbers)
+        for numbers in ([1, 2, 3, 4], order)
+    ]
 
     assert (named[0] == named[1]) == (list(order) == [1, 2, 3, 4])
 
 
 def test_rows_of_a_request_have_the_names_that_a_window_gives_them():
     window = Window(4)
-    window.offer(rows(3), "a", 1.0)
+    window.offer(prepared(rows(3)), "a", 1.0)
 
-    assert digest(window) == digest(as_samples(rows(3), "b", 2.0))
+    assert digest(window) == digest(as_samples(prepared(rows(3)), "b", 2.0))
