@@ -87,8 +87,8 @@ def test_the_own_model_example_is_served(tmp_path, monkeypatch):
 
     service = build(load_settings(Path("my_model.yaml")))
 
-    assert service.model.labels == ("cat", "dog", "horse")
-    assert service.model.backbone.spec.input_shape == (3, 64, 64)
+    assert service.served.model.labels == ("cat", "dog", "horse")
+    assert service.served.model.backbone.spec.input_shape == (3, 64, 64)
 
 
 def test_the_serve_lines_are_understood(tmp_path, monkeypatch, capsys):

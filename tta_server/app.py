@@ -4,8 +4,7 @@ import gc
 import shutil
 import tempfile
 import weakref
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -13,19 +12,16 @@ import torch
 from fastapi import FastAPI
 
 from tta_server import __version__, models
-from tta_server.api import audit, health, infer, labels, predict, responses, states, streams
+from tta_server.api import audit, health, infer, labels, metadata, predict, responses, states, streams
 from tta_server.api.caller import Callers
-from tta_server.api.decoding import Decoding
 from tta_server.api.middleware import Accounting, BodyLimit
-from tta_server.models import Backbone, Model, Preprocess
-from tta_server.models.robust import robust
-from tta_server.runtime.assemble import Kept, assemble
-from tta_server.runtime.engine import Engine
-from tta_server.settings import EngineSettings, ModelSettings, Settings, StorageSettings, make_adapter, make_preprocess
+from tta_server.models import Model, Preprocess
+from tta_server.runtime.assemble import make_served
+from tta_server.runtime.served import Served, Storage
+from tta_server.settings import EngineSettings, ModelSettings, Settings, StorageSettings, make_preprocess
 from tta_server.storage.audit import Audit
 from tta_server.storage.keeper import Keeper
 from tta_server.storage.store import Store
-from tta_server.telemetry.metrics import Metrics
 
 _DESCRIPTION = "Predictions from a frozen network that adapts to each stream of input while it answers."
 
@@ -35,15 +31,13 @@ class Service:
     """A server that is ready to be started.
 
     Attributes:
-        app: The ASGI application; its lifespan starts and stops the engine.
-        engine: Who answers.
-        model: What is served.
+        app: The ASGI application; its lifespan starts and stops what is served.
+        served: The model, and everything that answers for it.
         settings: The configuration in force.
     """
 
     app: FastAPI
-    engine: Engine
-    model: Model
+    served: Served
     settings: Settings
 
 
@@ -57,58 +51,53 @@ def build(settings: Settings, model: Model | None = None) -> Service:
         model: Served instead of the one that the configuration names; for embedding and tests.
 
     Raises:
-        ValueError: If the model cannot be loaded, the adapter does not fit it, or what is stored fits neither.
-        OSError: If the storage cannot be written.
+        ValueError: If the model cannot be loaded, the adapter does not fit it, the storage cannot be used, or what is
+            stored fits neither.
     """
     model = model or load_model(settings.model)
-    name = settings.model.name or model.backbone.spec.name
-    metrics = Metrics(name, settings.adapter.name, settings.streams.max_labelled)
-    adapter = make_adapter(settings.adapter)
-    kept = open_storage(settings.storage)
+    storage = open_storage(settings.storage)
     try:
-        worker, commands = assemble(served(model, settings), model.reference, adapter, settings, metrics, kept)
+        served = make_served(settings.model.name or model.backbone.spec.name, model, settings, storage)
     except Exception:
-        kept.keeper.close()
+        storage.keeper.close()
         raise
-    metrics.on_render(lambda: metrics.stored(kept.keeper.behind_s, kept.keeper.failures))
-    engine = Engine(worker, commands, settings.engine, metrics, settings.streams.idle_s)
-    pool = ThreadPoolExecutor(settings.limits.decode_threads, thread_name_prefix="decode")
+    return Service(make_app({served.name: served}, settings), served, settings)
+
+
+def make_app(served: Mapping[str, Served], settings: Settings) -> FastAPI:
+    """Return the ASGI application.
+
+    Args:
+        served: What is served, by name; paths without a model's name mean the first.
+        settings: The configuration.
+    """
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        engine.start()
+        for each in served.values():
+            each.start()
         # What is alive now lives as long as the process: keep the collector from walking all of torch under load.
         gc.collect()
         gc.freeze()
         yield
-        engine.stop()
-        if kept.durable:
-            commands.save()  # also what no step has written: the guard's memory, images that wait
-        kept.keeper.close()
-        pool.shutdown()
+        for each in served.values():
+            each.stop()
         gc.unfreeze()
 
     app = FastAPI(title="tta-server", version=__version__, description=_DESCRIPTION, lifespan=lifespan)
-    rows = settings.engine.max_rows
-    shape = model.preprocess.input_shape
     callers = Callers(settings.limits.client_header)
-    decoding = Decoding(model.preprocess, settings.limits, pool, engine, metrics)
-    app.include_router(predict.router(engine, name, model.labels, decoding, rows, callers))
-    app.include_router(streams.router(engine, callers))
-    app.include_router(states.router(engine, kept, callers))
-    app.include_router(audit.router(engine, kept))
-    app.include_router(labels.router(engine, model.labels))
-    app.include_router(health.router(engine, metrics))
-    app.include_router(infer.router(engine, name, __version__, shape, model.labels, rows, settings.limits, callers))
+    app.include_router(predict.router(served, callers))
+    app.include_router(streams.router(served, callers))
+    app.include_router(states.router(served, callers))
+    app.include_router(audit.router(served))
+    app.include_router(labels.router(served))
+    app.include_router(health.router(served))
+    app.include_router(metadata.router(served, __version__))
+    app.include_router(infer.router(served, callers))
     responses.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.limits.max_body_bytes)
-    app.add_middleware(Accounting, metrics=metrics)
-    return Service(app, engine, model, settings)
-
-
-def served(model: Model, settings: Settings) -> Backbone:
-    """Return the network as adapters see it: with the statistics that the configuration asks for."""
-    return robust(model.backbone, settings.statistics.full_rows, settings.statistics.median)
+    app.add_middleware(Accounting, metrics={name: each.metrics for name, each in served.items()})
+    return app
 
 
 def use_threads(settings: EngineSettings) -> None:
@@ -116,21 +105,27 @@ def use_threads(settings: EngineSettings) -> None:
     torch.set_num_threads(settings.threads or max(1, torch.get_num_threads() - 1))
 
 
-def open_storage(settings: StorageSettings) -> Kept:
+def open_storage(settings: StorageSettings) -> Storage:
     """Take the storage that the configuration names; without one, a folder that is gone when the process ends.
 
     Raises:
-        ValueError: If it cannot be used, or another server has it.
-        OSError: If it cannot be written.
+        ValueError: If it cannot be used or written, or another server has it.
     """
     url = settings.url or tempfile.mkdtemp(prefix="tta-server-")
-    store = Store(url, settings.keep_states, settings.keep_snapshots, settings.inputs_max_bytes)
-    audit = Audit(store.files, settings.audit_segment_bytes, settings.audit_segments)
-    keeper = Keeper(store, audit, settings.save_every_s if settings.url else 0.0)
+    try:
+        store = Store(url, settings.keep_states, settings.keep_snapshots, settings.inputs_max_bytes)
+        audit_log = Audit(store.files, settings.audit_segment_bytes, settings.audit_segments)
+        keeper = Keeper(store, audit_log, settings.save_every_s if settings.url else 0.0)
+        keeper.start()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ValueError(
+            f"storage '{url}' cannot be used: {reason}; set storage.url to a folder that this process can write, or to "
+            "an s3:// or gs:// address"
+        ) from error
     if not settings.url:
         weakref.finalize(store, shutil.rmtree, url, ignore_errors=True)
-    keeper.start()
-    return Kept(store, audit, keeper, bool(settings.url))
+    return Storage(store, audit_log, keeper, bool(settings.url))
 
 
 def load_model(settings: ModelSettings, calibrated: bool = True) -> Model:

@@ -8,9 +8,10 @@ from safetensors.torch import load
 
 from tta_server.adapters import Adapter, State
 from tta_server.adapters.checkpoint import dump_state, load_state, state_digest
-from tta_server.app import load_model, served, use_threads
+from tta_server.app import load_model, use_threads
 from tta_server.guard.trust import Trust
 from tta_server.models import Model
+from tta_server.runtime.assemble import network
 from tta_server.runtime.device import images
 from tta_server.settings import AdapterSettings, Settings, load_settings, make_adapter
 from tta_server.storage.audit import Audit, Entry
@@ -52,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _lesson(model: Model, adapter: Adapter, settings: Settings, store: Store, stream: str) -> Recipe:
-    backbone, radius = served(model, settings), settings.guard.max_distance
+    backbone, radius = network(model, settings), settings.guard.max_distance
     trust = Trust(backbone, adapter.init(backbone, model.reference))  # the same ball for every setting of an adapter
 
     def window(digest: str) -> torch.Tensor:

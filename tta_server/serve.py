@@ -19,8 +19,7 @@ def serve(settings: Settings) -> None:
     """Load the model, say what is being served and where, and answer until SIGTERM or SIGINT.
 
     Raises:
-        ValueError: If the configuration does not fit the model.
-        OSError: If the address cannot be had.
+        ValueError: If the address cannot be had, or the configuration does not fit the model.
     """
     logging.basicConfig(
         level=settings.server.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
@@ -29,10 +28,10 @@ def serve(settings: Settings) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     console = Console(stderr=True)
     use_threads(settings.engine)
+    address = _taken(settings.server.host, settings.server.port)
     with console.status("loading the model"):
         service = build(settings)
-    listener = socket.create_server((settings.server.host, settings.server.port), reuse_port=False)
-    host, port = listener.getsockname()[:2]
+    host, port = address.getsockname()[:2]
     console.print(_summary(service, f"http://{host}:{port}"))
     config = uvicorn.Config(
         service.app,
@@ -41,17 +40,30 @@ def serve(settings: Settings) -> None:
         access_log=False,
         timeout_graceful_shutdown=_DRAIN_S,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    uvicorn.Server(config).run(sockets=[address])
+
+
+def _taken(host: str, port: int) -> socket.socket:
+    """Take an address, so that a taken one shows before a model is loaded; uvicorn listens when there is one."""
+    address = socket.socket()
+    try:
+        address.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        address.bind((host, port))
+    except OSError as error:
+        address.close()
+        reason = (error.strerror or str(error)).lower()
+        raise ValueError(f"cannot listen on {host}:{port}: {reason}; choose another with --host and --port") from error
+    return address
 
 
 def _summary(service: Service, address: str) -> Table:
-    settings, spec = service.settings, service.model.backbone.spec
+    settings, spec = service.settings, service.served.model.backbone.spec
     given = ", ".join(f"{key}={value}" for key, value in settings.adapter.settings.items())
     rows = {
         "address": address,
         "model": f"{spec.name}, {spec.classes} classes, {'x'.join(map(str, spec.input_shape))}",
         "weights": f"sha256 {spec.digest[:16]}",
-        "device": str(service.model.backbone.device),
+        "device": str(service.served.model.backbone.device),
         "adapter": f"{settings.adapter.name} ({given or 'defaults'})",
         "streams": f"mode '{settings.streams.mode}', windows of {settings.engine.window_rows} images",
         "try": f"curl {address}/v2/health/ready",

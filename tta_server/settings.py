@@ -261,6 +261,12 @@ class LimitsSettings(Section):
 
     max_body_bytes: int = Field(32 * 2**20, ge=1024, description="Most bytes in a request body.")
     max_pixels: int = Field(16_000_000, ge=1, description="Most pixels in one image, read from its header.")
+    max_decoded_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Most bytes of decoded images on their way; more get 429. Empty is what a full queue and one "
+        "forward of float32 images take.",
+    )
     decode_threads: int = Field(2, ge=1, description="Threads that decode images.")
     refuse_constant: bool = Field(True, description="Refuse images of one colour: a covered lens, an empty frame.")
     client_header: str = Field(

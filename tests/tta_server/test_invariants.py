@@ -34,7 +34,7 @@ from tests.tta_server.calls import (
     until,
 )
 from tests.tta_server.pictures import encoded, png, scene
-from tests.tta_server.runtime.fakes import rows, tiny
+from tests.tta_server.runtime.fakes import rows, submit, tiny
 from tta_server.app import Service, build
 from tta_server.models import Model, Preprocess
 from tta_server.runtime.commands import Who
@@ -243,7 +243,9 @@ async def ten_thousand_streams() -> None:
         httpx.AsyncClient(transport=transport, base_url="http://server") as client,
     ):
         for start in range(0, count, 500):
-            asked = [service.engine.submit(f"s{number}", rows(1, number)) for number in range(start, start + 500)]
+            asked = [
+                submit(service.served.engine, f"s{number}", rows(1, number)) for number in range(start, start + 500)
+            ]
             for future in asked:
                 future.result(PATIENCE_S)
         full, per_stream = await series(client), len({each for each in await series(client) if 'stream="s0"' in each})
@@ -252,7 +254,7 @@ async def ten_thousand_streams() -> None:
         for number in range(10):
             assert (await client.delete(f"/v1/streams/s{number}")).status_code == 204
         rest = [f"s{number}" for number in range(10, count)]
-        service.engine.command(lambda c: [c.delete(name, Who("test")) for name in rest]).result(PATIENCE_S)
+        service.served.engine.command(lambda c: [c.delete(name, Who("test")) for name in rest]).result(PATIENCE_S)
         left, listed = await series(client), (await client.get("/v1/streams")).json()
         state_bytes = [line for line in (await client.get("/metrics")).text.splitlines() if "tta_state_bytes{" in line]
         gc.collect()
@@ -288,8 +290,8 @@ async def readiness(monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
         async with service.app.router.lifespan_context(service.app):
             found["started"] = await told()
             with torch.no_grad():
-                service.model.backbone.weights()["fc.bias"][0] += 1
-            while not service.engine.trouble():
+                service.served.model.backbone.weights()["fc.bias"][0] += 1
+            while not service.served.engine.trouble():
                 await asyncio.sleep(0.01)
             found["damaged"] = await told()
         found["stopped"] = await told()

@@ -10,7 +10,7 @@ import pytest
 from tests.server import Running, running
 from tests.tta_server.calls import INFER, UNGUARDED, body, glyph_images, infer, metric, stream
 from tests.tta_server.pictures import png
-from tests.tta_server.runtime.fakes import rows, tiny
+from tests.tta_server.runtime.fakes import rows, submit, tiny
 from tta_server.app import build
 from tta_server.models import Model, Preprocess, glyphs
 from tta_server.settings import load_settings
@@ -179,7 +179,7 @@ def test_a_name_that_several_classes_have_is_refused():
     async def told() -> list[httpx.Response]:
         transport = httpx.ASGITransport(service.app)
         async with service.app.router.lifespan_context(service.app):
-            service.engine.submit("a", rows(1), "", "1").result(60)
+            submit(service.served.engine, "a", rows(1), "", "1").result(60)
             async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
                 labels = ("crane", "cat")
                 return [await client.post("/v1/labels", json={"labels": [{"id": "1", "label": n}]}) for n in labels]

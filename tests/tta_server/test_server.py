@@ -19,7 +19,7 @@ from tests.server import Running, running
 from tests.tta_server import calls
 from tests.tta_server.calls import INFER, PATIENCE_S, UNGUARDED, body, infer, metric, said, stream, until
 from tests.tta_server.pictures import encoded, good_files, png, scene
-from tests.tta_server.runtime.fakes import rows, tiny
+from tests.tta_server.runtime.fakes import rows, submit, tiny
 from tta_server.app import build
 from tta_server.models import Model, Preprocess, glyphs
 from tta_server.models.catalog import default_preprocess
@@ -118,13 +118,15 @@ async def ten_thousand_requests() -> None:
 
     transport = httpx.ASGITransport(service.app)
     async with service.app.router.lifespan_context(service.app):
-        before = service.engine.submit("frozen", probe).result(PATIENCE_S)
+        before = submit(service.served.engine, "frozen", probe).result(PATIENCE_S)
         for start in range(0, 10_000, 500):
             waiting: list[Future[Answer]] = []
             for i in range(start, start + 500):
-                waiting.append(service.engine.submit(names[i % 5], rows(2 if names[i % 5] == "lab" else 1, i % 97)))
+                waiting.append(
+                    submit(service.served.engine, names[i % 5], rows(2 if names[i % 5] == "lab" else 1, i % 97))
+                )
             assert all(np.isfinite(future.result(PATIENCE_S).probabilities).all() for future in waiting)
-        after = service.engine.submit("frozen", probe).result(PATIENCE_S)
+        after = submit(service.served.engine, "frozen", probe).result(PATIENCE_S)
         async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
             streams = (await client.get("/v1/streams")).json()["streams"]
             ready = (await client.get("/v2/health/ready")).status_code

@@ -224,6 +224,30 @@ def test_an_exported_state_makes_another_stream_answer_alike(client):
     assert infer(client, "gate", images)["outputs"] == infer(client, "door", images)["outputs"]
 
 
+def test_an_imported_state_opens_the_stream_that_it_is_for(client):
+    taught(client, "door")
+    exported = client.get("/v1/streams/door/state").content
+
+    response = client.put("/v1/streams/moved/state", content=exported, headers=ANN)
+
+    assert response.status_code == 200, response.text
+    assert response.json() == stream(client, "moved")
+    assert digest(client, "moved") == digest(client, "door")
+    images = noise(1)
+    assert infer(client, "moved", images)["outputs"] == infer(client, "door", images)["outputs"]
+    assert (lines(client, "moved")[0]["verdict"], lines(client, "moved")[0]["who"]) == ("import", "ann")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a state"])
+def test_a_file_that_is_no_state_opens_no_stream(client, content):
+    before = lines(client)
+
+    assert client.put("/v1/streams/nobody/state", content=content).status_code == 400
+
+    assert names(client) == []
+    assert lines(client) == before
+
+
 @pytest.mark.parametrize("damage", ["empty", "text", "cut", "flipped", "another adapter"])
 def test_a_file_that_is_no_state_of_this_stream_is_refused_and_changes_nothing(client, damage):
     taught(client, "door")
@@ -383,7 +407,6 @@ def test_a_bad_command_is_told_what_is_wrong_and_changes_nothing(client, case):
         ("POST", "/rollback"),
         ("POST", "/evict"),
         ("GET", "/state"),
-        ("PUT", "/state"),
         ("GET", "/snapshots"),
         ("POST", "/snapshots"),
         ("POST", "/restore"),

@@ -2,29 +2,32 @@
 
 import asyncio
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
+from tta_server.api.answers import AuditLines, answers
 from tta_server.api.bodies import StreamPath
 from tta_server.api.responses import refusals
 from tta_server.errors import NotFound
-from tta_server.runtime.assemble import Kept
-from tta_server.runtime.engine import Engine
+from tta_server.runtime.served import Served, find
 
 _FLUSH_WITHIN_S = 2.0
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="Most entries in the answer.")]
 
 
-def router(engine: Engine, kept: Kept) -> APIRouter:
+def router(models: Mapping[str, Served]) -> APIRouter:
     """Return the routes.
 
     Args:
-        engine: Owns the streams.
-        kept: Where the log is.
+        models: What is served; the first is meant here.
     """
     routes = APIRouter(prefix="/v1", tags=["audit"])
+    served = find(models)
+    kept = served.storage
+    told = answers(AuditLines) | refusals(400, 404)
 
     async def newest(name: str, limit: int) -> dict[str, Any]:
         if not kept.durable:
@@ -36,15 +39,15 @@ def router(engine: Engine, kept: Kept) -> APIRouter:
 
         entries = await asyncio.to_thread(read)
         if name and not entries:
-            await asyncio.wrap_future(engine.command(lambda c: c.check(name)))
+            await asyncio.wrap_future(served.engine.command(lambda c: c.check(name)))
         return {"entries": entries}
 
-    @routes.get("/audit", responses=refusals(400, 404))
+    @routes.get("/audit", responses=told)
     async def read_audit(limit: Limit = 100) -> dict[str, Any]:
         """Read what happened to streams, newest first; stream `*` stands for all of them."""
         return await newest("", limit)
 
-    @routes.get("/streams/{name}/audit", responses=refusals(400, 404))
+    @routes.get("/streams/{name}/audit", responses=told)
     async def read_audit_of_stream(name: StreamPath, limit: Limit = 100) -> dict[str, Any]:
         """Read what happened to one stream, newest first; also of one that was deleted."""
         return await newest(name, limit)

@@ -1,4 +1,7 @@
-"""Who calls: for a stream's window, which one client may not fill, and for the audit log."""
+"""Who calls, for a window, which one client may not fill, and for the audit log; and whether he still waits."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from fastapi import Request
 
@@ -22,6 +25,16 @@ class Callers:
     def who(self, request: Request, reason: str = "") -> Who:
         """Return who asks for a change, by the header `X-Actor` or else as client, and why."""
         return Who(_shown(request.headers.get("x-actor", "")) or self.client(request) or "unknown", reason)
+
+
+def hung_up(request: Request) -> Callable[[], Coroutine[Any, Any, None]]:
+    """Return what returns when the caller has hung up; the request's body must have been read."""
+
+    async def wait() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass  # what is left of a form's body
+
+    return wait
 
 
 def _shown(text: str) -> str:

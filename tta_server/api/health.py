@@ -1,32 +1,41 @@
 """Health, readiness and metrics: what probes and Prometheus ask; never queued behind traffic."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import orjson
 from fastapi import APIRouter, Response
 
-from tta_server.runtime.engine import Engine
-from tta_server.telemetry.metrics import Metrics
+from tta_server.api.answers import Liveness, Readiness, answers
+from tta_server.runtime.served import Served
+from tta_server.telemetry.metrics import render
+
+_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+_METRICS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus' text format"}
+}
 
 
-def router(engine: Engine, metrics: Metrics) -> APIRouter:
-    """Return the routes; `engine` knows whether it is ready."""
+def router(models: Mapping[str, Served]) -> APIRouter:
+    """Return the routes; a server is as well as the worst of its models."""
     routes = APIRouter(tags=["health"])
 
     @routes.get("/livez", include_in_schema=False)
-    @routes.get("/v2/health/live")
+    @routes.get("/v2/health/live", responses=answers(Liveness))
     async def live() -> Response:
         """Tell that the process answers; 503 when only a restart helps."""
-        return _health("live", engine.trouble() if engine.broken else "")
+        return _health("live", next((each.engine.trouble() for each in models.values() if each.engine.broken), ""))
 
     @routes.get("/readyz", include_in_schema=False)
-    @routes.get("/v2/health/ready")
+    @routes.get("/v2/health/ready", responses=answers(Readiness))
     async def ready() -> Response:
         """Tell whether a good request would be answered; 503 with the reason if not."""
-        return _health("ready", engine.trouble())
+        return _health("ready", next(filter(None, (each.engine.trouble() for each in models.values())), ""))
 
-    @routes.get("/metrics")
-    def render() -> Response:  # not async: rendering runs in a thread
+    @routes.get("/metrics", response_class=Response, responses=_METRICS)
+    def metrics() -> Response:  # not async: rendering runs in a thread
         """Return every metric in Prometheus' text format."""
-        return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(render(each.metrics for each in models.values()), media_type=_TEXT)
 
     return routes
 

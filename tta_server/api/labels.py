@@ -2,29 +2,31 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
 
+from tta_server.api.answers import LabelsCounted, answers
 from tta_server.api.bodies import Labels
 from tta_server.api.responses import refusals
 from tta_server.errors import BadRequest
 from tta_server.runtime.commands import Commands, Label
-from tta_server.runtime.engine import Engine
+from tta_server.runtime.served import Served, find
 
 _AT_ONCE = 16  # the frozen model may have to look at each image, and requests wait meanwhile
 
 
-def router(engine: Engine, names: tuple[str, ...]) -> APIRouter:
+def router(models: Mapping[str, Served]) -> APIRouter:
     """Return the route.
 
     Args:
-        engine: Knows which requests were answered how.
-        names: Name of each class.
+        models: What is served; the first is meant here.
     """
     routes = APIRouter(prefix="/v1", tags=["labels"])
+    served = find(models)
+    names = served.model.labels
     places = {name: index for index, name in enumerate(names)}
     repeated = {name for name, count in Counter(names).items() if count > 1}
 
@@ -39,7 +41,7 @@ def router(engine: Engine, names: tuple[str, ...]) -> APIRouter:
             raise BadRequest(f"several classes are called '{label[:80]}'; send the index of the one that is meant")
         return places[label]
 
-    @routes.post("/labels", responses=refusals(400, 413))
+    @routes.post("/labels", responses=answers(LabelsCounted) | refusals(400, 413))
     async def take_labels(asked: Labels) -> dict[str, Any]:
         """Count true labels of answered images; returns the exact accuracy, so far, of each stream they are about.
 
@@ -50,7 +52,7 @@ def router(engine: Engine, names: tuple[str, ...]) -> APIRouter:
         counted: Counter[str] = Counter(counted=0, unknown=0)
         streams: dict[str, Any] = {}
         for start in range(0, len(labels), _AT_ONCE):
-            found = await asyncio.wrap_future(engine.command(partial(_count, labels[start : start + _AT_ONCE])))
+            found = await asyncio.wrap_future(served.engine.command(partial(_count, labels[start : start + _AT_ONCE])))
             streams |= found.pop("streams")
             counted.update(found)
         return {**counted, "streams": streams}

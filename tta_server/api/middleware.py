@@ -1,6 +1,7 @@
 """What happens around every request: the limit on its body, and the count of how it ended."""
 
 import time
+from collections.abc import Mapping
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -53,8 +54,13 @@ class BodyLimit:
 class Accounting:
     """Count every request for predictions once, with its outcome and duration; its answer says what it is called."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        """Wrap `app`; `metrics` gets the counts."""
+    def __init__(self, app: ASGIApp, metrics: Mapping[str, Metrics]) -> None:
+        """Wrap `app`.
+
+        Args:
+            app: What answers.
+            metrics: Of each model, by name; the first gets what names no model, or none that is served.
+        """
         self._app = app
         self._metrics = metrics
 
@@ -77,7 +83,8 @@ class Accounting:
         try:
             await self._app(scope, receive, watched)
         finally:
-            self._metrics.request(_outcome(status), time.perf_counter() - started_s)
+            metrics = self._metrics.get(_model(scope)) or next(iter(self._metrics.values()))
+            metrics.request(_outcome(status), time.perf_counter() - started_s)
 
 
 def _asks_for_predictions(scope: Scope) -> bool:
@@ -85,6 +92,12 @@ def _asks_for_predictions(scope: Scope) -> bool:
     return bool(scope["method"] == "POST") and (
         path == "/predict" or (path.startswith("/v2/") and path.endswith("/infer"))
     )
+
+
+def _model(scope: Scope) -> str:
+    """Return the model that the path names, or an empty string."""
+    path: str = scope["path"]
+    return path.removeprefix("/v2/models/").partition("/")[0] if path.startswith("/v2/models/") else ""
 
 
 def _outcome(status: int) -> RequestOutcome:

@@ -2,16 +2,17 @@
 
 import asyncio
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from tta_server.api.answers import SnapshotList, SnapshotTaken, StreamDetails, answers
 from tta_server.api.bodies import Note, Restore, StreamPath
 from tta_server.api.caller import Callers
 from tta_server.api.responses import refusals
 from tta_server.errors import BadRequest, TTAError
-from tta_server.runtime.assemble import Kept
-from tta_server.runtime.engine import Engine
+from tta_server.runtime.served import Served, find
 
 _FILE = "application/octet-stream"
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
@@ -19,24 +20,25 @@ _DOWNLOAD: dict[int | str, dict[str, Any]] = {200: {"content": {_FILE: _BINARY},
 _UPLOAD: dict[str, Any] = {"requestBody": {"required": True, "content": {_FILE: _BINARY}}}
 
 
-def router(engine: Engine, kept: Kept, callers: Callers) -> APIRouter:
+def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     """Return the routes.
 
     Args:
-        engine: Owns the streams.
-        kept: Where snapshots are.
+        models: What is served; the first is meant here.
         callers: Knows who asks.
     """
     routes = APIRouter(prefix="/v1/streams/{name}", tags=["states"])
+    served = find(models)
+    engine = served.engine
 
-    @routes.get("/snapshots", responses=refusals(400, 404))
+    @routes.get("/snapshots", responses=answers(SnapshotList) | refusals(400, 404))
     async def list_snapshots(name: StreamPath) -> dict[str, Any]:
         """List a stream's snapshots, oldest first."""
         await asyncio.wrap_future(engine.command(lambda c: c.check(name)))
-        found = await asyncio.to_thread(kept.store.snapshots, name)
+        found = await asyncio.to_thread(served.storage.store.snapshots, name)
         return {"snapshots": [dataclasses.asdict(snapshot) for snapshot in found]}
 
-    @routes.post("/snapshots", status_code=201, responses=refusals(400, 404))
+    @routes.post("/snapshots", status_code=201, responses=answers(SnapshotTaken, 201) | refusals(400, 404))
     async def take_snapshot(name: StreamPath, request: Request, asked: Note | None = None) -> dict[str, Any]:
         """Keep the state that a stream has now; the oldest snapshots beyond `storage.keep_snapshots` go."""
         note = asked.note if asked else ""
@@ -49,7 +51,7 @@ def router(engine: Engine, kept: Kept, callers: Callers) -> APIRouter:
         await asyncio.wrap_future(engine.command(lambda c: c.note_snapshot(name, snapshot, who)))
         return {"id": snapshot}
 
-    @routes.post("/restore", responses=refusals(400, 404))
+    @routes.post("/restore", responses=answers(StreamDetails) | refusals(400, 404))
     async def restore_snapshot(name: StreamPath, asked: Restore, request: Request) -> dict[str, Any]:
         """Go back to a snapshot, under a new version."""
         who = callers.who(request, asked.reason)
@@ -62,10 +64,12 @@ def router(engine: Engine, kept: Kept, callers: Callers) -> APIRouter:
         disposition = f'attachment; filename="{name}.safetensors"'
         return Response(data, media_type=_FILE, headers={"Content-Disposition": disposition})
 
-    @routes.put("/state", openapi_extra=_UPLOAD, responses=refusals(400, 404, 413))
+    @routes.put("/state", openapi_extra=_UPLOAD, responses=answers(StreamDetails) | refusals(400, 413, 429))
     async def import_state(name: StreamPath, request: Request) -> dict[str, Any]:
-        """Have a stream go on from such a file, under a new version; model and adapter must be the file's."""
-        await asyncio.wrap_future(engine.command(lambda c: c.check(name)))
+        """Have a stream go on from such a file, under a new version; model and adapter must be the file's.
+
+        A stream that is not there is opened.
+        """
         data = await request.body()
         if not data:
             raise BadRequest("the body is empty; send the file that GET /state gave")

@@ -1,34 +1,39 @@
 """`/v1/streams`: look at streams, open and delete them, and change how they learn."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
+from tta_server.api.answers import StreamDetails, StreamPage, Switched, answers
 from tta_server.api.bodies import Change, ChangeOfAll, Creation, Listing, Rollback, StreamPath, Why
 from tta_server.api.caller import Callers
 from tta_server.api.responses import refusals
 from tta_server.errors import BadRequest, TTAError
-from tta_server.runtime.engine import Engine
+from tta_server.runtime.served import Served, find
 
 
-def router(engine: Engine, callers: Callers) -> APIRouter:
+def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     """Return the routes.
 
     Args:
-        engine: Owns the streams.
+        models: What is served; the first is meant here.
         callers: Knows who asks.
     """
     routes = APIRouter(prefix="/v1/streams", tags=["streams"])
+    served = find(models)
+    engine = served.engine
+    details = answers(StreamDetails) | refusals(400, 404)
 
-    @routes.get("", responses=refusals(400))
+    @routes.get("", responses=answers(StreamPage) | refusals(400))
     async def list_streams(asked: Annotated[Listing, Query()]) -> dict[str, Any]:
         """List streams by name, a page at a time; `next` is what the next page comes `after`, null on the last."""
         found = await asyncio.wrap_future(engine.command(lambda c: c.list(asked.limit + 1, asked.after, asked.wants)))
         page = found[: asked.limit]
         return {"streams": page, "next": page[-1]["name"] if len(found) > asked.limit else None}
 
-    @routes.post("", status_code=201, responses=refusals(400, 409, 429))
+    @routes.post("", status_code=201, responses=answers(StreamDetails, 201) | refusals(400, 409, 429))
     async def create_stream(asked: Creation, request: Request) -> dict[str, Any]:
         """Open a stream before its first request."""
         who = callers.who(request, asked.reason)
@@ -38,7 +43,7 @@ def router(engine: Engine, callers: Callers) -> APIRouter:
         except ValueError as error:
             raise BadRequest(str(error)) from error
 
-    @routes.patch("", responses=refusals(400))
+    @routes.patch("", responses=answers(Switched) | refusals(400))
     async def change_streams(asked: ChangeOfAll, request: Request) -> dict[str, Any]:
         """Switch every stream at once, existing and to come; `off` has the frozen model answer everywhere.
 
@@ -49,12 +54,12 @@ def router(engine: Engine, callers: Callers) -> APIRouter:
         who = callers.who(request, asked.reason)
         return await asyncio.wrap_future(engine.command(lambda c: c.change_all(mode, who)))
 
-    @routes.get("/{name}", responses=refusals(400, 404))
+    @routes.get("/{name}", responses=details)
     async def read_stream(name: StreamPath) -> dict[str, Any]:
         """Read everything about one stream."""
         return await asyncio.wrap_future(engine.command(lambda c: c.read(name)))
 
-    @routes.patch("/{name}", responses=refusals(400, 404))
+    @routes.patch("/{name}", responses=details)
     async def change_stream(name: StreamPath, asked: Change, request: Request) -> dict[str, Any]:
         """Switch a stream's mode, its adapter's settings, or both."""
         who = callers.who(request, asked.reason)
@@ -79,13 +84,13 @@ def router(engine: Engine, callers: Callers) -> APIRouter:
         """Move a stream to disk until it is asked again; nothing of it is lost."""
         await asyncio.wrap_future(engine.command(lambda c: c.evict(name)))
 
-    @routes.post("/{name}/reset", responses=refusals(400, 404))
+    @routes.post("/{name}/reset", responses=details)
     async def reset_stream(name: StreamPath, request: Request, asked: Why | None = None) -> dict[str, Any]:
         """Forget everything that a stream has learnt: it answers as the source model again."""
         who = callers.who(request, asked.reason if asked else "")
         return await asyncio.wrap_future(engine.command(lambda c: c.reset(name, who)))
 
-    @routes.post("/{name}/rollback", responses=refusals(400, 404))
+    @routes.post("/{name}/rollback", responses=details)
     async def roll_back_stream(name: StreamPath, asked: Rollback, request: Request) -> dict[str, Any]:
         """Go back to a version that is kept, by default to the newest that passed the guard's complete check."""
         who = callers.who(request, asked.reason)

@@ -9,6 +9,54 @@ import orjson
 from tta_server.errors import BadRequest, Unsupported
 
 INPUT = "input"
+OPENAPI: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "title": "InferBody",
+                    "type": "object",
+                    "required": ["inputs"],
+                    "properties": {
+                        "id": {"type": "string", "description": "Names the request, for labels that come later."},
+                        "parameters": {
+                            "type": "object",
+                            "description": "`stream_id` or `sequence_id` names the stream.",
+                        },
+                        "inputs": {
+                            "type": "array",
+                            "minItems": 1,
+                            "maxItems": 1,
+                            "items": {
+                                "title": "InputTensor",
+                                "type": "object",
+                                "required": ["name", "datatype", "shape", "data"],
+                                "properties": {
+                                    "name": {"type": "string", "enum": [INPUT]},
+                                    "datatype": {"type": "string", "enum": ["FP32", "UINT8"]},
+                                    "shape": {"type": "array", "items": {"type": "integer"}},
+                                    "data": {"type": "array", "items": {}, "description": "Nested or flat, row-major."},
+                                },
+                            },
+                        },
+                        "outputs": {
+                            "type": "array",
+                            "items": {
+                                "title": "WantedOutput",
+                                "type": "object",
+                                "required": ["name"],
+                                "properties": {"name": {"type": "string"}},
+                            },
+                        },
+                    },
+                }
+            }
+        },
+    }
+}
+"""What the OpenAPI document says of the body that `parse` reads."""
+
 _TYPES = {"FP32": np.float32, "UINT8": np.uint8}
 _TOLERANCE = 1e-6  # images that went through a float round trip
 

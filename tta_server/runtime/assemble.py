@@ -1,21 +1,25 @@
 """Put a worker together from its parts."""
 
+import math
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
+
+import numpy as np
 
 from tta_server import adapters
 from tta_server.adapters import Adapter
 from tta_server.guard.guard import Guard
 from tta_server.guard.judge import Judge, Unguarded
-from tta_server.models import Backbone, Reference
+from tta_server.models import Backbone, Model, Reference
+from tta_server.models.robust import robust
 from tta_server.runtime.answerer import Answerer
 from tta_server.runtime.commands import Commands
+from tta_server.runtime.engine import Engine
 from tta_server.runtime.learner import Learner, Policy
+from tta_server.runtime.room import Room
+from tta_server.runtime.served import Served, Storage
 from tta_server.runtime.worker import Parts, Worker
-from tta_server.settings import EngineSettings, GuardSettings, Settings
-from tta_server.storage.audit import Audit
-from tta_server.storage.keeper import Keeper
-from tta_server.storage.store import Store
+from tta_server.settings import EngineSettings, GuardSettings, Settings, make_adapter
 from tta_server.streams.journal import Journal
 from tta_server.streams.ledger import Ledger
 from tta_server.streams.methods import Methods
@@ -27,35 +31,55 @@ from tta_server.telemetry.metrics import Metrics
 _LEAST_ROWS = 16
 
 
-class Kept(NamedTuple):
-    """Where things are kept.
+def make_served(name: str, model: Model, settings: Settings, storage: Storage) -> Served:
+    """Return what is served under a name; nothing runs before its `start`.
 
-    Attributes:
-        store: Files.
-        audit: The log of what happened to streams.
-        keeper: The thread that writes both.
-        durable: Whether they outlive the process.
+    Raises:
+        ValueError: If the adapter does not fit the network, a stored state does not fit the adapter, or a limit leaves
+            no room for a request.
     """
+    metrics = Metrics(name, settings.adapter.name, settings.streams.max_labelled)
+    metrics.on_render(lambda: metrics.stored(storage.keeper.behind_s, storage.keeper.failures))
+    adapter = make_adapter(settings.adapter)
+    worker, commands = assemble(network(model, settings), model.reference, adapter, settings, metrics, storage)
+    return Served(
+        name=name,
+        model=model,
+        engine=Engine(worker, commands, _room(model, settings), settings.engine, metrics, settings.streams.idle_s),
+        commands=commands,
+        methods=worker.parts.methods,
+        registry=worker.parts.registry,
+        ledger=worker.parts.ledger,
+        storage=storage,
+        limits=settings.limits,
+        metrics=metrics,
+        pool=ThreadPoolExecutor(settings.limits.decode_threads, thread_name_prefix="decode"),
+    )
 
-    store: Store
-    audit: Audit
-    keeper: Keeper
-    durable: bool
+
+def network(model: Model, settings: Settings) -> Backbone:
+    """Return the network as adapters see it: with the statistics that the configuration asks for."""
+    return robust(model.backbone, settings.statistics.full_rows, settings.statistics.median)
 
 
 def assemble(
-    backbone: Backbone, reference: Reference | None, adapter: Adapter, settings: Settings, metrics: Metrics, kept: Kept
+    backbone: Backbone,
+    reference: Reference | None,
+    adapter: Adapter,
+    settings: Settings,
+    metrics: Metrics,
+    storage: Storage,
 ) -> tuple[Worker, Commands]:
-    """Return a worker with the streams that `kept` holds, and operators' commands for it.
+    """Return a worker with the streams that `storage` holds, and operators' commands for it.
 
     Raises:
         ValueError: If the adapter does not fit the network, or a stored state does not fit the adapter.
     """
     guard = partial(_guard, backbone, reference, settings.guard, settings.engine.window_rows)
     methods = Methods(backbone, reference, adapter, guard)
-    shelf = Shelf(kept.keeper, kept.store.names(), backbone, reference)
+    shelf = Shelf(storage.keeper, storage.store.names(), backbone, reference)
     source = adapters.create("source")
-    journal = Journal(kept.keeper, shelf, kept.durable, settings.storage.keep_inputs)
+    journal = Journal(storage.keeper, shelf, storage.durable, settings.storage.keep_inputs)
     registry = Registry(methods, settings.streams, settings.engine.window_rows, metrics, shelf)
     for summary in registry.summaries():
         journal.loaded(summary["name"], summary["state_version"])
@@ -73,13 +97,27 @@ def assemble(
         metrics=metrics,
     )
     worker = Worker(parts)
-    return worker, Commands(worker, journal, shelf, kept.store)
+    return worker, Commands(worker, journal, shelf, storage.store)
 
 
 def _guard(
     backbone: Backbone, reference: Reference | None, settings: GuardSettings, window_rows: int, adapter: Adapter
 ) -> Judge:
     return Guard(backbone, adapter, reference, settings, window_rows) if settings.enabled else Unguarded()
+
+
+def _room(model: Model, settings: Settings) -> Room:
+    image_bytes = math.prod(model.preprocess.input_shape) * np.dtype(np.float32).itemsize
+    engine, limits = settings.engine, settings.limits
+    if limits.max_decoded_bytes is None:
+        return Room(engine.max_queue_rows, (engine.max_queue_rows + engine.max_rows) * image_bytes)
+    least = engine.max_rows * image_bytes
+    if limits.max_decoded_bytes < least:
+        raise ValueError(
+            f"limits.max_decoded_bytes is {limits.max_decoded_bytes}, expected at least {least}: "
+            f"a request of engine.max_rows, {engine.max_rows}, images would never find room"
+        )
+    return Room(engine.max_queue_rows, limits.max_decoded_bytes)
 
 
 def _pace(settings: EngineSettings) -> Pace:

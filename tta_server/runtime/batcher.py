@@ -5,8 +5,6 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Generic, Protocol, TypeVar
 
-from tta_server.errors import Overloaded
-
 
 class Waiting(Protocol):
     """What the batcher must know of a request."""
@@ -35,43 +33,29 @@ class Batcher(Generic[J]):
     The request that waits longest decides the group, so nothing starves.
     """
 
-    def __init__(self, max_rows: int, max_queue_rows: int, max_delay_s: float = 0.0) -> None:
+    def __init__(self, max_rows: int, max_delay_s: float = 0.0) -> None:
         """Start empty.
 
         Args:
             max_rows: Most images in a group; a larger request makes a group alone.
-            max_queue_rows: Most images waiting.
             max_delay_s: How long a group that is not full waits for company; 0 never waits.
         """
         self._max_rows = max_rows
-        self._max_queue_rows = max_queue_rows
         self._max_delay_s = max_delay_s
         self._jobs: deque[J] = deque()
         self._taken: deque[tuple[float, int]] = deque(maxlen=_RECENT_GROUPS)  # when, and how many images
         self.rows = 0
 
     def put(self, job: J) -> None:
-        """Add a request at the end.
-
-        Raises:
-            Overloaded: If there is no room; the request is not added.
-        """
-        self.expect_room(job.rows, job.arrived_s)
+        """Add a request at the end."""
         self._jobs.append(job)
         self.rows += job.rows
 
-    def expect_room(self, rows: int, now_s: float) -> None:
-        """Do nothing if `rows` more images find room.
-
-        Raises:
-            Overloaded: If they do not; it says when what waits will have been taken, at the pace of late.
-        """
-        if self.rows + rows > self._max_queue_rows:
-            raise Overloaded(
-                f"{self.rows} images are waiting and this server queues at most {self._max_queue_rows}; "
-                "try again later",
-                self._emptied_in_s(now_s),
-            )
+    def remove(self, job: J) -> None:
+        """Drop a request whose caller no longer waits, if it has not been taken."""
+        if job in self._jobs:
+            self._jobs.remove(job)
+            self.rows -= job.rows
 
     def take(self, now_s: float, key: Callable[[J], Hashable]) -> list[J]:
         """Remove and return the next group, in order of arrival; empty if nothing is due.
@@ -112,7 +96,8 @@ class Batcher(Generic[J]):
         jobs, self._jobs, self.rows = list(self._jobs), deque(), 0
         return jobs
 
-    def _emptied_in_s(self, now_s: float) -> int:
+    def emptied_in_s(self, now_s: float) -> int:
+        """Return in how many seconds, 1 to 60, what waits will have been taken at the pace of late."""
         recent = [(taken_s, rows) for taken_s, rows in self._taken if now_s - taken_s < _RECENT_S]
         if not recent:
             return 1

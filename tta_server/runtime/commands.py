@@ -210,13 +210,22 @@ class Commands:
         return self._shelf.export(self._existing(name))
 
     def adopt(self, name: str, data: bytes, who: Who) -> dict[str, Any]:
-        """Take over the state in a file, which `export` made here or on another server.
+        """Take over the state in a file, which `export` made here or on another server; a new stream is opened for it.
 
         Raises:
-            NotFound: If there is no such stream.
+            Overloaded: If the stream is new and there is no room for it.
             BadRequest: If it is no state file, or belongs to other weights or another adapter.
         """
-        return self._adopt(self._existing(name), data, "import", who, {})
+        is_new = name not in self._streams
+        if is_new:
+            self._streams.create(name, self._streams.usual_mode(name), self._methods.default)
+        try:
+            return self._adopt(self._existing(name), data, "import", who, {})
+        except Exception:
+            if is_new:
+                self._worker.forget(name)
+                self._streams.delete(name)
+            raise
 
     def delete(self, name: str, who: Who) -> "Future[None]":
         """Erase a stream: memory, files, metric series, and what is known for labels to come.

@@ -12,9 +12,9 @@ from tta_server.errors import BadRequest, NotReady
 from tta_server.runtime.answerer import Answer, Job
 from tta_server.runtime.batcher import Batcher
 from tta_server.runtime.commands import Commands
+from tta_server.runtime.room import Reservation, Room
 from tta_server.runtime.worker import Worker
 from tta_server.settings import EngineSettings
-from tta_server.streams.window import Images, prepared
 from tta_server.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -38,13 +38,20 @@ class Engine:
     """
 
     def __init__(
-        self, worker: Worker, commands: Commands, settings: EngineSettings, metrics: Metrics, idle_s: float = 0.0
+        self,
+        worker: Worker,
+        commands: Commands,
+        room: Room,
+        settings: EngineSettings,
+        metrics: Metrics,
+        idle_s: float = 0.0,
     ) -> None:
         """Prepare; nothing runs before `start`.
 
         Args:
             worker: What the thread does.
             commands: What operators may do.
+            room: How much is taken on.
             settings: The queue and its limits.
             metrics: Where to report.
             idle_s: Time without a request after which a stream goes to disk, looked for every 30 s; 0 never.
@@ -54,7 +61,8 @@ class Engine:
         self._operator = commands
         self._settings = settings
         self._metrics = metrics
-        self._batcher: Batcher[Job] = Batcher(settings.max_rows, settings.max_queue_rows, settings.max_delay_ms / 1000)
+        self._batcher: Batcher[Job] = Batcher(settings.max_rows, settings.max_delay_ms / 1000)
+        self._room = room
         self._changed = threading.Condition()
         self._commands: deque[_Command] = deque()
         self._closed = ""  # why nothing more is taken, for good
@@ -77,45 +85,62 @@ class Engine:
         if self._thread.ident is not None:
             self._thread.join()
 
-    def submit(self, stream: str, images: Images, client: str = "", request_id: str = "") -> "Future[Answer]":
+    def refuse_if_full(self) -> None:
+        """Say what a request would hear now, so that a body that will be refused need not be read; keeps no room.
+
+        Raises:
+            Overloaded: If there is no room for one image.
+            NotReady: If the server is starting, stopping or damaged.
+        """
+        with self._changed:
+            self._expect_ready()
+            self._room.expect(1, 0, self._batcher.rows, self._retry_after_s)
+
+    def reserve(self, images: int, decoded_bytes: int) -> Reservation:
+        """Keep room for a request until its images are decoded, queued and answered.
+
+        Args:
+            images: How many it has.
+            decoded_bytes: What they take once they are decoded.
+
+        Raises:
+            BadRequest: If there are no images, or more than one forward takes.
+            Overloaded: If there is no room.
+            NotReady: If the server is starting, stopping or damaged.
+        """
+        if not 1 <= images <= self._settings.max_rows:
+            raise BadRequest(f"request has {images} images, expected 1 to {self._settings.max_rows}")
+        with self._changed:
+            self._expect_ready()
+            return self._room.reserve(images, decoded_bytes, self._batcher.rows, self._retry_after_s)
+
+    def submit(self, job: Job, reserved: Reservation) -> "Future[Answer]":
         """Queue a request.
 
         Args:
-            stream: A valid stream name; the stream is created with its first answer.
-            images: (n, C, H, W) of the backbone's shape, uint8 or finite float32 in [0, 1]; not written to later.
-            client: Who asks.
-            request_id: What labels that come later call it; empty if none will.
+            job: Images of the backbone's shape, uint8 or finite float32 in [0, 1]; the name of its stream is valid.
+                The stream is created with its first answer.
+            reserved: Its room.
 
         Returns:
             The answer to come, or the error; cancelling it drops the request if it still waits.
 
         Raises:
-            BadRequest: If there are no images, or more than one forward takes.
-            Overloaded: If the queue is full.
-            NotReady: If the server is starting, stopping or damaged.
+            NotReady: If the server is stopping or damaged.
         """
-        if not 1 <= len(images) <= self._settings.max_rows:
-            raise BadRequest(f"request has {len(images)} images, expected 1 to {self._settings.max_rows}")
-        job = Job(stream, prepared(images), time.monotonic(), client, request_id)
+        job.future.add_done_callback(lambda future: self._withdraw(job) if future.cancelled() else None)
         with self._changed:
-            if trouble := self.trouble():
-                raise NotReady(trouble)
+            self._expect_ready()
+            reserved.queued()
             self._batcher.put(job)
             self._metrics.queue(self._batcher.rows)
             self._changed.notify()
         return job.future
 
-    def expect_room(self, rows: int) -> None:
-        """Do nothing if `rows` more images would find room in the queue now.
-
-        Raises:
-            Overloaded: If they would not.
-            NotReady: If the server is starting, stopping or damaged.
-        """
-        with self._changed:
-            if trouble := self.trouble():
-                raise NotReady(trouble)
-            self._batcher.expect_room(rows, time.monotonic())
+    @property
+    def max_rows(self) -> int:
+        """Most images in a request."""
+        return self._settings.max_rows
 
     def trouble(self) -> str:
         """Return why good requests cannot be answered, or an empty string: then the server is ready."""
@@ -133,6 +158,18 @@ class Engine:
             NotReady: If the server is stopping or damaged.
         """
         return self._call(lambda: run(self._operator))
+
+    def _expect_ready(self) -> None:
+        if trouble := self.trouble():
+            raise NotReady(trouble)
+
+    def _retry_after_s(self) -> int:
+        return self._batcher.emptied_in_s(time.monotonic())
+
+    def _withdraw(self, job: Job) -> None:
+        with self._changed:
+            self._batcher.remove(job)
+            self._metrics.queue(self._batcher.rows)
 
     def _call(self, command: Callable[[], T]) -> "Future[T]":
         future: Future[T] = Future()

@@ -4,7 +4,7 @@ No histogram carries a stream, families with one are in `stream_series`, and eve
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from prometheus_client import (
@@ -13,6 +13,7 @@ from prometheus_client import (
     Gauge,
     Histogram,
     Info,
+    Metric,
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
@@ -56,8 +57,6 @@ class Metrics:
         """
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
         self.stream = StreamSeries(registry, model, max_labelled)
         self._model = model
         self._looks: list[Callable[[], None]] = []
@@ -177,6 +176,31 @@ class Metrics:
 
     def render(self) -> bytes:
         """Return everything in Prometheus' text format."""
+        return render([self])
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every family of this model, as it is now."""
         for look in self._looks:
             look()
-        return generate_latest(self._registry)
+        yield from self._registry.collect()
+
+
+def render(models: Iterable[Metrics]) -> bytes:
+    """Return the metrics of several models and of the process in Prometheus' text format, each family once."""
+    return generate_latest(_Together(models))
+
+
+class _Together:
+    """What the registries of several models hold, as if it were one."""
+
+    def __init__(self, models: Iterable[Metrics]) -> None:
+        self._models = models
+
+    def collect(self) -> Iterator[Metric]:
+        process, platform = ProcessCollector(registry=None), PlatformCollector(registry=None)
+        families = {family.name: family for source in (process, platform) for family in source.collect()}
+        for model in self._models:
+            for family in model.collect():
+                families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                families[family.name].samples.extend(family.samples)
+        yield from families.values()

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from tta_server.api.middleware import Accounting, BodyLimit
 from tta_server.api.responses import error_response
 from tta_server.errors import TooLarge, TTAError
-from tta_server.telemetry.closed_sets import OUTCOMES
+from tta_server.telemetry.closed_sets import REQUEST_OUTCOMES
 from tta_server.telemetry.metrics import Metrics
 
 LIMIT = 100
@@ -145,7 +145,7 @@ def counts(path: str, status: int | None, method: str = "POST") -> dict[str, flo
     exchange = Exchange([b""], path=path)
     exchange.scope["method"] = method
     try:
-        exchange.through(Accounting(app, metrics))
+        exchange.through(Accounting(app, {"m": metrics}))
     except RuntimeError:
         assert status is None
     lines = [line for line in metrics.render().decode().splitlines() if line.startswith("tta_requests_total{")]
@@ -167,7 +167,7 @@ def counts(path: str, status: int | None, method: str = "POST") -> dict[str, flo
 )
 @pytest.mark.parametrize("path", ["/predict", "/v2/models/m/infer", "/v2/models/m/versions/1/infer"])
 def test_a_request_for_predictions_is_counted_once_by_how_it_ended(path, status, outcome):
-    assert counts(path, status) == dict.fromkeys(OUTCOMES, 0.0) | {outcome: 1.0}
+    assert counts(path, status) == dict.fromkeys(REQUEST_OUTCOMES, 0.0) | {outcome: 1.0}
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ NAME = re.compile(r"[0-9a-f]{32}")
 def named(headers: dict[str, str], status: int = 200) -> str:
     """Return what the answer to a request for predictions says the request is called."""
     answer = Response(status_code=status)
-    exchange = Exchange([b""], headers, "/predict").through(Accounting(answer, Metrics("m", "tent")))
+    exchange = Exchange([b""], headers, "/predict").through(Accounting(answer, {"m": Metrics("m", "tent")}))
     return exchange.headers[b"x-request-id"].decode()
 
 

@@ -436,7 +436,7 @@ def test_where_the_bundle_goes_is_known_before_the_work(options, tmp_path):
 def test_the_server_starts_adapters_from_the_bundle(name):
     service = build(load_settings(overrides={"adapter": {"name": name}, "model": {"device": "cpu"}}))
 
-    assert service.model.reference is not None
+    assert service.served.model.reference is not None
 
 
 @pytest.mark.parametrize(("name", "part"), [("eata", "fisher"), ("adanpc", "memory")])

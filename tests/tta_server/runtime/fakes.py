@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
@@ -19,8 +20,10 @@ from tta_server.guard.verdict import Admission, Memory, Verdict
 from tta_server.models import Backbone, Output, Reference, TorchBackbone
 from tta_server.runtime import assemble as assembly
 from tta_server.runtime.answerer import Answer, Job
-from tta_server.runtime.assemble import Kept, assemble
+from tta_server.runtime.assemble import assemble
 from tta_server.runtime.commands import Commands, Who
+from tta_server.runtime.engine import Engine
+from tta_server.runtime.served import Storage
 from tta_server.runtime.worker import Worker
 from tta_server.settings import load_settings
 from tta_server.storage.audit import Entry
@@ -174,7 +177,7 @@ class Wired(NamedTuple):
 
     worker: Worker
     commands: Commands
-    kept: Kept
+    kept: Storage
     metrics: Metrics
 
     def stream(self, name: str) -> Stream:
@@ -194,7 +197,7 @@ class Wired(NamedTuple):
 
 WHO = Who("tester", "a test")
 
-opened: list[Kept] = []
+opened: list[Storage] = []
 """What `wired` opened and nobody closed yet; a fixture closes it after each test."""
 
 
@@ -253,6 +256,14 @@ def worker(
 def queued(stream: str, images: np.ndarray, arrived_s: float, client: str = "") -> Job:
     """Return a request on its way through the engine."""
     return Job(stream, prepared(images), arrived_s, client)
+
+
+def submit(engine: Engine, stream: str, images: np.ndarray, client: str = "", request_id: str = "") -> "Future[Answer]":
+    """Queue a request; its room is given back when it is done."""
+    room = engine.reserve(len(images), images.nbytes)
+    asked = Job(stream, prepared(images), time.monotonic(), client, request_id)
+    asked.future.add_done_callback(lambda _: room.release())
+    return engine.submit(asked, room)
 
 
 def ask(subject: Worker | Wired, stream: str, images: np.ndarray, client: str = "", request_id: str = "") -> Answer:

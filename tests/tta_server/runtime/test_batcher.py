@@ -7,7 +7,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tta_server.errors import Overloaded
 from tta_server.runtime.batcher import Batcher
 
 
@@ -28,24 +27,20 @@ class Queue(RuleBasedStateMachine):
 
     @initialize(
         max_rows=st.integers(1, 8),
-        room=st.integers(0, 24),
         delay_s=st.sampled_from([0.0, 0.1, 0.3, 1.0]),
     )
-    def start(self, max_rows: int, room: int, delay_s: float) -> None:
-        self.max_rows, self.limit, self.delay_s = max_rows, max_rows + room, delay_s
-        self.batcher: Batcher[Request] = Batcher(max_rows, self.limit, delay_s)
+    def start(self, max_rows: int, delay_s: float) -> None:
+        self.max_rows, self.delay_s = max_rows, delay_s
+        self.batcher: Batcher[Request] = Batcher(max_rows, delay_s)
         self.now_s = 0.0
         self.waiting: list[Request] = []
         self.left: list[Request] = []
+        self.taken: list[Request] = []
         self.accepted = 0
 
     @rule(key=st.sampled_from("abc"), rows=st.integers(1, 10))
     def a_request_comes(self, key: str, rows: int) -> None:
         request = Request(self.accepted, key, rows, self.now_s)
-        if sum(other.rows for other in self.waiting) + rows > self.limit:
-            with pytest.raises(Overloaded):
-                self.batcher.put(request)
-            return
         self.batcher.put(request)
         self.waiting.append(request)
         self.accepted += 1
@@ -70,6 +65,15 @@ class Queue(RuleBasedStateMachine):
         while self.waiting:
             assert self._take(float("inf"))
 
+    @rule(place=st.integers(0, 5))
+    def a_caller_hangs_up(self, place: int) -> None:
+        if not self.waiting:
+            return
+        request = self.waiting[place % len(self.waiting)]
+        self.batcher.remove(request)
+        self.batcher.remove(request)  # that it is not there does no harm
+        self._leave([request])
+
     @rule()
     def the_queue_is_cleared(self) -> None:
         gone = self.batcher.clear()
@@ -82,6 +86,7 @@ class Queue(RuleBasedStateMachine):
         if len(group) > 1:
             assert sum(request.rows for request in group) <= self.max_rows
         self._leave(group)
+        self.taken += group
         return group
 
     def _expected(self, now_s: float) -> list[Request]:
@@ -104,7 +109,7 @@ class Queue(RuleBasedStateMachine):
     @invariant()
     def rows_are_counted(self) -> None:
         if hasattr(self, "batcher"):
-            assert self.batcher.rows == sum(request.rows for request in self.waiting) <= self.limit
+            assert self.batcher.rows == sum(request.rows for request in self.waiting)
 
     @invariant()
     def the_oldest_says_when_a_group_is_due(self) -> None:
@@ -118,7 +123,7 @@ class Queue(RuleBasedStateMachine):
         everything = [*self.left, *self.batcher.clear()]
         assert sorted(request.number for request in everything) == list(range(self.accepted))
         for letter in "abc":
-            numbers = [request.number for request in self.left if request.key == letter]
+            numbers = [request.number for request in self.taken if request.key == letter]
             assert numbers == sorted(numbers)
 
 
@@ -127,7 +132,7 @@ TestQueue.settings = settings(max_examples=150, stateful_step_count=40, deadline
 
 
 def batcher(*requests: Request, max_rows: int = 4, delay_s: float = 0.0) -> "Batcher[Request]":
-    filled: Batcher[Request] = Batcher(max_rows, 100, delay_s)
+    filled: Batcher[Request] = Batcher(max_rows, delay_s)
     for request in requests:
         filled.put(request)
     return filled
@@ -156,29 +161,16 @@ def test_a_full_group_does_not_wait():
     assert batcher(*requests, delay_s=10.0).take(0.0, key) == requests
 
 
-def test_a_request_without_room_is_refused_and_leaves_no_trace():
-    full: Batcher[Request] = Batcher(4, 4)
-    full.put(Request(0, "a", 3, 0.0))
-
-    with pytest.raises(Overloaded, match="3 images are waiting") as refused:
-        full.put(Request(1, "a", 2, 0.0))
-
-    assert refused.value.retry_after_s >= 1
-    assert [request.number for request in full.clear()] == [0]
-
-
 # When to come again
 def full(taken: list[tuple[float, int]], now_s: float) -> int:
-    """Return what a full queue of 100 tells those who come at `now_s`, after groups were taken."""
-    batcher: Batcher[Request] = Batcher(10, 100)
+    """Return what a queue of 100 images tells those who come at `now_s`, after groups were taken."""
+    batcher: Batcher[Request] = Batcher(10)
     for place, (taken_s, rows) in enumerate(taken):
         batcher.put(Request(place, "a", rows, 0.0))
         batcher.take(taken_s, key)
     for place in range(10):
         batcher.put(Request(place, "a", 10, 0.0))
-    with pytest.raises(Overloaded) as error:
-        batcher.put(Request(99, "a", 1, now_s))
-    return error.value.retry_after_s
+    return batcher.emptied_in_s(now_s)
 
 
 @pytest.mark.parametrize(("pace", "seconds"), [(1000, 1), (100, 1), (50, 2), (20, 5), (10, 10)])

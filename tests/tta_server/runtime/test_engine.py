@@ -11,10 +11,11 @@ import pytest
 import torch
 
 import tta_server.runtime.engine as module
-from tests.tta_server.runtime.fakes import WHO, Fails, Gated, rows, tiny, wired
+from tests.tta_server.runtime.fakes import WHO, Fails, Gated, rows, submit, tiny, wired
 from tta_server.adapters import Adapter
 from tta_server.errors import BadRequest, NotFound, NotReady, Overloaded
 from tta_server.runtime.engine import Engine
+from tta_server.runtime.room import Room
 from tta_server.runtime.worker import Answer
 from tta_server.settings import EngineSettings
 
@@ -24,7 +25,7 @@ PATIENCE_S = 30
 def make(adapter: Adapter | None = None, backbone=None, streams: dict | None = None, **keys: object) -> Engine:
     settings = EngineSettings(**({"max_rows": 8, "max_queue_rows": 32, "window_rows": 4} | keys))
     parts = wired(adapter, settings.window_rows, backbone, engine=settings.model_dump(), **(streams or {}))
-    return Engine(parts.worker, parts.commands, settings, parts.metrics)
+    return Engine(parts.worker, parts.commands, Room(settings.max_queue_rows, 2**30), settings, parts.metrics)
 
 
 @contextmanager
@@ -45,7 +46,7 @@ def gated(**keys: object) -> Iterator[tuple[Engine, Gated, "Future[Answer]"]]:
     with running(adapter, **keys) as engine:
         adapter.gate.clear()
         adapter.entered.clear()
-        busy = engine.submit("busy", rows(1))
+        busy = submit(engine, "busy", rows(1))
         assert adapter.entered.wait(PATIENCE_S)
         try:
             yield engine, adapter, busy
@@ -61,7 +62,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def answer(engine: Engine, stream: str = "door", images: np.ndarray | None = None) -> Answer:
-    return engine.submit(stream, rows(2) if images is None else images).result(PATIENCE_S)
+    return submit(engine, stream, rows(2) if images is None else images).result(PATIENCE_S)
 
 
 def read(engine: Engine, stream: str = "door") -> dict:
@@ -76,7 +77,7 @@ def test_nothing_is_taken_before_the_start():
     engine = make()
 
     with pytest.raises(NotReady, match="starting"):
-        engine.submit("door", rows(1))
+        submit(engine, "door", rows(1))
 
     assert engine.trouble() == "the server is starting"
 
@@ -100,7 +101,7 @@ def test_a_warm_up_that_fails_is_raised_by_start():
 @pytest.mark.parametrize("count", [0, 9])
 def test_a_request_must_fit_one_forward(count):
     with running() as engine, pytest.raises(BadRequest, match=f"request has {count} images, expected 1 to 8"):
-        engine.submit("door", rows(count))
+        submit(engine, "door", rows(count))
 
 
 def test_learning_follows_the_answers():
@@ -114,7 +115,7 @@ def test_learning_follows_the_answers():
 
 def test_versions_in_answers_follow_the_order_of_requests():
     with running(max_queue_rows=4000) as engine:
-        futures = [engine.submit("door", rows(2, seed)) for seed in range(200)]
+        futures = [submit(engine, "door", rows(2, seed)) for seed in range(200)]
 
         versions = [future.result(PATIENCE_S).version for future in futures]
 
@@ -153,10 +154,10 @@ def answer_of(images: np.ndarray) -> np.ndarray:
 
 def test_a_delay_gathers_company():
     with running(max_delay_ms=60_000, max_rows=4) as engine:
-        first = engine.submit("door", rows(2))
+        first = submit(engine, "door", rows(2))
         assert not first.done()
 
-        second = engine.submit("door", rows(2))  # now the group is full
+        second = submit(engine, "door", rows(2))  # now the group is full
 
         wait([first, second], PATIENCE_S)
         assert first.done()
@@ -186,10 +187,10 @@ def test_an_unknown_stream_is_not_found():
 # Overload
 def test_a_full_queue_refuses_and_recovers():
     with gated() as (engine, adapter, _busy):
-        waiting = [engine.submit("door", rows(8)) for _ in range(4)]
+        waiting = [submit(engine, "door", rows(8)) for _ in range(4)]
 
         with pytest.raises(Overloaded, match="32 images are waiting"):
-            engine.submit("door", rows(1))
+            submit(engine, "door", rows(1))
 
         adapter.gate.set()
         assert all(future.result(PATIENCE_S).probabilities.shape == (8, 4) for future in waiting)
@@ -198,7 +199,7 @@ def test_a_full_queue_refuses_and_recovers():
 
 def test_overload_drops_windows_and_not_answers():
     with gated() as (engine, adapter, busy):
-        waiting = [engine.submit("door", rows(8)) for _ in range(4)]
+        waiting = [submit(engine, "door", rows(8)) for _ in range(4)]
         adapter.gate.set()
 
         for future in [busy, *waiting]:
@@ -214,7 +215,7 @@ def test_overload_drops_windows_and_not_answers():
 
 def test_a_request_that_is_cancelled_while_it_waits_costs_nothing():
     with gated() as (engine, adapter, _busy):
-        gone, here = engine.submit("gone", rows(4)), engine.submit("here", rows(4))
+        gone, here = submit(engine, "gone", rows(4)), submit(engine, "here", rows(4))
 
         assert gone.cancel()
         adapter.gate.set()
@@ -234,13 +235,13 @@ def test_a_stream_too_many_is_refused():
 # Stopping
 def test_stop_answers_what_waits_and_refuses_what_comes():
     with gated() as (engine, adapter, busy):
-        waiting = [engine.submit(name, rows(8)) for name in ("a", "b", "a", "c")]
+        waiting = [submit(engine, name, rows(8)) for name in ("a", "b", "a", "c")]
         stopper = threading.Thread(target=engine.stop)
         stopper.start()
         until(lambda: engine.trouble() == "the server is stopping")
 
         with pytest.raises(NotReady, match="stopping"):
-            engine.submit("door", rows(1))
+            submit(engine, "door", rows(1))
         with pytest.raises(NotReady, match="stopping"):
             engine.command(lambda commands: commands.list())
         adapter.gate.set()
@@ -253,7 +254,7 @@ def test_stop_answers_what_waits_and_refuses_what_comes():
 def test_stop_does_not_wait_for_the_delay():
     engine = make(max_delay_ms=600_000)
     engine.start()
-    lonely = engine.submit("door", rows(1))
+    lonely = submit(engine, "door", rows(1))
 
     engine.stop()
 
@@ -270,7 +271,7 @@ def test_a_request_that_comes_while_a_command_runs_is_answered_by_stop():
 
     engine._call(slow)
     assert entered.wait(PATIENCE_S)
-    late = engine.submit("door", rows(1))
+    late = submit(engine, "door", rows(1))
     stopper = threading.Thread(target=engine.stop)
     stopper.start()
     until(lambda: engine.trouble() == "the server is stopping")
@@ -303,7 +304,7 @@ def test_damaged_weights_make_the_server_not_ready(monkeypatch):
 
         assert "damaged" in engine.trouble()
         with pytest.raises(NotReady, match="damaged"):
-            engine.submit("door", rows(1))
+            submit(engine, "door", rows(1))
 
 
 def test_weights_that_cannot_be_read_make_the_server_not_ready(monkeypatch):
@@ -339,7 +340,7 @@ def test_when_the_device_thread_dies_nobody_waits_for_ever(monkeypatch):
         def die(*_args: object) -> None:
             raise RuntimeError("the end")
 
-        waiting = engine.submit("door", rows(1))
+        waiting = submit(engine, "door", rows(1))
         command = engine.command(lambda commands: commands.list())
         monkeypatch.setattr(engine._worker, "answer", die)
         adapter.gate.set()
@@ -351,7 +352,7 @@ def test_when_the_device_thread_dies_nobody_waits_for_ever(monkeypatch):
         assert command.done()
         until(lambda: "has died" in engine.trouble())
         with pytest.raises(NotReady, match="has died"):
-            engine.submit("door", rows(1))
+            submit(engine, "door", rows(1))
         with pytest.raises(NotReady, match="has died"):
             engine.command(lambda commands: commands.list())
 
@@ -366,7 +367,7 @@ def test_commands_that_wait_when_the_device_thread_dies_fail(monkeypatch):
             raise RuntimeError("the end")
 
         monkeypatch.setattr(engine._worker, "answer", die)
-        doomed = engine.submit("door", rows(1))
+        doomed = submit(engine, "door", rows(1))
         assert entered.wait(PATIENCE_S)
         command = engine.command(lambda commands: commands.list())
         leave.set()

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.tta_server.pictures import encoded, good_files, png, scene
-from tta_server.api.codec import Upload, decode, decode_all
 from tta_server.errors import BadRequest, TooLarge, TTAError, UnsupportedMedia
 from tta_server.models.preprocess import Preprocess
+from tta_server.runtime.codec import Upload, decode, decode_all
 
 TRANSFORM = Preprocess((32, 32))
 MAX_PIXELS = 16_000_000

@@ -6,15 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tta_server.api.constant import refuse_constant
 from tta_server.errors import ConstantImage
+from tta_server.runtime.constant import refuse_constant
+from tta_server.streams.window import is_constant
 
 NAMES = ["the first", "the second", "the third"]
 
 
 def refused(images: np.ndarray) -> bool:
     try:
-        refuse_constant(images, NAMES)
+        refuse_constant(is_constant(images).tolist(), NAMES)
     except ConstantImage:
         return True
     return False
@@ -35,7 +36,7 @@ def test_the_error_names_the_image(place):
     images[place] = np.array([10, 200, 30], np.uint8)[:, None, None]
 
     with pytest.raises(ConstantImage, match=f"^{NAMES[place]} is of one colour"):
-        refuse_constant(images, NAMES)
+        refuse_constant(is_constant(images).tolist(), NAMES)
 
 
 def test_one_pixel_makes_the_difference():

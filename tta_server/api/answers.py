@@ -1,0 +1,266 @@
+"""What the server answers, for the OpenAPI document; nothing is converted: answers leave as they are."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tta_server.settings import Mode
+from tta_server.telemetry.closed_sets import StateKind
+
+Answering = Literal["source", "adapted"]
+
+
+def answers(model: type[BaseModel], status: int = 200) -> dict[int | str, dict[str, Any]]:
+    """Return what the OpenAPI document says of the answer with this status."""
+    return {status: {"model": model, "description": " ".join((model.__doc__ or "").split())}}
+
+
+class Told(BaseModel):
+    """A JSON object with these keys and no others."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# Predictions
+class Ranked(Told):
+    """A class and how probable it is."""
+
+    label: str
+    index: int = Field(description="Of the class, from 0.")
+    probability: float
+
+
+class Prediction(Told):
+    """What is seen in one image."""
+
+    label: str = Field(description="The most probable class.")
+    entropy_nats: float
+    top: list[Ranked] = Field(description="The most probable classes, best first.")
+
+
+class Predictions(Told):
+    """What is seen in each image of a request, in their order."""
+
+    model: str
+    request_id: str = Field(description="What labels that come later call the request.")
+    stream: str
+    state_version: int = Field(description="Of the state that answered.")
+    adapted: bool = Field(description="Whether that state has learnt something; else the frozen model answered.")
+    predictions: list[Prediction]
+
+
+class InferParameters(Told):
+    """Who answered."""
+
+    stream: str
+    state_version: int
+    adapted: bool
+    request_id: str
+
+
+class OutputTensor(Told):
+    """A tensor, flat in row-major order."""
+
+    name: Literal["probabilities", "label"]
+    datatype: Literal["FP32", "BYTES"]
+    shape: list[int]
+    data: list[float] | list[str]
+
+
+class Inferred(Told):
+    """The tensors that were asked for."""
+
+    model_name: str
+    model_version: str
+    id: str | None = Field(None, description="The request's, if it had one.")
+    parameters: InferParameters
+    outputs: list[OutputTensor]
+
+
+# Server and models
+class ServerAbout(Told):
+    """The server, as the Open Inference Protocol describes one."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class ModelNames(Told):
+    """The models that are served."""
+
+    models: list[str]
+
+
+class TensorAbout(Told):
+    """A tensor's name, type and shape; -1 is any length."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelAbout(Told):
+    """A model, as the Open Inference Protocol describes one."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorAbout]
+    outputs: list[TensorAbout]
+
+
+class ModelReadiness(Told):
+    """Whether a good request to the model would be answered."""
+
+    name: str
+    ready: bool
+
+
+class Liveness(Told):
+    """Whether the process answers."""
+
+    live: bool
+    error: str = Field("", description="Why only a restart helps.")
+
+
+class Readiness(Told):
+    """Whether a good request would be answered."""
+
+    ready: bool
+    error: str = Field("", description="Why not.")
+
+
+# Streams
+class LastVerdict(Told):
+    """What happened to a stream, and why."""
+
+    time: str
+    verdict: str
+    cause: str
+    reason: str
+    who: str
+    version_before: int
+    version_after: int
+
+
+class StreamAbout(Told):
+    """A stream in short."""
+
+    name: str
+    mode: Mode
+    adapter: str
+    state_version: int
+    steps: int = Field(description="That made its state, from the source on.")
+    answers: Answering = Field(description="Who answers its requests.")
+    frozen: str = Field(description="Why the guard switched it off; empty if it did not.")
+    images: int
+    images_learnt: int
+    images_dropped: int
+    images_in_window: int
+    entropy_ratio: float | None = Field(description="Recent mean entropy of its answers, of the highest there is.")
+    confidence_ratio: float | None
+    state_bytes: int
+    last_verdict: LastVerdict | None
+
+
+class StreamListed(StreamAbout):
+    """A stream of a list."""
+
+    in_memory: bool
+
+
+class StreamPage(Told):
+    """Streams by name; `next` is what the next page comes `after`."""
+
+    streams: list[StreamListed]
+    next: str | None
+
+
+class Accuracy(Told):
+    """How often answers were right, with a 95 % interval; nothing but `labels` if there are none."""
+
+    labels: int
+    accuracy: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+
+
+class Accuracies(Told):
+    """How often the answers were right, and the frozen model on the same images."""
+
+    adapted: Accuracy
+    source: Accuracy
+
+
+class StreamDetails(StreamAbout):
+    """Everything about a stream."""
+
+    dropped: dict[str, int] = Field(description="Images that were not learnt from, by reason.")
+    bytes: dict[StateKind, int] = Field(description="Memory that it takes.")
+    versions_kept: list[int]
+    restores_in_a_row: int
+    verdicts: list[LastVerdict] = Field(description="The last ones, newest last.")
+    labelled: Accuracies
+
+
+class Switched(Told):
+    """What was asked for, and how many streams are in which mode now."""
+
+    mode: Mode | Literal["configured"]
+    streams: dict[Mode, int]
+
+
+class SnapshotAbout(Told):
+    """A snapshot that is kept."""
+
+    id: str
+    kind: Literal["state", "snapshot"]
+    version: int
+    sha256: str
+    size_bytes: int
+    time: str
+    note: str
+
+
+class SnapshotList(Told):
+    """A stream's snapshots, oldest first."""
+
+    snapshots: list[SnapshotAbout]
+
+
+class SnapshotTaken(Told):
+    """The snapshot that was taken."""
+
+    id: str
+
+
+class AuditLine(Told):
+    """What happened to a stream, as the audit log keeps it."""
+
+    stream: str
+    verdict: str
+    version_before: int
+    version_after: int
+    cause: str
+    reason: str
+    batch: str | None
+    rows: int
+    state: str | None
+    who: str
+    time: str
+    extra: dict[str, Any]
+
+
+class AuditLines(Told):
+    """Lines of the audit log, newest first."""
+
+    entries: list[AuditLine]
+
+
+class LabelsCounted(Told):
+    """How many labels were counted, and the accuracy so far of each stream they are about."""
+
+    counted: int
+    unknown: int
+    streams: dict[str, Accuracies]

@@ -1,0 +1,91 @@
+"""What is served: a model, and everything that answers for it."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tta_server.errors import NotFound
+from tta_server.models import Model
+from tta_server.runtime.commands import Commands
+from tta_server.runtime.engine import Engine
+from tta_server.settings import LimitsSettings
+from tta_server.storage.audit import Audit
+from tta_server.storage.keeper import Keeper
+from tta_server.storage.store import Store
+from tta_server.streams.ledger import Ledger
+from tta_server.streams.methods import Methods
+from tta_server.streams.registry import Registry
+from tta_server.telemetry.metrics import Metrics
+
+
+class Storage(NamedTuple):
+    """Where things are kept.
+
+    Attributes:
+        store: Files.
+        audit: The log of what happened to streams.
+        keeper: The thread that writes both.
+        durable: Whether they outlive the process.
+    """
+
+    store: Store
+    audit: Audit
+    keeper: Keeper
+    durable: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """One model that is served; several differ in nothing else.
+
+    Attributes:
+        name: Its name in URLs, answers and metrics.
+        model: Network, labels, preprocessing and reference bundle.
+        engine: Answers requests and runs operators' commands.
+        commands: What operators may do; the engine's thread runs them.
+        methods: How streams learn.
+        registry: The streams; the engine's thread alone may touch it.
+        ledger: Which requests were answered how; the engine's thread alone may touch it.
+        storage: Where streams are kept.
+        limits: What a request may be.
+        metrics: Where to report.
+        pool: Decodes images.
+    """
+
+    name: str
+    model: Model
+    engine: Engine
+    commands: Commands
+    methods: Methods
+    registry: Registry
+    ledger: Ledger
+    storage: Storage
+    limits: LimitsSettings
+    metrics: Metrics
+    pool: ThreadPoolExecutor
+
+    def start(self) -> None:
+        """Begin to answer; returns when the device is warm."""
+        self.engine.start()
+
+    def stop(self) -> None:
+        """Answer what waits, write what is not written, and give everything back."""
+        self.engine.stop()
+        if self.storage.durable:
+            self.commands.save()  # also what no step has written: the guard's memory, images that wait
+        self.storage.keeper.close()
+        self.pool.shutdown()
+
+
+def find(models: Mapping[str, Served], name: str | None = None) -> Served:
+    """Return what is served under a name; without one, the first.
+
+    Raises:
+        NotFound: If there is no such model.
+    """
+    if name is None:
+        return next(iter(models.values()))
+    if name not in models:
+        raise NotFound(f"unknown model '{name}'; this server has {', '.join(map(repr, models))}")
+    return models[name]
