@@ -84,7 +84,13 @@ def make_app(served: Mapping[str, Served], settings: Settings) -> FastAPI:
             each.stop()
         gc.unfreeze()
 
-    app = FastAPI(title="tta-server", version=__version__, description=_DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="tta-server",
+        version=__version__,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        generate_unique_id_function=responses.operation_id,
+    )
     callers = Callers(settings.limits.client_header)
     app.include_router(predict.router(served, callers))
     app.include_router(streams.router(served, callers))

@@ -4,15 +4,23 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tta_server.api.responses import refusals
 from tta_server.settings import Mode
 from tta_server.telemetry.closed_sets import StateKind
 
 Answering = Literal["source", "adapted"]
 
 
-def answers(model: type[BaseModel], status: int = 200) -> dict[int | str, dict[str, Any]]:
-    """Return what the OpenAPI document says of the answer with this status."""
-    return {status: {"model": model, "description": " ".join((model.__doc__ or "").split())}}
+def told(model: type[BaseModel], *refused: int, status: int = 200) -> dict[str, Any]:
+    """Return how a route is declared that answers with `model`.
+
+    Args:
+        model: What the OpenAPI document says of the answer; the answer itself is not touched.
+        refused: Statuses of errors.
+        status: Of the answer.
+    """
+    answer = {status: {"model": model, "description": " ".join((model.__doc__ or "").split())}}
+    return {"status_code": status, "response_model": None, "responses": answer | refusals(*refused)}
 
 
 class Told(BaseModel):

@@ -7,9 +7,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from tta_server.api.answers import AuditLines, answers
+from tta_server.api.answers import AuditLines, told
 from tta_server.api.bodies import StreamPath
-from tta_server.api.responses import refusals
 from tta_server.errors import NotFound
 from tta_server.runtime.served import Served, find
 
@@ -27,7 +26,7 @@ def router(models: Mapping[str, Served]) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["audit"])
     served = find(models)
     kept = served.storage
-    told = answers(AuditLines) | refusals(400, 404)
+    declared = told(AuditLines, 400, 404)
 
     async def newest(name: str, limit: int) -> dict[str, Any]:
         if not kept.durable:
@@ -42,12 +41,12 @@ def router(models: Mapping[str, Served]) -> APIRouter:
             await asyncio.wrap_future(served.engine.command(lambda c: c.check(name)))
         return {"entries": entries}
 
-    @routes.get("/audit", responses=told)
+    @routes.get("/audit", **declared)
     async def read_audit(limit: Limit = 100) -> dict[str, Any]:
         """Read what happened to streams, newest first; stream `*` stands for all of them."""
         return await newest("", limit)
 
-    @routes.get("/streams/{name}/audit", responses=told)
+    @routes.get("/streams/{name}/audit", **declared)
     async def read_audit_of_stream(name: StreamPath, limit: Limit = 100) -> dict[str, Any]:
         """Read what happened to one stream, newest first; also of one that was deleted."""
         return await newest(name, limit)

@@ -1,10 +1,13 @@
 """What requests to change streams may say; unknown keys are refused."""
 
+import json
 from typing import Annotated, Any, Literal
 
 from fastapi import Path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
+from pydantic_core import PydanticCustomError
 
+from tta_server.api.responses import MOST_SHOWN, NO_OBJECT
 from tta_server.api.stream_id import stream_of
 from tta_server.settings import AdapterSettings, Mode, StreamName
 
@@ -24,7 +27,7 @@ def _said(reason: str) -> str:
     return reason.strip()
 
 
-Reason = Annotated[str, Field(max_length=500, description="Why, for the audit log.")]
+Reason = Annotated[str, Field(max_length=500, description="Why, for the audit log.", examples=["a new lens"])]
 NeededReason = Annotated[Reason, AfterValidator(_said)]
 
 
@@ -32,6 +35,23 @@ class Body(BaseModel):
     """A JSON object; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_object(cls, value: object) -> object:
+        if isinstance(value, dict | Body):
+            return value
+        raise PydanticCustomError(NO_OBJECT, "expected an object such as {example}", {"example": _example(cls, value)})
+
+
+def _example(body: type[Body], value: object) -> str:
+    """Return a body of the right form; a text that was sent in its place stands where it may have been meant."""
+    needed = [name for name, field in body.model_fields.items() if field.is_required()]
+    shown = needed or [name for name, field in body.model_fields.items() if field.examples][:1]
+    example = {name: (body.model_fields[name].examples or [None])[0] for name in shown}
+    if isinstance(value, str) and needed:
+        example[needed[0]] = value[:MOST_SHOWN]
+    return json.dumps(example)
 
 
 class AdapterBody(Body):
@@ -77,7 +97,7 @@ class Creation(Body):
 class Change(Body):
     """What to change of a stream."""
 
-    mode: Mode | None = Field(None, description="A mode that is set lifts a freeze.")
+    mode: Mode | None = Field(None, description="A mode that is set lifts a freeze.", examples=["shadow"])
     adapter: AdapterBody | None = Field(None, description="What was learnt stays if the state's layout does.")
     reason: Reason = ""
 
@@ -92,7 +112,8 @@ class ChangeOfAll(Body):
     """The mode of every stream."""
 
     mode: Mode | Literal["configured"] = Field(
-        description="Of every stream, existing and to come; `configured` goes back to the configuration."
+        description="Of every stream, existing and to come; `configured` goes back to the configuration.",
+        examples=["off"],
     )
     reason: NeededReason
 
@@ -121,19 +142,21 @@ class Note(Body):
 class Restore(Body):
     """Which snapshot to go back to, and why."""
 
-    snapshot: str = Field(max_length=200)
+    snapshot: str = Field(max_length=200, examples=["snapshot-00000009-v30-0123456789abcdef"])
     reason: NeededReason
 
 
 class LabelBody(Body):
     """A true label of an image that was answered."""
 
-    id: str = Field(min_length=1, max_length=128, description="`X-Request-Id` of the request.")
-    label: StrictInt | StrictStr = Field(description="Name of the class, or its index.")
+    id: str = Field(min_length=1, max_length=128, description="`X-Request-Id` of the request.", examples=["frame-1"])
+    label: StrictInt | StrictStr = Field(description="Name of the class, or its index.", examples=["cat"])
     image: int = Field(0, ge=0, description="Place of the image in the request, from 0.")
 
 
 class Labels(Body):
     """True labels."""
 
-    labels: list[LabelBody] = Field(min_length=1, max_length=MOST_LABELS)
+    labels: list[LabelBody] = Field(
+        min_length=1, max_length=MOST_LABELS, examples=[[{"id": "frame-1", "label": "cat"}]]
+    )

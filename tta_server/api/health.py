@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Response
 
-from tta_server.api.answers import Liveness, Readiness, answers
+from tta_server.api.answers import Liveness, Readiness, told
 from tta_server.runtime.served import Served
 from tta_server.telemetry.metrics import render
 
@@ -21,13 +21,13 @@ def router(models: Mapping[str, Served]) -> APIRouter:
     routes = APIRouter(tags=["health"])
 
     @routes.get("/livez", include_in_schema=False)
-    @routes.get("/v2/health/live", responses=answers(Liveness))
+    @routes.get("/v2/health/live", **told(Liveness))
     async def live() -> Response:
         """Tell that the process answers; 503 when only a restart helps."""
         return _health("live", next((each.engine.trouble() for each in models.values() if each.engine.broken), ""))
 
     @routes.get("/readyz", include_in_schema=False)
-    @routes.get("/v2/health/ready", responses=answers(Readiness))
+    @routes.get("/v2/health/ready", **told(Readiness))
     async def ready() -> Response:
         """Tell whether a good request would be answered; 503 with the reason if not."""
         return _health("ready", next(filter(None, (each.engine.trouble() for each in models.values())), ""))

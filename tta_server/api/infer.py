@@ -12,11 +12,10 @@ import numpy.typing as npt
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from tta_server.api.answers import Inferred, answers
+from tta_server.api.answers import Inferred, told
 from tta_server.api.caller import Callers, hung_up
 from tta_server.api.metadata import VERSION, known
 from tta_server.api.request_id import request_id_of
-from tta_server.api.responses import refusals
 from tta_server.api.stream_id import stream_of
 from tta_server.api.tensors import OPENAPI, InferRequest, parse
 from tta_server.errors import BadRequest
@@ -35,10 +34,10 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         callers: Knows who sent a request.
     """
     routes = APIRouter(tags=["open inference protocol"])
-    told = answers(Inferred) | refusals(400, 404, 413, 429, 501, 503)
+    declared = told(Inferred, 400, 404, 413, 429, 501, 503)
 
-    @routes.post("/v2/models/{name}/infer", openapi_extra=OPENAPI, responses=told)
-    @routes.post("/v2/models/{name}/versions/{version}/infer", openapi_extra=OPENAPI, responses=told)
+    @routes.post("/v2/models/{name}/infer", openapi_extra=OPENAPI, **declared)
+    @routes.post("/v2/models/{name}/versions/{version}/infer", openapi_extra=OPENAPI, **declared)
     async def infer(request: Request, name: str, version: str = VERSION) -> Response:
         """Classify a tensor called `input`: FP32 in [0, 1] or UINT8, shape [N, C, H, W].
 

@@ -8,9 +8,8 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from tta_server.api.answers import LabelsCounted, answers
+from tta_server.api.answers import LabelsCounted, told
 from tta_server.api.bodies import Labels
-from tta_server.api.responses import refusals
 from tta_server.errors import BadRequest
 from tta_server.runtime.commands import Commands, Label
 from tta_server.runtime.served import Served, find
@@ -41,7 +40,7 @@ def router(models: Mapping[str, Served]) -> APIRouter:
             raise BadRequest(f"several classes are called '{label[:80]}'; send the index of the one that is meant")
         return places[label]
 
-    @routes.post("/labels", responses=answers(LabelsCounted) | refusals(400, 413))
+    @routes.post("/labels", **told(LabelsCounted, 400, 413))
     async def take_labels(asked: Labels) -> dict[str, Any]:
         """Count true labels of answered images; returns the exact accuracy, so far, of each stream they are about.
 

@@ -9,8 +9,7 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Response
 
-from tta_server.api.answers import ModelAbout, ModelNames, ModelReadiness, ServerAbout, answers
-from tta_server.api.responses import refusals
+from tta_server.api.answers import ModelAbout, ModelNames, ModelReadiness, ServerAbout, told
 from tta_server.api.tensors import INPUT
 from tta_server.errors import NotFound
 from tta_server.runtime.served import Served, find
@@ -40,18 +39,18 @@ def router(models: Mapping[str, Served], server_version: str) -> APIRouter:
     """
     routes = APIRouter(tags=["open inference protocol"])
 
-    @routes.get("/v2", responses=answers(ServerAbout))
+    @routes.get("/v2", **told(ServerAbout))
     async def server_metadata() -> dict[str, Any]:
         """Name the server and its extensions of the protocol."""
         return {"name": "tta-server", "version": server_version, "extensions": []}
 
-    @routes.get("/v2/models", responses=answers(ModelNames))
+    @routes.get("/v2/models", **told(ModelNames))
     async def list_models() -> dict[str, Any]:
         """List the models."""
         return {"models": list(models)}
 
-    @routes.get("/v2/models/{name}", responses=answers(ModelAbout) | refusals(404))
-    @routes.get("/v2/models/{name}/versions/{version}", responses=answers(ModelAbout) | refusals(404))
+    @routes.get("/v2/models/{name}", **told(ModelAbout, 404))
+    @routes.get("/v2/models/{name}/versions/{version}", **told(ModelAbout, 404))
     async def model_metadata(name: str, version: str = VERSION) -> dict[str, Any]:
         """Describe the tensors that go in and come out."""
         model = known(models, name, version).model
@@ -66,8 +65,8 @@ def router(models: Mapping[str, Served], server_version: str) -> APIRouter:
             ],
         }
 
-    @routes.get("/v2/models/{name}/ready", responses=answers(ModelReadiness) | refusals(404))
-    @routes.get("/v2/models/{name}/versions/{version}/ready", responses=answers(ModelReadiness) | refusals(404))
+    @routes.get("/v2/models/{name}/ready", **told(ModelReadiness, 404))
+    @routes.get("/v2/models/{name}/versions/{version}/ready", **told(ModelReadiness, 404))
     async def model_ready(name: str, version: str = VERSION) -> Response:
         """Tell whether a good request would be answered; 503 if not."""
         ready = not known(models, name, version).engine.trouble()

@@ -8,10 +8,9 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from starlette.datastructures import UploadFile
 
-from tta_server.api.answers import Predictions, answers
+from tta_server.api.answers import Predictions, told
 from tta_server.api.caller import Callers, hung_up
 from tta_server.api.request_id import request_id_of
-from tta_server.api.responses import refusals
 from tta_server.api.stream_id import stream_of
 from tta_server.errors import BadRequest
 from tta_server.runtime.answer import Question, answer
@@ -50,9 +49,9 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     routes = APIRouter(tags=["predict"])
     served = find(models)
     labels = served.model.labels
-    told = answers(Predictions) | refusals(400, 413, 415, 429, 503)
+    declared = told(Predictions, 400, 413, 415, 429, 503)
 
-    @routes.post("/predict", openapi_extra=_OPENAPI, responses=told, summary="Classify one or several images")
+    @routes.post("/predict", openapi_extra=_OPENAPI, **declared, summary="Classify one or several images")
     async def predict(request: Request, top_k: int = min(5, len(labels))) -> Response:
         """Classify JPEG or PNG files: several as multipart/form-data, or one as the body.
 

@@ -1,12 +1,14 @@
 """Every error leaves as `{"error": "..."}` with the right status, never as a traceback."""
 
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -15,7 +17,10 @@ from tta_server.errors import ClientGone, Overloaded, TTAError
 
 log = logging.getLogger(__name__)
 
-_MOST_CHARACTERS = 80
+NO_OBJECT = "no_object"
+"""Type of the error for what should be a JSON object and is none; its context holds an example."""
+MOST_SHOWN = 80
+"""Characters of what a caller sent that an error repeats."""
 
 
 class Problem(BaseModel):
@@ -52,7 +57,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def validation(_request: Request, error: RequestValidationError) -> Response:
-        return error_response(400, "; ".join(map(_explain, error.errors())), "bad_request")
+        return error_response(400, "; ".join(map(explain, error.errors())), "bad_request")
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_request: Request, _error: ClientDisconnect) -> Response:
@@ -67,11 +72,18 @@ def install(app: FastAPI) -> None:
     _document(app)
 
 
+def operation_id(route: APIRoute) -> str:
+    """Return what a generated client calls a route: its function, and whether the path names a version."""
+    return f"{route.name}_of_version" if "/versions/" in route.path else route.name
+
+
 def _document(app: FastAPI) -> None:
     made = app.openapi
 
     def document() -> dict[str, Any]:
         known = made()
+        for unused in ("HTTPValidationError", "ValidationError"):
+            known["components"]["schemas"].pop(unused, None)
         for operations in known["paths"].values():
             for operation in operations.values():
                 operation["responses"].pop("422", None)  # FastAPI's own; here such a request gets 400
@@ -80,7 +92,8 @@ def _document(app: FastAPI) -> None:
     app.openapi = document  # type: ignore[method-assign]
 
 
-def _explain(problem: dict[str, Any]) -> str:
+def explain(problem: Mapping[str, Any]) -> str:
+    """Return what was wrong with a request, from pydantic's description of the error."""
     where = ".".join(str(part) for part in problem["loc"][1:])
     got = _short(problem.get("input"))
     if problem["type"] == "extra_forbidden":
@@ -89,10 +102,13 @@ def _explain(problem: dict[str, Any]) -> str:
         return f"'{where}' is missing" if where else "the body is missing; send a JSON object"
     if problem["type"] in ("json_invalid", "model_attributes_type") and len(problem["loc"]) <= 2:
         return f"the body must be a JSON object, sent with Content-Type: application/json, got {got}"
+    if problem["type"] == NO_OBJECT and not where:
+        example = problem["ctx"]["example"]
+        return f"the body must be a JSON object such as {example}, sent with Content-Type: application/json, got {got}"
     message = problem["msg"].removeprefix("Value error, ")
     return f"{where}: {message}, got {got}" if where else message
 
 
 def _short(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from tta_server.api.answers import SnapshotList, SnapshotTaken, StreamDetails, answers
+from tta_server.api.answers import SnapshotList, SnapshotTaken, StreamDetails, told
 from tta_server.api.bodies import Note, Restore, StreamPath
 from tta_server.api.caller import Callers
 from tta_server.api.responses import refusals
@@ -31,14 +31,14 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     served = find(models)
     engine = served.engine
 
-    @routes.get("/snapshots", responses=answers(SnapshotList) | refusals(400, 404))
+    @routes.get("/snapshots", **told(SnapshotList, 400, 404))
     async def list_snapshots(name: StreamPath) -> dict[str, Any]:
         """List a stream's snapshots, oldest first."""
         await asyncio.wrap_future(engine.command(lambda c: c.check(name)))
         found = await asyncio.to_thread(served.storage.store.snapshots, name)
         return {"snapshots": [dataclasses.asdict(snapshot) for snapshot in found]}
 
-    @routes.post("/snapshots", status_code=201, responses=answers(SnapshotTaken, 201) | refusals(400, 404))
+    @routes.post("/snapshots", **told(SnapshotTaken, 400, 404, status=201))
     async def take_snapshot(name: StreamPath, request: Request, asked: Note | None = None) -> dict[str, Any]:
         """Keep the state that a stream has now; the oldest snapshots beyond `storage.keep_snapshots` go."""
         note = asked.note if asked else ""
@@ -51,7 +51,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         await asyncio.wrap_future(engine.command(lambda c: c.note_snapshot(name, snapshot, who)))
         return {"id": snapshot}
 
-    @routes.post("/restore", responses=answers(StreamDetails) | refusals(400, 404))
+    @routes.post("/restore", **told(StreamDetails, 400, 404))
     async def restore_snapshot(name: StreamPath, asked: Restore, request: Request) -> dict[str, Any]:
         """Go back to a snapshot, under a new version."""
         who = callers.who(request, asked.reason)
@@ -64,7 +64,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         disposition = f'attachment; filename="{name}.safetensors"'
         return Response(data, media_type=_FILE, headers={"Content-Disposition": disposition})
 
-    @routes.put("/state", openapi_extra=_UPLOAD, responses=answers(StreamDetails) | refusals(400, 413, 429))
+    @routes.put("/state", openapi_extra=_UPLOAD, **told(StreamDetails, 400, 413, 429))
     async def import_state(name: StreamPath, request: Request) -> dict[str, Any]:
         """Have a stream go on from such a file, under a new version; model and adapter must be the file's.
 

@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
-from tta_server.api.answers import StreamDetails, StreamPage, Switched, answers
-from tta_server.api.bodies import Change, ChangeOfAll, Creation, Listing, Rollback, StreamPath, Why
+from tta_server.api.answers import StreamDetails, StreamPage, Switched, told
+from tta_server.api.bodies import AdapterBody, Change, ChangeOfAll, Creation, Listing, Rollback, StreamPath, Why
 from tta_server.api.caller import Callers
 from tta_server.api.responses import refusals
 from tta_server.errors import BadRequest, TTAError
 from tta_server.runtime.served import Served, find
+from tta_server.settings import AdapterSettings
 
 
 def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
@@ -24,26 +25,23 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     routes = APIRouter(prefix="/v1/streams", tags=["streams"])
     served = find(models)
     engine = served.engine
-    details = answers(StreamDetails) | refusals(400, 404)
+    declared = told(StreamDetails, 400, 404)
 
-    @routes.get("", responses=answers(StreamPage) | refusals(400))
+    @routes.get("", **told(StreamPage, 400))
     async def list_streams(asked: Annotated[Listing, Query()]) -> dict[str, Any]:
         """List streams by name, a page at a time; `next` is what the next page comes `after`, null on the last."""
         found = await asyncio.wrap_future(engine.command(lambda c: c.list(asked.limit + 1, asked.after, asked.wants)))
         page = found[: asked.limit]
         return {"streams": page, "next": page[-1]["name"] if len(found) > asked.limit else None}
 
-    @routes.post("", status_code=201, responses=answers(StreamDetails, 201) | refusals(400, 409, 429))
+    @routes.post("", **told(StreamDetails, 400, 409, 429, status=201))
     async def create_stream(asked: Creation, request: Request) -> dict[str, Any]:
         """Open a stream before its first request."""
         who = callers.who(request, asked.reason)
-        adapter = asked.adapter.section() if asked.adapter else None
-        try:
-            return await asyncio.wrap_future(engine.command(lambda c: c.create(asked.name, asked.mode, adapter, who)))
-        except ValueError as error:
-            raise BadRequest(str(error)) from error
+        adapter = await _fitting(served, asked.adapter)
+        return await asyncio.wrap_future(engine.command(lambda c: c.create(asked.name, asked.mode, adapter, who)))
 
-    @routes.patch("", responses=answers(Switched) | refusals(400))
+    @routes.patch("", **told(Switched, 400))
     async def change_streams(asked: ChangeOfAll, request: Request) -> dict[str, Any]:
         """Switch every stream at once, existing and to come; `off` has the frozen model answer everywhere.
 
@@ -54,20 +52,17 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         who = callers.who(request, asked.reason)
         return await asyncio.wrap_future(engine.command(lambda c: c.change_all(mode, who)))
 
-    @routes.get("/{name}", responses=details)
+    @routes.get("/{name}", **declared)
     async def read_stream(name: StreamPath) -> dict[str, Any]:
         """Read everything about one stream."""
         return await asyncio.wrap_future(engine.command(lambda c: c.read(name)))
 
-    @routes.patch("/{name}", responses=details)
+    @routes.patch("/{name}", **declared)
     async def change_stream(name: StreamPath, asked: Change, request: Request) -> dict[str, Any]:
         """Switch a stream's mode, its adapter's settings, or both."""
         who = callers.who(request, asked.reason)
-        adapter = asked.adapter.section() if asked.adapter else None
-        try:
-            return await asyncio.wrap_future(engine.command(lambda c: c.change(name, asked.mode, adapter, who)))
-        except ValueError as error:
-            raise BadRequest(str(error)) from error
+        adapter = await _fitting(served, asked.adapter)
+        return await asyncio.wrap_future(engine.command(lambda c: c.change(name, asked.mode, adapter, who)))
 
     @routes.delete("/{name}", status_code=204, responses=refusals(400, 404))
     async def delete_stream(name: StreamPath, request: Request) -> None:
@@ -84,16 +79,32 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         """Move a stream to disk until it is asked again; nothing of it is lost."""
         await asyncio.wrap_future(engine.command(lambda c: c.evict(name)))
 
-    @routes.post("/{name}/reset", responses=details)
+    @routes.post("/{name}/reset", **declared)
     async def reset_stream(name: StreamPath, request: Request, asked: Why | None = None) -> dict[str, Any]:
         """Forget everything that a stream has learnt: it answers as the source model again."""
         who = callers.who(request, asked.reason if asked else "")
         return await asyncio.wrap_future(engine.command(lambda c: c.reset(name, who)))
 
-    @routes.post("/{name}/rollback", responses=details)
+    @routes.post("/{name}/rollback", **declared)
     async def roll_back_stream(name: StreamPath, asked: Rollback, request: Request) -> dict[str, Any]:
         """Go back to a version that is kept, by default to the newest that passed the guard's complete check."""
         who = callers.who(request, asked.reason)
         return await asyncio.wrap_future(engine.command(lambda c: c.rollback(name, asked.version, who)))
 
     return routes
+
+
+async def _fitting(served: Served, asked: AdapterBody | None) -> AdapterSettings | None:
+    """Return what a stream's adapter is to be, once it is known to fit the model.
+
+    Raises:
+        BadRequest: If its name, a setting or a value is wrong, or it does not fit.
+    """
+    if asked is None:
+        return None
+    section = asked.section()
+    try:
+        await asyncio.wrap_future(served.engine.command(lambda _: served.methods.of(section)))
+    except ValueError as error:
+        raise BadRequest(str(error)) from error
+    return section
