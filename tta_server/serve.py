@@ -29,18 +29,19 @@ def serve(settings: Settings) -> None:
     console = Console(stderr=True)
     use_threads(settings.engine)
     address = _taken(settings.server.host, settings.server.port)
-    with console.status("loading the model"):
-        service = build(settings)
-    host, port = address.getsockname()[:2]
-    console.print(_summary(service, f"http://{host}:{port}"))
-    config = uvicorn.Config(
-        service.app,
-        log_level=settings.server.log_level,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=_DRAIN_S,
-    )
-    uvicorn.Server(config).run(sockets=[address])
+    with address:
+        with console.status("loading the model"):
+            service = build(settings)
+        host, port = address.getsockname()[:2]
+        console.print(_summary(service, f"http://{host}:{port}"))
+        config = uvicorn.Config(
+            service.app,
+            log_level=settings.server.log_level,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=_DRAIN_S,
+        )
+        uvicorn.Server(config).run(sockets=[address])
 
 
 def _taken(host: str, port: int) -> socket.socket:

@@ -42,7 +42,7 @@ Mode = Annotated[
 
 def _stream_name(name: str) -> str:
     if not STREAM_NAME.fullmatch(name):
-        raise ValueError(f"stream name '{name}' must be 1 to 64 letters, digits, '.', '_' or '-'")
+        raise ValueError(f"stream name '{name[:80]}' must be 1 to 64 letters, digits, '.', '_' or '-'")
     return name
 
 

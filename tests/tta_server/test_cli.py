@@ -150,11 +150,30 @@ class TestServeRefuses:
 
         assert said.startswith("adapter 'tent' needs norm_affine, which backbone 'plain' does not have")
 
-    def test_a_port_that_is_taken(self, capsys):
+    def test_an_address_that_cannot_be_had_before_a_model_is_loaded(self, capsys, monkeypatch):
+        monkeypatch.setattr("tta_server.app.load_model", lambda *_: pytest.fail("a model was loaded"))
         with socket.create_server(("127.0.0.1", 0)) as taken:
-            port = taken.getsockname()[1]
+            port = str(taken.getsockname()[1])
 
-            assert f"('127.0.0.1', {port})" in complaint(capsys, "serve", "--port", str(port))
+            reasons = {"127.0.0.1": "address already in use", "203.0.113.1": "cannot assign", "no host": ""}
+            for host, reason in reasons.items():
+                said = complaint(capsys, "serve", "--host", host, "--port", port)
+                assert said.startswith(f"cannot listen on {host}:{port}: {reason}")
+                assert said.endswith("; choose another with --host and --port")
+
+    @pytest.mark.parametrize("url", ["{file}", "{file}/kept", "/proc/kept", "magic://kept"])
+    def test_a_storage_that_cannot_be_used_in_a_sentence(self, url, capsys, tmp_path):
+        (tmp_path / "file").touch()
+        path = tmp_path / "config.yaml"
+        url = url.format(file=tmp_path / "file")
+        path.write_text(yaml.safe_dump({"storage": {"url": url}, "model": {"device": "cpu"}, "server": {"port": 0}}))
+
+        said = complaint(capsys, "serve", "--config", str(path))
+
+        assert said.startswith("storage")
+        assert url in said
+        assert "Errno" not in said
+        assert len(said.partition("cannot be used: ")[2]) > 10  # and why
 
 
 def test_the_version_is_printed():
