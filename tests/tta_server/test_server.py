@@ -1,30 +1,21 @@
 """The server as its callers meet it: a real process, real sockets, real clients."""
 
-import asyncio
 import signal
 import socket
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
 import pytest
-import torch
-import torchvision
 from PIL import Image
-from safetensors.torch import save_file
 
 from tests.server import Running, running
 from tests.tta_server import calls
 from tests.tta_server.calls import INFER, PATIENCE_S, UNGUARDED, body, infer, metric, said, stream, until
 from tests.tta_server.pictures import encoded, good_files, png, scene
-from tests.tta_server.runtime.fakes import rows, submit, tiny
-from tta_server.app import build
-from tta_server.models import Model, Preprocess, glyphs
-from tta_server.models.catalog import default_preprocess
-from tta_server.runtime.worker import Answer
-from tta_server.settings import load_settings
+from tta_server.models import glyphs
 
 ROWS = 4
 CONFIG = {
@@ -52,96 +43,6 @@ def server(tmp_path_factory) -> Iterator[Running]:
 @pytest.fixture
 def client(server: Running) -> httpx.Client:
     return server.client
-
-
-# One stream cannot reach another
-def gentle_answers(client: httpx.Client) -> list:
-    """Send one stream's requests in sequence, each after the learning that the last one caused."""
-    answers = []
-    for i in range(10):
-        answers.append(said(infer(client, "gentle", glyph_images(200 + ROWS * i))))
-        until(lambda i=i: stream(client, "gentle")["steps"] == (i + 1) // 2)
-    return answers
-
-
-def frozen_answers(url: str, number: int) -> list:
-    with httpx.Client(base_url=url, timeout=PATIENCE_S) as client:
-        return [said(infer(client, "frozen", glyph_images(ROWS * (2 * number + i)))) for i in range(2)]
-
-
-def adapt_hard(url: str, number: int) -> int:
-    rng = np.random.default_rng(number)
-    with httpx.Client(base_url=url, timeout=PATIENCE_S) as client:
-        versions = [
-            infer(client, "hard", rng.integers(0, 256, (ROWS, 3, 32, 32), np.uint8))["parameters"]["state_version"]
-            for _ in range(3)
-        ]
-    return max(versions)
-
-
-def test_64_clients_that_make_one_stream_adapt_hard_change_no_answer_of_the_others(tmp_path):
-    (tmp_path / "quiet").mkdir()
-    with running(tmp_path / "quiet", CONFIG) as quiet:
-        expected_frozen = [frozen_answers(quiet.url, number) for number in range(24)]
-        expected_gentle = gentle_answers(quiet.client)
-
-    with running(tmp_path, CONFIG) as crowded, ThreadPoolExecutor(64) as pool:
-        hard = [pool.submit(adapt_hard, crowded.url, number) for number in range(40)]
-        frozen = [pool.submit(frozen_answers, crowded.url, number) for number in range(24)]
-        gentle = gentle_answers(crowded.client)
-        versions = [future.result(PATIENCE_S) for future in hard]
-        answers = [future.result(PATIENCE_S) for future in frozen]
-        summary = stream(crowded.client, "hard")
-
-        assert crowded.client.get("/v2/health/ready").status_code == 200
-    assert max(versions) > 5
-    assert summary["images"] == 40 * 3 * ROWS
-    assert answers == expected_frozen
-    assert gentle == expected_gentle
-    assert gentle[-1][1] == {"stream": "gentle", "state_version": 4, "adapted": True}
-
-
-async def ten_thousand_requests() -> None:
-    backbone = tiny()
-    model = Model(backbone, Preprocess((8, 8)), ("a", "b", "c", "d"))
-    settings = load_settings(
-        None,
-        {
-            "adapter": {"name": "tent", "settings": {"lr": 0.1}},
-            "engine": {"max_rows": 16, "max_queue_rows": 1000, "window_rows": 16},
-            "streams": {"named": {"frozen": {"mode": "off"}, "lab": {"mode": "inline"}}, "duplicate_memory": 0},
-            "guard": UNGUARDED,
-        },
-    )
-    service, probe = build(settings, model), rows(1, 99)
-    names = ["hard", "frozen", "gentle", "hard", "lab"]
-
-    transport = httpx.ASGITransport(service.app)
-    async with service.app.router.lifespan_context(service.app):
-        before = submit(service.served.engine, "frozen", probe).result(PATIENCE_S)
-        for start in range(0, 10_000, 500):
-            waiting: list[Future[Answer]] = []
-            for i in range(start, start + 500):
-                waiting.append(
-                    submit(service.served.engine, names[i % 5], rows(2 if names[i % 5] == "lab" else 1, i % 97))
-                )
-            assert all(np.isfinite(future.result(PATIENCE_S).probabilities).all() for future in waiting)
-        after = submit(service.served.engine, "frozen", probe).result(PATIENCE_S)
-        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-            streams = (await client.get("/v1/streams")).json()["streams"]
-            ready = (await client.get("/v2/health/ready")).status_code
-
-    assert ready == 200
-    assert backbone.digest() == backbone.spec.digest
-    assert np.array_equal(before.probabilities, after.probabilities)
-    steps = {each["name"]: each["steps"] for each in streams}
-    assert steps["lab"] == 2000
-    assert min(steps["hard"], steps["gentle"]) > 10
-    assert steps["frozen"] == 0
-
-
-def test_after_ten_thousand_requests_the_backbone_is_bitwise_what_it_was():
-    asyncio.run(ten_thousand_requests())
 
 
 # Images
@@ -380,75 +281,6 @@ def test_sigterm_answers_what_was_accepted_and_ends_with_status_0(tmp_path):
         assert server.process.wait(PATIENCE_S) == 0
 
 
-# The Open Inference Protocol, by somebody else's client
-@pytest.fixture(scope="module")
-def triton(server: Running) -> Iterator[object]:
-    import tritonclient.http as http
-
-    with http.InferenceServerClient(server.url.removeprefix("http://")) as triton:
-        yield triton
-
-
-def test_tritonclient_finds_the_server_and_the_model(triton):
-    assert triton.is_server_live()
-    assert triton.is_server_ready()
-    assert triton.is_model_ready("glyphs")
-    assert triton.is_model_ready("glyphs", "1")
-    assert triton.get_server_metadata()["name"] == "tta-server"
-    metadata = triton.get_model_metadata("glyphs")
-    assert metadata["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 3, 32, 32]}]
-    assert [output["name"] for output in metadata["outputs"]] == ["probabilities", "label"]
-
-
-@pytest.mark.parametrize(("datatype", "scale"), [("UINT8", 1), ("FP32", 255)])
-@pytest.mark.parametrize("outputs", [None, ["label", "probabilities"]])
-def test_tritonclient_gets_the_answer_that_others_get(triton, client, datatype, scale, outputs):
-    import tritonclient.http as http
-
-    images = glyph_images(40)
-    tensor = http.InferInput("input", list(images.shape), datatype)
-    tensor.set_data_from_numpy(images if scale == 1 else (images / scale).astype(np.float32), binary_data=False)
-    wanted = outputs and [http.InferRequestedOutput(name, binary_data=False) for name in outputs]
-
-    result = triton.infer("glyphs", [tensor], outputs=wanted, request_id="7", parameters={"stream_id": "frozen"})
-
-    expected = infer(client, "frozen", images)
-    assert result.get_response()["id"] == "7"
-    assert result.get_response()["parameters"]["stream"] == "frozen"
-    assert result.as_numpy("label").tolist() == expected["outputs"][1]["data"]
-    # JSON keeps float32 exactly; pixels / 255 differ in the last bit from the server's own division.
-    np.testing.assert_allclose(result.as_numpy("probabilities").ravel(), expected["outputs"][0]["data"], atol=1e-5)
-
-
-def test_tritonclient_names_a_stream_by_its_sequence(triton):
-    import tritonclient.http as http
-
-    tensor = http.InferInput("input", [1, 3, 32, 32], "UINT8")
-    tensor.set_data_from_numpy(GOOD, binary_data=False)
-
-    result = triton.infer("glyphs", [tensor], sequence_id=42)
-
-    assert result.get_response()["parameters"]["stream"] == "42"
-
-
-@pytest.mark.parametrize(
-    ("model", "binary", "reason"),
-    [
-        ("nobody", False, "unknown model 'nobody'; this server has 'glyphs'"),
-        ("glyphs", True, "binary_data=False"),
-    ],
-)
-def test_tritonclient_can_read_what_was_wrong(triton, model, binary, reason):
-    import tritonclient.http as http
-    from tritonclient.utils import InferenceServerException
-
-    tensor = http.InferInput("input", [1, 3, 32, 32], "UINT8")
-    tensor.set_data_from_numpy(GOOD, binary_data=binary)
-
-    with pytest.raises(InferenceServerException, match=reason):
-        triton.infer(model, [tensor])
-
-
 # Streams
 def test_a_stream_is_listed_read_and_reset_to_the_frozen_answers(client):
     images = glyph_images(80)
@@ -474,38 +306,3 @@ def test_a_stream_is_listed_read_and_reset_to_the_frozen_answers(client):
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"])
 def test_what_a_probe_or_a_reader_asks_is_there(client, path):
     assert client.get(path).status_code == 200
-
-
-# Another model
-def test_resnet50_is_served_from_a_weights_file(tmp_path):
-    torch.manual_seed(0)
-    network = torchvision.models.resnet50(weights=None).eval()
-    weights = tmp_path / "weights.safetensors"
-    save_file(network.state_dict(), weights)
-    config = {
-        "model": {"architecture": "resnet50", "weights": str(weights), "device": "cpu"},
-        "engine": {"max_rows": 2, "max_queue_rows": 8, "window_rows": 2},
-    }
-    image = scene(300, 260)
-
-    with running(tmp_path, config) as server:
-        response = server.client.post("/predict?top_k=1000", content=encoded(image))
-        metadata = server.client.get("/v2/models/resnet50").json()
-
-    answer = response.json()
-    assert response.status_code == 200, answer
-    assert metadata["inputs"][0]["shape"] == [-1, 3, 224, 224]
-    assert expected_of(network, image) == pytest.approx(in_order(answer), abs=1e-4)  # other kernels, other rounding
-
-
-def in_order(answer: dict) -> list[float]:
-    top = answer["predictions"][0]["top"]
-    return [each["probability"] for each in sorted(top, key=lambda each: each["index"])]
-
-
-def expected_of(network: torch.nn.Module, image: object) -> list[float]:
-    preprocess = default_preprocess("resnet50")
-    x = torch.from_numpy(preprocess(image)).float()[None] / 255
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
-    with torch.no_grad():
-        return network((x - mean) / std).softmax(1)[0].tolist()

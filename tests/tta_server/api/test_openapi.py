@@ -114,6 +114,18 @@ def test_every_operation_says_what_its_answer_is(exchanged):
             assert answer["description"], name
 
 
+def test_the_document_names_every_route_and_says_how_each_can_fail(exchanged):
+    document, _ = exchanged
+
+    known = operations(document)
+    for name, about in known.items():
+        assert about.get("description"), name
+        assert "422" not in about["responses"], name
+    for name in ("PATCH /v1/streams/{name}", "PUT /v1/streams/{name}/state", "POST /v1/labels", "POST /predict"):
+        schema = known[name]["responses"]["400"]["content"]["application/json"]["schema"]
+        assert schema["$ref"].endswith("/Problem")
+
+
 def test_every_operation_was_asked_and_answered_as_the_document_says(exchanged):
     document, made = exchanged
     known = operations(document)

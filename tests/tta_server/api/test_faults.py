@@ -1,0 +1,92 @@
+"""Only what the caller did is 4xx: what breaks in the server is 500, on every route."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.tta_server.calls import UNGUARDED
+from tests.tta_server.pictures import png
+from tests.tta_server.runtime.fakes import SHAPE, tiny
+from tta_server.app import Service, build
+from tta_server.models import Model, Preprocess
+from tta_server.runtime.commands import Commands
+from tta_server.settings import load_settings
+
+BODIES: dict[str, dict[str, Any]] = {
+    "POST /v1/streams": {"json": {"name": "gate", "adapter": {"name": "bn"}}},
+    "PATCH /v1/streams": {"json": {"mode": "off", "reason": "x"}},
+    "PATCH /v1/streams/{name}": {"json": {"mode": "off", "adapter": {"name": "bn"}}},
+    "POST /v1/streams/{name}/rollback": {"json": {"version": 0, "reason": "x"}},
+    "POST /v1/streams/{name}/restore": {"json": {"snapshot": "x", "reason": "x"}},
+    "PUT /v1/streams/{name}/state": {"content": b"x"},
+    "POST /v1/labels": {"json": {"labels": [{"id": "x", "label": 0}]}},
+}
+
+
+def make(folder: Path) -> Service:
+    settings = load_settings(None, {"storage": {"url": str(folder), "save_every_s": 0}, "guard": UNGUARDED})
+    return build(settings, Model(tiny(), Preprocess(SHAPE[1:]), ("a", "b", "c", "d")))
+
+
+def asked(service: Service, requests: dict[str, dict[str, Any]]) -> dict[str, httpx.Response]:
+    """Send requests, by method and path, and return the answers."""
+
+    async def send() -> dict[str, httpx.Response]:
+        transport = httpx.ASGITransport(service.app, raise_app_exceptions=False)
+        async with (
+            service.app.router.lifespan_context(service.app),
+            httpx.AsyncClient(transport=transport, base_url="http://x") as client,
+        ):
+            return {
+                name: await client.request(*name.format(name="door").split(" "), **content)
+                for name, content in requests.items()
+            }
+
+    return asyncio.run(send())
+
+
+def routes(service: Service) -> list[str]:
+    paths = service.app.openapi()["paths"]
+    found = [f"{verb.upper()} {path}" for path, verbs in paths.items() for verb in verbs if path.startswith("/v1")]
+    assert set(BODIES) <= set(found)
+    return found
+
+
+def test_an_error_of_a_command_is_the_servers_on_every_route(tmp_path, monkeypatch):
+    service = make(tmp_path)
+
+    def bug(*_args: object, **_keys: object) -> None:
+        raise ValueError("a bug, and nobody's request")
+
+    for name in [name for name in vars(Commands) if not name.startswith("_") and name != "save"]:
+        monkeypatch.setattr(Commands, name, bug)
+    # The log of all streams asks no command, and that of one asks only if it is empty.
+    wanted = [name for name in routes(service) if name != "GET /v1/audit"]
+
+    answers = asked(service, {name: BODIES.get(name, {}) for name in wanted})
+
+    told = {name: (answer.status_code, answer.json()["code"]) for name, answer in answers.items()}
+    assert told == dict.fromkeys(wanted, (500, "internal"))
+    assert not any("a bug" in answer.text for answer in answers.values())
+
+
+@pytest.mark.parametrize(
+    "section", [{"name": "nope"}, {"name": "tent", "settings": {"lr": -1}}, {"name": "adanpc"}, {"name": "eata"}]
+)
+def test_an_adapter_that_cannot_be_had_is_the_callers(tmp_path, section):
+    wrong = {"name": "gate", "adapter": section}
+    answers = asked(
+        make(tmp_path),
+        {
+            "POST /v1/streams": {"json": wrong},
+            "POST /predict": {"content": png(), "headers": {"X-Stream-Id": "door"}},
+            "PATCH /v1/streams/{name}": {"json": {"adapter": section}},
+            "GET /v1/streams": {},
+        },
+    )
+
+    assert [answer.status_code for answer in answers.values()] == [400, 200, 400, 200]
+    assert [each["name"] for each in answers["GET /v1/streams"].json()["streams"]] == ["door"]
