@@ -1,0 +1,108 @@
+"""Several models need nothing but more entries in the mapping of what is served."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.tta_server.calls import UNGUARDED, body
+from tests.tta_server.pictures import png
+from tests.tta_server.runtime.fakes import SHAPE, tiny
+from tta_server.app import make_app, open_storage
+from tta_server.models import Model, Preprocess
+from tta_server.runtime.assemble import make_served
+from tta_server.runtime.served import Served
+from tta_server.settings import load_settings
+
+LABELS = {"letters": ("a", "b", "c", "d"), "animals": ("cat", "dog", "hen", "owl")}
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, *SHAPE), np.uint8)
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[tuple[httpx.AsyncClient, dict[str, Served]]]:
+    """Yield a client of a server with two models, and what is served."""
+    settings = load_settings(None, {"guard": UNGUARDED, "engine": {"max_rows": 4, "max_queue_rows": 4}})
+    served = {
+        name: make_served(name, Model(tiny(), Preprocess(SHAPE[1:]), labels), settings, open_storage(settings.storage))
+        for name, labels in LABELS.items()
+    }
+    app = make_app(served, settings)
+    transport = httpx.ASGITransport(app)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+        yield client, served
+
+
+def test_each_model_answers_under_its_name_and_the_first_where_none_is_named():
+    async def answers() -> tuple[list[dict], dict, httpx.Response]:
+        async with serving() as (client, _):
+            named = [await client.post(f"/v2/models/{name}/infer", content=body(IMAGES)) for name in LABELS]
+            plain = await client.post("/predict", content=png())
+            return [each.json() for each in named], plain.json(), await client.get("/v2/models")
+
+    named, plain, models = asyncio.run(answers())
+
+    assert models.json() == {"models": ["letters", "animals"]}
+    assert [each["model_name"] for each in named] == ["letters", "animals"]
+    assert all(set(each["outputs"][1]["data"]) <= set(LABELS[each["model_name"]]) for each in named)
+    assert named[0]["outputs"][0]["data"] == named[1]["outputs"][0]["data"]  # it is the same network
+    assert (plain["model"], plain["predictions"][0]["label"] in LABELS["letters"]) == ("letters", True)
+
+
+def test_a_model_that_is_full_refuses_and_the_other_answers():
+    async def statuses() -> list[int]:
+        async with serving() as (client, served):
+            with served["animals"].engine.reserve(4, 1):
+                return [
+                    (await client.post(f"/v2/models/{name}/infer", content=body(IMAGES))).status_code for name in LABELS
+                ]
+
+    assert asyncio.run(statuses()) == [200, 429]
+
+
+def test_metrics_are_counted_for_the_model_that_was_asked():
+    async def text() -> str:
+        async with serving() as (client, _):
+            for path in (
+                "/v2/models/animals/infer",
+                "/v2/models/animals/versions/1/infer",
+                "/predict",
+                "/v2/models/x/infer",
+            ):
+                await client.post(path, content=body(IMAGES))
+            return (await client.get("/metrics")).text
+
+    found = asyncio.run(text()).splitlines()
+
+    assert 'tta_requests_total{model="animals",outcome="ok"} 2.0' in found
+    assert 'tta_requests_total{model="letters",outcome="ok"} 0.0' in found
+    assert 'tta_requests_total{model="letters",outcome="rejected"} 2.0' in found  # no image, and no such model
+    assert 'tta_images_total{model="animals",stream="default"} 4.0' in found
+
+
+@pytest.mark.parametrize("broken", ["letters", "animals"])
+def test_a_server_is_as_well_as_the_worst_of_its_models(broken):
+    async def told() -> tuple[list[int], list[int]]:
+        paths = ["/v2/health/ready", *(f"/v2/models/{name}/ready" for name in LABELS)]
+        async with serving() as (client, served):
+            before = [(await client.get(path)).status_code for path in paths]
+            served[broken].engine.stop()
+            return before, [(await client.get(path)).status_code for path in paths]
+
+    before, after = asyncio.run(told())
+
+    assert before == [200, 200, 200]
+    assert after == [503, *(503 if name == broken else 200 for name in LABELS)]
+
+
+def test_an_unknown_model_is_told_which_there_are():
+    async def refused() -> httpx.Response:
+        async with serving() as (client, _):
+            return await client.get("/v2/models/nobody")
+
+    response = asyncio.run(refused())
+
+    assert response.status_code == 404
+    assert response.json()["error"] == "unknown model 'nobody'; this server has 'letters', 'animals'"
