@@ -28,7 +28,7 @@ def serve(settings: Settings) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     console = Console(stderr=True)
     use_threads(settings.engine)
-    address = _taken(settings.server.host, settings.server.port)
+    address = _bound(settings.server.host, settings.server.port)
     with address:
         with console.status("loading the model"):
             service = build(settings)
@@ -44,8 +44,8 @@ def serve(settings: Settings) -> None:
         uvicorn.Server(config).run(sockets=[address])
 
 
-def _taken(host: str, port: int) -> socket.socket:
-    """Take an address, so that a taken one shows before a model is loaded; uvicorn listens when there is one."""
+def _bound(host: str, port: int) -> socket.socket:
+    """Return a socket with an address: a taken one shows before a model is loaded. Only uvicorn listens on it."""
     address = socket.socket()
     try:
         address.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
