@@ -43,7 +43,8 @@ class StyleSpace:
             ValueError: If it holds none.
         """
         part, about = reference.part(PART), reference.about[PART]
-        return cls(tuple(about["layers"]), part["mean"], part["whitener"], about["images"], about["limit"])
+        mean, whitener = (part[name].double() for name in ("mean", "whitener"))
+        return cls(tuple(about["layers"]), mean, whitener, about["images"], about["limit"])
 
     def styles(self, backbone: Backbone, x: Tensor, answer: bool = True) -> tuple[Tensor, Output | None]:
         """Return the whitened styles of images (N, D), float64 on the CPU, and the answer; see `Backbone.styles`."""
