@@ -19,7 +19,7 @@ _STEADY_IMAGES = 8  # requests of fewer are judged together with the images befo
 _LEAST_OF_A_NEW_ONE = 4
 _WIDE = 2.0  # times a domain's own spread: then a request is looked at image by image
 _STRANGE = 2.0  # distance of a single image that about one in a hundred of a domain exceeds
-_CLEARLY_NEARER = 0.5
+_CLEARLY_NEARER = 0.75
 
 
 def route(places: Sequence[Place], styles: Tensor, limit: float) -> list[int]:
