@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tta_server.domains.place import Place
 from tta_server.domains.route import NEW, follow, is_few, route
 
-LIMIT, DIMENSIONS = 4.0, 30
+LIMIT, DIMENSIONS = 4.0, 100
 HOME = Place.source(DIMENSIONS, 500)
 FEW = settings(deadline=None, max_examples=40)
 
@@ -71,8 +71,8 @@ def test_a_wide_domain_takes_in_what_a_narrow_one_would_not():
 
 
 def test_few_images_stay_where_the_stream_is_unless_another_place_is_clearly_nearer():
-    places = [HOME, learnt(0.3)]
-    between = cloud(8, 0.16, seed=3)
+    places = [HOME, learnt(0.6)]
+    between = cloud(8, 0.3, seed=3)
 
     assert follow(places, between, 0, LIMIT) == 0
     assert follow(places, between, 1, LIMIT) == 1
