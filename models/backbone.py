@@ -1,6 +1,6 @@
 """What an adapter may ask of a frozen network."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
@@ -87,6 +87,27 @@ class Backbone(Protocol):
 
         Raises:
             ValueError: If an override is not a tensor of this network.
+        """
+        ...
+
+    @property
+    def norm_layers(self) -> tuple[str, ...]:
+        """Paths of the normalisation layers, in the order of registration."""
+        ...
+
+    def styles(self, x: Tensor, layers: Sequence[str], answer: bool = True) -> tuple[Tensor, Output | None]:
+        """Return the style of images as the frozen network sees them; see `models.style`.
+
+        Args:
+            x: Images (N, C, H, W) in [0, 1], float32, on `device`.
+            layers: Some of `norm_layers`.
+            answer: Whether the answer is wanted too; without it the forward ends at the deepest of the layers.
+
+        Returns:
+            Styles (N, D) float32, layer by layer in the order asked for, and what `forward(x)` returns, or None.
+
+        Raises:
+            ValueError: If a layer is none of these, or does not see each image once, as maps or tokens.
         """
         ...
 

@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from tta_server.models.backbone import EMPTY, Output, Spec, Statistics, Tensors
 from tta_server.models.norm import NormCall, StreamNorm, replace_batch_norm
+from tta_server.models.style import listening
 
 _AFFINE_NORMS = (StreamNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -53,6 +54,9 @@ class TorchBackbone:
         self._call = NormCall()
         self._module = copy.deepcopy(module).to(self.device).eval().requires_grad_(False)
         self._batch_norms = replace_batch_norm(self._module, self._call)
+        self.norm_layers = tuple(
+            path for path, layer in self._module.named_modules() if isinstance(layer, _AFFINE_NORMS)
+        )
         self._shapes = {name: tensor.shape for name, tensor in self._module.state_dict().items()}
         self._features: Tensor | None = None
         path, linear = _find_head(self._module, head)
@@ -74,9 +78,7 @@ class TorchBackbone:
 
     def forward(self, x: Tensor, overrides: Tensors = EMPTY, statistics: Statistics = "stored") -> Output:
         """Run the network on `x` (N, C, H, W) with some of its tensors replaced; see `Backbone.forward`."""
-        if x.dim() != 4 or tuple(x.shape[1:]) != self.spec.input_shape:
-            expected = ", ".join(map(str, self.spec.input_shape))
-            raise ValueError(f"image batch has shape {tuple(x.shape)}, expected (N, {expected}); send channels first")
+        self._check_images(x)
         self._check_overrides(overrides)
         return self._run(x, overrides, statistics)
 
@@ -111,16 +113,35 @@ class TorchBackbone:
         logits, features = (tensor.view(streams, rows, *tensor.shape[1:]) for tensor in (logits, features))
         return Output(logits, features, moments)
 
+    @torch.no_grad()
+    def styles(self, x: Tensor, layers: Sequence[str], answer: bool = True) -> tuple[Tensor, Output | None]:
+        """Return the style of images as the frozen network sees them; see `Backbone.styles`."""
+        self._check_images(x)
+        unknown = [path for path in layers if path not in self.norm_layers]
+        if unknown or not layers:
+            raise ValueError(f"style needs normalisation layers of backbone '{self.spec.name}', got {list(layers)}")
+        wanted = {path: self._module.get_submodule(path) for path in layers}
+        output: Output | None = None
+        with self._lock, listening(wanted, stop=not answer) as heard:
+            output = self._locked(x, EMPTY, "stored")
+        missed = [path for path in layers if path not in heard]
+        if missed or any(len(found) != len(x) for found in heard.values()):
+            raise ValueError(f"layer '{(missed or layers)[0]}' does not see each image once, so it has no style")
+        return torch.cat([heard[path] for path in layers], 1), output
+
     def _run(self, x: Tensor, overrides: Tensors, statistics: Statistics, streams: int | None = None) -> Output:
         with self._lock:
-            self._call.statistics, self._call.moments, self._call.streams = statistics, {}, streams
-            try:
-                logits = functional_call(self._module, dict(overrides), ((x.to(self._mean) - self._mean) / self._std,))
-                if self._features is None:
-                    raise ValueError(f"the head of backbone '{self.spec.name}' was not reached; name another head")
-                return Output(logits, self._features, self._call.moments)
-            finally:
-                self._features, self._call.moments = None, {}
+            return self._locked(x, overrides, statistics, streams)
+
+    def _locked(self, x: Tensor, overrides: Tensors, statistics: Statistics, streams: int | None = None) -> Output:
+        self._call.statistics, self._call.moments, self._call.streams = statistics, {}, streams
+        try:
+            logits = functional_call(self._module, dict(overrides), ((x.to(self._mean) - self._mean) / self._std,))
+            if self._features is None:
+                raise ValueError(f"the head of backbone '{self.spec.name}' was not reached; name another head")
+            return Output(logits, self._features, self._call.moments)
+        finally:
+            self._features, self._call.moments = None, {}
 
     def norm_affine(self) -> Tensors:
         """Return scales and shifts of the normalisation layers; see `Backbone.norm_affine`."""
@@ -155,6 +176,11 @@ class TorchBackbone:
                 sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
                 sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return sha.hexdigest()
+
+    def _check_images(self, x: Tensor) -> None:
+        if x.dim() != 4 or tuple(x.shape[1:]) != self.spec.input_shape:
+            expected = ", ".join(map(str, self.spec.input_shape))
+            raise ValueError(f"image batch has shape {tuple(x.shape)}, expected (N, {expected}); send channels first")
 
     def _check_overrides(self, overrides: Tensors, front: tuple[int, ...] = ()) -> None:
         unknown = overrides.keys() - self._shapes.keys()

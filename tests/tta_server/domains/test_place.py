@@ -1,0 +1,91 @@
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from tta_server.domains.place import Place, spread
+
+FEW = settings(deadline=None, max_examples=40)
+counts = st.integers(2, 20)
+
+
+def cloud(n, at=0.0, width=1.0, dimensions=5, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return at + width * torch.randn(n, dimensions, generator=generator, dtype=torch.float64)
+
+
+@FEW
+@given(first=counts, second=counts, at=st.floats(-20, 20), seed=st.integers(0, 99))
+def test_a_centre_is_the_mean_of_all_images_seen_while_they_are_few(first, second, at, seed):
+    one, other = cloud(first, seed=seed), cloud(second, at, seed=seed + 1)
+
+    place = Place.first(one).seen(other)
+
+    assert_close(place.centre, torch.cat([one, other]).mean(0))
+    assert place.images == first + second
+
+
+@FEW
+@given(first=counts, second=counts, at=st.floats(-20, 20), width=st.floats(1.5, 9), seed=st.integers(0, 99))
+def test_merging_two_domains_gives_the_place_of_both(first, second, at, width, seed):
+    one, other = cloud(first * 20, width=width, seed=seed), cloud(second * 20, at, width, seed=seed + 1)
+
+    merged = Place.first(one).merged(Place.first(other))
+
+    both = torch.cat([one, other])
+    assert_close(merged.centre, both.mean(0))
+    assert_close(merged.spread, spread(both), rtol=0.1, atol=0)
+    again = Place.first(other).merged(Place.first(one))
+    assert_close(again.centre, merged.centre)
+    assert_close(again.spread, merged.spread)
+
+
+def test_the_distance_of_images_that_belong_is_about_1_whatever_their_number():
+    place = Place.first(cloud(400, 3.0, 2.0, 50))
+
+    for images in (1, 4, 16, 64):
+        found = [place.distance(cloud(images, 3.0, 2.0, 50, seed)) for seed in range(1, 21)]
+        assert 0.8 < sum(found) / len(found) < 1.25
+
+
+def test_a_place_known_from_few_images_takes_in_more():
+    images = cloud(4, seed=5)
+
+    few, many = (Place(torch.ones(5, dtype=torch.float64), 1.0, known) for known in (2, 2000))
+
+    assert few.distance(images) < many.distance(images)
+
+
+def test_a_domain_moves_along_with_images_that_change_slowly():
+    place = Place.first(cloud(16))
+    for step in range(200):
+        place = place.seen(cloud(16, step * 0.02, seed=step))
+
+    assert place.centre.mean() > 3.0  # of 4: the last images, not the mean of all
+    assert place.images == 201 * 16
+
+
+@FEW
+@given(n=st.integers(1, 9), width=st.floats(0, 5), seed=st.integers(0, 99))
+def test_a_domain_is_never_narrower_than_the_source(n, width, seed):
+    place = Place.first(cloud(n, width=width, seed=seed))
+
+    assert place.spread >= 1
+    assert place.seen(cloud(n, width=width, seed=seed + 1)).spread >= 1
+
+
+def test_a_place_is_a_value():
+    place = Place.first(cloud(8))
+    centre = place.centre.clone()
+
+    place.seen(cloud(8, 5.0))
+    place.merged(Place.first(cloud(8, 5.0)))
+
+    assert torch.equal(place.centre, centre)
+
+
+def test_places_are_apart_by_the_spread_of_the_wider():
+    narrow, wide = Place.source(5, 100), Place(torch.full((5,), 2.0, dtype=torch.float64), 4.0, 100)
+
+    assert narrow.apart(wide) == wide.apart(narrow) == 1.0
+    assert narrow.apart(narrow) == 0.0

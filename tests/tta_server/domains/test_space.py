@@ -1,0 +1,93 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from tests.networks import reference_network
+from tta_server.domains.place import Place
+from tta_server.domains.space import PART, StyleSpace, fit
+from tta_server.models import Reference, TorchBackbone
+
+LAYERS = ("bn1",)
+
+
+def styles(n, dimensions=6, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(dimensions, dimensions, generator=torch.Generator().manual_seed(99))
+    return torch.randn(n, dimensions, generator=generator) @ mixing + 3
+
+
+def test_other_source_images_lie_at_a_distance_of_1():
+    held_out = styles(300, seed=1)
+
+    space = fit(LAYERS, styles(300), held_out)
+
+    home = Place.source(6, space.images)
+    assert_close(home.each(space.whiten(held_out)).mean().item(), 1.0, atol=0.01, rtol=0)
+    windows = space.whiten(styles(1600, seed=2)).split(16)
+    assert 0.8 < sum(home.distance(window) for window in windows) / len(windows) < 1.2
+
+
+@settings(deadline=None, max_examples=20)
+@given(scales=st.lists(st.floats(0.4, 2.5), min_size=6, max_size=6), seed=st.integers(0, 99))
+def test_the_unit_of_a_channel_changes_no_distance(scales, seed):
+    unit, seen = torch.tensor(scales), styles(4, seed=seed)
+    fitted, held_out = styles(200, seed=seed + 1), styles(50, seed=seed + 2)
+
+    plain = fit(LAYERS, fitted, held_out)
+    scaled = fit(LAYERS, fitted * unit, held_out * unit)
+
+    there = scaled.whiten(seen * unit).square().sum(1)
+    assert_close(there, plain.whiten(seen).square().sum(1), rtol=0.2, atol=0.05)
+
+
+def test_a_direction_that_source_images_hardly_use_counts():
+    fitted, held_out = styles(400), styles(100, seed=1)
+    values, axes = torch.linalg.eigh(torch.cov(fitted.T))
+    step = axes[:, 0] * values[-1].sqrt() / 2  # small beside how images vary, but not in this direction
+
+    space = fit(LAYERS, fitted, held_out)
+
+    home = Place.source(6, space.images)
+    assert home.distance(space.whiten(held_out[:16] + step)) > 5 * home.distance(space.whiten(held_out[:16]))
+
+
+@pytest.mark.parametrize("dead", [0.0, 7.0])
+def test_a_channel_that_never_changes_leaves_the_space_finite(dead):
+    fitted, held_out = styles(50), styles(20, seed=1)
+    fitted[:, 2] = held_out[:, 2] = dead
+
+    space = fit(LAYERS, fitted, held_out)
+
+    assert space.whitener.isfinite().all()
+    assert space.whiten(held_out).isfinite().all()
+
+
+def test_fewer_images_than_dimensions_are_enough():
+    space = fit(LAYERS, styles(5, 40), styles(3, 40, seed=1))
+
+    assert space.whitener.isfinite().all()
+
+
+@pytest.mark.parametrize(("fitted", "held_out"), [(1, 5), (5, 0), (0, 0)])
+def test_too_few_images_are_refused(fitted, held_out):
+    with pytest.raises(ValueError, match="a style space needs at least 3 images"):
+        fit(LAYERS, styles(fitted), styles(held_out))
+
+
+def test_a_space_comes_back_from_a_bundle_and_looks_at_images():
+    backbone = TorchBackbone(reference_network(), (3, 32, 32))
+    x = torch.rand(12, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    layers = backbone.norm_layers[:2]
+    raw, _ = backbone.styles(x, layers)
+    space = fit(layers, raw[:8], raw[8:], limit=3.5)
+    about = {PART: {"layers": list(layers), "images": space.images, "limit": space.limit}}
+    bundle = Reference("", {f"{PART}/mean": space.mean, f"{PART}/whitener": space.whitener}, about)
+
+    again = StyleSpace.of(bundle)
+
+    assert (again.layers, again.images, again.limit) == (layers, 8, 3.5)
+    found, output = again.styles(backbone, x)
+    assert torch.equal(found, space.whiten(raw))
+    assert torch.equal(output.logits, backbone.forward(x).logits)

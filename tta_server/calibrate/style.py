@@ -1,0 +1,126 @@
+"""The part `style` of the bundle: in which layers, and in which space, images are told from the source's. No labels."""
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import combinations
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tta_server.calibrate.labelled import Progress
+from tta_server.domains.place import Place
+from tta_server.domains.space import PART, StyleSpace, fit
+from tta_server.guard.canary import bank
+from tta_server.models import Backbone
+
+LEAST_IMAGES = 32
+"""Fewer say too little of how source images vary."""
+
+_DEPTHS = 0.1, 0.5  # of the normalisation layers: the first see blur and noise late, the last see classes
+_CANDIDATES, _CHOSEN = 10, 2
+_MOST_IMAGES = 1000  # more change nothing that is seen
+_SPOILT_IMAGES = 64
+
+_FITTED = 0.6  # of the images; the rest say how far others lie
+_WINDOW = 16
+_LEVEL, _MARGIN = 0.95, 1.5  # the limit is this quantile of windows of one class, times a margin
+
+
+def style(
+    backbone: Backbone, images: np.ndarray, rng: np.random.Generator, batch: int, progress: Progress
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the space of a model's source images.
+
+    Layers are compared by how well they tell source images that are spoilt in six ways from others, as areas under the
+    ROC curve, image by image.
+
+    Args:
+        backbone: The network.
+        images: Levels of source images (N, C, H, W), N >= `LEAST_IMAGES`.
+        rng: Draws which images are used for what.
+        batch: Images in one forward.
+        progress: Told about each forward.
+
+    Returns:
+        Tensors `style/mean` and `style/whitener`, and what is said about them; both empty if no layer has a style.
+    """
+    chosen = torch.from_numpy(images[rng.permutation(len(images))[:_MOST_IMAGES]])
+    widths = _widths(backbone)
+    if not widths:
+        return {}, {}
+    fitted = int(_FITTED * len(chosen))
+    clean, classes = _look(backbone, chosen, widths, batch, progress)
+    ways = bank(chosen[fitted : fitted + _SPOILT_IMAGES].float() / 255)
+    spoilt = [_look(backbone, way, widths, batch, progress)[0] for way in ways.values()]
+
+    def score(layers: tuple[str, ...]) -> float:
+        space, others = _space(layers, clean, fitted)
+        return mean(_area(space, others, space.whiten(_joined(way, layers))) for way in spoilt)
+
+    layers = max(combinations(widths, min(_CHOSEN, len(widths))), key=score)
+    space, others = _space(layers, clean, fitted)
+    about = {"layers": list(layers), "images": space.images, "limit": _limit(space, others, classes[fitted:])}
+    tensors = {f"{PART}/mean": space.mean.float().cpu(), f"{PART}/whitener": space.whitener.float().cpu()}
+    return tensors, {PART: about | {"area": score(layers)}}
+
+
+def _widths(backbone: Backbone) -> dict[str, int]:
+    """Return the layers that may be chosen, in order, with the number of values of their styles."""
+    paths = backbone.norm_layers
+    first, last = (round(depth * (len(paths) - 1)) for depth in _DEPTHS)
+    step = max(1, math.ceil((last - first + 1) / _CANDIDATES))
+    found = {}
+    for path in paths[first : last + 1 : step]:
+        with suppress(ValueError):  # it does not see each image once
+            found[path] = backbone.styles(
+                torch.zeros(2, *backbone.spec.input_shape, device=backbone.device), [path], answer=False
+            )[0].shape[1]
+    return found
+
+
+def _look(
+    backbone: Backbone, images: Tensor, widths: dict[str, int], batch: int, progress: Progress
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the style of each image in each layer, and the class that is predicted for it; on the CPU."""
+    styles, classes = [], []
+    for start in range(0, len(images), batch):
+        x = images[start : start + batch].to(backbone.device)
+        found, output = backbone.styles(x if x.is_floating_point() else x.float() / 255, tuple(widths))
+        styles.append(found.cpu())
+        classes.append(output.logits.argmax(1).cpu() if output else torch.zeros(len(x)))
+        progress("styles", min(start + batch, len(images)), len(images))
+    parts = torch.split(torch.cat(styles), list(widths.values()), 1)
+    return dict(zip(widths, parts, strict=True)), torch.cat(classes)
+
+
+def _joined(styles: Mapping[str, Tensor], layers: Sequence[str]) -> Tensor:
+    return torch.cat([styles[layer] for layer in layers], 1)
+
+
+def _space(layers: tuple[str, ...], clean: Mapping[str, Tensor], fitted: int) -> tuple[StyleSpace, Tensor]:
+    """Return the space of some layers, and the source images in it that it was not fitted on."""
+    styles = _joined(clean, layers)
+    space = fit(layers, styles[:fitted], styles[fitted:])
+    return space, space.whiten(styles[fitted:])
+
+
+def _area(space: StyleSpace, clean: Tensor, spoilt: Tensor) -> float:
+    """Return how often a spoilt image lies farther from the source than a clean one."""
+    home = Place.source(len(space.mean), space.images)
+    near, far = home.each(clean), home.each(spoilt)
+    farther = (far[:, None] > near).double() + (far[:, None] == near).double() / 2
+    return float(farther.mean())
+
+
+def _limit(space: StyleSpace, styles: Tensor, classes: Tensor) -> float:
+    """Return the distance beyond which images are not the source's: windows of one class are, and lie far out."""
+    home = Place.source(len(space.mean), space.images)
+    windows = torch.split(styles[classes.argsort(stable=True)], _WINDOW)
+    distances = torch.tensor(
+        [home.distance(window) for window in windows if len(window) == _WINDOW or len(windows) == 1]
+    )
+    return _MARGIN * max(1.0, float(distances.quantile(_LEVEL)))

@@ -1,0 +1,79 @@
+"""Where a domain lies among styles: a centre, a spread, and how well both are known. A value."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+_MEMORY_IMAGES = 256  # a centre moves along with what comes as a mean over about so many
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a domain lies.
+
+    Attributes:
+        centre: Mean of its whitened styles (D,), float64.
+        spread: Mean squared distance of its images from it over D, at least 1, the source's own: noisy or pale images
+            scatter more.
+        images: How many images both are known from.
+    """
+
+    centre: Tensor
+    spread: float
+    images: int
+
+    @classmethod
+    def source(cls, dimensions: int, images: int) -> "Place":
+        """Return the source's place: the origin of the space."""
+        return cls(torch.zeros(dimensions, dtype=torch.float64), 1.0, images)
+
+    @classmethod
+    def first(cls, styles: Tensor) -> "Place":
+        """Return the place of a domain whose first images have these whitened styles (N, D), N >= 1."""
+        return cls(styles.mean(0), max(1.0, spread(styles) or 1.0), len(styles))
+
+    def distance(self, styles: Tensor) -> float:
+        """Return how far the mean of styles (N, D) lies from here, over what chance explains.
+
+        The squared distance of two means over D, divided by the spread times (1 / N + 1 / images): about 1 if the
+        images belong here, whatever their number.
+        """
+        apart = float((styles.mean(0) - self.centre).square().mean())
+        return apart / (self.spread * (1 / len(styles) + 1 / self.images))
+
+    def each(self, styles: Tensor) -> Tensor:
+        """Return the distance of each of N images on its own (N,)."""
+        apart = (styles - self.centre).square().mean(1)
+        return apart / (self.spread * (1 + 1 / self.images))
+
+    def seen(self, styles: Tensor) -> "Place":
+        """Return the place after more images (N, D) of its domain."""
+        known, images = min(self.images, _MEMORY_IMAGES), len(styles)
+        found = spread(styles)
+        share = images / (known + images)
+        return replace(
+            self,
+            centre=torch.lerp(self.centre, styles.mean(0), share),
+            spread=self.spread if found is None else max(1.0, self.spread + share * (found - self.spread)),
+            images=self.images + images,
+        )
+
+    def merged(self, other: "Place") -> "Place":
+        """Return the place of two domains that have become alike."""
+        share = other.images / (self.images + other.images)
+        between = share * (1 - share) * float((other.centre - self.centre).square().mean())
+        return Place(
+            torch.lerp(self.centre, other.centre, share),
+            self.spread + share * (other.spread - self.spread) + between,
+            self.images + other.images,
+        )
+
+    def apart(self, other: "Place") -> float:
+        """Return how far two domains are apart, over the spread of the wider one: below 1 hardly at all."""
+        return float((self.centre - other.centre).square().mean()) / max(self.spread, other.spread)
+
+
+def spread(styles: Tensor) -> float | None:
+    """Return the mean squared distance of styles (N, D) from their mean, over D; None of a single one."""
+    return float(styles.var(0).mean()) if len(styles) > 1 else None

@@ -1,0 +1,83 @@
+"""The space in which styles are compared: whitened by how the source's images vary.
+
+Noise hides in directions in which source images hardly vary, so the whole covariance counts and not only variances.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tta_server.models import Backbone, Output, Reference
+
+PART = "style"
+"""The part of the reference bundle that holds a space."""
+
+_SHRINKAGE = 0.1  # of the covariance to its diagonal: there are hardly more images than dimensions
+_LEAST_VARIANCE = 0.01  # of the median of all: a direction that no source image uses must not decide alone
+
+
+@dataclass(frozen=True, eq=False)
+class StyleSpace:
+    """Where styles are compared; distances are squared, for each dimension, and 1 for a usual source image.
+
+    Attributes:
+        layers: Normalisation layers that styles are taken of.
+        mean: Of the source's styles (D,).
+        whitener: (D, D).
+        images: How many source images these are known from.
+        limit: Distance, in units of what chance explains, from which images are not the source's any more.
+    """
+
+    layers: tuple[str, ...]
+    mean: Tensor
+    whitener: Tensor
+    images: int
+    limit: float
+
+    @classmethod
+    def of(cls, reference: Reference) -> "StyleSpace":
+        """Return the space that a bundle holds.
+
+        Raises:
+            ValueError: If it holds none.
+        """
+        part, about = reference.part(PART), reference.about[PART]
+        mean, whitener = (part[name].double() for name in ("mean", "whitener"))
+        return cls(tuple(about["layers"]), mean, whitener, about["images"], about["limit"])
+
+    def styles(self, backbone: Backbone, x: Tensor, answer: bool = True) -> tuple[Tensor, Output | None]:
+        """Return the whitened styles of images (N, D), float64 on the CPU, and the answer; see `Backbone.styles`."""
+        raw, output = backbone.styles(x, self.layers, answer)
+        return self.whiten(raw).cpu(), output
+
+    def whiten(self, styles: Tensor) -> Tensor:
+        """Return styles (N, D) in this space, float64."""
+        return (styles.double() - self.mean) @ self.whitener
+
+
+def fit(layers: tuple[str, ...], styles: Tensor, held_out: Tensor, limit: float = 1.0) -> StyleSpace:
+    """Return the space of source images.
+
+    Args:
+        layers: What the styles were taken of.
+        styles: Of the images that the covariance is fitted on (N, D), N >= 2.
+        held_out: Of others (M, D), M >= 1: the scale of distances is theirs, because those of fitted images are too
+            small.
+        limit: See `StyleSpace`.
+
+    Raises:
+        ValueError: If there are too few images.
+    """
+    if len(styles) < 2 or not len(held_out):
+        raise ValueError(f"a style space needs at least 3 images, got {len(styles) + len(held_out)}")
+    values = styles.double()
+    mean = values.mean(0)
+    covariance = torch.cov(values.T)
+    own = covariance.diagonal()
+    least = _LEAST_VARIANCE * own.median().clamp(min=torch.finfo(torch.float32).tiny)
+    shrunk = (1 - _SHRINKAGE) * covariance + torch.diag(_SHRINKAGE * own + (least - own).clamp(min=0))
+    variances, axes = torch.linalg.eigh(shrunk)
+    whitener = (axes * variances.clamp(min=float(least) * _SHRINKAGE).rsqrt()) @ axes.T
+    usual = ((held_out.double() - mean) @ whitener).square().mean()
+    return StyleSpace(layers, mean, whitener / usual.sqrt(), len(styles), limit)
