@@ -2,35 +2,25 @@
 
 import fnmatch
 import re
-import subprocess
 import tomllib
-from pathlib import Path
 
-import pytest
-
+from tests.pages import ROOT, text, tracked
 from tta_server.models.glyphs.packages import PACKAGES
 
-ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs/licences.md").read_text()
+PAGE = text("docs/licences.md")
 DATA = (".safetensors", ".npz", ".png", ".jpg", ".npy", ".ttf", ".otf", ".parquet", ".onnx", ".zip")
 
 
-def tracked() -> list[str]:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
-    return listed.stdout.splitlines()
-
-
 def test_the_licence_is_the_one_that_the_package_names():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads(text("pyproject.toml"))["project"]
 
-    text = (ROOT / "LICENSE").read_text()
+    licence = text("LICENSE")
 
     assert (project["license"], project["license-files"]) == ("Apache-2.0", ["LICENSE"])
-    assert "Apache License" in text
-    assert text.count("END OF TERMS AND CONDITIONS") == 1
+    assert "Apache License" in licence
+    assert licence.count("END OF TERMS AND CONDITIONS") == 1
 
 
-@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")
 def test_each_data_file_of_the_repository_is_on_the_page():
     named = re.findall(r"`([^`\s]+)`", PAGE)
 
@@ -43,7 +33,7 @@ def test_each_data_file_of_the_repository_is_on_the_page():
 
 
 def test_the_model_card_names_a_licence_for_each_font_package():
-    card = (ROOT / "models/glyphs/MODEL_CARD.md").read_text()
+    card = text("models/glyphs/MODEL_CARD.md")
 
     rows = dict(re.findall(r"^\| (fonts-\S+) \|.*\| ([^|]+) \|$", card, re.MULTILINE))
 

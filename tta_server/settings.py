@@ -60,7 +60,9 @@ class ServerSettings(Section):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
     port: int = Field(8000, ge=0, le=65535, description="Port; 0 picks a free one.")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe messages that are written to the log."
+    )
 
 
 class ModelSettings(Section):
@@ -151,7 +153,7 @@ class EngineSettings(Section):
 class StreamSettings(Section):
     """What one named stream does differently."""
 
-    mode: Mode = "after"
+    mode: Mode = Field("after", description="Whether and when it learns, as above.")
 
 
 class StreamsSettings(Section):
