@@ -9,7 +9,7 @@ import pytest
 from docs.write_configuration import MARK, page
 from tests.pages import PAGES, ROOT, Block, blocks, text, tracked
 from tta_server.cli import main
-from tta_server.settings import Settings, StreamSettings, load_settings
+from tta_server.settings import Settings, StreamSettings
 
 # Which test executes the blocks of a page, by language; in `test_readme.py` unless it says otherwise.
 EXECUTED = {
@@ -68,11 +68,11 @@ def test_each_command_exists_with_its_options(line: str, capsys):
 @pytest.mark.parametrize(
     "block", [each for each in blocks("yaml") if each.page != ELSEWHERE], ids=lambda block: block.text[:30]
 )
-def test_each_configuration_file_is_understood(block: Block, tmp_path):
+def test_each_configuration_file_is_understood(block: Block, tmp_path, capsys):
     path = tmp_path / "config.yaml"
     path.write_text(block.text)
 
-    assert load_settings(path)
+    assert main(["config", "--config", str(path)]) == 0, capsys.readouterr().err
 
 
 def anchors(page: str) -> set[str]:

@@ -106,13 +106,14 @@ def test_five_minutes_lead_to_a_calibrated_model_of_ones_own(tmp_path, monkeypat
     run(block("console", "save_file"))
     with running(tmp_path, yaml.safe_load(Path("my_model.yaml").read_text())) as server:
         answers = [run_curl(line, server.url, tmp_path) for line in curls]
+    assert all(answers)
     run(block("console", "calibrate --config"))
+    assert (tmp_path / "small.reference.safetensors").is_file()
+
     service = build(load_settings(Path("my_model.yaml")))
 
-    assert all(answers)
     assert service.model.labels == ("cat", "dog", "horse")
     assert service.model.backbone.spec.input_shape == (3, 64, 64)
-    assert service.model.reference is not None
 
 
 def test_the_serve_lines_are_understood(tmp_path, monkeypatch, capsys):
