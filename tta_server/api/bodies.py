@@ -77,10 +77,8 @@ class Creation(Body):
 class Change(Body):
     """What to change of a stream."""
 
-    mode: Mode | None = Field(None, description="Setting a mode lifts a freeze.")
-    adapter: AdapterBody | None = Field(
-        None, description="What was learnt stays if the new adapter keeps the same tensors."
-    )
+    mode: Mode | None = Field(None, description="A mode that is set lifts a freeze.")
+    adapter: AdapterBody | None = Field(None, description="What was learnt stays if the state's layout does.")
     reason: Reason = ""
 
     @model_validator(mode="after")
