@@ -64,7 +64,10 @@ def _our_adapters() -> list[type]:
 
 def _fields(cls: type) -> list[_Row]:
     """Return the rows of a dataclass's fields, but for functions: a file cannot hold one."""
-    said, hints = _attributes(inspect.getdoc(cls) or ""), get_type_hints(cls, include_extras=True)
+    said: dict[str, str] = {}
+    for each in reversed(cls.__mro__):  # what methods share is said once, by what they derive from
+        said |= _attributes(inspect.cleandoc(each.__doc__ or ""))
+    hints = get_type_hints(cls, include_extras=True)
     return [
         _row(field.name, hints[field.name], (), field.default, said.get(field.name, ""))
         for field in dataclasses.fields(cls)
