@@ -23,7 +23,7 @@ ARG TORCH_INDEX=""
 RUN env ${TORCH_INDEX:+PIP_INDEX_URL="$TORCH_INDEX"} pip install -r torch.txt
 RUN pip install -r all.txt
 
-COPY README.md ./
+COPY README.md LICENSE ./
 COPY models models
 COPY adapters adapters
 COPY tta_server tta_server

@@ -19,8 +19,8 @@ def robust(backbone: Backbone, full_rows: int, median: bool = False) -> Backbone
 
     Args:
         backbone: The network; without BatchNorm nothing changes.
-        full_rows: Images from which a batch's own statistics count alone, >= 1; of n fewer they count n / full_rows,
-            and the stored ones the rest. 1 never blends.
+        full_rows: From so many images on, >= 1, a batch's own statistics count alone; those of n fewer count
+            n / full_rows, the stored ones the rest. 1 never blends.
         median: Take medians over images in place of means: robust as long as most images are what they should be.
 
     Raises:

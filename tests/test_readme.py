@@ -1,4 +1,7 @@
-"""What the README tells people to type works as it stands there."""
+"""What the README and the pages of docs/ tell people to type works as it stands there.
+
+`test_pages.py` sees to it that no block of code is left out.
+"""
 
 import re
 import shlex
@@ -7,29 +10,37 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
+from PIL import Image
 
+from tests.pages import ROOT, WRITTEN_ADDRESS, block, blocks, text
 from tests.server import running
 from tta_server.app import build
 from tta_server.cli import main
 from tta_server.settings import load_settings
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-WRITTEN_ADDRESS = "http://127.0.0.1:8000"
+FRAME = ROOT / "docs/frame.png"
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def run_curl(line: str, url: str, folder: Path) -> str:
+    """Run a line with curl in `folder`, and return what it printed."""
+    assert shutil.which("curl"), "curl is not installed; 'make test' installs it"
+    written = line.replace(WRITTEN_ADDRESS, url).replace("docs/frame.png", str(FRAME))
+    words = [*shlex.split(written), "--fail-with-body", "--silent"]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+    return done.stdout
 
 
-def block(language: str, mark: str) -> str:
-    found = [text for text in blocks(language) if mark in text]
-    assert len(found) == 1, f"{len(found)} {language} blocks with {mark!r}"
-    return found[0]
+def run(line: str) -> None:
+    """Run a line that starts with `python` or `tta-server`, in the working folder."""
+    programs = {"python": [sys.executable], "tta-server": [sys.executable, "-m", "tta_server"]}
+    program, *rest = shlex.split(line, comments=True)
+    done = subprocess.run([*programs[program], *rest], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
 
 
 def test_the_library_snippet_runs_and_learns():
@@ -42,20 +53,22 @@ def test_the_library_snippet_runs_and_learns():
     assert any(not torch.equal(initial[name], tensor) for name, tensor in names["state"].items())
 
 
-def test_the_curl_lines_are_answered_by_the_server_that_the_configuration_example_describes(tmp_path):
-    assert shutil.which("curl"), "curl is not installed; 'make test' installs it"
-    lines = block("bash", "/predict").splitlines()
-    assert len(lines) >= 8
-
+def test_the_curl_lines_of_the_api_are_answered_by_the_server_that_the_configuration_example_describes(tmp_path):
+    lines = [line for each in blocks("bash", "docs/api.md") for line in each.commands()]
+    assert len(lines) >= 16
+    (example,) = blocks("python", "docs/api.md")
     config = yaml.safe_load(block("yaml", "window_rows"))
     config["storage"] = {"url": str(tmp_path / "kept")}  # not in this folder
 
     with running(tmp_path, config) as server:
         for line in lines:
-            command = [*shlex.split(line.replace(WRITTEN_ADDRESS, server.url)), "--fail-with-body", "--silent"]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-            assert done.stdout
+            assert run_curl(line, server.url, tmp_path) or " -o " in line
+        address = server.url.removeprefix("http://")
+        names: dict = {}
+        exec(compile(example.text.replace("127.0.0.1:8000", address), example.page, "exec"), names)
+
+    assert (tmp_path / "gate-7.safetensors").stat().st_size
+    assert names["answer"].as_numpy("probabilities").shape == (2, 36)
 
 
 def test_the_example_answer_has_the_fields_of_a_real_one(tmp_path):
@@ -66,7 +79,7 @@ def test_the_example_answer_has_the_fields_of_a_real_one(tmp_path):
             "/predict",
             params={"top_k": 1},
             headers={"X-Stream-Id": "gate-7"},
-            content=(ROOT / "docs/frame.png").read_bytes(),
+            content=FRAME.read_bytes(),
         ).json()
 
     assert answer.keys() == example.keys()
@@ -76,14 +89,26 @@ def test_the_example_answer_has_the_fields_of_a_real_one(tmp_path):
     assert answer["predictions"][0]["top"][0]["probability"] == pytest.approx(probability, abs=1e-3)
 
 
-def test_the_own_model_example_is_served(tmp_path, monkeypatch):
+def test_five_minutes_lead_to_a_calibrated_model_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "my_models.py").write_text(block("python", "my_models.py"))
     (tmp_path / "my_model.yaml").write_text(block("yaml", "my_models:small"))
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog", "horse"):
+        (tmp_path / "source_images" / name).mkdir(parents=True)
+        for place in range(90):
+            image = Image.fromarray(rng.integers(0, 256, (80, 96, 3), dtype=np.uint8))
+            image.save(tmp_path / "source_images" / name / f"{place}.png")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    import my_models
+    curls = [line for each in blocks("bash", "README.md") for line in each.commands()]
+    assert len(curls) >= 2
 
-    save_file(my_models.small().state_dict(), "small.safetensors")
+    run(block("console", "save_file"))
+    with running(tmp_path, yaml.safe_load(Path("my_model.yaml").read_text())) as server:
+        answers = [run_curl(line, server.url, tmp_path) for line in curls]
+    assert all(answers)
+    run(block("console", "calibrate --config"))
+    assert (tmp_path / "small.reference.safetensors").is_file()
 
     service = build(load_settings(Path("my_model.yaml")))
 
@@ -94,7 +119,9 @@ def test_the_own_model_example_is_served(tmp_path, monkeypatch):
 def test_the_serve_lines_are_understood(tmp_path, monkeypatch, capsys):
     (tmp_path / "config.yaml").write_text(block("yaml", "window_rows"))
     monkeypatch.chdir(tmp_path)
-    for line in block("console", "tta-server serve --config").splitlines():
+    lines = [line for line in block("console", "--port 9000").splitlines() if " serve " in line]
+    assert len(lines) >= 2
+    for line in lines:
         words = shlex.split(line)
         for word in words[: words.index("tta-server")]:
             monkeypatch.setenv(*word.split("=", 1))
@@ -107,16 +134,9 @@ def test_the_serve_lines_are_understood(tmp_path, monkeypatch, capsys):
 
 
 def test_every_make_target_it_names_exists():
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", text("Makefile"), re.MULTILINE))
 
-    assert set(re.findall(r"make ([a-z-]+)", README)) <= targets
-
-
-def test_every_file_it_links_to_exists():
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
-
-    assert links
-    assert all((ROOT / link).exists() for link in links), links
+    assert set(re.findall(r"make ([a-z-]+)", text("README.md"))) <= targets
 
 
 def test_the_demo_can_be_asked_for_help():

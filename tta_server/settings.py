@@ -60,7 +60,9 @@ class ServerSettings(Section):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
     port: int = Field(8000, ge=0, le=65535, description="Port; 0 picks a free one.")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe messages that are written to the log."
+    )
 
 
 class ModelSettings(Section):
@@ -93,10 +95,10 @@ class StatisticsSettings(Section):
     """How much a window's own normalisation statistics are trusted."""
 
     full_rows: int = Field(
-        16, ge=1, description="Images from which they count alone; of n fewer, n / full_rows, and the stored ones rest."
+        16, ge=1, description="From so many images on they count alone; of n fewer, they count n / full_rows."
     )
     median: bool = Field(
-        False, description="Medians over images in place of means (MedBN): a minority of bad images cannot rule them."
+        False, description="Take medians over images, not means (MedBN): a minority of bad images then changes little."
     )
 
 
@@ -105,7 +107,7 @@ class EngineSettings(Section):
 
     max_rows: int = Field(64, ge=1, description="Most images in one forward, and so in one request.")
     max_delay_ms: float = Field(
-        0.0, ge=0, allow_inf_nan=False, description="How long an idle device waits for company; 0 starts at once."
+        0.0, ge=0, allow_inf_nan=False, description="How long an idle device waits for more images; 0 starts at once."
     )
     max_queue_rows: int = Field(1024, ge=1, description="Most images waiting; more get 429.")
     threads: int = Field(0, ge=0, description="CPU threads of a forward; 0 leaves one core to the rest of the server.")
@@ -114,10 +116,10 @@ class EngineSettings(Section):
     )
     window_rows: int = Field(64, ge=2, description="Images of a stream gathered for one learning step.")
     window_min_rows: int | None = Field(
-        None, ge=2, description="Images that are enough once a window is `window_max_age_s` old; 16 when empty."
+        None, ge=2, description="Fewest images to learn from once a window is `window_max_age_s` old; 16 when empty."
     )
     window_min_age_s: float = Field(
-        0.0, ge=0, allow_inf_nan=False, description="How old a window's first image must be; newer ones replace older."
+        0.0, ge=0, allow_inf_nan=False, description="Least age of a window; until then newer images replace older ones."
     )
     window_max_age_s: float = Field(
         0.0, ge=0, allow_inf_nan=False, description="Age at which a window that is not full is learnt from; 0 never."
@@ -126,7 +128,7 @@ class EngineSettings(Section):
         0.25,
         ge=0,
         allow_inf_nan=False,
-        description="How long a window waits while there are requests to answer; then one step is taken in between.",
+        description="How long a due window waits while requests wait; then one step is taken between two answers.",
     )
 
     @model_validator(mode="after")
@@ -151,7 +153,7 @@ class EngineSettings(Section):
 class StreamSettings(Section):
     """What one named stream does differently."""
 
-    mode: Mode = "after"
+    mode: Mode = Field("after", description="Whether and when it learns, as above.")
 
 
 class StreamsSettings(Section):
@@ -163,7 +165,7 @@ class StreamsSettings(Section):
         "frozen model; off: frozen.",
     )
     reset_every: int = Field(0, ge=0, description="Steps after which a stream starts again from the source; 0 never.")
-    max_streams: int = Field(10_000, ge=1, description="Most streams, in memory or on disk; a new one beyond gets 429.")
+    max_streams: int = Field(10_000, ge=1, description="Most streams, in memory and on disk; one more gets 429.")
     max_bytes: int = Field(
         2**30, ge=2**20, description="Most memory of all streams; those idle longest go to disk until they come back."
     )
@@ -172,10 +174,10 @@ class StreamsSettings(Section):
     )
     history_bytes: int = Field(8 * 2**20, ge=0, description="Most memory of one stream's earlier states.")
     max_client_share: float = Field(
-        1.0, gt=0, le=1, description="Most of a window that one client may fill; 1 is no limit."
+        1.0, gt=0, le=1, description="Largest share of a window that one client may fill; 1 is no limit."
     )
     duplicate_memory: int = Field(
-        256, ge=0, description="An image equal to one of that many before is not learnt from; 0 takes all."
+        256, ge=0, description="An image that equals one of so many before it is not learnt from; 0 takes all."
     )
     recent_bytes: int = Field(
         64 * 2**20, ge=0, description="Memory for recent images, so that labels that come later can be compared."
@@ -196,41 +198,44 @@ class GuardSettings(Section):
         3, ge=1, description="Restores in a row, with no complete check passed in between, that switch a stream off."
     )
     at_home: bool = Field(
-        True, description="While nothing drifts, do not learn and answer from the frozen model; needs a bundle."
+        True, description="While nothing drifts, learn nothing and answer as the frozen model; needs a bundle."
     )
     outliers: float = Field(
-        0.2, ge=0, lt=0.5, description="Share of strange images in a window that do not make it drift."
+        0.2, ge=0, lt=0.5, description="Share of strange images in a window that does not yet count as drift."
     )
     max_update: float = Field(
-        0.1, gt=0, description="Largest step, over the norm of the source's parameters; a larger one is refused."
+        0.1, gt=0, description="Largest step, relative to the norm of the frozen model's parameters."
     )
     max_distance: float = Field(
-        0.3, gt=0, description="Trust region: parameters farther from the source's, relatively, are drawn back to it."
+        0.3, gt=0, description="Trust region: largest distance from the frozen model's parameters, relatively."
     )
     min_diversity: float = Field(
-        0.7, ge=0, le=1, description="Least diversity of recent answers, over that of the frozen model's; 0 is any."
+        0.7, ge=0, le=1, description="Least diversity of recent answers, relative to the frozen model's; 0 allows any."
     )
     max_class_share: float = Field(
         0.3,
         ge=0,
         le=1,
-        description="How much more of recent answers one class may have than with the frozen model; 1 is any.",
+        description="How much more of the recent answers one class may have than with the frozen model; 1 allows any.",
     )
-    canary_every: int = Field(64, ge=1, description="Steps between two readings of the canary images, at most.")
+    canary_every: int = Field(64, ge=1, description="Most steps between two checks of the canary images.")
     canary_path: float = Field(
-        0.02, gt=0, description="How far the parameters may move, relatively, before the canary is read again."
+        0.02, gt=0, description="How far the parameters may move, relatively, before the canary is checked again."
     )
     canary_margin: float = Field(
-        0.02, ge=0, le=1, description="How much less of the canary may be read than by the source, beside chance."
+        0.02,
+        ge=0,
+        le=1,
+        description="How much less of the canary than the source a stream may read, beside chance.",
     )
     risk_tolerance: float = Field(
         0.2,
         ge=0,
         lt=0.5,
-        description="On how many more images the adapted model may be lost than the frozen one, as a share.",
+        description="How much more often the adapted model may be lost than the frozen one, as a share of images.",
     )
     risk_windows: int = Field(
-        10_000, ge=10, description="Windows between two false alarms of the risk monitor, in the mean, at least."
+        10_000, ge=10, description="Least mean number of windows between two false alarms of the risk monitor."
     )
     min_gain: float = Field(
         -0.6, ge=-1, le=0, description="Least estimated gain in accuracy over the frozen model; -1 only reports it."
@@ -246,7 +251,7 @@ class StorageSettings(Section):
     save_every_s: float = Field(
         1.0, ge=0, allow_inf_nan=False, description="Shortest time between two rounds of writing; a kill loses less."
     )
-    keep_states: int = Field(3, ge=2, description="States kept of each stream; an older one if the newest is damaged.")
+    keep_states: int = Field(3, ge=2, description="States kept of each stream, in case the newest is damaged.")
     keep_snapshots: int = Field(32, ge=1, description="Snapshots kept of each stream; the oldest go first.")
     audit_segment_bytes: int = Field(
         4 * 2**20, ge=1024, description="Size from which the audit log begins a new file; small for s3:// and gs://."

@@ -56,7 +56,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         """Classify JPEG or PNG files: several as multipart/form-data, or one as the body.
 
         The header `X-Stream-Id` names the stream; without it the stream is `default`. The header `X-Request-Id` names
-        the request for labels that come later; without it the answer tells a name. `top_k` limits the classes that are
+        the request for labels that come later; without it the server makes one up. `top_k` limits the classes that are
         listed for each image.
         """
         request_id = request_id_of(request)

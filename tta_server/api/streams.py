@@ -29,7 +29,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
 
     @routes.get("", **told(StreamPage, 400))
     async def list_streams(asked: Annotated[Listing, Query()]) -> dict[str, Any]:
-        """List streams by name, a page at a time; `next` is what the next page comes `after`, null on the last."""
+        """List streams by name, a page at a time; send `next` as `after` for the next page, null on the last."""
         found = await asyncio.wrap_future(engine.command(lambda c: c.list(asked.limit + 1, asked.after, asked.wants)))
         page = found[: asked.limit]
         return {"streams": page, "next": page[-1]["name"] if len(found) > asked.limit else None}

@@ -28,7 +28,7 @@ class Result:
         clean_again: The same of the same images at the end.
         steps: Column, condition, severity, images and error of each domain, in the order of the plan.
         images: How many were answered.
-        selected: Share of images that were learnt from, of those that could have been; None if the adapter says not.
+        selected: Share of images that were learnt from, of those that could have been; None if unknown.
         accepted: Share of learning steps that changed the state; None if there were none.
         answer_ms: Median time of a request.
         learn_ms: Median time of a learning step; None if answering and learning are one.

@@ -12,7 +12,7 @@ from tta_server.guard.verdict import Cause
 from tta_server.models import Output
 from tta_server.settings import GuardSettings
 
-_STEADY_IMAGES = 32  # what is said of windows of fewer is smoothed over about that many
+_STEADY_IMAGES = 32  # images over which shares of smaller windows are smoothed
 _RECENT_IMAGES = 256  # over which answers are gathered for their diversity
 _GATHERED = 0.5  # of them, before their diversity is judged
 

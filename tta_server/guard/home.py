@@ -20,7 +20,7 @@ PARTS = frozenset({"features", "confidence", "energy", "histogram", "atc"})
 
 _FAR, _LOST = 0.75, 0.95  # quantiles of the source's distances
 _UNSURE = 0.05  # quantile of its confidence
-_STEADY_IMAGES = 32  # what is said of windows of fewer is smoothed over about that many
+_STEADY_IMAGES = 32  # images over which shares of smaller windows are smoothed
 _LEAVE_ERRORS = 2.33  # standard errors; a source window exceeds them by chance once in a hundred times
 _PRIOR_ROWS = 8  # a class's own scale of distances counts half when that many of its features are remembered
 

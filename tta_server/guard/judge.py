@@ -17,7 +17,7 @@ class Judge(Protocol):
         ...
 
     def admit(self, memory: Memory, state: State, x: Tensor, frozen: Output) -> Admission:
-        """Decide whether the window `x` (N, C, H, W), of which the source model says `frozen`, may be learnt from."""
+        """Decide whether the window `x` (N, C, H, W) may be learnt from; `frozen` is the source model's answer."""
         ...
 
     def judge(self, memory: Memory, old: State, step: Step, x: Tensor, frozen: Output) -> Verdict:

@@ -103,7 +103,7 @@ class Commands:
         """Switch a stream's mode, its adapter's settings, or both.
 
         A state stays as long as the adapter and the layout of its states do; else the stream starts from the source.
-        A mode that is set lifts a freeze.
+        Setting a mode lifts a freeze.
 
         Raises:
             NotFound: If there is no such stream.

@@ -2,7 +2,7 @@
 
 Within a round the order is: erasures and snapshots; kept windows; audit lines in the order they came; the newest state
 of each stream. States wait for the lines: when the state of version v is on disk, so is every line up to v. A disk that
-fails stops nothing: what could not be written stays in memory, of states the newest, and is tried again.
+fails stops nothing: what could not be written (of states, the newest) stays in memory and is tried again.
 """
 
 import logging

@@ -25,7 +25,7 @@ class Methods:
         Args:
             backbone: The network.
             reference: Its bundle, if there is one.
-            adapter: How streams learn that were not given settings of their own.
+            adapter: How streams without settings of their own learn.
             guard: Makes the guard of an adapter.
 
         Raises:

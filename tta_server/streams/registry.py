@@ -177,7 +177,7 @@ class Registry:
         return list(self._streams.values())
 
     def usual_mode(self, name: str) -> Mode:
-        """Return the mode of a stream that nobody gave another: the configuration's, unless all were switched."""
+        """Return the mode of a stream without one of its own: the configuration's, unless all were switched."""
         if self._switched:
             return self._switched
         named = self._settings.named.get(name)

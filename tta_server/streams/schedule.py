@@ -16,8 +16,8 @@ class Pace:
     Attributes:
         rows: Images of a full window.
         least_rows: Images that are enough once a window is old.
-        min_age_s: How long ago a window must have begun; images that come meanwhile take the place of older ones.
-        max_age_s: How long ago a window must have begun that need not be full; 0 waits for ever.
+        min_age_s: Least age of a window; images that come meanwhile replace older ones.
+        max_age_s: Age from which a window need not be full; 0 waits for ever.
     """
 
     rows: int

@@ -38,11 +38,11 @@ _MEASURES: Final = {
     ),
     "risk_lower_bound": (
         "tta_risk_lower_bound_ratio",
-        "Lower bound of the risk of the adapted model over the tolerated one; above 0 the monitor alarms.",
+        "Lower bound of the adapted model's risk minus the tolerated one; above 0 the monitor alarms.",
     ),
     "estimated_gain": (
         "tta_estimated_gain_ratio",
-        "Estimated accuracy of the adapted model minus that of the source; an estimate that a collapse deceives.",
+        "Estimated accuracy of the adapted model minus the source's; too high when a stream collapses.",
     ),
 }
 """Measures of a verdict that have a gauge: name of the measure to name and help of the family."""
@@ -85,7 +85,8 @@ class StreamSeries:
             "tta_state_version", "Version of the stream's state; grows by one with every step and restore."
         )
         self._source = gauge(
-            "tta_serving_source", "1 while the frozen model answers in the stream's place, as its mode or guard wants."
+            "tta_serving_source",
+            "1 while the frozen model answers in the stream's place, by its mode or by the guard's choice.",
         )
         self._frozen = gauge("tta_stream_frozen", "1 if the guard switched the stream off for good.")
         self._entropy = gauge(

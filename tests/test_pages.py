@@ -1,0 +1,158 @@
+"""No page says what is not so: every block of code is tested, every link leads somewhere, every setting is there."""
+
+import importlib.util
+import re
+import shlex
+
+import pytest
+
+from docs.write_configuration import MARK, page
+from tests.pages import PAGES, ROOT, Block, blocks, text, tracked
+from tta_server.cli import main
+from tta_server.settings import Settings, StreamSettings
+
+# Which test executes the blocks of a page, by language; in `test_readme.py` unless it says otherwise.
+EXECUTED = {
+    ("README.md", "python"): {"adapter.adapt": "the library snippet", "my_models.py": "five minutes"},
+    ("README.md", "yaml"): {"my_models:small": "five minutes"},
+    ("README.md", "bash"): {"/predict": "five minutes"},
+    ("docs/api.md", "bash"): {"curl": "the curl lines of the api"},
+    ("docs/api.md", "python"): {"tritonclient": "the curl lines of the api"},
+    ("docs/api.md", "json"): {"state_version": "the example answer"},
+    ("docs/configuration.md", "yaml"): {"window_rows": "the curl lines of the api, the serve lines"},
+}
+# Shell commands are checked here. What they need, and what therefore keeps a test from running all of each:
+CONSOLE = {
+    "make": "minutes, or a network",
+    "python": "minutes of benchmark; the one line of the README runs in 'five minutes'",
+    "tta-server": "weights and data sets that are not here, or a server that never ends",
+}
+# Drawings.
+NOT_CODE = {"text", "mermaid"}
+# This page's blocks are run by `test_docs_adapters.py`, beside the module that they are about.
+ELSEWHERE = "docs/adapters.md"
+# Files that the reader writes.
+READERS = {"my_adapters.py", "my_models.py"}
+
+
+@pytest.mark.parametrize("block", blocks(), ids=lambda block: f"{block.page}:{block.text[:30]!r}")
+def test_each_block_of_code_is_tested(block: Block):
+    marks = EXECUTED.get((block.page, block.language), {})
+
+    elsewhere = block.page == ELSEWHERE or block.language in {"console", *NOT_CODE}
+    assert elsewhere or any(mark in block.text for mark in marks)
+
+
+def commands() -> list[str]:
+    return [line for block in blocks("console") for line in block.commands()]
+
+
+@pytest.mark.parametrize("line", commands())
+def test_each_command_exists_with_its_options(line: str, capsys):
+    words = shlex.split(line, comments=True)
+    while re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        words.pop(0)
+    program, *rest = words
+    assert program in CONSOLE
+
+    if program == "make":
+        assert re.search(rf"^{rest[0]}:", text("Makefile"), re.MULTILINE)
+    elif program == "python" and rest[0] == "-m":
+        assert importlib.util.find_spec(rest[1])
+    elif program == "tta-server":
+        with pytest.raises(SystemExit) as ended:
+            main([rest[0], "--help"])
+        known = re.findall(r"--[a-z-]+", capsys.readouterr().out)
+        assert ended.value.code == 0
+        assert {word for word in rest if word.startswith("--")} <= set(known)
+
+
+@pytest.mark.parametrize(
+    "block", [each for each in blocks("yaml") if each.page != ELSEWHERE], ids=lambda block: block.text[:30]
+)
+def test_each_configuration_file_is_understood(block: Block, tmp_path, capsys):
+    path = tmp_path / "config.yaml"
+    path.write_text(block.text)
+
+    assert main(["config", "--config", str(path)]) == 0, capsys.readouterr().err
+
+
+def anchors(page: str) -> set[str]:
+    """Return what the headings of a page are called in links, as GitHub does it."""
+    prose = re.sub(r"^```.*?^```$", "", text(page), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links() -> list[tuple[str, str]]:
+    return [
+        (page, link)
+        for page in (*PAGES, "models/glyphs/MODEL_CARD.md", "tests/goldens/README.md")
+        for link in re.findall(r"\]\(([^)\s]+)\)", text(page))
+        if not link.startswith(("http:", "https:"))
+    ]
+
+
+@pytest.mark.parametrize(("page", "link"), links())
+def test_each_link_leads_somewhere(page: str, link: str):
+    path, _, anchor = link.partition("#")
+    target = (ROOT / page).parent / path if path else ROOT / page
+
+    assert target.exists()
+    assert not anchor or anchor in anchors(str(target.resolve().relative_to(ROOT)))
+
+
+def test_each_page_is_linked_from_the_readme():
+    found = {link.partition("#")[0] for page, link in links() if page == "README.md"}
+
+    assert set(PAGES) - {"README.md"} <= found
+
+
+def test_each_setting_says_what_it_means():
+    sections = [type(field.default) for field in Settings.model_fields.values()]
+
+    silent = [
+        f"{section.__name__}.{name}"
+        for section in [*sections, StreamSettings]
+        for name, field in section.model_fields.items()
+        if not field.description
+    ]
+
+    assert not silent
+
+
+def test_the_configuration_page_is_what_the_code_says():
+    written = text("docs/configuration.md")
+
+    assert MARK in written
+    assert written == page(written), "run python -m docs.write_configuration"
+
+
+def test_each_setting_of_a_section_is_on_its_page():
+    written = text("docs/configuration.md")
+
+    for name, field in Settings.model_fields.items():
+        part = written.partition(f"\n## `{name}`\n")[2].partition("\n## ")[0]
+        assert {key for key in type(field.default).model_fields if f"| `{key}` |" not in part} == set()
+
+
+def test_each_test_that_the_design_names_exists():
+    defined = {
+        name
+        for path in ROOT.glob("tests/**/test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    }
+
+    named = set(re.findall(r"`(test_\w+)`", text("DESIGN.md")))
+
+    assert len(named) > 10
+    assert named <= defined
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_each_file_that_a_page_names_exists(page: str):
+    prose = re.sub(r"^```.*?^```$", "", text(page), flags=re.DOTALL | re.MULTILINE)
+
+    named = set(re.findall(r"`([\w./-]+\.(?:py|toml|json|npz|md))`", prose))
+
+    assert {name for name in named - READERS if not any(f"/{path}".endswith(f"/{name}") for path in tracked())} == set()
