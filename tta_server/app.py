@@ -17,7 +17,7 @@ from tta_server.api import audit, health, infer, labels, predict, responses, sta
 from tta_server.api.caller import Callers
 from tta_server.api.decoding import Decoding
 from tta_server.api.middleware import Accounting, BodyLimit
-from tta_server.models import Backbone, Model, Preprocess
+from tta_server.models import Backbone, Custom, Model, Preprocess
 from tta_server.models.robust import robust
 from tta_server.runtime.assemble import Kept, assemble
 from tta_server.runtime.engine import Engine
@@ -150,10 +150,7 @@ def load_model(settings: ModelSettings, calibrated: bool = True) -> Model:
         settings.architecture,
         weights=settings.weights,
         sha256=settings.sha256,
-        labels=settings.labels,
-        classes=settings.classes,
-        preprocess=preprocess,
-        head=settings.head,
+        custom=Custom(settings.labels, settings.classes, preprocess, settings.head),
         device=_device(settings.device),
         reference=settings.reference,
         calibrated=calibrated,
