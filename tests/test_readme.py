@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from tests.server import running
 from tta_server.app import build
 from tta_server.cli import main
-from tta_server.settings import load_settings
+from tta_server.settings_file import load_settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

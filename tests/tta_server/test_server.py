@@ -24,7 +24,7 @@ from tta_server.app import build
 from tta_server.models import Model, Preprocess, glyphs
 from tta_server.models.catalog import default_preprocess
 from tta_server.runtime.worker import Answer
-from tta_server.settings import load_settings
+from tta_server.settings_file import load_settings
 
 ROWS = 4
 CONFIG = {

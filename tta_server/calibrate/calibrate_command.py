@@ -19,7 +19,8 @@ from tta_server.calibrate.labelled import read
 from tta_server.calibrate.null import Windows
 from tta_server.models import Reference, glyphs
 from tta_server.models.reference import beside
-from tta_server.settings import ModelSettings, load_settings
+from tta_server.settings import ModelSettings
+from tta_server.settings_file import load_settings
 
 _PARTS = {
     "fisher": "how much the answers depend on each scale and shift (eata)",

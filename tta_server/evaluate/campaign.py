@@ -18,7 +18,8 @@ from tta_server.evaluate.results import SOURCE, Result, ResultFolder
 from tta_server.evaluate.run import Bench, run
 from tta_server.evaluate.variants import Variant
 from tta_server.models import Model, Reference
-from tta_server.settings import GuardSettings, load_settings
+from tta_server.settings import GuardSettings
+from tta_server.settings_file import load_settings
 
 # Four windows a domain. On two cores the embedded model then takes about 3 minutes a protocol for all adapters, half of
 # it CoTTA's and a quarter ViDA's. With less, little but the first window after each change would be measured.

@@ -21,7 +21,7 @@ from tta_server.calibrate.null import Windows
 from tta_server.evaluate.corruptions import corrupt
 from tta_server.guard.drift import SourceStatistics, image_scores, norm_scores, window_scores
 from tta_server.models import Reference, TorchBackbone, glyphs, load, load_reference
-from tta_server.settings import load_settings
+from tta_server.settings_file import load_settings
 
 SMALL = Sizes(memory_rows=40, canary_rows=20, windows=Windows((8, 16), draws=50, forward_images=80))
 

@@ -22,7 +22,7 @@ from tta_server.runtime.answerer import Answer, Job
 from tta_server.runtime.assemble import Kept, assemble
 from tta_server.runtime.commands import Commands, Who
 from tta_server.runtime.worker import Worker
-from tta_server.settings import load_settings
+from tta_server.settings_file import load_settings
 from tta_server.storage.audit import Entry
 from tta_server.streams.stream import Stream
 from tta_server.telemetry.metrics import Metrics
