@@ -1,6 +1,7 @@
 """Snow, frost and fog; sources and departures in `corruptions`."""
 
 from functools import cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -11,23 +12,35 @@ SMALL_SIDE = 64  # up to here the CIFAR constants serve
 _FROST_SIDE = 1024
 
 
-def snow(
-    x: Intensities,
-    rng: Rng,
-    mean: float,
-    spread: float,
-    scale: float,
-    threshold: float,
-    radius: int,
-    sigma: float,
-    share: float,
-) -> np.ndarray:
+class Snowfall(NamedTuple):
+    """How it snows: the authors' seven constants.
+
+    Attributes:
+        mean: Of the normal noise that flakes are made of.
+        spread: Its standard deviation.
+        scale: How much it is enlarged.
+        threshold: What is below is no flake.
+        radius: Of the streaks, in pixels.
+        sigma: Of their fading, in pixels.
+        share: Of the scene that is not whitened.
+    """
+
+    mean: float
+    spread: float
+    scale: float
+    threshold: float
+    radius: int
+    sigma: float
+    share: float
+
+
+def snow(x: Intensities, rng: Rng, fall: Snowfall) -> np.ndarray:
     """Whiten the scene and let streaks of thresholded noise fall both ways."""
-    flakes = zoom(mean + spread * rng.standard_normal(x.shape[:2], dtype=np.float32), scale)
-    flakes = np.where(flakes < threshold, np.float32(0), np.clip(flakes, 0, 1))
-    streaks: Intensities = smear(flakes, radius, sigma, rng.uniform(-135, -45))[..., None]
+    flakes = zoom(fall.mean + fall.spread * rng.standard_normal(x.shape[:2], dtype=np.float32), fall.scale)
+    flakes = np.where(flakes < fall.threshold, np.float32(0), np.clip(flakes, 0, 1))
+    streaks: Intensities = smear(flakes, fall.radius, fall.sigma, rng.uniform(-135, -45))[..., None]
     grey = cv2.cvtColor(x, cv2.COLOR_RGB2GRAY)[..., None]
-    whitened: Intensities = share * x + (1 - share) * np.maximum(x, 1.5 * grey + 0.5)
+    whitened: Intensities = fall.share * x + (1 - fall.share) * np.maximum(x, 1.5 * grey + 0.5)
     return whitened + streaks + np.rot90(streaks, 2)
 
 
