@@ -2,7 +2,7 @@
 
 Source: Hendrycks and Dietterich, ICLR 2019, arXiv:1903.12261; constants and geometry of the authors' generators
 `make_cifar_c.py` and `make_imagenet_c.py`, whose files follow the same distributions but not the same draws.
-Differs: frost overlays a drawn texture; the photographs are not ours to ship.
+Differs: frost overlays drawn panes as bright and as rough as the photographs, which are not ours to ship.
 Differs: levels are rounded once, at the end; the authors truncate, and truncate inside snow and glass blur too.
 Differs: motion blur and snow apply ImageMagick's kernel in OpenCV; defocus blur does not crop the rim of its disk.
 Differs: elastic transform smooths by the exact Gaussian; the authors cut it at three standard deviations.
