@@ -1,7 +1,7 @@
 """The frozen side: networks, their normalisation layers, preprocessing and the catalog of models."""
 
 from tta_server.models.backbone import EMPTY, Backbone, Output, Spec, Statistics, Tensors
-from tta_server.models.catalog import Model, load
+from tta_server.models.catalog import Custom, Model, load
 from tta_server.models.preprocess import Preprocess
 from tta_server.models.reference import Reference, load_reference
 from tta_server.models.torch_backbone import TorchBackbone
@@ -9,6 +9,7 @@ from tta_server.models.torch_backbone import TorchBackbone
 __all__ = [
     "EMPTY",
     "Backbone",
+    "Custom",
     "Model",
     "Output",
     "Preprocess",

@@ -1,6 +1,5 @@
 """Find a model by name: the embedded one, a torchvision classifier, or a user's own factory."""
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import torchvision
 from torch import nn
 
 from tta_server.models import glyphs
+from tta_server.models.importing import import_object
 from tta_server.models.preprocess import Preprocess
 from tta_server.models.reference import Reference, beside, load_reference
 from tta_server.models.torch_backbone import TorchBackbone
@@ -43,6 +43,23 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Custom:
+    """What a user's model has in place of what the architecture has by itself.
+
+    Attributes:
+        labels: Names of the classes, or a text file with one a line; the architecture's own, or indices, when None.
+        classes: Number of classes; the architecture's own when None.
+        preprocess: From image to input; the architecture's own when None.
+        head: Path of the Linear layer that makes the logits; the last one when empty.
+    """
+
+    labels: Sequence[str] | str | Path | None = None
+    classes: int | None = None
+    preprocess: Preprocess | None = None
+    head: str = ""
+
+
+@dataclass(frozen=True)
 class _Source:
     """What is known of an architecture before its weights are read."""
 
@@ -63,10 +80,7 @@ def load(
     *,
     weights: str | Path | None = None,
     sha256: str = "",
-    labels: Sequence[str] | str | Path | None = None,
-    classes: int | None = None,
-    preprocess: Preprocess | None = None,
-    head: str = "",
+    custom: Custom = Custom(),
     device: str | torch.device = "cpu",
     reference: str | Path | None = None,
     calibrated: bool = True,
@@ -76,25 +90,22 @@ def load(
     Args:
         architecture: "glyphs" (embedded, needs nothing else), a torchvision classifier such as "resnet50",
             "wrn-28-10" (CIFAR, in RobustBench's layout), or
-            "package.module:factory", a function without arguments (or taking `num_classes` if `classes` is given) that
-            returns an `nn.Module`.
+            "package.module:factory", a function without arguments (or taking `num_classes` if `custom.classes` is
+            given) that returns an `nn.Module`; the folder in which the process was started is searched too.
         weights: Local file with the state dict. A factory may do without: its module is then served as it comes.
         sha256: Expected digest of that file; empty is not checked.
-        labels: Names of the classes, or a text file with one a line; indices where nothing is known.
-        classes: Number of classes; the architecture's own when None.
-        preprocess: From image to input; the architecture's own when None.
-        head: Path of the Linear layer that makes the logits; the last one when empty.
+        custom: What is not as the architecture has it.
         device: Where to run.
         reference: The reference bundle that 'tta-server calibrate' wrote. If None, the architecture's own for its own
             weights, else `<stem of the weights>.reference.safetensors` next to the weights if there is one.
         calibrated: Whether to look for a bundle at all; not so while one is made.
 
     Raises:
-        ValueError: If the name is unknown, the weights do not fit, the labels do not match the classes, or the bundle
-            is damaged or was made with other weights.
+        ValueError: If the name is unknown, the factory fails, the weights do not fit, the labels do not match the
+            classes, or the bundle is damaged or was made with other weights.
     """
     source = _find(architecture)
-    names = _labels(labels)
+    names, classes = _labels(custom.labels), custom.classes
     own = ":" in architecture or architecture == "glyphs"
     module = source.build(classes if own else classes or len(names) or None)
     path = Path(weights) if weights else source.weights
@@ -102,12 +113,12 @@ def load(
         load_weights(module, read_weights(path, sha256), str(path))
     elif ":" not in architecture:
         raise ValueError(f"model '{architecture}' needs a local weights file; nothing is ever downloaded")
-    preprocess = preprocess or source.preprocess
+    preprocess = custom.preprocess or source.preprocess
     backbone = TorchBackbone(
         module,
         preprocess.input_shape,
         name=architecture.rpartition(":")[2],
-        head=head,
+        head=custom.head,
         mean=preprocess.mean,
         std=preprocess.std,
         device=device,
@@ -176,14 +187,14 @@ def _torchvision(name: str) -> _Source:
 
 
 def _factory(architecture: str) -> Callable[[int | None], nn.Module]:
-    module_name, _, attribute = architecture.partition(":")
-    try:
-        function = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"model factory '{architecture}' cannot be imported: {error}") from error
+    function = import_object(architecture, "model factory")
 
     def build(classes: int | None) -> nn.Module:
-        module = function() if classes is None else function(num_classes=classes)
+        try:
+            module = function() if classes is None else function(num_classes=classes)
+        except Exception as error:  # a user's function may fail in any way
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(f"model factory '{architecture}' failed: {reason}") from error
         if not isinstance(module, nn.Module):
             raise ValueError(f"model factory '{architecture}' returned {type(module).__name__}, expected an nn.Module")
         return module

@@ -20,7 +20,7 @@ from tests.pages import ROOT, WRITTEN_ADDRESS, block, blocks, text
 from tests.server import running
 from tta_server.app import build
 from tta_server.cli import main
-from tta_server.settings import load_settings
+from tta_server.settings_file import load_settings
 
 FRAME = ROOT / "docs/frame.png"
 

@@ -15,7 +15,7 @@ from tta_server import __version__, models
 from tta_server.api import audit, health, infer, labels, metadata, predict, responses, states, streams
 from tta_server.api.caller import Callers
 from tta_server.api.middleware import Accounting, BodyLimit
-from tta_server.models import Model, Preprocess
+from tta_server.models import Custom, Model, Preprocess
 from tta_server.runtime.assemble import make_served
 from tta_server.runtime.served import Served, Storage
 from tta_server.settings import EngineSettings, ModelSettings, Settings, StorageSettings, make_preprocess
@@ -151,10 +151,7 @@ def load_model(settings: ModelSettings, calibrated: bool = True) -> Model:
         settings.architecture,
         weights=settings.weights,
         sha256=settings.sha256,
-        labels=settings.labels,
-        classes=settings.classes,
-        preprocess=preprocess,
-        head=settings.head,
+        custom=Custom(settings.labels, settings.classes, preprocess, settings.head),
         device=_device(settings.device),
         reference=settings.reference,
         calibrated=calibrated,

@@ -1,22 +1,22 @@
 """The command line: `tta-server serve | config | models | calibrate | evaluate | replay | demo`."""
 
+# What takes seconds to import, torch above all, is imported by the commands that need it.
 import argparse
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tta_server import __version__, replay_command
-from tta_server.calibrate import calibrate_command
-from tta_server.evaluate import evaluate_command
-from tta_server.models.catalog import architectures
-from tta_server.settings import Settings, load_settings
+from tta_server import __version__
+from tta_server.settings import Settings
+from tta_server.settings_file import load_settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status; what the user got wrong is printed in one line, status 2."""
-    options = _parser().parse_args(arguments)
+    typed = sys.argv[1:] if arguments is None else arguments
+    options = _parser(typed).parse_args(typed)
     try:
         return int(options.run(options))
     except (ValueError, OSError) as error:
@@ -26,44 +26,74 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(typed: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser of the command line; of the commands, only those that were typed have their options."""
     parser = argparse.ArgumentParser(
         prog="tta-server", description="Serve a vision model that adapts while it answers."
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True)
-
-    serve = commands.add_parser("serve", help="answer requests until stopped")
-    _configuration(serve)
-    serve.set_defaults(run=_serve)
-
-    config = commands.add_parser("config", help="print the configuration in force, as YAML")
-    _configuration(config)
-    config.set_defaults(run=_config)
-
-    listing = commands.add_parser("models", help="list the architectures that can be served")
-    listing.set_defaults(run=_models)
-
-    calibrate = commands.add_parser("calibrate", help="make a model's reference bundle from labelled images")
-    calibrate_command.add_arguments(calibrate)
-    calibrate.set_defaults(run=calibrate_command.run)
-
-    evaluate = commands.add_parser("evaluate", help="compare adapters on your model and your data")
-    evaluate_command.add_arguments(evaluate)
-    evaluate.set_defaults(run=evaluate_command.run)
-
-    replay = commands.add_parser("replay", help="rebuild a stream's state from the audit log and kept windows")
-    replay_command.add_arguments(replay)
-    replay.set_defaults(run=replay_command.run)
-
-    demo = commands.add_parser("demo", help="replay a drifting camera against a server, frozen and adapting")
-    demo.add_argument("--once", action="store_true", help="stop the server at the end instead of leaving it running")
-    demo.add_argument("--images", type=int, default=1000, help="images a phase, 400 to 2000 (default: %(default)s)")
-    demo.add_argument("--severity", type=int, default=5, choices=range(1, 6), help="of the corruptions (default: 5)")
-    demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for chart and table (default: ./demo)")
-    demo.add_argument("--port", type=int, default=0, help="port of the server (default: a free one)")
-    demo.set_defaults(run=_demo)
+    for name, (summary, complete) in _COMMANDS.items():
+        command = commands.add_parser(name, help=summary)
+        if name in typed:
+            complete(command)
     return parser
+
+
+def _serve(parser: argparse.ArgumentParser) -> None:
+    _configuration(parser)
+    parser.set_defaults(run=_run_serve)
+
+
+def _config(parser: argparse.ArgumentParser) -> None:
+    _configuration(parser)
+    parser.set_defaults(run=_run_config)
+
+
+def _models(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_run_models)
+
+
+def _calibrate(parser: argparse.ArgumentParser) -> None:
+    from tta_server.calibrate import calibrate_command
+
+    calibrate_command.add_arguments(parser)
+    parser.set_defaults(run=calibrate_command.run)
+
+
+def _evaluate(parser: argparse.ArgumentParser) -> None:
+    from tta_server.evaluate import evaluate_command
+
+    evaluate_command.add_arguments(parser)
+    parser.set_defaults(run=evaluate_command.run)
+
+
+def _replay(parser: argparse.ArgumentParser) -> None:
+    from tta_server import replay_command
+
+    replay_command.add_arguments(parser)
+    parser.set_defaults(run=replay_command.run)
+
+
+def _demo(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--once", action="store_true", help="stop the server at the end instead of leaving it running")
+    add("--images", type=int, default=1000, help="images a phase, 400 to 3000 (default: %(default)s)")
+    add("--severity", type=int, default=5, choices=range(1, 6), help="of the corruptions (default: %(default)s)")
+    add("--out", type=Path, default=Path("demo"), help="folder for chart and table (default: ./demo)")
+    add("--port", type=int, default=0, help="port of the server (default: a free one)")
+    parser.set_defaults(run=_run_demo)
+
+
+_COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "serve": ("answer requests until stopped", _serve),
+    "config": ("print the configuration in force, as YAML", _config),
+    "models": ("list the architectures that can be served", _models),
+    "calibrate": ("make a model's reference bundle from labelled images", _calibrate),
+    "evaluate": ("compare adapters on your model and your data", _evaluate),
+    "replay": ("rebuild a stream's state from the audit log and kept windows", _replay),
+    "demo": ("replay a drifting camera against a server, frozen and adapting", _demo),
+}
 
 
 def _configuration(parser: argparse.ArgumentParser) -> None:
@@ -86,24 +116,26 @@ def _settings(options: argparse.Namespace) -> Settings:
     return load_settings(options.config, {section: values for section, values in chosen.items() if values})
 
 
-def _serve(options: argparse.Namespace) -> int:
+def _run_serve(options: argparse.Namespace) -> int:
     from tta_server.serve import serve
 
     serve(_settings(options))
     return 0
 
 
-def _config(options: argparse.Namespace) -> int:
+def _run_config(options: argparse.Namespace) -> int:
     print(_settings(options).as_yaml(), end="")
     return 0
 
 
-def _models(_options: argparse.Namespace) -> int:
+def _run_models(_options: argparse.Namespace) -> int:
+    from tta_server.models.catalog import architectures
+
     print("\n".join(architectures()))
     return 0
 
 
-def _demo(options: argparse.Namespace) -> int:
+def _run_demo(options: argparse.Namespace) -> int:
     missing = [name for name in ("cv2", "httpx", "matplotlib", "scipy") if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f"the demo needs {', '.join(missing)}; install tta-server[evaluate]")

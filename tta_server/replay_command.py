@@ -13,7 +13,8 @@ from tta_server.guard.trust import Trust
 from tta_server.models import Model
 from tta_server.runtime.assemble import network
 from tta_server.runtime.device import images
-from tta_server.settings import AdapterSettings, Settings, load_settings, make_adapter
+from tta_server.settings import AdapterSettings, Settings, make_adapter
+from tta_server.settings_file import load_settings
 from tta_server.storage.audit import Audit, Entry
 from tta_server.storage.replay import Recipe, replay
 from tta_server.storage.store import Store

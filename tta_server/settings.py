@@ -1,10 +1,8 @@
 """The configuration: one YAML file, environment variables on top, command-line options above both."""
 
-import dataclasses
-import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -13,24 +11,22 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    TypeAdapter,
-    ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    SettingsError,
     YamlConfigSettingsSource,
 )
 
-from tta_server import adapters
-from tta_server.models import Preprocess
+from tta_server.validation import fill
+
+if TYPE_CHECKING:  # they import torch, which takes seconds: only who makes an adapter waits for it
+    from tta_server.adapters import Adapter
+    from tta_server.models import Preprocess
 
 PREFIX = "TTA_"
-_FILE_VARIABLE = "TTA_CONFIG"
 # Names of dots alone are no path segments: clients resolve them away.
 STREAM_NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,64}")
 
@@ -85,7 +81,7 @@ class ModelSettings(Section):
 class AdapterSettings(Section):
     """How streams learn."""
 
-    name: str = Field("tent", description="One of: " + ", ".join(adapters.names()))
+    name: str = Field("tent", description="Name of a method; an unknown one is refused with all there are.")
     settings: dict[str, Any] = Field(
         default_factory=dict, description="Fields of that adapter; the rest keep defaults."
     )
@@ -315,99 +311,24 @@ class Settings(BaseSettings):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-def load_settings(path: Path | None = None, overrides: dict[str, dict[str, Any]] | None = None) -> Settings:
-    """Read and validate the configuration.
-
-    Args:
-        path: YAML file; None takes the file that TTA_CONFIG names, or none.
-        overrides: Sections with values that win over everything, as from a command line.
-
-    Raises:
-        ValueError: If a file is missing or malformed, or a key or value is wrong; one line a problem.
-    """
-    path = path or (Path(os.environ[_FILE_VARIABLE]) if os.environ.get(_FILE_VARIABLE) else None)
-    if path and not path.is_file():
-        raise ValueError(f"configuration file '{path}' does not exist")
-    if path:
-        _check_file(path)
-    _refuse_unknown_variables()
-
-    class FromFile(Settings, yaml_file=path, yaml_file_encoding="utf-8"):
-        pass
-
-    try:
-        settings = FromFile(**(overrides or {}))  # type: ignore[arg-type]
-    except ValidationError as error:
-        raise ValueError("\n".join(_explain(problem) for problem in error.errors())) from error
-    except SettingsError as error:
-        raise ValueError(f"configuration cannot be read: {error}") from error
-    make_adapter(settings.adapter)
-    if settings.model.preprocess is not None:
-        make_preprocess(settings.model.preprocess)
-    return settings
-
-
-def make_adapter(section: AdapterSettings) -> adapters.Adapter:
+def make_adapter(section: AdapterSettings) -> "Adapter":
     """Return the adapter that the configuration asks for, its settings converted to their declared types.
 
     Raises:
         ValueError: If the name, a setting or a value is wrong.
     """
+    from tta_server import adapters
+
     plain = adapters.create(section.name)
-    return _fill(type(plain), section.settings, f"adapter '{section.name}'")
+    return fill(type(plain), section.settings, f"adapter '{section.name}'")
 
 
-def make_preprocess(fields: dict[str, Any]) -> Preprocess:
+def make_preprocess(fields: dict[str, Any]) -> "Preprocess":
     """Return the preprocessing that the configuration asks for.
 
     Raises:
         ValueError: If a field or value is wrong.
     """
-    return _fill(Preprocess, fields, "model.preprocess")
+    from tta_server.models import Preprocess
 
-
-T = TypeVar("T")
-
-
-def _fill(cls: type[T], values: dict[str, Any], owner: str) -> T:
-    fields = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    unknown = sorted(values.keys() - set(fields))
-    if unknown:
-        raise ValueError(f"{owner} has no setting '{unknown[0]}'; it has {', '.join(fields) or 'none'}")
-    try:
-        # YAML reads 1e-3 as text and the environment is all text: pydantic converts to what the dataclass declares.
-        return TypeAdapter(cls).validate_python(values)
-    except ValidationError as error:
-        raise ValueError("\n".join(f"{owner}: {_explain(problem)}" for problem in error.errors())) from error
-
-
-def _check_file(path: Path) -> None:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"configuration file '{path}' cannot be read: {' '.join(str(error).split())}") from error
-    if content is not None and not (isinstance(content, dict) and all(isinstance(key, str) for key in content)):
-        sections = ", ".join(Settings.model_fields)
-        raise ValueError(f"configuration file '{path}' must be a mapping with some of the keys {sections}")
-
-
-def _explain(problem: ErrorDetails) -> str:
-    if problem["type"] == "extra_forbidden":
-        key = ".".join(map(str, problem["loc"]))
-        return f"unknown configuration key '{key}'; 'tta-server config' prints the known ones"
-    # What pydantic calls the members of a union, and keys, is of no use to a reader: it holds brackets.
-    key = ".".join(str(part) for part in problem["loc"] if "[" not in str(part))
-    message = problem["msg"].removeprefix("Value error, ")
-    if not key or problem["type"] in ("missing", "value_error"):  # these say themselves what was got
-        return f"{key}: {message}" if key else message
-    return f"{key}: {message}, got {problem['input']!r}"
-
-
-def _refuse_unknown_variables() -> None:
-    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
-    for name, value in os.environ.items():
-        section = name.upper().partition("__")[0]
-        # Kubernetes puts TTA_..._SERVICE_HOST and TTA_..._PORT there for a Service whose name starts with "tta".
-        linked = re.search(r"_SERVICE_(HOST|PORT)|_PORT_\d", name) or (name.endswith("_PORT") and "://" in value)
-        if name.upper().startswith(PREFIX) and name != _FILE_VARIABLE and section not in known and not linked:
-            raise ValueError(f"unknown environment variable '{name}'; it should be {PREFIX}SECTION__KEY")
+    return fill(Preprocess, fields, "model.preprocess")

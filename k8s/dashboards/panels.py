@@ -4,6 +4,7 @@ Plain dictionaries, as Grafana reads them. Every query goes to the data source t
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 Json = dict[str, Any]
@@ -45,17 +46,24 @@ class Row(NamedTuple):
     panels: Sequence[Panel]
 
 
+class Look(NamedTuple):
+    """How a chart is drawn.
+
+    Attributes:
+        minimum: Lower end of the axis; None fits the data.
+        maximum: Upper end of the axis; None fits the data.
+        stacked: Draw the series on top of each other.
+        colours: Fixed colour of a series by its name.
+    """
+
+    minimum: float | None = 0
+    maximum: float | None = None
+    stacked: bool = False
+    colours: Mapping[str, str] = MappingProxyType({})
+
+
 def series(
-    title: str,
-    description: str,
-    queries: Sequence[Query],
-    *,
-    unit: str,
-    width: int = 12,
-    minimum: float | None = 0,
-    maximum: float | None = None,
-    stacked: bool = False,
-    colours: Mapping[str, str] | None = None,
+    title: str, description: str, queries: Sequence[Query], *, unit: str, width: int = 12, look: Look = Look()
 ) -> Panel:
     """Return a chart over time.
 
@@ -65,30 +73,27 @@ def series(
         queries: What to draw.
         unit: Grafana's name of the unit.
         width: Columns that it takes.
-        minimum: Lower end of the axis; None fits the data.
-        maximum: Upper end of the axis; None fits the data.
-        stacked: Draw the series on top of each other.
-        colours: Fixed colour of a series by its name.
+        look: How it is drawn.
     """
     defaults: Json = {
         "unit": unit,
         "custom": {
             "drawStyle": "line",
-            "fillOpacity": 40 if stacked else 0,
+            "fillOpacity": 40 if look.stacked else 0,
             "lineWidth": 1,
             "showPoints": "auto",
             "spanNulls": False,
-            "stacking": {"mode": "normal" if stacked else "none", "group": "A"},
+            "stacking": {"mode": "normal" if look.stacked else "none", "group": "A"},
         },
     }
-    ends = {"min": minimum, "max": maximum}
+    ends = {"min": look.minimum, "max": look.maximum}
     defaults |= {name: end for name, end in ends.items() if end is not None}
     options = {
         "legend": {"displayMode": "table", "placement": "bottom", "showLegend": True, "calcs": ["lastNotNull", "max"]},
         "tooltip": {"mode": "multi", "sort": "desc"},
     }
-    overrides = [_colour(name, colour) for name, colour in (colours or {}).items()]
-    return _panel("timeseries", title, description, queries, (width, 8), defaults, options, overrides=overrides)
+    fields = _fields(defaults, [_colour(name, colour) for name, colour in look.colours.items()])
+    return _panel("timeseries", title, description, _targets(queries), (width, 8), fields, options)
 
 
 def stat(
@@ -122,7 +127,7 @@ def stat(
         "textMode": "value",
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
     }
-    return _panel("stat", title, description, [query], (4, 4), defaults, options, instant=True)
+    return _panel("stat", title, description, _targets([query], instant=True), (4, 4), _fields(defaults), options)
 
 
 def bars(title: str, description: str, query: Query, *, unit: str, width: int = 12) -> Panel:
@@ -134,7 +139,9 @@ def bars(title: str, description: str, query: Query, *, unit: str, width: int = 
         "valueMode": "color",
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
     }
-    return _panel("bargauge", title, description, [query], (width, 8), defaults, options, instant=True)
+    return _panel(
+        "bargauge", title, description, _targets([query], instant=True), (width, 8), _fields(defaults), options
+    )
 
 
 def heatmap(title: str, description: str, query: Query, *, unit: str, width: int = 12) -> Panel:
@@ -146,12 +153,13 @@ def heatmap(title: str, description: str, query: Query, *, unit: str, width: int
         "yAxis": {"unit": unit},
         "tooltip": {"mode": "single", "yHistogram": True},
     }
-    return _panel("heatmap", title, description, [query], (width, 8), {}, options, form="heatmap")
+    return _panel("heatmap", title, description, _targets([query], form="heatmap"), (width, 8), _fields({}), options)
 
 
 def table(title: str, description: str, query: Query, *, hidden: Sequence[str], width: int = 8) -> Panel:
     """Return the labels of each series, one line a series, without the columns in `hidden`."""
-    panel = _panel("table", title, description, [query], (width, 8), {}, {}, instant=True, form="table")
+    targets = _targets([query], instant=True, form="table")
+    panel = _panel("table", title, description, targets, (width, 8), _fields({}), {})
     panel.body["transformations"] = [
         {"id": "organize", "options": {"excludeByName": dict.fromkeys(["Time", "Value", *hidden], True)}}
     ]
@@ -187,19 +195,22 @@ def _placed(body: Json, before: Sequence[Json], top: int, left: int, width: int 
 
 
 def _panel(
-    kind: str,
-    title: str,
-    description: str,
-    queries: Sequence[Query],
-    size: tuple[int, int],
-    defaults: Json,
-    options: Json,
-    *,
-    overrides: Sequence[Json] = (),
-    instant: bool = False,
-    form: str = "time_series",
+    kind: str, title: str, description: str, targets: list[Json], size: tuple[int, int], fields: Json, options: Json
 ) -> Panel:
-    targets = [
+    body = {
+        "type": kind,
+        "title": title,
+        "description": description,
+        "datasource": DATASOURCE,
+        "targets": targets,
+        "fieldConfig": fields,
+        "options": options,
+    }
+    return Panel(*size, body)
+
+
+def _targets(queries: Sequence[Query], instant: bool = False, form: str = "time_series") -> list[Json]:
+    return [
         {
             "refId": chr(ord("A") + i),
             "datasource": DATASOURCE,
@@ -211,16 +222,10 @@ def _panel(
         }
         for i, query in enumerate(queries)
     ]
-    body = {
-        "type": kind,
-        "title": title,
-        "description": description,
-        "datasource": DATASOURCE,
-        "targets": targets,
-        "fieldConfig": {"defaults": defaults, "overrides": list(overrides)},
-        "options": options,
-    }
-    return Panel(*size, body)
+
+
+def _fields(defaults: Json, overrides: Sequence[Json] = ()) -> Json:
+    return {"defaults": defaults, "overrides": list(overrides)}
 
 
 def _colour(name: str, colour: str) -> Json:

@@ -5,7 +5,7 @@ Each description tells someone who was just woken up what the panel means and wh
 
 from typing import Final
 
-from k8s.dashboards.panels import Query, Row, bars, series
+from k8s.dashboards.panels import Look, Query, Row, bars, series
 from k8s.dashboards.selectors import BY_STREAM, MODEL, RATE, STREAM
 
 _VERDICTS: Final = [
@@ -21,7 +21,7 @@ _VERDICTS: Final = [
             )
         ],
         unit="suffix: /min",
-        stacked=True,
+        look=Look(stacked=True),
     ),
     series(
         "Restores by cause",
@@ -30,7 +30,7 @@ _VERDICTS: Final = [
         "stream off.",
         [Query(f"60 * sum by (cause) (rate(tta_restores_total{{{STREAM}}}{RATE}))", "{{cause}}")],
         unit="suffix: /min",
-        stacked=True,
+        look=Look(stacked=True),
     ),
     bars(
         "Restores in this time range",
@@ -49,7 +49,7 @@ _VERDICTS: Final = [
             Query(f"sum(tta_stream_frozen{{{MODEL}}})", "frozen"),
         ],
         unit="none",
-        colours={"answered by the source": "blue", "frozen": "red"},
+        look=Look(colours={"answered by the source": "blue", "frozen": "red"}),
     ),
 ]
 
@@ -74,7 +74,7 @@ _MEASURES: Final = [
         "own past. A fall without a change in front of the camera is how a collapse begins.",
         [Query(f"tta_prediction_diversity_ratio{{{STREAM}}}", BY_STREAM)],
         unit="percentunit",
-        maximum=1,
+        look=Look(maximum=1),
     ),
     series(
         "Accuracy on the canary",
@@ -83,7 +83,7 @@ _MEASURES: Final = [
         "steps are normal.",
         [Query(f"tta_canary_accuracy_ratio{{{STREAM}}}", BY_STREAM)],
         unit="percentunit",
-        maximum=1,
+        look=Look(maximum=1),
     ),
     series(
         "Lower bound of the risk",
@@ -92,7 +92,7 @@ _MEASURES: Final = [
         "stream's images.",
         [Query(f"tta_risk_lower_bound_ratio{{{STREAM}}}", BY_STREAM)],
         unit="percentunit",
-        minimum=None,
+        look=Look(minimum=None),
     ),
     series(
         "Estimated gain",
@@ -101,7 +101,7 @@ _MEASURES: Final = [
         "labelled images' or the other panels of this row.",
         [Query(f"tta_estimated_gain_ratio{{{STREAM}}}", BY_STREAM)],
         unit="percentunit",
-        minimum=None,
+        look=Look(minimum=None),
     ),
     series(
         "Accuracy on labelled images",
@@ -110,7 +110,7 @@ _MEASURES: Final = [
         "GET /v1/streams/NAME has the intervals.",
         [Query(f"tta_labelled_accuracy_ratio{{{STREAM}}}", "{{variant}}: {{stream}} on {{instance}}")],
         unit="percentunit",
-        maximum=1,
+        look=Look(maximum=1),
     ),
     series(
         "Images dropped by reason",
@@ -119,7 +119,7 @@ _MEASURES: Final = [
         "the guard. overload: the server was busy. failed: an error, see the log.",
         [Query(f"sum by (reason) (rate(tta_samples_dropped_total{{{STREAM}}}{RATE}))", "{{reason}}")],
         unit="suffix: images/s",
-        stacked=True,
+        look=Look(stacked=True),
     ),
 ]
 
@@ -131,7 +131,7 @@ _KEPT: Final = [
         [Query(f"sum by (kind) (tta_state_bytes{{{MODEL}}})", "{{kind}}")],
         unit="bytes",
         width=8,
-        stacked=True,
+        look=Look(stacked=True),
     ),
     series(
         "Streams on disk",

@@ -5,7 +5,7 @@ Each description tells someone who was just woken up what the panel means and wh
 
 from typing import Final
 
-from k8s.dashboards.panels import Query, Row, heatmap, series, stat, table
+from k8s.dashboards.panels import Look, Query, Row, heatmap, series, stat, table
 from k8s.dashboards.selectors import MODEL, OURS, RATE
 
 _NUMBERS: Final = [
@@ -93,8 +93,7 @@ _REQUESTS: Final = [
         "queue or the table of streams is full. error (5xx): our fault; the log has the reason.",
         [Query(f"sum by (outcome) (rate(tta_requests_total{{{MODEL}}}{RATE}))", "{{outcome}}")],
         unit="reqps",
-        stacked=True,
-        colours={"ok": "green", "rejected": "orange", "overloaded": "purple", "error": "red"},
+        look=Look(stacked=True, colours={"ok": "green", "rejected": "orange", "overloaded": "purple", "error": "red"}),
     ),
     series(
         "Requests refused or failed",
@@ -102,7 +101,7 @@ _REQUESTS: Final = [
         "from one moment on: a client was changed. error: read the log, and restart if readiness is lost.",
         [Query(f'sum by (outcome) (rate(tta_requests_total{{{MODEL},outcome!="ok"}}{RATE}))', "{{outcome}}")],
         unit="reqps",
-        colours={"rejected": "orange", "overloaded": "purple", "error": "red"},
+        look=Look(colours={"rejected": "orange", "overloaded": "purple", "error": "red"}),
     ),
     series(
         "Latency",

@@ -5,7 +5,7 @@ Each description tells someone who was just woken up what the panel means and wh
 
 from typing import Final
 
-from k8s.dashboards.panels import Query, Row, bars, series
+from k8s.dashboards.panels import Look, Query, Row, bars, series
 from k8s.dashboards.selectors import BY_STREAM, MODEL, RATE, STREAM
 
 _DRIFT: Final = [
@@ -17,7 +17,7 @@ _DRIFT: Final = [
         "POST /v1/streams/NAME/reset. A stream that falls silent keeps its last value.",
         [Query(f"tta_predictive_entropy_ratio{{{STREAM}}}", BY_STREAM)],
         unit="percentunit",
-        maximum=1,
+        look=Look(maximum=1),
     ),
     series(
         "Confidence",
@@ -25,7 +25,7 @@ _DRIFT: Final = [
         "towards 1 also when it collapses. Read it beside the same stream in mode 'off', or label a few images.",
         [Query(f"tta_confidence_ratio{{{STREAM}}}", BY_STREAM)],
         unit="percentunit",
-        maximum=1,
+        look=Look(maximum=1),
     ),
     bars(
         "Rise of uncertainty in this time range",
@@ -56,15 +56,17 @@ _WINDOWS: Final = [
         "was too busy. All 0: streams are 'off', or too few images come to fill a window.",
         [Query(f"60 * sum by (action) (rate(tta_batches_total{{{STREAM}}}{RATE}))", "{{action}}")],
         unit="suffix: /min",
-        stacked=True,
-        colours={
-            "updated": "green",
-            "skipped": "blue",
-            "rejected": "orange",
-            "restored": "yellow",
-            "failed": "red",
-            "dropped": "purple",
-        },
+        look=Look(
+            stacked=True,
+            colours={
+                "updated": "green",
+                "skipped": "blue",
+                "rejected": "orange",
+                "restored": "yellow",
+                "failed": "red",
+                "dropped": "purple",
+            },
+        ),
     ),
     series(
         "Share of windows not learnt from",
@@ -79,7 +81,7 @@ _WINDOWS: Final = [
             )
         ],
         unit="percentunit",
-        maximum=1,
+        look=Look(maximum=1),
     ),
     series(
         "Steps per minute",

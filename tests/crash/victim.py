@@ -10,7 +10,7 @@ import yaml
 
 from tests.crash.processes import PROCESSES
 from tta_server.serve import serve
-from tta_server.settings import load_settings
+from tta_server.settings_file import load_settings
 from tta_server.storage import failpoints
 
 START_WITHIN_S = 90.0

@@ -12,7 +12,8 @@ import yaml
 
 from tta_server.app import build
 from tta_server.serve import _DRAIN_S
-from tta_server.settings import Settings, load_settings
+from tta_server.settings import Settings
+from tta_server.settings_file import load_settings
 from tta_server.storage.keeper import Keeper
 
 KINDS = ("ConfigMap", "Deployment", "PersistentVolumeClaim", "Service")

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
-from tta_server.models import Preprocess, glyphs, load
+from tta_server.models import Custom, Preprocess, glyphs, load
 from tta_server.models.catalog import architectures, default_preprocess
 
 SMALL = "shufflenet_v2_x0_5"  # the quickest of torchvision's to build
@@ -53,6 +53,12 @@ def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
         def nothing():
             return None
+
+        def fails():
+            raise OSError("no such file:\\n  pretrained.pth")
+
+        def picky(depth):
+            return network()
     """
     (tmp_path / "house").mkdir()
     (tmp_path / "house" / "factories.py").write_text(textwrap.dedent(code), encoding="utf-8")
@@ -88,7 +94,7 @@ def test_the_embedded_model_takes_other_weights_of_the_same_shape(tmp_path):
 
 def test_the_embedded_model_refuses_another_number_of_classes():
     with pytest.raises(ValueError, match="model 'glyphs' has 36 classes, not the 10 asked for"):
-        load("glyphs", classes=10)
+        load("glyphs", custom=Custom(classes=10))
 
 
 # torchvision
@@ -140,14 +146,14 @@ def test_googlenet_answers_as_torchvisions_own_with_the_same_weights(tmp_path, m
 
 
 def test_labels_give_the_number_of_classes_of_a_torchvision_model(small_weights):
-    model = load(SMALL, weights=small_weights, labels=("a", "b", "c", "d"))
+    model = load(SMALL, weights=small_weights, custom=Custom(labels=("a", "b", "c", "d")))
 
     assert model.labels == ("a", "b", "c", "d")
     assert model.backbone.spec.classes == 4
 
 
 def test_without_labels_the_classes_of_a_retrained_model_are_numbered(small_weights):
-    assert load(SMALL, weights=small_weights, classes=4).labels == ("0", "1", "2", "3")
+    assert load(SMALL, weights=small_weights, custom=Custom(classes=4)).labels == ("0", "1", "2", "3")
 
 
 def test_a_torchvision_model_without_a_weights_file_is_refused():
@@ -164,7 +170,7 @@ def test_weights_of_another_number_of_classes_are_refused_with_the_file(small_we
 
 def test_a_wrong_sha256_is_refused(small_weights):
     with pytest.raises(ValueError, match="has sha256"):
-        load(SMALL, weights=small_weights, classes=4, sha256="0" * 64)
+        load(SMALL, weights=small_weights, custom=Custom(classes=4), sha256="0" * 64)
 
 
 def test_another_preprocessing_changes_the_input_and_the_normalisation(small_weights):
@@ -172,7 +178,7 @@ def test_another_preprocessing_changes_the_input_and_the_normalisation(small_wei
     network = built(SMALL, num_classes=4)
     x = torch.rand(2, 3, 64, 48)
 
-    model = load(SMALL, weights=small_weights, classes=4, preprocess=preprocess)
+    model = load(SMALL, weights=small_weights, custom=Custom(classes=4, preprocess=preprocess))
 
     assert model.backbone.spec.input_shape == (3, 64, 48)
     assert_close(model.backbone.forward(x).logits, network((x - 0.5) / 0.25), atol=1e-5, rtol=1e-5)
@@ -180,14 +186,16 @@ def test_another_preprocessing_changes_the_input_and_the_normalisation(small_wei
 
 # A user's own
 def test_a_factory_is_served_as_it_comes(factories):
-    model = load(f"{factories}:network", preprocess=Preprocess((8, 8)))
+    model = load(f"{factories}:network", custom=Custom(preprocess=Preprocess((8, 8))))
 
     assert (model.backbone.spec.name, model.backbone.spec.classes) == ("network", 5)
     assert model.labels == ("0", "1", "2", "3", "4")
 
 
 def test_a_factory_is_called_with_the_number_of_classes_asked_for(factories):
-    assert load(f"{factories}:network", classes=9, preprocess=Preprocess((8, 8))).backbone.spec.classes == 9
+    assert (
+        load(f"{factories}:network", custom=Custom(classes=9, preprocess=Preprocess((8, 8)))).backbone.spec.classes == 9
+    )
 
 
 def test_a_factory_takes_weights_from_a_file(factories, tmp_path):
@@ -207,7 +215,7 @@ def test_without_preprocessing_a_factory_gets_that_of_imagenet(factories):
 
 def test_a_factory_that_does_not_make_the_classes_asked_for_is_refused(factories):
     with pytest.raises(ValueError, match="has 3 classes, not the 7 asked for"):
-        load(f"{factories}:stubborn", classes=7)
+        load(f"{factories}:stubborn", custom=Custom(classes=7))
 
 
 @pytest.mark.parametrize("name", ["factories:missing", "nowhere:network", "broken:network", "factories:", "..:network"])
@@ -224,6 +232,28 @@ def test_a_factory_without_a_module_is_refused():
 def test_a_factory_that_returns_no_module_is_refused(factories):
     with pytest.raises(ValueError, match=r"returned NoneType, expected an nn\.Module"):
         load(f"{factories}:nothing")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("fails", "OSError: no such file: pretrained.pth"),
+        ("picky", "TypeError: picky() missing 1 required positional argument: 'depth'"),
+        ("WEIGHTS", "TypeError: 'int' object is not callable"),
+    ],
+)
+def test_a_factory_that_fails_is_refused_in_one_line_that_says_why(factories, name, reason):
+    with pytest.raises(ValueError, match="model factory") as refusal:
+        load(f"{factories}:{name}")
+
+    assert str(refusal.value) == f"model factory '{factories}:{name}' failed: {reason}"
+
+
+def test_a_factory_is_found_in_the_folder_of_the_start(factories, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(tmp_path)])
+    monkeypatch.chdir(tmp_path)
+
+    assert load(f"{factories}:fixed").backbone.spec.classes == 3
 
 
 # Names and labels
@@ -247,19 +277,23 @@ def test_labels_are_read_from_a_file_one_a_line(tmp_path, factories, kind):
     path = tmp_path / "labels.txt"
     path.write_bytes("\ufefftench, Tinca tinca\r\n\n  goldfish \nžralok\n".encode())
 
-    assert load(f"{factories}:fixed", labels=kind(path)).labels == ("tench, Tinca tinca", "goldfish", "žralok")
+    assert load(f"{factories}:fixed", custom=Custom(labels=kind(path))).labels == (
+        "tench, Tinca tinca",
+        "goldfish",
+        "žralok",
+    )
 
 
 @pytest.mark.parametrize("kind", [Path, str])
 def test_a_missing_labels_file_is_refused_by_name(tmp_path, kind):
     with pytest.raises(ValueError, match=f"labels file '{tmp_path / 'no.txt'}' does not exist"):
-        load("glyphs", labels=kind(tmp_path / "no.txt"))
+        load("glyphs", custom=Custom(labels=kind(tmp_path / "no.txt")))
 
 
 @pytest.mark.parametrize("count", [1, 35, 37])
 def test_another_number_of_labels_than_classes_is_refused(count):
     with pytest.raises(ValueError, match=f"model 'glyphs' has 36 classes, got {count} labels"):
-        load("glyphs", labels=[str(i) for i in range(count)])
+        load("glyphs", custom=Custom(labels=[str(i) for i in range(count)]))
 
 
 # The network
@@ -274,11 +308,11 @@ def test_importing_and_loading_open_no_connection(tmp_path, small_weights):
             setattr(socket.socket, name, refuse)
         socket.getaddrinfo = socket.create_connection = refuse
 
-        import models, adapters
+        from tta_server import adapters, models
         from tta_server.models.catalog import default_preprocess
 
         models.load("glyphs")
-        models.load(sys.argv[1], weights=sys.argv[2], classes=4)
+        models.load(sys.argv[1], weights=sys.argv[2], custom=models.Custom(classes=4))
         default_preprocess("vit_b_16")
         try:
             models.load("resnet50")

@@ -14,9 +14,11 @@ import yaml
 from tta_server import __version__
 from tta_server.cli import main
 from tta_server.models.catalog import architectures
-from tta_server.settings import Settings
+from tta_server.settings import AdapterSettings, Settings, make_adapter
 
 ROOT = Path(__file__).parents[2]
+COMMANDS = ("serve", "config", "models", "calibrate", "evaluate", "replay", "demo")
+LIGHT = ("serve", "config", "models", "evaluate", "demo")  # their options are known without what they run
 
 
 @pytest.fixture(autouse=True)
@@ -180,6 +182,50 @@ def test_the_version_is_printed():
     done = command("--version")
 
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, __version__, "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--version"], ["--help"], ["config"], ["config", "--port", "1234"], *([name, "--help"] for name in LIGHT)],
+    ids=" ".join,
+)
+def test_what_needs_no_network_does_not_wait_for_torch(arguments):
+    code = "import sys; sys.modules['torch'] = None; from tta_server.cli import main; sys.exit(main(sys.argv[1:]))"
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, cwd=ROOT, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+def test_every_command_is_listed_and_has_its_options(capsys):
+    for arguments in ([], *([name] for name in COMMANDS)):
+        with pytest.raises(SystemExit) as end:
+            main([*arguments, "--help"])
+        assert end.value.code == 0
+
+    helps = capsys.readouterr().out.split("usage: ")[1:]
+    assert all(f"    {name} " in helps[0] for name in COMMANDS)
+    listed = [name for name, text in zip(COMMANDS, helps[1:], strict=True) if "  --" in text]
+    assert listed == [name for name in COMMANDS if name != "models"]
+
+
+@pytest.mark.parametrize("images", ["399", "3001", "-1"])
+def test_the_demo_takes_the_number_of_images_that_its_help_names(images, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    assert complaint(capsys, "demo", "--images", images).startswith("images must be 400 to 3000 a phase")
+
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(SystemExit):
+        main(["demo", "--help"])
+    assert "400 to 3000" in capsys.readouterr().out
+
+
+def test_the_default_adapter_is_one_that_can_be_made():
+    assert make_adapter(AdapterSettings()).name == AdapterSettings().name
 
 
 def test_an_error_of_a_real_process_is_one_line_without_a_traceback():

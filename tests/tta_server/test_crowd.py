@@ -13,7 +13,7 @@ from tests.tta_server.runtime.fakes import rows, submit, tiny
 from tta_server.app import build
 from tta_server.models import Model, Preprocess
 from tta_server.runtime.worker import Answer
-from tta_server.settings import load_settings
+from tta_server.settings_file import load_settings
 
 ROWS = 4
 CONFIG = {

@@ -36,7 +36,7 @@ from tests.tta_server.runtime.fakes import rows, submit, tiny
 from tta_server.app import Service, build
 from tta_server.models import Model, Preprocess
 from tta_server.runtime.commands import Who
-from tta_server.settings import load_settings
+from tta_server.settings_file import load_settings
 from tta_server.streams.stream import Stream
 
 ROWS = 4

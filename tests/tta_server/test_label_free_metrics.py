@@ -14,7 +14,7 @@ from tta_server import adapters, models
 from tta_server.app import open_storage
 from tta_server.models import glyphs
 from tta_server.runtime.assemble import assemble
-from tta_server.settings import load_settings
+from tta_server.settings_file import load_settings
 from tta_server.telemetry.metrics import Metrics
 
 ROWS, WINDOW = 16, 32

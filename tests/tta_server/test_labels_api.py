@@ -13,7 +13,7 @@ from tests.tta_server.pictures import png
 from tests.tta_server.runtime.fakes import rows, submit, tiny
 from tta_server.app import build
 from tta_server.models import Model, Preprocess, glyphs
-from tta_server.settings import load_settings
+from tta_server.settings_file import load_settings
 
 COUNT = 8
 CONFIG = {"model": {"device": "cpu"}, "engine": {"window_rows": 4}, "guard": UNGUARDED}

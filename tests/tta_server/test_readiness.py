@@ -14,7 +14,7 @@ from tests.tta_server.pictures import png
 from tests.tta_server.runtime.fakes import tiny
 from tta_server.app import build
 from tta_server.models import Model, Preprocess
-from tta_server.settings import load_settings
+from tta_server.settings_file import load_settings
 
 
 async def readiness(monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:

@@ -13,7 +13,7 @@ from tta_server.evaluate.corruptions import corrupt
 from tta_server.models import Model, glyphs
 from tta_server.runtime.assemble import assemble
 from tta_server.runtime.worker import Worker
-from tta_server.settings import load_settings
+from tta_server.settings_file import load_settings
 from tta_server.telemetry.metrics import Metrics
 
 WINDOW = 16

@@ -15,7 +15,7 @@ from tta_server.app import make_app, open_storage
 from tta_server.models import Model, Preprocess
 from tta_server.runtime.assemble import make_served
 from tta_server.runtime.served import Served
-from tta_server.settings import load_settings
+from tta_server.settings_file import load_settings
 
 LABELS = {"letters": ("a", "b", "c", "d"), "animals": ("cat", "dog", "hen", "owl")}
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, *SHAPE), np.uint8)

@@ -7,19 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import rich.progress
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
 from tta_server.adapters.vida import Vida
 from tta_server.app import load_model
 from tta_server.calibrate.bundle import Sizes, calibrate
-from tta_server.calibrate.labelled import Progress as Told
-from tta_server.calibrate.labelled import read
+from tta_server.calibrate.labelled import Progress, read
 from tta_server.calibrate.null import Windows
 from tta_server.models import Reference, glyphs
 from tta_server.models.reference import beside
-from tta_server.settings import ModelSettings, load_settings
+from tta_server.settings import ModelSettings
+from tta_server.settings_file import load_settings
 
 _PARTS = {
     "fisher": "how much the answers depend on each scale and shift (eata)",
@@ -51,6 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", type=int, help="number of classes")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 or auto")
     parser.add_argument("--out", type=Path, help="bundle to write (default: next to the weights, where it is found)")
+    parser.add_argument(
+        "--skip-broken",
+        action="store_true",
+        help="open every image of the folder first, and leave out those that cannot be read and empty class folders",
+    )
     parser.add_argument("--limit", type=int, default=5000, help="most images used (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=64, help="images in one forward (default: %(default)s)")
@@ -80,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
     model = load_model(settings, calibrated=False)
     console = Console()
     with _bars(console) as told:
-        data = read(options.data, model, options.limit, options.seed, told)
+        data = read(options.data, model, options.limit, options.seed, told, options.skip_broken)
         reference = calibrate(
             model.backbone,
             data.images,
@@ -93,6 +98,8 @@ def run(options: argparse.Namespace) -> int:
         )
     reference = replace(reference, about={**reference.about, "model": model.backbone.spec.name})
     reference.save(out)
+    for remark in data.remarks:
+        console.print(remark, soft_wrap=True, highlight=False, markup=False)
     _report(reference, out, console)
     return 0
 
@@ -118,15 +125,16 @@ def _out(out: Path | None, settings: ModelSettings) -> Path:
 
 
 @contextmanager
-def _bars(console: Console) -> Iterator[Told]:
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+def _bars(console: Console) -> Iterator[Progress]:
+    counted = rich.progress.MofNCompleteColumn(), rich.progress.TimeRemainingColumn()
+    columns = (*rich.progress.Progress.get_default_columns()[:2], *counted)
+    with rich.progress.Progress(*columns, console=console, transient=True) as bars:
         tasks: dict[str, Any] = {}
 
         def told(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done)
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done)
 
         yield told
 

@@ -2,7 +2,6 @@
 
 import zipfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
-from torchvision.datasets import ImageFolder
 
-from tta_server.models import Model, Preprocess, glyphs
+from tta_server.calibrate.folder import Listing, attempts, list_folder, refuse_broken
+from tta_server.models import Model, glyphs
 
 _KEPT_OF_A_CLASS = 2
 
@@ -29,17 +27,19 @@ class Labelled:
     Attributes:
         images: uint8 (N, C, H, W).
         labels: Class of each, int64 (N,).
+        remarks: What their owner should know about how they were read.
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    remarks: tuple[str, ...] = ()
 
     def pixels(self, rows: NDArray[np.int64], device: torch.device) -> Tensor:
         """Return some images (rows, C, H, W) as floats in [0, 1] on `device`."""
         return torch.from_numpy(self.images[rows]).to(device).float() / 255
 
 
-def read(data: str, model: Model, limit: int, seed: int, progress: Progress) -> Labelled:
+def read(data: str, model: Model, limit: int, seed: int, progress: Progress, skip_broken: bool = False) -> Labelled:
     """Read labelled images and bring them to the size that `model` takes.
 
     Args:
@@ -49,9 +49,11 @@ def read(data: str, model: Model, limit: int, seed: int, progress: Progress) -> 
         limit: Most images that are read, at least 1; of more, each class keeps its share, and at least 2.
         seed: Which ones.
         progress: Told about each image of a folder.
+        skip_broken: Leave out files of a folder that cannot be read, and class folders without images.
 
     Raises:
-        ValueError: If there is nothing there, the images have no labels, or labels or shape do not fit the model.
+        ValueError: If there is nothing there, files cannot be read (all of them are named), the images have no labels,
+            or labels or shape do not fit the model.
     """
     rng = np.random.default_rng(seed)
     path = Path(data)
@@ -63,7 +65,9 @@ def read(data: str, model: Model, limit: int, seed: int, progress: Progress) -> 
             )
         found = Labelled(*glyphs.images("source"))
     elif path.is_dir():
-        return _decode(path, model, limit, rng, progress)
+        opened = partial(progress, "images opened")
+        listing = list_folder(path, model.labels, model.preprocess, skip_broken, opened)
+        return _decode(listing, model, limit, rng, progress)
     elif path.is_file():
         found = _packed(path, len(model.labels))
     else:
@@ -98,40 +102,18 @@ def _packed(path: Path, classes: int) -> Labelled:
     return Labelled(images, labels.astype(np.int64))
 
 
-def _decode(folder: Path, model: Model, limit: int, rng: np.random.Generator, progress: Progress) -> Labelled:
-    try:
-        listing = ImageFolder(folder)
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"folder '{folder}' cannot be used ({error}); calibration needs labelled images: one folder for each "
-            "class, named as the model's label, with image files in it"
-        ) from error
-    strangers = [name for name in listing.classes if name not in model.labels]
-    if strangers:
-        raise ValueError(
-            f"folder '{strangers[0]}' in '{folder}' is no label of the model, and {len(strangers) - 1} more are not; "
-            f"its {len(model.labels)} labels start with {', '.join(map(repr, model.labels[:5]))}; "
-            "name the folders so, or give the names of the classes, in the model's order, as --labels"
-        )
-    index = [model.labels.index(name) for name in listing.classes]
-    paths = [Path(path) for path, _ in listing.samples]
-    labels = np.array([index[label] for _, label in listing.samples], dtype=np.int64)
-    kept = _shares(labels, limit, rng)
+def _decode(listing: Listing, model: Model, limit: int, rng: np.random.Generator, progress: Progress) -> Labelled:
+    kept = _shares(listing.labels, limit, rng)
     images = np.empty((len(kept), *model.preprocess.input_shape), np.uint8)
-    with ThreadPoolExecutor() as pool:
-        decoded = pool.map(partial(_open, model.preprocess), (paths[row] for row in kept))
-        for done, image in enumerate(decoded):
+    problems: list[ValueError] = []
+    for done, image in enumerate(attempts([listing.files[row] for row in kept], model.preprocess)):
+        if isinstance(image, ValueError):
+            problems.append(image)
+        else:
             images[done] = image
-            progress("images read", done + 1, len(kept))
-    return Labelled(images, labels[kept])
-
-
-def _open(preprocess: Preprocess, path: Path) -> NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            return preprocess(image)
-    except Exception as error:  # Pillow raises whatever the damage leads to
-        raise ValueError(f"image '{path}' cannot be read: {error}") from error
+        progress("images read", done + 1, len(kept))
+    refuse_broken(problems, len(kept))
+    return Labelled(images, listing.labels[kept], listing.remarks)
 
 
 def _shares(labels: NDArray[np.int64], limit: int, rng: np.random.Generator) -> NDArray[np.int64]:

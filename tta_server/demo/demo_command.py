@@ -20,10 +20,12 @@ from rich.progress import Progress
 from tta_server.demo.camera import Replayed, Scene, camera, replay
 from tta_server.demo.chart import draw
 from tta_server.evaluate.corruptions import CORRUPTIONS
+from tta_server.models import glyphs
 
 FROZEN, ADAPTING = "frozen", "adapting"
 _STREAMS = (FROZEN, ADAPTING)
 _PER_REQUEST = 16
+_FEWEST = 400
 _SEED = 2026
 _START_WITHIN_S = 120.0
 
@@ -49,7 +51,7 @@ def demo(images: int, severity: int, out: Path, port: int, keep: bool) -> int:
     """Replay a drifting camera to a frozen and an adapting stream; print a table and write a chart.
 
     Args:
-        images: Images a phase, at least 400.
+        images: Images a phase, at least 400 and at most as many as the embedded test set has.
         severity: Of the corruptions, 1 to 5.
         out: Folder for the chart, the table as JSON, the configuration and the server's log.
         port: Where the server listens; 0 picks a free port.
@@ -62,8 +64,11 @@ def demo(images: int, severity: int, out: Path, port: int, keep: bool) -> int:
         ValueError: If there are too few or too many images.
         OSError: If the server does not start.
     """
-    if images < 400:
-        raise ValueError(f"images must be at least 400 a phase, got {images}: fewer say little")
+    most = len(glyphs.images("test")[0])
+    if not _FEWEST <= images <= most:
+        raise ValueError(
+            f"images must be {_FEWEST} to {most} a phase, got {images}: fewer say little, more there are not"
+        )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped then too
     console = Console()
     out.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,8 @@ from tta_server.evaluate.results import SOURCE, Result, ResultFolder
 from tta_server.evaluate.run import Bench, run
 from tta_server.evaluate.variants import Variant
 from tta_server.models import Model, Reference
-from tta_server.settings import GuardSettings, load_settings
+from tta_server.settings import GuardSettings
+from tta_server.settings_file import load_settings
 
 # Four windows a domain. On two cores the embedded model then takes about 3 minutes a protocol for all adapters, half of
 # it CoTTA's and a quarter ViDA's. With less, little but the first window after each change would be measured.
@@ -44,11 +45,12 @@ class Campaign:
         """
         protocols = _protocols(options.protocol)
         model = _model(options)
-        dataset = open_dataset(options.data, model, options.seed)
-        course = _course(options, dataset)
-        self._plans = {protocol: plan(protocol, dataset, course) for protocol in protocols}
+        with Console(stderr=True).status("listing the images"):
+            dataset = open_dataset(options.data, model, options.seed, options.skip_broken)
+            course = _course(options, dataset)
+            self._plans = {protocol: plan(protocol, dataset, course) for protocol in protocols}
         self._suffix = "-clean" if course.clean else ""
-        self.notes = _notes(options.data, dataset)
+        self.notes = _notes(options.data, dataset, course)
         self.folder = ResultFolder(options.out, _arguments(options, model, dataset, course), options.resume)
         reader = Reader(dataset, options.out / "images")
         guard = GuardSettings() if options.guard else None
@@ -161,6 +163,7 @@ def _arguments(options: Namespace, model: Model, dataset: Dataset, course: Cours
         "clean": course.clean,
         "device": model.backbone.device.type,
         **({"guard": True} if options.guard else {}),
+        **({"skip_broken": True} if options.skip_broken else {}),
     }
 
 
@@ -171,15 +174,14 @@ def _digest(reference: Reference | None) -> str:
     return digest(*(part for name, tensor in tensors for part in (name, tensor.cpu().numpy().tobytes())))
 
 
-def _notes(data: str, dataset: Dataset) -> list[str]:
+def _notes(data: str, dataset: Dataset, course: Course) -> list[str]:
     missing = [name for name in CORRUPTIONS if name not in dataset.corruptions]
-    notes = [f"'{data}' is {dataset.layout}, {len(dataset.labels(_first(dataset)))} images a domain"]
+    first = CLEAN if dataset.has_clean else Condition(dataset.corruptions[0], course.severity)
+    size = len(dataset.labels(first))
+    count = str(size) if course.images in (None, size) else f"{course.images} of {size}"
+    notes = [f"'{data}' is {dataset.layout}, {count} images a domain"]
     if missing:
         notes.append(f"without {', '.join(missing)}")
     if not dataset.has_clean:
         notes.append("without clean images ('clean.npy' or a folder 'clean'), so there are no clean phases")
-    return notes
-
-
-def _first(dataset: Dataset) -> Condition:
-    return CLEAN if dataset.has_clean else Condition(dataset.corruptions[0], 5)
+    return [*notes, *dataset.remarks]

@@ -2,7 +2,7 @@
 
 Source: Hendrycks and Dietterich, ICLR 2019, arXiv:1903.12261; constants and geometry of the authors' generators
 `make_cifar_c.py` and `make_imagenet_c.py`, whose files follow the same distributions but not the same draws.
-Differs: frost overlays a drawn texture; the photographs are not ours to ship.
+Differs: frost overlays drawn panes as bright and as rough as the photographs, which are not ours to ship.
 Differs: levels are rounded once, at the end; the authors truncate, and truncate inside snow and glass blur too.
 Differs: motion blur and snow apply ImageMagick's kernel in OpenCV; defocus blur does not crop the rim of its disk.
 Differs: elastic transform smooths by the exact Gaussian; the authors cut it at three standard deviations.
@@ -108,7 +108,7 @@ _RECIPES = {
         ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
     ),
     "snow": _Recipe(
-        weather.snow,
+        lambda x, rng, *constants: weather.snow(x, rng, weather.Snowfall(*constants)),
         ((0.1, 0.2, 1, 0.6, 8, 3, 0.95), (0.1, 0.2, 1, 0.5, 10, 4, 0.9), (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
          (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85), (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8)),
         ((0.1, 0.3, 3, 0.5, 10, 4, 0.8), (0.2, 0.3, 2, 0.5, 12, 4, 0.7), (0.55, 0.3, 4, 0.9, 12, 8, 0.7),

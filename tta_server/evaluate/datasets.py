@@ -1,7 +1,7 @@
 """Labelled images under conditions: clean, or a corruption at a severity."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -10,13 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from tta_server.calibrate.folder import check, list_folder, read
 from tta_server.evaluate.corruptions import CORRUPTIONS, corrupt
 from tta_server.models import Model, glyphs
 
 Pixels = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
-
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
 
 _SEED_STRIDE = 2**32  # more than any data set has images
 
@@ -53,12 +52,25 @@ class Dataset(Protocol):
     has_clean: bool
     computed: bool
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What its owner should know about how it is read, as far as that is known yet."""
+        ...
+
     def labels(self, condition: Condition) -> Indices:
         """Return the class (N,) of every image of a condition, as the model counts them."""
         ...
 
     def images(self, condition: Condition, rows: Indices) -> Pixels:
         """Return some of the images of a condition, uint8 (n, C, H, W), as the model takes them."""
+        ...
+
+    def check(self, wanted: Mapping[Condition, Indices]) -> None:
+        """Find out whether some images of each condition can be read.
+
+        Raises:
+            ValueError: If not; all that cannot are named.
+        """
         ...
 
 
@@ -69,6 +81,7 @@ class Embedded:
     corruptions = CORRUPTIONS
     has_clean = True
     computed = True
+    remarks = ()
 
     def __init__(self, model: Model, seed: int) -> None:
         """Read the images.
@@ -90,6 +103,9 @@ class Embedded:
         """Corrupt some images; see `Dataset.images`."""
         return corrupted(self._images[rows], condition, rows, self._seed)
 
+    def check(self, wanted: Mapping[Condition, Indices]) -> None:
+        """Find nothing wrong; see `Dataset.check`."""
+
 
 class ImageFolder:
     """A folder of images for each class, with our corruptions at the model's input size."""
@@ -99,16 +115,17 @@ class ImageFolder:
     has_clean = True
     computed = True
 
-    def __init__(self, root: Path, model: Model, seed: int) -> None:
+    def __init__(self, root: Path, model: Model, seed: int, skip_broken: bool = False) -> None:
         """List the images.
 
         Raises:
-            ValueError: If the folders are not the model's classes.
+            ValueError: If the folders are not the model's classes, or some hold no images.
         """
-        self._files, self._labels = list_classes(root, model.labels)
         self._grey = model.preprocess.channels == 1
         # The corruptions need colour; a grey model gets grey images afterwards.
         self._preprocess = replace(model.preprocess, channels=3)
+        listing = list_folder(root, model.labels, self._preprocess, skip_broken)
+        self._files, self._labels, self.remarks = listing.files, listing.labels, listing.remarks
         self._seed = seed
         names = "\n".join(str(path.relative_to(root)) for path in self._files)
         self.fingerprint = digest("folder", seed, self._preprocess, self._grey, names)
@@ -123,6 +140,11 @@ class ImageFolder:
         images = corrupted(images, condition, rows, self._seed)
         return np.stack([_grey(image) for image in images]) if self._grey else images
 
+    def check(self, wanted: Mapping[Condition, Indices]) -> None:
+        """Read the files behind some images; see `Dataset.check`."""
+        rows = np.unique(np.concatenate([np.empty(0, np.int64), *wanted.values()]))
+        check([self._files[row] for row in rows], self._preprocess)
+
 
 def corrupted(images: Pixels, condition: Condition, rows: Indices, seed: int) -> Pixels:
     """Return `images` under a condition; each draws by its row alone, whatever it is asked for together with."""
@@ -130,56 +152,6 @@ def corrupted(images: Pixels, condition: Condition, rows: Indices, seed: int) ->
         return images
     parts = zip(images, rows, strict=True)
     return np.concatenate([corrupt(image[None], *condition, seed * _SEED_STRIDE + int(row)) for image, row in parts])
-
-
-def list_classes(root: Path, labels: Sequence[str]) -> tuple[list[Path], Indices]:
-    """List the images of a folder that has a folder for each class, in order of names.
-
-    Args:
-        root: The folder.
-        labels: The model's classes. Folders are matched by name; if no name fits and there are as many as classes,
-            by their order, as the usual training loaders do.
-
-    Returns:
-        The files and the class (N,) of each.
-
-    Raises:
-        ValueError: If the folders are not the model's classes, or hold no images.
-    """
-    folders = sorted(path for path in root.iterdir() if path.is_dir())
-    known = {label: index for index, label in reversed(list(enumerate(labels)))}  # of two equal ones, the first
-    unknown = [path.name for path in folders if path.name not in known]
-    if unknown:
-        if len(unknown) < len(folders):
-            raise ValueError(f"'{root}' has a folder '{unknown[0]}', which is none of the model's labels; rename it")
-        if len(folders) != len(labels):
-            raise ValueError(
-                f"'{root}' has {len(folders)} class folders, '{folders[0].name}' first, and the model has "
-                f"{len(labels)} classes, '{labels[0]}' first; name the folders as the model's labels"
-            )
-        known = {path.name: index for index, path in enumerate(folders)}
-    found = [(file, known[path.name]) for path in folders for file in sorted(path.rglob("*")) if is_image(file)]
-    if not found:
-        raise ValueError(f"the class folders in '{root}' hold no images")
-    return [file for file, _ in found], np.array([label for _, label in found], dtype=np.int64)
-
-
-def is_image(path: Path) -> bool:
-    """Say whether a path is an image, by its name."""
-    return path.suffix.lower() in SUFFIXES and path.is_file()
-
-
-def read(path: Path, preprocess: Callable[[Image.Image], Pixels]) -> Pixels:
-    """Return one file as the model takes it, (C, H, W).
-
-    Raises:
-        ValueError: If it cannot be read.
-    """
-    try:
-        with Image.open(path) as image:
-            return preprocess(image)
-    except Exception as error:  # Pillow raises whatever the damage leads to
-        raise ValueError(f"image '{path}' cannot be read: {error}") from error
 
 
 def digest(*parts: object) -> str:

@@ -20,6 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--reference", type=Path, help="its reference bundle, made by 'tta-server calibrate'")
     add("--device", help="cpu, cuda, cuda:1 or auto (default: auto)")
     add("--data", default="glyphs", help="'glyphs', an image folder, or CIFAR-C or ImageNet-C (default: %(default)s)")
+    add(
+        "--skip-broken",
+        action="store_true",
+        help="open every image file first, and leave out those that cannot be read and empty class folders",
+    )
     add("--adapters", default="all", help="names separated by commas, or all; 'source' always runs (default: all)")
     add("--settings", nargs="+", default=[], action="extend", metavar="NAME:KEY=VALUE,...", help="one row each")
     add("--protocol", default="continual", help=f"some of {_PROTOCOLS}, or all (default: %(default)s)")

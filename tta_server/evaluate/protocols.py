@@ -6,6 +6,7 @@ Differs: every stream starts and ends with the same clean images, so that what a
 `gradual` may hold images of two severities: a camera does not wait for the next step either.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -47,8 +48,8 @@ class Course:
     def __post_init__(self) -> None:
         if self.images is not None and self.images < 2:
             raise ValueError(f"images must be at least 2 of each domain, got {self.images}")
-        if not self.delta > 0:
-            raise ValueError(f"delta must be positive, got {self.delta}")
+        if not 0 < self.delta < math.inf:
+            raise ValueError(f"delta must be positive and finite, got {self.delta}")
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, got {self.seed}")
 

@@ -1,6 +1,6 @@
 """The published corrupted test sets, in the folders that their archives unpack to."""
 
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from tta_server.calibrate.folder import Listing, check, class_folders, images_in, list_folder, read
 from tta_server.evaluate.corruptions import CORRUPTIONS, SEVERITIES
 from tta_server.evaluate.datasets import (
     CLEAN,
@@ -18,9 +19,6 @@ from tta_server.evaluate.datasets import (
     Indices,
     Pixels,
     digest,
-    is_image,
-    list_classes,
-    read,
 )
 from tta_server.models import Model, Preprocess
 
@@ -32,13 +30,14 @@ _CLEAN_NAMES = ("clean", "original")
 T = TypeVar("T", bound=np.generic)
 
 
-def open_dataset(data: str, model: Model, seed: int) -> Dataset:
+def open_dataset(data: str, model: Model, seed: int, skip_broken: bool = False) -> Dataset:
     """Find out what `data` is.
 
     Args:
         data: "glyphs", or a folder in one of the known layouts.
         model: Who will see the images.
         seed: Of the corruptions that we draw ourselves.
+        skip_broken: Leave out image files that cannot be read, and class folders without images.
 
     Raises:
         ValueError: If the folder has none of the layouts; the message says what was looked for.
@@ -51,9 +50,9 @@ def open_dataset(data: str, model: Model, seed: int) -> Dataset:
     if (root / "labels.npy").is_file():
         return CifarC(root, model)
     if any(_condition_folder(root, Condition(name, severity)) for name in CORRUPTIONS for severity in SEVERITIES):
-        return ImageNetC(root, model)
-    if any(is_image(file) for path in root.iterdir() if path.is_dir() for file in path.rglob("*")):
-        return ImageFolder(root, model, seed)
+        return ImageNetC(root, model, skip_broken)
+    if any(images_in(path) for path in class_folders(root)):
+        return ImageFolder(root, model, seed, skip_broken)
     raise ValueError(
         f"data folder '{root}' has no known layout; looked for 'labels.npy' beside '<corruption>.npy' (CIFAR-10-C and "
         "CIFAR-100-C), for '<corruption>/<severity>/<class>/' or '<noise, blur, weather or digital>/<corruption>/"
@@ -66,6 +65,7 @@ class CifarC:
 
     layout = "the layout of CIFAR-10-C"
     computed = False
+    remarks = ()
 
     def __init__(self, root: Path, model: Model) -> None:
         """Open the files; images are read when they are needed.
@@ -101,6 +101,9 @@ class CifarC:
         block = self._block(self._files[condition.name], condition)
         return np.stack([_fit(np.asarray(block[row]), self._preprocess) for row in rows])
 
+    def check(self, wanted: Mapping[Condition, Indices]) -> None:
+        """Find nothing wrong; see `Dataset.check`."""
+
     def _block(self, values: npt.NDArray[T], condition: Condition) -> npt.NDArray[T]:
         start = max(condition.severity - 1, 0) * self._size
         return values[start : start + self._size]
@@ -112,7 +115,7 @@ class ImageNetC:
     layout = "the layout of ImageNet-C"
     computed = False
 
-    def __init__(self, root: Path, model: Model) -> None:
+    def __init__(self, root: Path, model: Model, skip_broken: bool = False) -> None:
         """Find the corruptions; files are listed when they are needed."""
         found = {
             Condition(name, severity): folder
@@ -125,19 +128,39 @@ class ImageNetC:
             found[CLEAN] = clean[0]
         self._folders = found
         self._preprocess = model.preprocess
-        self._list = cache(lambda condition: list_classes(self._folder(condition), model.labels))
+        self._listed: dict[Condition, Listing] = {}
+        self._classes, self._skip_broken = model.labels, skip_broken
         self.corruptions = tuple(name for name in CORRUPTIONS if any(name == condition.name for condition in found))
         self.has_clean = CLEAN in found
         self.fingerprint = digest("imagenet-c", sorted(found), self.labels(next(iter(found))).tobytes())
 
     def labels(self, condition: Condition) -> Indices:
         """List the files of a condition; see `Dataset.labels`."""
-        return self._list(condition)[1]
+        return self._list(condition).labels
 
     def images(self, condition: Condition, rows: Indices) -> Pixels:
         """Read some images; see `Dataset.images`."""
-        files = self._list(condition)[0]
+        files = self._list(condition).files
         return np.stack([read(files[row], self._fitted) for row in rows])
+
+    def check(self, wanted: Mapping[Condition, Indices]) -> None:
+        """Read some files; see `Dataset.check`."""
+        check([self._list(condition).files[row] for condition, rows in wanted.items() for row in rows], self._fitted)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is to be said about the conditions that were listed so far; see `Dataset.remarks`."""
+        return tuple(
+            f"{condition.name} {condition.severity}: {remark}"
+            for condition, listing in self._listed.items()
+            for remark in listing.remarks
+        )
+
+    def _list(self, condition: Condition) -> Listing:
+        if condition not in self._listed:
+            folder = self._folder(condition)
+            self._listed[condition] = list_folder(folder, self._classes, self._fitted, self._skip_broken)
+        return self._listed[condition]
 
     def _folder(self, condition: Condition) -> Path:
         if condition not in self._folders:

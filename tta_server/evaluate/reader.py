@@ -27,13 +27,19 @@ class Reader:
         Args:
             phases: Everything that will be read until the next call.
             advance: Called with the number of images that became ready.
+
+        Raises:
+            ValueError: If some of them cannot be read; all are named.
         """
         self._kept = {}
+        needed = _needed(phases)
+        made = {condition for condition, rows in needed.items() if self._path(condition, rows).is_file()}
+        self._dataset.check({condition: rows for condition, rows in needed.items() if condition not in made})
         if not self._dataset.computed:
             return
-        for condition, rows in _needed(phases).items():
+        for condition, rows in needed.items():
             path = self._path(condition, rows)
-            if not path.is_file():
+            if condition not in made:
                 self._make(path, condition, rows, advance)
             self._kept[condition] = rows, np.load(path, mmap_mode="r", allow_pickle=False)
 

@@ -1,6 +1,7 @@
 """Snow, frost and fog; sources and departures in `corruptions`."""
 
 from functools import cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -8,58 +9,101 @@ import numpy as np
 from tta_server.evaluate.distort import Intensities, Rng, blur, smear, zoom
 
 SMALL_SIDE = 64  # up to here the CIFAR constants serve
-_FROST_SIDE = 1024
+_FROST_SIDE = 640  # pixels: as large as the photographs
 
 
-def snow(
-    x: Intensities,
-    rng: Rng,
-    mean: float,
-    spread: float,
-    scale: float,
-    threshold: float,
-    radius: int,
-    sigma: float,
-    share: float,
-) -> np.ndarray:
+class Snowfall(NamedTuple):
+    """How it snows: the authors' seven constants.
+
+    Attributes:
+        mean: Of the normal noise that flakes are made of.
+        spread: Its standard deviation.
+        scale: How much it is enlarged.
+        threshold: What is below is no flake.
+        radius: Of the streaks, in pixels.
+        sigma: Of their fading, in pixels.
+        share: Of the scene that is not whitened.
+    """
+
+    mean: float
+    spread: float
+    scale: float
+    threshold: float
+    radius: int
+    sigma: float
+    share: float
+
+
+def snow(x: Intensities, rng: Rng, fall: Snowfall) -> np.ndarray:
     """Whiten the scene and let streaks of thresholded noise fall both ways."""
-    flakes = zoom(mean + spread * rng.standard_normal(x.shape[:2], dtype=np.float32), scale)
-    flakes = np.where(flakes < threshold, np.float32(0), np.clip(flakes, 0, 1))
-    streaks: Intensities = smear(flakes, radius, sigma, rng.uniform(-135, -45))[..., None]
+    flakes = zoom(fall.mean + fall.spread * rng.standard_normal(x.shape[:2], dtype=np.float32), fall.scale)
+    flakes = np.where(flakes < fall.threshold, np.float32(0), np.clip(flakes, 0, 1))
+    streaks: Intensities = smear(flakes, fall.radius, fall.sigma, rng.uniform(-135, -45))[..., None]
     grey = cv2.cvtColor(x, cv2.COLOR_RGB2GRAY)[..., None]
-    whitened: Intensities = share * x + (1 - share) * np.maximum(x, 1.5 * grey + 0.5)
+    whitened: Intensities = fall.share * x + (1 - fall.share) * np.maximum(x, 1.5 * grey + 0.5)
     return whitened + streaks + np.rot90(streaks, 2)
 
 
 def frost(x: Intensities, rng: Rng, scene: float, ice: float) -> np.ndarray:
-    """Mix the scene with a random crop of the drawn ice."""
+    """Mix the scene with a random crop of one of the drawn panes."""
     height, width = x.shape[:2]
     # For CIFAR the authors shrink their photographs to a fifth.
-    texture = _frost_texture(0.2 if min(height, width) <= SMALL_SIDE else 1.0)
-    top, left = (rng.integers(max(len(texture) - side, 1)) for side in (height, width))
-    crop = texture.take(np.arange(top, top + height), 0, mode="wrap")
+    pane = _frosted(_PANES[rng.integers(len(_PANES))], 0.2 if min(height, width) <= SMALL_SIDE else 1.0)
+    top, left = (rng.integers(max(len(pane) - side, 1)) for side in (height, width))
+    crop = pane.take(np.arange(top, top + height), 0, mode="wrap")
     return scene * x + ice * crop.take(np.arange(left, left + width), 1, mode="wrap")
 
 
+class _Pane(NamedTuple):
+    """An iced window.
+
+    Attributes:
+        seed: Of its drawing.
+        colour: Mean level of red, green and blue.
+        spread: Standard deviation of its levels.
+        slope: How fast power falls with frequency, as its exponent: 2 gives clouds, 1 grain.
+        ferns: Share of crystals in its variance; the rest is clouds.
+    """
+
+    seed: int
+    colour: tuple[int, int, int]
+    spread: float
+    slope: float
+    ferns: float
+
+
+# Fitted to the colour and to the roughness, at both sizes, of each of the five photographs that the authors draw from,
+# the second and third of which look alike: test_corruptions has the figures.
+_PANES = (
+    _Pane(1, (70, 148, 164), 17, 2.0, 0.2),
+    _Pane(2, (198, 203, 212), 20, 2.0, 0.2),
+    _Pane(3, (198, 203, 212), 20, 2.0, 0.2),
+    _Pane(4, (144, 159, 172), 26, 1.6, 0.4),
+    _Pane(5, (102, 113, 125), 32, 1.6, 0.4),
+)
+
+
 @cache
-def _frost_texture(scale: float) -> np.ndarray:
-    """Return the drawing of an iced window, float32 (side, side, 3) in [0, 1], the same in every process."""
-    rng = np.random.default_rng(0)
-    needles = np.zeros((_FROST_SIDE, _FROST_SIDE), np.uint8)
-    clouds: np.ndarray = np.zeros(needles.shape)
-    for cells in (8, 16, 32, 64, 128, 256):
-        clouds += cv2.resize(rng.random((cells, cells)), clouds.shape, interpolation=cv2.INTER_CUBIC) / cells**0.7
-    for _ in range(700):
+def _frosted(pane: _Pane, scale: float) -> np.ndarray:
+    """Return the drawing of a pane, float32 (side, side, 3) in [0, 1], the same in every process."""
+    rng = np.random.default_rng(pane.seed)
+    frequencies = np.hypot(np.fft.fftfreq(_FROST_SIDE)[:, None], np.fft.rfftfreq(_FROST_SIDE))
+    frequencies[0, 0] = np.inf
+    noise = np.fft.rfft2(rng.standard_normal((_FROST_SIDE, _FROST_SIDE)))
+    clouds = np.fft.irfft2(noise * frequencies ** (-pane.slope / 2))
+    needles = np.zeros(clouds.shape, np.uint8)
+    for _ in range(300):
         _draw_fern(needles, rng)
-    rough = (clouds - clouds.mean()) / clouds.std() + 0.3 * rng.standard_normal(clouds.shape)
-    ice = np.clip(0.38 + 0.17 * rough + 0.6 * blur(needles / 255, 0.7), 0, 1)
-    bluish = np.stack([ice**1.25, ice, ice**0.85], axis=2).astype(np.float32)
-    return cv2.resize(bluish, None, fx=scale, fy=scale)
+    ferns = blur(needles / 255, 0.7)
+    parts = ((clouds, 1 - pane.ferns), (ferns, pane.ferns))
+    ice = sum(np.sqrt(share) * (part - part.mean()) / part.std() for part, share in parts)
+    levels = np.array(pane.colour) + pane.spread * np.asarray(ice)[..., None]
+    return cv2.resize(np.clip(levels / 255, 0, 1).astype(np.float32), None, fx=scale, fy=scale)
 
 
 def _draw_fern(canvas: np.ndarray, rng: Rng) -> None:
     """Draw a crystal into `canvas`: a stem with needles at about 60 degrees that shorten towards its tip."""
-    root, angle, length = rng.uniform(0, len(canvas), 2), rng.uniform(0, 2 * np.pi), rng.uniform(40, 200)
+    root, angle, length = rng.uniform(0, len(canvas), 2), rng.uniform(0, 2 * np.pi), rng.uniform(30, 120)
     light = int(rng.uniform(60, 256))
     strokes = [(root, angle, length)]
     for along in np.sort(rng.random(int(length / 3))):

@@ -10,7 +10,7 @@ from tests.tta_server.calls import UNGUARDED
 from tests.tta_server.runtime.fakes import SHAPE, tiny
 from tta_server.app import Service, build
 from tta_server.models import Model, Preprocess
-from tta_server.settings import load_settings
+from tta_server.settings_file import load_settings
 
 ROUTES = ["/predict", "/v2/models/tiny/infer", "/v2/models/tiny/versions/1/infer"]
 

@@ -13,7 +13,7 @@ from tests.tta_server.runtime.fakes import SHAPE, tiny
 from tta_server.app import Service, build
 from tta_server.models import Model, Preprocess
 from tta_server.runtime.commands import Commands
-from tta_server.settings import load_settings
+from tta_server.settings_file import load_settings
 
 BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/streams": {"json": {"name": "gate", "adapter": {"name": "bn"}}},

@@ -1,27 +1,19 @@
-import argparse
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-import yaml
-from PIL import Image
 from torch.testing import assert_close
 
 from tests.networks import golden, reference_network
-from tests.tta_server.runtime.fakes import Tiny, tiny
 from tests.tta_server.runtime.fakes import rows as pictures
+from tests.tta_server.runtime.fakes import tiny
 from tta_server import adapters
 from tta_server.adapters.vida import Vida
-from tta_server.app import build, load_model
-from tta_server.calibrate import calibrate_command, shrinkage
 from tta_server.calibrate.bundle import Sizes, calibrate
 from tta_server.calibrate.fisher import fisher
 from tta_server.calibrate.null import Windows
 from tta_server.evaluate.corruptions import corrupt
 from tta_server.guard.drift import SourceStatistics, image_scores, norm_scores, window_scores
 from tta_server.models import Reference, TorchBackbone, glyphs, load, load_reference
-from tta_server.settings import load_settings
 
 SMALL = Sizes(memory_rows=40, canary_rows=20, windows=Windows((8, 16), draws=50, forward_images=80))
 
@@ -159,49 +151,6 @@ def test_of_more_classes_than_canaries_some_are_drawn(backbone, images):
     assert sorted(found.tensors["memory/labels"].tolist()) == list(range(4))
 
 
-# Features
-def test_the_shrunk_covariance_is_that_of_the_paper():
-    features = np.random.default_rng(0).normal(size=(12, 5)) @ np.random.default_rng(1).normal(size=(5, 5))
-    centred = features - features.mean(0)
-    sample = centred.T @ centred / 12
-    scale = np.trace(sample) / 5
-    spread = sum(np.linalg.norm(np.outer(row, row) - sample) ** 2 for row in centred) / 12**2
-    share = min(spread / np.linalg.norm(sample - scale * np.eye(5)) ** 2, 1)
-
-    found, shrinkage_ = shrinkage.ledoit_wolf(torch.from_numpy(features))
-
-    assert 0 < share < 1
-    assert shrinkage_ == pytest.approx(share)
-    assert_close(found, torch.from_numpy((1 - share) * sample + share * scale * np.eye(5)))
-
-
-def test_more_features_than_images_still_have_a_precision():
-    features = torch.randn(20, 50, generator=torch.Generator().manual_seed(0))
-
-    _, precision = shrinkage.gaussian(features)
-
-    assert precision.isfinite().all()
-    assert (torch.linalg.eigvalsh(precision) > 0).all()
-
-
-def test_features_that_do_not_vary_are_refused():
-    with pytest.raises(ValueError, match="do not vary"):
-        shrinkage.gaussian(torch.ones(20, 3))
-
-
-def test_held_out_distances_are_those_of_fresh_images():
-    generator = torch.Generator().manual_seed(0)
-    fitted, fresh = (torch.randn(200, 60, generator=generator) * torch.arange(1, 61) for _ in range(2))
-    mean, precision = shrinkage.gaussian(fitted)
-
-    flattered = shrinkage.mahalanobis(fitted.double(), mean, precision).mean()
-    honest = shrinkage.held_out_distances(fitted).mean()
-    expected = shrinkage.mahalanobis(fresh.double(), mean, precision).mean()
-
-    assert honest.item() == pytest.approx(expected.item(), rel=0.05)
-    assert flattered < 0.95 * expected
-
-
 # Null distributions
 def test_the_quantiles_of_every_score_rise_and_hold_its_mean(reference):
     null, about = reference.part("null"), reference.part("null_moments")
@@ -289,159 +238,3 @@ def test_data_that_do_not_fit_are_refused(backbone, images, change, message):
 def test_the_largest_window_says_how_wide_images_it_needs(backbone, images):
     with pytest.raises(ValueError, match="part 'null' needs at least 256 labelled images, got 200"):
         calibrate(backbone, images, LABELS)
-
-
-# The command
-CONFIG = {
-    "model": {
-        "architecture": "tests.tta_server.runtime.fakes:Tiny",
-        "preprocess": {"size": [8, 8]},
-        "labels": [f"class {label}" for label in range(4)],
-        "device": "cpu",
-    }
-}
-
-
-@pytest.fixture
-def options(tmp_path: Path):
-    """A function from arguments to parsed options for a tiny network of four classes."""
-    torch.save(Tiny().state_dict(), tmp_path / "tiny.pth")
-    (tmp_path / "model.yaml").write_text(yaml.safe_dump(CONFIG), encoding="utf-8")
-    parser = argparse.ArgumentParser()
-    calibrate_command.add_arguments(parser)
-    fixed = ["--config", str(tmp_path / "model.yaml"), "--weights", str(tmp_path / "tiny.pth")]
-    fixed += ["--forward-images", "1", "--without-vida"]
-    return lambda *arguments: parser.parse_args([*fixed, *map(str, arguments)])
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder a class, 65 images each."""
-    for index, image in enumerate(pictures(260)):
-        path = tmp_path / "data" / f"class {index // 65}" / f"{index:03}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image.transpose(1, 2, 0)).save(path)
-    return tmp_path / "data"
-
-
-def test_a_folder_and_a_packed_file_of_the_same_images_give_one_bundle(options, folder, tmp_path, capsys):
-    np.savez(tmp_path / "d.npz", images=pictures(260), labels=np.arange(4).repeat(65))
-
-    for name, data in (("one", folder), ("two", tmp_path / "d.npz")):
-        assert calibrate_command.run(options("--data", data, "--out", tmp_path / f"{name}.safetensors")) == 0
-
-    assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
-    printed = capsys.readouterr().out
-    assert "260 source images, source accuracy" in printed
-    assert all(part in printed for part in ("fisher", "memory", "canary", "null_moments"))
-
-
-def test_the_bundle_goes_next_to_the_weights_and_is_found_there(options, folder, tmp_path):
-    calibrate_command.run(options("--data", folder))
-    calibrate_command.run(options("--data", folder))  # an older bundle is in nobody's way
-
-    model = load_model(load_settings(tmp_path / "model.yaml", {"model": {"weights": tmp_path / "tiny.pth"}}).model)
-
-    assert (tmp_path / "tiny.reference.safetensors").is_file()
-    assert model.reference is not None
-    assert model.reference.about["model"] == "Tiny"
-
-
-def test_a_bundle_of_older_weights_is_replaced(options, folder, tmp_path):
-    calibrate_command.run(options("--data", folder))
-    torch.save(Tiny().state_dict(), tmp_path / "tiny.pth")
-    section = load_settings(tmp_path / "model.yaml", {"model": {"weights": tmp_path / "tiny.pth"}}).model
-    with pytest.raises(ValueError, match="was made with weights"):
-        load_model(section)
-
-    calibrate_command.run(options("--data", folder))
-
-    assert load_model(section).reference is not None
-
-
-def test_fewer_images_are_read_than_there_are(options, folder, tmp_path):
-    out = tmp_path / "r.safetensors"
-
-    with pytest.raises(ValueError, match="part 'null' needs at least 256 labelled images, got 48"):
-        calibrate_command.run(options("--data", folder, "--out", out, "--limit", 50))
-
-    assert not out.exists()
-
-
-def test_a_folder_that_is_no_class_of_the_model_is_refused(options, folder, tmp_path):
-    (folder / "class 3").rename(folder / "tench")
-
-    with pytest.raises(ValueError, match=r"folder 'tench' .* is no label of the model.*start with 'class 0'"):
-        calibrate_command.run(options("--data", folder, "--out", tmp_path / "r.safetensors"))
-
-
-def test_images_without_class_folders_are_refused(options, tmp_path):
-    (tmp_path / "flat").mkdir()
-    Image.new("RGB", (8, 8)).save(tmp_path / "flat" / "a.png")
-
-    with pytest.raises(ValueError, match="calibration needs labelled images: one folder for each class"):
-        calibrate_command.run(options("--data", tmp_path / "flat", "--out", tmp_path / "r.safetensors"))
-
-
-def test_a_damaged_image_is_named(options, folder, tmp_path):
-    (folder / "class 3" / "200.png").write_bytes(b"no picture")
-
-    with pytest.raises(ValueError, match=r"image '.*200\.png' cannot be read"):
-        calibrate_command.run(options("--data", folder, "--out", tmp_path / "r.safetensors"))
-
-
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        ({"images": np.zeros((3, 3, 8, 8), np.uint8)}, "calibration needs both"),
-        ({"images": np.zeros((3, 3, 8, 8)), "labels": np.zeros(3, int)}, "expected uint8"),
-        ({"images": np.zeros((3, 3, 8, 8), np.uint8), "labels": np.zeros(4, int)}, r"expected integers \(3,\)"),
-        ({"images": np.zeros((3, 3, 8, 8), np.uint8), "labels": np.full(3, 4)}, "indices of 4 classes"),
-        ({"images": np.zeros((3, 3, 9, 9), np.uint8), "labels": np.zeros(3, int)}, r"the model takes \(3, 8, 8\)"),
-    ],
-)
-def test_packed_data_that_do_not_fit_are_refused(options, tmp_path, arrays, message):
-    np.savez(tmp_path / "d.npz", **arrays)
-
-    with pytest.raises(ValueError, match=message):
-        calibrate_command.run(options("--data", tmp_path / "d.npz", "--out", tmp_path / "r.safetensors"))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--data", "glyphs"], "embedded images show 36 characters, but the model has 4 other labels"),
-        (["--data", "nowhere"], "neither a folder nor a file"),
-        (["--data", "nowhere", "--batch", "0"], "must be at least 1"),
-        (["--data", __file__], "is no packed data"),
-    ],
-)
-def test_wrong_arguments_are_refused(options, tmp_path, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        calibrate_command.run(options(*arguments, "--out", tmp_path / "r.safetensors"))
-
-
-def test_where_the_bundle_goes_is_known_before_the_work(options, tmp_path):
-    without = options("--data", "glyphs")
-    without.weights = None
-
-    with pytest.raises(ValueError, match="no weights file to put the bundle next to; give --out"):
-        calibrate_command.run(without)
-    with pytest.raises(ValueError, match="does not exist"):
-        calibrate_command.run(options("--data", "glyphs", "--out", tmp_path / "no" / "r.safetensors"))
-
-
-# The server
-@pytest.mark.parametrize("name", ["eata", "adanpc"])
-def test_the_server_starts_adapters_from_the_bundle(name):
-    service = build(load_settings(overrides={"adapter": {"name": name}, "model": {"device": "cpu"}}))
-
-    assert service.served.model.reference is not None
-
-
-@pytest.mark.parametrize(("name", "part"), [("eata", "fisher"), ("adanpc", "memory")])
-def test_the_server_refuses_to_start_without_the_part_and_names_the_command(options, name, part):
-    settings = load_settings(options("--data", "x").config, {"adapter": {"name": name}})
-
-    with pytest.raises(ValueError, match=rf"needs reference\.{part}, .* 'tta-server calibrate"):
-        build(settings)

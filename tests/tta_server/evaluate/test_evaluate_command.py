@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tta_server.evaluate.small import cifar, configuration
+from tests.tta_server.evaluate.small import cifar, configuration, folder
 from tta_server import adapters
 from tta_server.evaluate import campaign
 from tta_server.evaluate.evaluate_command import add_arguments, run
@@ -141,6 +141,38 @@ def test_data_without_clean_images_are_said_to_have_none(given, tmp_path, capsys
         evaluate(*given, "--adapters", "source", "--clean", "--out", str(tmp_path / "other"))
 
 
+def test_images_that_cannot_be_read_stop_it_together_or_are_left_out_and_counted(given, tmp_path, capsys):
+    root = folder(tmp_path / "pictures", each=5)
+    for name in ("ant/1.png", "dog/3.png"):
+        (root / name).write_bytes(b"no picture")
+    options = (*given, "--data", str(root), "--adapters", "source")
+
+    with pytest.raises(ValueError, match=r"2 of 20 images cannot be read(.|\n)*ant/1\.png(.|\n)*dog/3\.png"):
+        evaluate(*options, "--images", "all")
+    assert evaluate(*options, "--images", "6", "--skip-broken", "--out", str(tmp_path / "other")) == 0
+
+    printed = capsys.readouterr().out
+    assert "a folder for each class, 6 of 18 images a domain" in printed
+    assert "left out 2 images that cannot be read: 'ant/1.png', 'dog/3.png'" in printed
+
+
+@pytest.mark.parametrize(("images", "said"), [("4", "4 of 12"), ("12", "12"), ("all", "12")])
+def test_the_number_of_images_that_is_printed_is_the_number_shown(given, tmp_path, capsys, images, said):
+    evaluate(*given, "--adapters", "source", "--images", images)
+
+    assert f"CIFAR-10-C, {said} images a domain" in capsys.readouterr().out
+    (line,) = numbers(tmp_path / "out")["continual"]
+    assert {step["images"] for step in line["steps"]} == {int(said.split()[0])}
+
+
+def test_published_images_of_one_severity_are_enough(given, tmp_path, capsys):
+    folder(tmp_path / "published" / "fog" / "3", each=2)
+
+    assert evaluate(*given, "--data", str(tmp_path / "published"), "--adapters", "source", "--severity", "3") == 0
+
+    assert "ImageNet-C, 8 images a domain" in capsys.readouterr().out
+
+
 def test_clean_has_tables_of_its_own(given, tmp_path):
     evaluate(*given, "--adapters", "bn", "--protocol", "correlated", "--clean")
 
@@ -177,6 +209,9 @@ def _adapt_of(name: str) -> str:
         (["--images", "some"], "images must be a number or 'all', got 'some'"),
         (["--batch", "1"], "batch must be at least 2"),
         (["--delta", "0"], "delta must be positive"),
+        (["--delta", "inf"], "delta must be positive and finite"),
+        (["--images", "1"], "images must be at least 2"),
+        (["--seed", "-1"], "seed must be at least 0"),
         (["--adapters", "tant"], "unknown adapter 'tant'"),
         (["--data", "nowhere"], "does not exist"),
         (["--model", "resnet51"], "unknown model 'resnet51'"),

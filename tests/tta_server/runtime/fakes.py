@@ -25,7 +25,7 @@ from tta_server.runtime.commands import Commands, Who
 from tta_server.runtime.engine import Engine
 from tta_server.runtime.served import Storage
 from tta_server.runtime.worker import Worker
-from tta_server.settings import load_settings
+from tta_server.settings_file import load_settings
 from tta_server.storage.audit import Entry
 from tta_server.streams.stream import Stream
 from tta_server.streams.window import prepared

@@ -19,7 +19,7 @@ from tta_server.runtime.answer import Question, answer
 from tta_server.runtime.answerer import Answer
 from tta_server.runtime.codec import Upload
 from tta_server.runtime.served import Served
-from tta_server.settings import load_settings
+from tta_server.settings_file import load_settings
 
 PATIENCE_S = 30
 IMAGE_BYTES = int(np.prod(SHAPE))

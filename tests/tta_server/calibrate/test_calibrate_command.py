@@ -1,0 +1,180 @@
+"""From a folder or a packed file to a bundle that the server finds."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from tests.tta_server.runtime import fakes
+from tta_server.app import build, load_model
+from tta_server.calibrate import calibrate_command
+from tta_server.settings_file import load_settings
+
+CONFIG = {
+    "model": {
+        "architecture": "tests.tta_server.runtime.fakes:Tiny",
+        "preprocess": {"size": [8, 8]},
+        "labels": [f"class {label}" for label in range(4)],
+        "device": "cpu",
+    }
+}
+
+
+@pytest.fixture
+def options(tmp_path: Path):
+    """A function from arguments to parsed options for a tiny network of four classes."""
+    torch.save(fakes.Tiny().state_dict(), tmp_path / "tiny.pth")
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(CONFIG), encoding="utf-8")
+    parser = argparse.ArgumentParser()
+    calibrate_command.add_arguments(parser)
+    fixed = ["--config", str(tmp_path / "model.yaml"), "--weights", str(tmp_path / "tiny.pth")]
+    fixed += ["--forward-images", "1", "--without-vida"]
+    return lambda *arguments: parser.parse_args([*fixed, *map(str, arguments)])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder a class, 65 images each."""
+    for index, image in enumerate(fakes.rows(260)):
+        path = tmp_path / "data" / f"class {index // 65}" / f"{index:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.transpose(1, 2, 0)).save(path)
+    return tmp_path / "data"
+
+
+def test_a_folder_and_a_packed_file_of_the_same_images_give_one_bundle(options, folder, tmp_path, capsys):
+    np.savez(tmp_path / "d.npz", images=fakes.rows(260), labels=np.arange(4).repeat(65))
+
+    for name, data in (("one", folder), ("two", tmp_path / "d.npz")):
+        assert calibrate_command.run(options("--data", data, "--out", tmp_path / f"{name}.safetensors")) == 0
+
+    assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
+    printed = capsys.readouterr().out
+    assert "260 source images, source accuracy" in printed
+    assert all(part in printed for part in ("fisher", "memory", "canary", "null_moments"))
+
+
+def test_the_bundle_goes_next_to_the_weights_and_is_found_there(options, folder, tmp_path):
+    calibrate_command.run(options("--data", folder))
+    calibrate_command.run(options("--data", folder))  # an older bundle is in nobody's way
+
+    model = load_model(load_settings(tmp_path / "model.yaml", {"model": {"weights": tmp_path / "tiny.pth"}}).model)
+
+    assert (tmp_path / "tiny.reference.safetensors").is_file()
+    assert model.reference is not None
+    assert model.reference.about["model"] == "Tiny"
+
+
+def test_a_bundle_of_older_weights_is_replaced(options, folder, tmp_path):
+    calibrate_command.run(options("--data", folder))
+    torch.save(fakes.Tiny().state_dict(), tmp_path / "tiny.pth")
+    section = load_settings(tmp_path / "model.yaml", {"model": {"weights": tmp_path / "tiny.pth"}}).model
+    with pytest.raises(ValueError, match="was made with weights"):
+        load_model(section)
+
+    calibrate_command.run(options("--data", folder))
+
+    assert load_model(section).reference is not None
+
+
+def test_fewer_images_are_read_than_there_are(options, folder, tmp_path):
+    out = tmp_path / "r.safetensors"
+
+    with pytest.raises(ValueError, match="part 'null' needs at least 256 labelled images, got 48"):
+        calibrate_command.run(options("--data", folder, "--out", out, "--limit", 50))
+
+    assert not out.exists()
+
+
+def test_a_folder_that_is_no_class_of_the_model_is_refused(options, folder, tmp_path):
+    (folder / "class 3").rename(folder / "tench")
+
+    with pytest.raises(ValueError, match=r"folder 'tench', which is none of the model's labels.*start with 'class 0'"):
+        calibrate_command.run(options("--data", folder, "--out", tmp_path / "r.safetensors"))
+
+
+def test_images_without_class_folders_are_refused(options, tmp_path):
+    (tmp_path / "flat").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "flat" / "a.png")
+
+    with pytest.raises(ValueError, match="labelled images are needed: one folder for each class"):
+        calibrate_command.run(options("--data", tmp_path / "flat", "--out", tmp_path / "r.safetensors"))
+
+
+def test_a_damaged_image_is_named(options, folder, tmp_path):
+    (folder / "class 3" / "200.png").write_bytes(b"no picture")
+
+    with pytest.raises(ValueError, match=r"image '.*200\.png' cannot be read"):
+        calibrate_command.run(options("--data", folder, "--out", tmp_path / "r.safetensors"))
+
+
+def test_what_cannot_be_read_is_left_out_on_request_and_counted(options, folder, tmp_path, capsys):
+    for name in ("201", "202"):
+        (folder / "class 3" / f"{name}.png").write_bytes(b"no picture")
+
+    assert calibrate_command.run(options("--data", folder, "--skip-broken")) == 0
+
+    printed = capsys.readouterr().out
+    assert "left out 2 images that cannot be read: 'class 3/201.png', 'class 3/202.png'" in printed
+    assert "258 source images" in printed
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"images": np.zeros((3, 3, 8, 8), np.uint8)}, "calibration needs both"),
+        ({"images": np.zeros((3, 3, 8, 8)), "labels": np.zeros(3, int)}, "expected uint8"),
+        ({"images": np.zeros((3, 3, 8, 8), np.uint8), "labels": np.zeros(4, int)}, r"expected integers \(3,\)"),
+        ({"images": np.zeros((3, 3, 8, 8), np.uint8), "labels": np.full(3, 4)}, "indices of 4 classes"),
+        ({"images": np.zeros((3, 3, 9, 9), np.uint8), "labels": np.zeros(3, int)}, r"the model takes \(3, 8, 8\)"),
+    ],
+)
+def test_packed_data_that_do_not_fit_are_refused(options, tmp_path, arrays, message):
+    np.savez(tmp_path / "d.npz", **arrays)
+
+    with pytest.raises(ValueError, match=message):
+        calibrate_command.run(options("--data", tmp_path / "d.npz", "--out", tmp_path / "r.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "glyphs"], "embedded images show 36 characters, but the model has 4 other labels"),
+        (["--data", "nowhere"], "neither a folder nor a file"),
+        (["--data", "nowhere", "--batch", "0"], "must be at least 1"),
+        (["--data", __file__], "is no packed data"),
+    ],
+)
+def test_wrong_arguments_are_refused(options, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        calibrate_command.run(options(*arguments, "--out", tmp_path / "r.safetensors"))
+
+
+def test_where_the_bundle_goes_is_known_before_the_work(options, tmp_path):
+    without = options("--data", "glyphs")
+    without.weights = None
+
+    with pytest.raises(ValueError, match="no weights file to put the bundle next to; give --out"):
+        calibrate_command.run(without)
+    with pytest.raises(ValueError, match="does not exist"):
+        calibrate_command.run(options("--data", "glyphs", "--out", tmp_path / "no" / "r.safetensors"))
+
+
+# The server
+@pytest.mark.parametrize("name", ["eata", "adanpc"])
+def test_the_server_starts_adapters_from_the_bundle(name):
+    service = build(load_settings(overrides={"adapter": {"name": name}, "model": {"device": "cpu"}}))
+
+    assert service.served.model.reference is not None
+
+
+@pytest.mark.parametrize(("name", "part"), [("eata", "fisher"), ("adanpc", "memory")])
+def test_the_server_refuses_to_start_without_the_part_and_names_the_command(options, name, part):
+    settings = load_settings(options("--data", "x").config, {"adapter": {"name": name}})
+
+    with pytest.raises(ValueError, match=rf"needs reference\.{part}, .* 'tta-server calibrate"):
+        build(settings)

@@ -1,0 +1,68 @@
+"""Read the configuration: from a YAML file, the environment and the command line."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from tta_server.settings import PREFIX, AdapterSettings, Settings, make_adapter, make_preprocess
+from tta_server.validation import explain
+
+_FILE_VARIABLE = "TTA_CONFIG"
+
+
+def load_settings(path: Path | None = None, overrides: dict[str, dict[str, Any]] | None = None) -> Settings:
+    """Read and validate the configuration.
+
+    Args:
+        path: YAML file; None takes the file that TTA_CONFIG names, or none.
+        overrides: Sections with values that win over everything, as from a command line.
+
+    Raises:
+        ValueError: If a file is missing or malformed, or a key or value is wrong; one line a problem.
+    """
+    path = path or (Path(os.environ[_FILE_VARIABLE]) if os.environ.get(_FILE_VARIABLE) else None)
+    if path and not path.is_file():
+        raise ValueError(f"configuration file '{path}' does not exist")
+    if path:
+        _check_file(path)
+    _refuse_unknown_variables()
+
+    class FromFile(Settings, yaml_file=path, yaml_file_encoding="utf-8"):
+        pass
+
+    try:
+        settings = FromFile(**(overrides or {}))  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise ValueError("\n".join(explain(problem) for problem in error.errors())) from error
+    except SettingsError as error:
+        raise ValueError(f"configuration cannot be read: {error}") from error
+    if settings.adapter != AdapterSettings():  # the default is right, and to check it would import torch
+        make_adapter(settings.adapter)
+    if settings.model.preprocess is not None:
+        make_preprocess(settings.model.preprocess)
+    return settings
+
+
+def _check_file(path: Path) -> None:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"configuration file '{path}' cannot be read: {' '.join(str(error).split())}") from error
+    if content is not None and not (isinstance(content, dict) and all(isinstance(key, str) for key in content)):
+        sections = ", ".join(Settings.model_fields)
+        raise ValueError(f"configuration file '{path}' must be a mapping with some of the keys {sections}")
+
+
+def _refuse_unknown_variables() -> None:
+    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
+    for name, value in os.environ.items():
+        section = name.upper().partition("__")[0]
+        # Kubernetes puts TTA_..._SERVICE_HOST and TTA_..._PORT there for a Service whose name starts with "tta".
+        linked = re.search(r"_SERVICE_(HOST|PORT)|_PORT_\d", name) or (name.endswith("_PORT") and "://" in value)
+        if name.upper().startswith(PREFIX) and name != _FILE_VARIABLE and section not in known and not linked:
+            raise ValueError(f"unknown environment variable '{name}'; it should be {PREFIX}SECTION__KEY")
