@@ -30,7 +30,7 @@ def initial(tent):
 
 @pytest.fixture(scope="module")
 def canary(tent, initial):
-    return Canary(model().backbone, tent, model().reference, initial)
+    return Canary(model().backbone, tent.alone(), model().reference, initial)
 
 
 def test_the_source_reads_as_well_as_itself(canary, initial):
@@ -92,7 +92,7 @@ def test_it_judges_adapters_that_learn(name):
     initial = adapter.init(model().backbone, model().reference)
 
     assert not obstacle(adapter, initial, model().reference)
-    assert Canary(model().backbone, adapter, model().reference, initial).read(initial).drop == 0
+    assert Canary(model().backbone, adapter.alone(), model().reference, initial).read(initial).drop == 0
 
 
 @pytest.mark.parametrize(
@@ -119,4 +119,4 @@ def test_networks_without_batch_norm_are_judged_too(tent):
     initial = tent.init(backbone)
 
     assert not obstacle(tent, initial, reference)
-    assert Canary(backbone, tent, reference, initial).read(initial).drop == 0
+    assert Canary(backbone, tent.alone(), reference, initial).read(initial).drop == 0

@@ -9,6 +9,7 @@ from tta_server.guard.trust import Trust
 from tta_server.models import TorchBackbone
 
 RADIUS = 0.3
+TENT = adapters.create("tent")
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +31,9 @@ def relative(state, weights, copy):
     name=st.sampled_from(["tent", "eata", "sar", "roid", "rotta", "cotta"]),
 )
 def test_projected_parameters_are_within_the_trust_region_whatever_the_step(backbone, scale, seed, name):
-    initial = adapters.create(name).init(backbone, bundle(backbone))
-    trust = Trust(backbone, initial)
+    adapter = adapters.create(name)
+    initial = adapter.init(backbone, bundle(backbone))
+    trust = Trust(adapter, backbone, initial)
     generator = torch.Generator().manual_seed(seed)
     state = {
         key: tensor + 10**scale * torch.randn(tensor.shape, generator=generator)
@@ -48,8 +50,8 @@ def test_projected_parameters_are_within_the_trust_region_whatever_the_step(back
 
 
 def test_random_gradients_never_lead_out_of_the_trust_region(backbone):
-    initial = adapters.create("tent").init(backbone)
-    trust = Trust(backbone, initial)
+    initial = TENT.init(backbone)
+    trust = Trust(TENT, backbone, initial)
     generator = torch.Generator().manual_seed(0)
     state = initial
     for _ in range(50):
@@ -64,17 +66,17 @@ def test_random_gradients_never_lead_out_of_the_trust_region(backbone):
 
 
 def test_a_state_inside_is_left_as_it_is(backbone):
-    initial = adapters.create("tent").init(backbone)
+    initial = TENT.init(backbone)
     state = {name: tensor * 1.01 for name, tensor in initial.items()}
 
-    assert Trust(backbone, initial).project(state, RADIUS) is state
+    assert Trust(TENT, backbone, initial).project(state, RADIUS) is state
 
 
 def test_what_is_drawn_back_keeps_its_direction(backbone):
-    initial = adapters.create("tent").init(backbone)
+    initial = TENT.init(backbone)
     state = {name: tensor + 1 for name, tensor in initial.items()}
 
-    projected = Trust(backbone, initial).project(state, RADIUS)
+    projected = Trust(TENT, backbone, initial).project(state, RADIUS)
 
     steps = torch.cat([(projected[name] - initial[name]).flatten() for name in initial if name.startswith("theta/")])
     assert steps.min() > 0
@@ -82,18 +84,19 @@ def test_what_is_drawn_back_keeps_its_direction(backbone):
 
 
 def test_statistics_and_slots_of_optimisers_are_not_drawn_back(backbone):
-    initial = adapters.create("tent").init(backbone)
+    initial = TENT.init(backbone)
     state = {name: tensor + 100 for name, tensor in initial.items()}
 
-    projected = Trust(backbone, initial).project(state, RADIUS)
+    projected = Trust(TENT, backbone, initial).project(state, RADIUS)
 
     assert all(projected[name] is state[name] for name in state if not name.startswith("theta/"))
 
 
 @pytest.mark.parametrize("name", ["bn", "lame", "source"])
 def test_an_adapter_that_learns_no_parameters_has_no_distance(backbone, name):
-    initial = adapters.create(name).init(backbone)
-    trust = Trust(backbone, initial)
+    adapter = adapters.create(name)
+    initial = adapter.init(backbone)
+    trust = Trust(adapter, backbone, initial)
 
     assert not trust
     assert trust.distance(initial) == trust.update(initial, initial) == 0
