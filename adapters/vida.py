@@ -108,12 +108,16 @@ class Vida(Descent):
         return self._answer(backbone, state, x, seeded(state))[0]
 
     def regions(self, backbone: Backbone, initial: State) -> tuple[Region, ...]:
-        """Return the adapters of student and teacher; measured are the weights that they make, since U begins at 0."""
+        """Return the adapters of student and teacher; measured are the weights that they make, since U begins at 0.
+
+        Each step chooses the scales anew, so within [0, 2] they count as 1.
+        """
         names = tuple(name for name in initial if name.startswith(("theta/", "teacher/", "scale/")))
 
         def copies(state: State) -> list[Tensors]:
             exact = {name: state[name].double() for name in names}
-            return [fold(backbone, group(exact, copy), group(exact, "scale")) for copy in ("theta", "teacher")]
+            scales = {kind: 1 + scale - scale.clamp(0, 2) for kind, scale in group(exact, "scale").items()}
+            return [fold(backbone, group(exact, copy), scales) for copy in ("theta", "teacher")]
 
         return (Region(names, copies),)
 

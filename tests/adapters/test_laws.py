@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.networks import bundle, reference_network
-from tests.states import bits
 from tta_server import adapters
 from tta_server.adapters import Adapter, State, laws
 from tta_server.adapters.laws import Subject, verbs
+from tta_server.adapters.laws.law import bits
 from tta_server.models import TorchBackbone
 
 # A new adapter gets at least one row here; `test_every_adapter_is_under_the_laws` sees to it.
