@@ -14,7 +14,6 @@ from tta_server.adapters.declared import Part, Region, SourceImages
 from tta_server.models import Backbone, Output, Reference, Tensors
 from tta_server.models.importing import import_object
 
-ENTRY_POINTS = "tta_server.adapters"
 _NAME = re.compile(r"[a-z0-9_-]+")
 
 State = Tensors
@@ -108,6 +107,7 @@ A = TypeVar("A", bound=type)
 
 _REGISTRY: dict[str, Any] = {}
 _REFERENCES: dict[str, str] = {}  # `package.module:Class` of adapters that were imported, to their names
+_DISCOVERED: list[bool] = []
 
 
 def register(cls: A) -> A:
@@ -150,24 +150,14 @@ def enlist(reference: str) -> str:
     return cls.name
 
 
-def discover() -> None:
-    """Enlist the adapters that installed packages offer as entry points of the group `tta_server.adapters`.
-
-    Raises:
-        ValueError: If one cannot be enlisted.
-    """
-    for offered in entry_points(group=ENTRY_POINTS):
-        enlist(offered.value)
-
-
 def names() -> tuple[str, ...]:
     """Return the names of all adapters, sorted."""
-    return tuple(sorted(_REGISTRY))
+    return tuple(sorted(_known()))
 
 
 def registered() -> tuple["Adapter", ...]:
     """Return every adapter with its default settings, in the order in which they were registered."""
-    return tuple(cls() for cls in _REGISTRY.values())
+    return tuple(cls() for cls in _known().values())
 
 
 def create(name: str, /, **settings: Any) -> Adapter:  # noqa: ANN401
@@ -178,18 +168,34 @@ def create(name: str, /, **settings: Any) -> Adapter:  # noqa: ANN401
         settings: Its fields; the others keep their defaults.
 
     Raises:
-        ValueError: If the name or a setting is unknown, or a value is out of range.
+        ValueError: If the name or a setting is unknown, a value is out of range, or an installed package offers
+            what is no adapter.
     """
+    registry = _known()
     known = _REFERENCES.get(name, name)
-    if known not in _REGISTRY:
+    if known not in registry:
         raise ValueError(f"unknown adapter '{name}'; use one of {', '.join(names())}")
-    fields = {field.name: field for field in dataclasses.fields(_REGISTRY[known])}
+    fields = {field.name: field for field in dataclasses.fields(registry[known])}
     unknown = sorted(settings.keys() - fields.keys())
     if unknown:
         has = f"it has {', '.join(fields)}" if fields else "it has none"
         raise ValueError(f"adapter '{name}' has no setting '{unknown[0]}'; {has}")
-    adapter: Adapter = _REGISTRY[known](**settings)
+    adapter: Adapter = registry[known](**settings)
     return adapter
+
+
+def _known() -> dict[str, Any]:
+    """Return the registry, with what installed packages offer as entry points of the group `tta_server.adapters`."""
+    if not _DISCOVERED:
+        offered = [one.value for one in entry_points(group="tta_server.adapters")]
+        _DISCOVERED.append(True)  # before they are imported: they may ask for adapters too
+        try:
+            for reference in offered:
+                enlist(reference)
+        except ValueError:
+            _DISCOVERED.clear()
+            raise
+    return _REGISTRY
 
 
 def check(adapter: Adapter, backbone: Backbone, reference: Reference | None = None) -> None:

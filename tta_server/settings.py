@@ -83,7 +83,9 @@ class ModelSettings(Section):
 class AdapterSettings(Section):
     """How streams learn."""
 
-    name: str = Field("tent", description="One of: " + ", ".join(adapters.names()))
+    name: str = Field(
+        "tent", description="One of: " + ", ".join(adapters.names()) + "; or your own 'package.module:Class'."
+    )
     settings: dict[str, Any] = Field(
         default_factory=dict, description="Fields of that adapter; the rest keep defaults."
     )
@@ -330,14 +332,29 @@ def load_settings(path: Path | None = None, overrides: dict[str, dict[str, Any]]
         raise ValueError("\n".join(_explain(problem) for problem in error.errors())) from error
     except SettingsError as error:
         raise ValueError(f"configuration cannot be read: {error}") from error
-    make_adapter(settings.adapter)
+    adopt_adapter(settings.adapter)
     if settings.model.preprocess is not None:
         make_preprocess(settings.model.preprocess)
     return settings
 
 
+def adopt_adapter(section: AdapterSettings) -> adapters.Adapter:
+    """Return the adapter that a configuration or a command line asks for; a user's own is imported first.
+
+    Never for a section of a request: importing runs code.
+
+    Raises:
+        ValueError: If a user's own cannot be imported or is no adapter, or what `make_adapter` refuses.
+    """
+    if ":" in section.name:
+        adapters.enlist(section.name)
+    return make_adapter(section)
+
+
 def make_adapter(section: AdapterSettings) -> adapters.Adapter:
     """Return the adapter that the configuration asks for, its settings converted to their declared types.
+
+    Nothing is imported here: a section may come from a request.
 
     Raises:
         ValueError: If the name, a setting or a value is wrong.

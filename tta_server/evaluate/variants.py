@@ -11,7 +11,7 @@ import yaml
 from tta_server import adapters
 from tta_server.evaluate.datasets import digest
 from tta_server.evaluate.results import SOURCE
-from tta_server.settings import AdapterSettings, make_adapter
+from tta_server.settings import AdapterSettings, adopt_adapter
 
 # A comma outside of brackets, so that a value may be a list.
 _COMMA = re.compile(r",(?![^\[(]*[\])])")
@@ -39,7 +39,7 @@ def variants(names: str, settings: Sequence[str]) -> list[Variant]:
     """Return the frozen model and what was asked for, in order.
 
     Args:
-        names: Adapters, separated by commas, or "all".
+        names: Adapters, separated by commas, or "all"; a user's own is `package.module:Class`.
         settings: Texts such as "tent:lr=0.005,stats=batch"; each is a row of its own, "tent:" is one with defaults.
             An adapter of `names` without any gets one row with defaults; one with some gets those.
 
@@ -52,7 +52,7 @@ def variants(names: str, settings: Sequence[str]) -> list[Variant]:
     rows: dict[str, Variant] = {}
     for name in dict.fromkeys([SOURCE, *wanted]):
         for rest in [rest for own, rest in given if own == name] or [""]:
-            adapter = make_adapter(AdapterSettings(name=name, settings=_values(name, rest)))
+            adapter = adopt_adapter(AdapterSettings(name=name, settings=_values(name, rest)))
             label = f"{name} {rest}".strip()
             rows[label] = Variant(label, adapter)
     return list(rows.values())
