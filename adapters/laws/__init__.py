@@ -6,12 +6,12 @@ against the same functions.
 
 from tta_server.adapters import base
 from tta_server.adapters.base import Adapter
-from tta_server.adapters.laws import declarations, verbs
+from tta_server.adapters.laws import behaviour, declarations
 from tta_server.adapters.laws.law import LAWS, BrokenLawError
 from tta_server.adapters.laws.subject import Subject
 from tta_server.models import Backbone, Reference
 
-__all__ = ["LAWS", "BrokenLawError", "Subject", "check", "declarations", "verbs"]
+__all__ = ["LAWS", "BrokenLawError", "Subject", "behaviour", "check", "declarations"]
 
 
 def check(adapter: Adapter, backbone: Backbone | None = None, reference: Reference | None = None) -> None:

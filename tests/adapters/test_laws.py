@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.networks import bundle, reference_network
 from tta_server import adapters
 from tta_server.adapters import Adapter, State, laws
-from tta_server.adapters.laws import Subject, verbs
+from tta_server.adapters.laws import Subject, behaviour
 from tta_server.adapters.laws.law import bits
 from tta_server.models import TorchBackbone
 
@@ -95,7 +95,7 @@ def test_every_adapter_is_under_the_laws():
     [
         law
         for law in laws.LAWS
-        if law not in (verbs.streams_are_isolated, verbs.a_non_finite_image_never_yields_a_non_finite_state)
+        if law not in (behaviour.streams_are_isolated, behaviour.a_non_finite_image_never_yields_a_non_finite_state)
     ],
     ids=lambda law: law.__name__,
 )
@@ -122,7 +122,7 @@ def test_something_is_learnt(adapter, backbone, batches):
 @settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.lists(st.booleans(), min_size=4, max_size=8))
 def test_streams_are_isolated(subject, order):
-    verbs.streams_are_isolated(subject, order)
+    behaviour.streams_are_isolated(subject, order)
 
 
 # Those that answer from the batch's statistics, and those that answer from features, differ from the first batch on.
@@ -171,7 +171,7 @@ def test_every_adapter_that_selects_is_asked_to_select_nothing():
     whole=st.booleans(),
 )
 def test_a_non_finite_image_never_yields_a_non_finite_state(subject, row, value, whole):
-    verbs.a_non_finite_image_never_yields_a_non_finite_state(subject, row, value, whole)
+    behaviour.a_non_finite_image_never_yields_a_non_finite_state(subject, row, value, whole)
 
 
 # Law 8
