@@ -28,7 +28,8 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
 
 def log_probabilities(shares: Tensor) -> Tensor:
     """Return logits (N, K), finite, whose softmax are the `shares` (N, K) of each row, >= 0, over their sum."""
-    return shares.clamp(min=torch.finfo(shares.dtype).tiny).log()
+    # In float32 a softmax makes exactly 0 of the least, so that a share of 0 is one again.
+    return shares.log().clamp(min=-200)
 
 
 def soft_likelihood_ratio(logits: Tensor) -> Tensor:

@@ -103,12 +103,6 @@ def test_every_adapter_keeps_the_law(subject, law: Callable[[Subject], None]):
     law(subject)
 
 
-# Law 2
-@pytest.mark.parametrize("variant", BATCH_MODE)
-def test_a_coupled_adapter_is_under_the_law_of_batch_statistics(variant):
-    assert make(variant).batch_coupled
-
-
 # Law 3
 def test_something_is_learnt(adapter, backbone, batches):
     initial = begin(adapter, backbone)

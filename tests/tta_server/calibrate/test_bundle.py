@@ -94,8 +94,13 @@ def test_every_part_is_announced(backbone, images):
     assert told == {"source answers": 1, "Fisher weights": 1, "windows without drift": 1}
 
 
+# Those that cannot start without one.
+NEEDS = {name: adapters.create(name).requires for name in adapters.names()}
+BUNDLED = {name: needs for name, needs in NEEDS.items() if any(need.startswith("reference.") for need in needs)}
+
+
 def test_adapters_start_from_the_bundle(reference, backbone, images):
-    for name in ("eata", "adanpc"):
+    for name in BUNDLED:
         adapter = adapters.create(name)
         adapters.base.check(adapter, backbone, reference)
 
@@ -415,14 +420,17 @@ def test_where_the_bundle_goes_is_known_before_the_work(options, tmp_path):
 
 
 # The server
-@pytest.mark.parametrize("name", ["eata", "adanpc"])
+@pytest.mark.parametrize("name", BUNDLED)
 def test_the_server_starts_adapters_from_the_bundle(name):
     service = build(load_settings(overrides={"adapter": {"name": name}, "model": {"device": "cpu"}}))
 
     assert service.model.reference is not None
 
 
-@pytest.mark.parametrize(("name", "part"), [("eata", "fisher"), ("adanpc", "memory")])
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [(name, need.removeprefix("reference.")) for name, needs in BUNDLED.items() for need in needs if "." in need],
+)
 def test_the_server_refuses_to_start_without_the_part_and_names_the_command(options, name, part):
     settings = load_settings(options("--data", "x").config, {"adapter": {"name": name}})
 
