@@ -9,9 +9,6 @@ from tta_server.adapters.checkpoint import dump_state, load_state
 from tta_server.adapters.laws.law import Operators, bits, finite, law, layout, must
 from tta_server.adapters.laws.subject import Subject
 
-_WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal")
-_DRAWING = ("rand", "uniform", "normal", "bernoulli", "multinomial", "exponential")
-
 
 @law
 def neither_verb_changes_the_state_or_the_backbone(subject: Subject) -> None:
@@ -78,7 +75,7 @@ def a_seed_moves_with_each_step_that_draws(subject: Subject) -> None:
     for batch in subject.batches:
         with Operators() as ran:
             step = subject.adapter.adapt(subject.backbone, state, batch)
-        drawn = ran.such(_DRAWING)
+        drawn = ran.draws()
         if drawn:
             must("seed" in state, f"{drawn} draws, but the state has no 'seed' to draw from")
             moved = not torch.equal(step.state["seed"], state["seed"])
@@ -192,5 +189,5 @@ def neither_verb_makes_the_host_wait(subject: Subject) -> None:
     with Operators() as ran:
         subject.adapter.predict(subject.backbone, state, subject.batches[0])
         subject.adapter.adapt(subject.backbone, state, subject.batches[0])
-    waits = ran.such(_WAITING)
+    waits = ran.waits()
     must(subject.adapter.synchronises or not waits, f"{waits} makes the host wait; say so with `synchronises`")

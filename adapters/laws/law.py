@@ -55,8 +55,15 @@ class Operators(TorchDispatchMode):
         self.names.add(func.__name__)
         return func(*args, **(kwargs or {}))
 
-    def such(self, beginnings: tuple[str, ...]) -> list[str]:
-        """Return those whose names begin like that."""
+    def waits(self) -> list[str]:
+        """Return those that make the host wait for the device."""
+        return self._such("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal")
+
+    def draws(self) -> list[str]:
+        """Return those that draw random numbers."""
+        return self._such("rand", "uniform", "normal", "bernoulli", "multinomial", "exponential")
+
+    def _such(self, *beginnings: str) -> list[str]:
         return sorted(name for name in self.names if name.startswith(beginnings))
 
 
