@@ -7,61 +7,57 @@ their threshold keeps all or nothing).
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from tta_server.adapters.base import State, Step, accept, register
-from tta_server.adapters.losses import one_hot
+from tta_server.adapters.base import Adapter, State, Step, accept, register
+from tta_server.adapters.bounds import Within, check_bytes
+from tta_server.adapters.losses import log_probabilities, one_hot
 from tta_server.models import Backbone, Output, Reference
 
 
 @register
 @dataclass(frozen=True)
-class AdaNPC:
+class AdaNPC(Adapter):
     """Vote among the k nearest rows of a memory of source features and of the stream's own.
 
     Attributes:
-        neighbours: Rows that vote, >= 1; fewer vote while the memory holds fewer.
-        temperature: Of the softmax over their cosines, > 0.
+        neighbours: Rows that vote, in [1, 256]; fewer vote while the memory holds fewer.
+        temperature: Of the softmax over their cosines, in (0, 100].
         confidence: Which confidence `threshold` is compared with: "vote" or "reference".
-        threshold: Least confidence of a vote that is remembered; 0 remembers every one.
-        capacity: Rows of the stream's own kept, over all classes; each class has an equal share, at least 1.
+        threshold: Least confidence of a vote that is remembered; in [0, 2]; 0 remembers every one, above 1 none.
+        capacity: Rows of the stream's own kept, over all classes; each class has an equal share, at least 1. In
+            [1, 65536], and no more than 256 MiB.
     """
 
-    neighbours: int = 10
-    temperature: float = 0.1
+    neighbours: Annotated[int, Within(1, 256, why="every image weighs so many votes")] = 10
+    temperature: Annotated[float, Within(0, 100, above=True)] = 0.1
     confidence: Literal["vote", "reference"] = "vote"
-    threshold: float = 0.9
-    capacity: int = 2048
+    threshold: Annotated[float, Within(0, 2)] = 0.9
+    capacity: Annotated[int, Within(1, 65536, why="every stream keeps so many features")] = 2048
 
     name: ClassVar[str] = "adanpc"
     requires: ClassVar[frozenset[str]] = frozenset({"reference.memory"})
-    output_kind: ClassVar[str] = "probabilities"
+    unbounded: ClassVar[frozenset[str]] = frozenset({"source", "ring"})
     stackable: ClassVar[bool] = True
-    batch_coupled: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if self.neighbours < 1 or self.capacity < 1:
-            raise ValueError(f"neighbours and capacity must be >= 1, got {self.neighbours} and {self.capacity}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be > 0, got {self.temperature}")
-        if self.confidence not in ("vote", "reference"):
-            raise ValueError(f"confidence must be 'vote' or 'reference', got '{self.confidence}'")
 
     def init(self, backbone: Backbone, reference: Reference | None = None) -> State:
         """Return the source rows of the bundle and empty rings.
 
         Raises:
-            ValueError: If there is no bundle, or it has no memory.
+            ValueError: If there is no bundle, it has no memory, or the rings would be too large.
         """
         if reference is None:
             raise ValueError("adapter 'adanpc' needs a reference bundle; make it with 'tta-server calibrate'")
         source, classes = reference.part("memory"), backbone.spec.classes
         features = normalize(source["features"].to(backbone.device))
         share = max(self.capacity // classes, 1)
+        check_bytes(
+            f"a capacity of {self.capacity}", features.new_empty(classes, share, features.shape[1], device="meta")
+        )
         return {
             "source/features": features,
             "source/labels": source["labels"].to(backbone.device),
@@ -70,20 +66,25 @@ class AdaNPC:
         }
 
     def predict(self, backbone: Backbone, state: State, x: Tensor) -> Output:
-        """Answer `x` (N, C, H, W); `logits` of the output are the votes (N, K)."""
-        output = backbone.forward(x)
-        return output._replace(logits=self._vote(state, normalize(output.features)), moments={})
+        """Answer `x` (N, C, H, W); the logits are the logarithms of the votes (N, K)."""
+        output, votes = self._answer(backbone, state, x)
+        return output._replace(logits=log_probabilities(votes))
 
     def adapt(self, backbone: Backbone, state: State, x: Tensor) -> Step:
         """Answer `x` (N, C, H, W) and remember its confident rows."""
-        output = self.predict(backbone, state, x)
-        votes = output.logits
+        output, votes = self._answer(backbone, state, x)
         scores = votes if self.confidence == "vote" else votes.softmax(1)
         confidence, labels = scores.max(1)
         features = normalize(output.features)
         chosen = (confidence >= self.threshold) & features.isfinite().all(1)
         kept, accepted = accept(state, _remember(state, features, labels, chosen), chosen.any())
-        return Step(kept, output, {"accepted": accepted, "selected": chosen.sum()})
+        return Step(
+            kept, output._replace(logits=log_probabilities(votes)), {"accepted": accepted, "selected": chosen.sum()}
+        )
+
+    def _answer(self, backbone: Backbone, state: State, x: Tensor) -> tuple[Output, Tensor]:
+        output = backbone.forward(x)._replace(moments={})
+        return output, self._vote(state, normalize(output.features))
 
     def _vote(self, state: State, features: Tensor) -> Tensor:
         ring = state["ring/features"]

@@ -10,54 +10,42 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tta_server.adapters.base import State, Step, accept, register
-from tta_server.adapters.moments import Stats, check_rows, check_stats, init_stats, predict, track_stats
-from tta_server.models import Backbone, Output, Reference
+from tta_server.adapters.base import Adapter, State, Step, accept, register
+from tta_server.adapters.moments import Normalised, init_stats, track_stats
+from tta_server.models import Backbone, Reference
 
 _REFERENCE_MOMENTUM = 0.1
 
 
 @register
 @dataclass(frozen=True)
-class BN:
+class BN(Normalised):
     """Normalise by the input's statistics; learn no parameter.
 
-    Attributes:
-        stats: "batch" answers each batch from its own statistics, "ema" from the stream's moving ones.
-        stats_momentum: Share of a new batch in the moving statistics, in (0, 1]. None is the reference's 0.1 for
-            "batch", where nothing reads them, and a gain chosen per layer for "ema".
+    With `stats="batch"` a `stats_momentum` of None is the reference's 0.1; nothing reads those statistics.
     """
-
-    stats: Stats = "ema"
-    stats_momentum: float | None = None
 
     name: ClassVar[str] = "bn"
     requires: ClassVar[frozenset[str]] = frozenset({"batchnorm"})
-    output_kind: ClassVar[str] = "logits"
     stackable: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_stats(self.stats, self.stats_momentum)
-
-    @property
-    def batch_coupled(self) -> bool:
-        """Whether rows of one forward share their statistics."""
-        return self.stats == "batch"
 
     def init(self, backbone: Backbone, reference: Reference | None = None) -> State:
         """Return the source statistics."""
         return init_stats(backbone)
 
-    def predict(self, backbone: Backbone, state: State, x: Tensor) -> Output:
-        """Answer `x` (N, C, H, W)."""
-        return predict(backbone, state, x, self.stats)
-
     def adapt(self, backbone: Backbone, state: State, x: Tensor) -> Step:
         """Move the statistics towards those of `x` (N, C, H, W); `output` is normalised by the latter."""
-        if self.stats == "batch":
-            check_rows(backbone, x)
+        self._check_rows(backbone, x)
         output = backbone.forward(x, statistics="batch")
         fixed = _REFERENCE_MOMENTUM if self.stats == "batch" else None
         moved = track_stats(state, output.moments, self.stats_momentum or fixed)
         kept, accepted = accept(state, moved, torch.ones((), dtype=torch.bool, device=x.device), output.logits)
         return Step(kept, output, {"accepted": accepted})
+
+    def alone(self) -> Adapter:
+        """Refuse: all that a state holds are statistics.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError("adapter 'bn' learns no parameters")

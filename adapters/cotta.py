@@ -7,85 +7,61 @@ from moving statistics (see `adapters.moments`), each row for itself, so without
 student still learns from; a step with a non-finite result is dropped whole.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from tta_server.adapters.affine import descend
+from tta_server.adapters.affine import Descent, descend
 from tta_server.adapters.augment import Augment, augment, forward_views, spawn
-from tta_server.adapters.base import State, Step, accept, group, register, ungroup
+from tta_server.adapters.base import Adapter, State, Step, accept, group, register, ungroup
+from tta_server.adapters.bounds import LearningRate, Seed, Share, Views
+from tta_server.adapters.declared import Region
 from tta_server.adapters.losses import cross_entropy, symmetric_cross_entropy
-from tta_server.adapters.moments import Stats, check_rows, check_stats, init_stats, track_stats
-from tta_server.adapters.optim import Name, Optimizer
+from tta_server.adapters.moments import init_stats, track_stats
+from tta_server.adapters.optim import Name
 from tta_server.adapters.teacher import RestoreMask, follow, restore, seeded, uniform
 from tta_server.models import Backbone, Output, Reference, Tensors
 
 
 @register
 @dataclass(frozen=True)
-class Cotta:
+class Cotta(Descent):
     """Continual test-time adaptation with a mean teacher.
 
     Attributes:
-        lr: Learning rate, > 0. The paper: 1e-3 (Adam, CIFAR), 0.01 (SGD, ImageNet).
-        optimizer: "adam" or "sgd", with its `momentum` or `betas`.
         scope: "norm" moves the normalisation layers' scales and shifts, "all" every `weight` and `bias` (the paper).
         mt: How much of itself the teacher keeps at each step, in [0, 1].
         rst: Share of the student that each step puts back to the source, in [0, 1].
         ap: The teacher averages its views if the source's mean confidence is below this, in [0, 1].
         average: "auto" decides by `ap`, which waits for the device once; "always" and "never" do not.
-        views: Augmented views to average, >= 1.
+        views: Augmented views to average, in [1, 64].
         symmetric: Whether the loss is the mean of both cross entropies (the paper's ImageNet experiments).
-        stats: "batch" answers each batch from its own statistics (the paper), "ema" from the stream's moving ones.
-        stats_momentum: Share of a new batch in the moving statistics, in (0, 1]; None chooses it per layer.
         augment: Makes a view from (images, index, CPU generator); replaced in tests.
         restore_mask: Draws in [0, 1) from (parameter name, its value, generator), compared with `rst`; likewise.
         seed: Of a fresh state.
     """
 
-    lr: float = 1e-3
+    lr: LearningRate = 1e-3
     optimizer: Name = "adam"
-    momentum: float = 0.9
-    betas: tuple[float, float] = (0.9, 0.999)
     scope: Literal["norm", "all"] = "norm"
-    mt: float = 0.999
-    rst: float = 0.01
-    ap: float = 0.92
+    mt: Share = 0.999
+    rst: Share = 0.01
+    ap: Share = 0.92
     average: Literal["auto", "always", "never"] = "auto"
-    views: int = 32
+    views: Views = 32
     symmetric: bool = False
-    stats: Stats = "ema"
-    stats_momentum: float | None = None
     augment: Augment = augment
     restore_mask: RestoreMask = uniform
-    seed: int = 0
+    seed: Seed = 0
 
     name: ClassVar[str] = "cotta"
-    output_kind: ClassVar[str] = "logits"
-    stackable: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_stats(self.stats, self.stats_momentum)
-        self._optimizer()
-        if self.scope not in ("norm", "all") or self.average not in ("auto", "always", "never"):
-            got = f"'{self.scope}' and '{self.average}'"
-            raise ValueError(f"scope must be 'norm' or 'all' and average 'auto', 'always' or 'never', got {got}")
-        if not all(0 <= share <= 1 for share in (self.mt, self.rst, self.ap)):
-            raise ValueError(f"mt, rst and ap must be in [0, 1], got {self.mt}, {self.rst} and {self.ap}")
-        if self.views < 1:
-            raise ValueError(f"views must be >= 1, got {self.views}")
 
     @property
     def requires(self) -> frozenset[str]:
         """What the backbone must have."""
         return frozenset({"grad"} | ({"norm_affine"} if self.scope == "norm" else set()))
-
-    @property
-    def batch_coupled(self) -> bool:
-        """Whether rows of one forward share their statistics."""
-        return self.stats == "batch"
 
     @property
     def synchronises(self) -> bool:
@@ -104,6 +80,15 @@ class Cotta:
         if self.stats == "ema":
             return backbone.forward(x, group(state, "teacher") | group(state, "stats"))
         return self._answer(backbone, state, x, seeded(state))
+
+    def regions(self, backbone: Backbone, initial: State) -> tuple[Region, ...]:
+        """Return student and teacher."""
+        copies = ([name for name in initial if name.startswith(f"{copy}/")] for copy in ("theta", "teacher"))
+        return tuple(map(Region.of, copies))
+
+    def alone(self) -> Adapter:
+        """Return the adapter that answers each batch from its own statistics, without views of it."""
+        return replace(self, stats="batch", average="never")
 
     def adapt(self, backbone: Backbone, state: State, x: Tensor) -> Step:
         """Take one step of the student on `x` (N, C, H, W) and let the teacher follow."""
@@ -127,8 +112,7 @@ class Cotta:
 
     def _answer(self, backbone: Backbone, state: State, x: Tensor, generator: torch.Generator) -> Output:
         """Return what the teacher says of `x`, normalised by its own statistics; equation 2."""
-        if self.stats == "batch":
-            check_rows(backbone, x)
+        self._check_rows(backbone, x)
         teacher = group(state, "teacher")
         output = backbone.forward(x, teacher, "batch")
         if not self._averages(backbone, x):
@@ -146,6 +130,3 @@ class Cotta:
         if self.scope == "norm":
             return backbone.norm_affine()
         return {n: tensor for n, tensor in backbone.weights().items() if n.rpartition(".")[2] in ("weight", "bias")}
-
-    def _optimizer(self) -> Optimizer:
-        return Optimizer(self.optimizer, self.lr, self.momentum, self.betas)

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from tta_server.adapters.affine import descend, init_affine
+from tta_server.adapters.affine import Descent, descend
 from tta_server.adapters.base import State, Step, accept, group, register, ungroup
+from tta_server.adapters.bounds import OptionalShare, PositiveShare, Weight
+from tta_server.adapters.declared import Part, SourceImages
+from tta_server.adapters.eata_fisher import BATCH, IMAGES, fisher
 from tta_server.adapters.losses import entropy
-from tta_server.adapters.moments import Stats, check_rows, check_stats, predict, track_stats
-from tta_server.adapters.optim import Name, Optimizer
+from tta_server.adapters.moments import track_stats
 from tta_server.models import Backbone, Output, Reference, Tensors
 
 _PAPER_CLASSES, _PAPER_D_MARGIN = 1000, 0.05
@@ -27,72 +29,44 @@ _MOVING_SHARE = 0.1
 
 @register
 @dataclass(frozen=True)
-class Eata:
+class Eata(Descent):
     """Learn from samples that the model is sure of and has not seen the like of lately.
 
     Attributes:
-        lr: Learning rate, > 0.
-        optimizer: "sgd" or "adam".
-        momentum: SGD's momentum, in [0, 1).
-        betas: Adam's decay rates.
         e_margin: Entropy below which a sample is reliable, as a fraction of ln K, in (0, 1]; the paper: 0.4.
         d_margin: Cosine to the moving prediction below which a sample is not redundant, in (0, 1]. None is the paper's
             0.05 at K = 1000, scaled by 1/sqrt(K) as the cosine of a sure prediction to a uniform one is.
-        fisher_alpha: Weight of the Fisher penalty, >= 0; the paper: 2000. 0 needs no reference bundle.
-        stats: "batch" answers each batch from its own statistics (the paper), "ema" from the stream's moving ones.
-        stats_momentum: Share of a new batch in the moving statistics, in (0, 1]; None chooses it per layer.
+        fisher_alpha: Weight of the Fisher penalty, in [0, 1e6]; the paper: 2000. 0 needs no reference bundle.
     """
 
-    lr: float = 2.5e-4
-    optimizer: Name = "sgd"
-    momentum: float = 0.9
-    betas: tuple[float, float] = (0.9, 0.999)
-    e_margin: float = 0.4
-    d_margin: float | None = None
-    fisher_alpha: float = 2000.0
-    stats: Stats = "ema"
-    stats_momentum: float | None = None
+    e_margin: PositiveShare = 0.4
+    d_margin: OptionalShare = None
+    fisher_alpha: Weight = 2000.0
 
     name: ClassVar[str] = "eata"
-    output_kind: ClassVar[str] = "logits"
     stackable: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_stats(self.stats, self.stats_momentum)
-        self._optimizer()
-        if not 0 < self.e_margin <= 1:
-            raise ValueError(f"e_margin must be in (0, 1], got {self.e_margin}")
-        if self.d_margin is not None and not 0 < self.d_margin <= 1:
-            raise ValueError(f"d_margin must be in (0, 1], got {self.d_margin}")
-        if not self.fisher_alpha >= 0:
-            raise ValueError(f"fisher_alpha must be >= 0, got {self.fisher_alpha}")
+    part: ClassVar[Part] = Part("fisher", "Fisher weights", BATCH, frozenset({"norm_affine"}))
 
     @property
     def requires(self) -> frozenset[str]:
         """What the backbone and its reference bundle must have."""
-        return frozenset({"grad", "norm_affine"} | ({"reference.fisher"} if self.fisher_alpha else set()))
-
-    @property
-    def batch_coupled(self) -> bool:
-        """Whether rows of one forward share their statistics."""
-        return self.stats == "batch"
+        return super().requires | ({"reference.fisher"} if self.fisher_alpha else set())
 
     def init(self, backbone: Backbone, reference: Reference | None = None) -> State:
         """Return the source's scales and shifts, empty slots, no moving prediction, and the Fisher weights."""
-        fisher = reference.part("fisher") if reference and self.fisher_alpha else {}
+        weights = reference.part("fisher") if reference and self.fisher_alpha else {}
         classes = torch.zeros(backbone.spec.classes, device=backbone.device)
         seen = torch.zeros((), dtype=torch.bool, device=backbone.device)
-        state = init_affine(backbone, self._optimizer(), self.stats)
-        return state | ungroup("fisher", fisher) | {"moving/prediction": classes, "moving/seen": seen}
+        state = {**super().init(backbone), **ungroup("fisher", weights)}
+        return state | {"moving/prediction": classes, "moving/seen": seen}
 
-    def predict(self, backbone: Backbone, state: State, x: Tensor) -> Output:
-        """Answer `x` (N, C, H, W)."""
-        return predict(backbone, state, x, self.stats)
+    def prepare(self, backbone: Backbone, images: SourceImages) -> Tensors:
+        """Return the Fisher weights of the source images."""
+        return fisher(backbone, (x for x, _ in images.in_order(BATCH, IMAGES)))
 
     def adapt(self, backbone: Backbone, state: State, x: Tensor) -> Step:
         """Take one gradient step on the selected images of `x` (N, C, H, W)."""
-        if self.stats == "batch":
-            check_rows(backbone, x)
+        self._check_rows(backbone, x)
         bound = self.e_margin * math.log(backbone.spec.classes)
 
         def loss(theta: Tensors) -> tuple[Tensor, tuple[Output, Tensor, Tensor]]:
@@ -127,6 +101,3 @@ class Eata:
         source, fisher = backbone.norm_affine(), group(state, "fisher")
         terms = [(fisher[name] * (theta[name] - source[name]).square()).sum() for name in fisher]
         return self.fisher_alpha * torch.stack(terms).sum() if terms else 0.0
-
-    def _optimizer(self) -> Optimizer:
-        return Optimizer(self.optimizer, self.lr, self.momentum, self.betas)

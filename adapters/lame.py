@@ -6,13 +6,15 @@ applied with a mask on the device, not by asking the host after every iteration.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from tta_server.adapters.base import State, Step, register
+from tta_server.adapters.base import Adapter, State, Step, register
+from tta_server.adapters.bounds import Within
+from tta_server.adapters.losses import log_probabilities
 from tta_server.models import Backbone, Output, Reference
 
 _ITERATIONS = 100
@@ -21,40 +23,33 @@ _TOLERANCE = 1e-8
 
 @register
 @dataclass(frozen=True)
-class Lame:
+class Lame(Adapter):
     """Laplacian-adjusted maximum-likelihood estimation over each batch.
 
     Attributes:
         affinity: "rbf" (the paper's choice), "knn" or "linear".
-        neighbours: For "rbf" which neighbour sets the width, itself counted; for "knn" how many, itself not; >= 1.
+        neighbours: For "rbf" which neighbour sets the width, itself counted; for "knn" how many, itself not; in
+            [1, 1024].
     """
 
     affinity: Literal["rbf", "knn", "linear"] = "rbf"
-    neighbours: int = 5
+    neighbours: Annotated[int, Within(1, 1024, why="no batch has more images")] = 5
 
     name: ClassVar[str] = "lame"
-    requires: ClassVar[frozenset[str]] = frozenset()
-    output_kind: ClassVar[str] = "probabilities"
     stackable: ClassVar[bool] = True
     batch_coupled: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.affinity not in ("rbf", "knn", "linear"):
-            raise ValueError(f"affinity must be 'rbf', 'knn' or 'linear', got '{self.affinity}'")
-        if self.neighbours < 1:
-            raise ValueError(f"neighbours must be >= 1, got {self.neighbours}")
 
     def init(self, backbone: Backbone, reference: Reference | None = None) -> State:
         """Return the empty state."""
         return {}
 
     def predict(self, backbone: Backbone, state: State, x: Tensor) -> Output:
-        """Answer `x` (N, C, H, W); `logits` of the output are probabilities."""
-        output = backbone.forward(x)
-        probabilities = output.logits.softmax(1)
-        if len(x) > 1:
-            probabilities = self._propagate(probabilities, self._affinity(normalize(output.features)))
-        return output._replace(logits=probabilities, moments={})
+        """Answer `x` (N, C, H, W); the logits are the logarithms of the assignment."""
+        output = backbone.forward(x)._replace(moments={})
+        if len(x) < 2:
+            return output
+        assigned = self._propagate(output.logits.softmax(1), self._affinity(normalize(output.features)))
+        return output._replace(logits=log_probabilities(assigned))
 
     def adapt(self, backbone: Backbone, state: State, x: Tensor) -> Step:
         """Return the answer and the state as it was."""

@@ -26,6 +26,12 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
     return (labels[..., None] == torch.arange(classes, device=labels.device)).to(torch.int64)
 
 
+def log_probabilities(shares: Tensor) -> Tensor:
+    """Return logits (N, K), finite, whose softmax are the `shares` (N, K) of each row, >= 0, over their sum."""
+    # In float32 a softmax makes exactly 0 of the least, so that a share of 0 is one again.
+    return shares.log().clamp(min=-200)
+
+
 def soft_likelihood_ratio(logits: Tensor) -> Tensor:
     """Return the soft likelihood ratio loss of each row; Marsden et al. 2024, arXiv:2306.00650.
 

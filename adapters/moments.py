@@ -8,12 +8,14 @@ Differs: the gain is not fixed. A layer keeps its stored mean as far as the wind
 sampling noise, and follows at once when the domain switches; a fixed 0.1 is too slow then and too restless otherwise.
 """
 
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from tta_server.adapters.base import State, group, ungroup
+from tta_server.adapters.base import Adapter, State, group, ungroup
+from tta_server.adapters.bounds import OptionalShare
 from tta_server.models import Backbone, Output, Tensors
 
 Stats = Literal["batch", "ema"]
@@ -22,16 +24,34 @@ MIN_GAIN = 0.05
 """A layer always follows a little, so that slow drift below the noise is not ignored for ever."""
 
 
-def check_stats(stats: str, momentum: float | None = None) -> None:
-    """Refuse settings that no adapter can have.
+@dataclass(frozen=True)
+class Normalised(Adapter):
+    """An adapter that answers from its batch's statistics or from the stream's moving ones.
 
-    Raises:
-        ValueError: If `stats` is unknown, or `momentum` is not in (0, 1].
+    Attributes:
+        stats: "batch" answers each batch from its own statistics (the papers), "ema" from the stream's moving ones.
+        stats_momentum: Share of a new batch in the moving statistics, in (0, 1]; None chooses it per layer.
     """
-    if stats not in ("batch", "ema"):
-        raise ValueError(f"stats must be 'batch' or 'ema', got '{stats}'")
-    if momentum is not None and not 0 < momentum <= 1:
-        raise ValueError(f"stats_momentum must be in (0, 1], got {momentum}")
+
+    stats: Stats = "ema"
+    stats_momentum: OptionalShare = None
+
+    @property
+    def batch_coupled(self) -> bool:
+        """Whether rows of one forward share their statistics."""
+        return self.stats == "batch"
+
+    def predict(self, backbone: Backbone, state: State, x: Tensor) -> Output:
+        """Answer `x` (N, C, H, W)."""
+        return predict(backbone, state, x, self.stats)
+
+    def alone(self) -> Adapter:
+        """Return the adapter that answers each batch from its own statistics."""
+        return replace(self, stats="batch")
+
+    def _check_rows(self, backbone: Backbone, x: Tensor) -> None:
+        if self.stats == "batch":
+            check_rows(backbone, x)
 
 
 def init_stats(backbone: Backbone) -> dict[str, Tensor]:

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from tta_server.adapters.affine import descend, init_affine
+from tta_server.adapters.affine import Descent, descend
 from tta_server.adapters.augment import Augment, augment
 from tta_server.adapters.base import State, Step, accept, register, ungroup
+from tta_server.adapters.bounds import Share
 from tta_server.adapters.losses import soft_likelihood_ratio, symmetric_cross_entropy
-from tta_server.adapters.moments import Stats, check_rows, check_stats, predict, track_stats
-from tta_server.adapters.optim import Name, Optimizer
+from tta_server.adapters.moments import track_stats
 from tta_server.models import Backbone, Output, Reference, Tensors
 
 _TEMPERATURE = 1 / 3
@@ -28,64 +28,38 @@ _MOVING_SHARE = 0.1
 
 @register
 @dataclass(frozen=True)
-class Roid:
+class Roid(Descent):
     """Robust entropy-free self-training with weight ensembling and prior correction.
 
     Attributes:
-        lr: Learning rate, > 0.
-        optimizer: "sgd" or "adam".
-        momentum: SGD's momentum, in [0, 1).
-        betas: Adam's decay rates.
         source_share: How far every step pulls the parameters back to the source, in [0, 1]; the paper: 0.01.
         consistency: Whether the answer to an augmented view is trained too; costs a second forward.
         prior: Whether answers are corrected by how often each class was predicted.
         augment: Makes the view from (images, index, generator); replaced in tests.
-        stats: "batch" answers each batch from its own statistics (the paper), "ema" from the stream's moving ones.
-        stats_momentum: Share of a new batch in the moving statistics, in (0, 1]; None chooses it per layer.
     """
 
-    lr: float = 2.5e-4
-    optimizer: Name = "sgd"
-    momentum: float = 0.9
-    betas: tuple[float, float] = (0.9, 0.999)
-    source_share: float = 0.01
+    source_share: Share = 0.01
     consistency: bool = True
     prior: bool = True
     augment: Augment = augment
-    stats: Stats = "ema"
-    stats_momentum: float | None = None
 
     name: ClassVar[str] = "roid"
-    requires: ClassVar[frozenset[str]] = frozenset({"grad", "norm_affine"})
-    output_kind: ClassVar[str] = "logits"
-    stackable: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_stats(self.stats, self.stats_momentum)
-        self._optimizer()
-        if not 0 <= self.source_share <= 1:
-            raise ValueError(f"source_share must be in [0, 1], got {self.source_share}")
-
-    @property
-    def batch_coupled(self) -> bool:
-        """Whether rows of one forward share their statistics."""
-        return self.stats == "batch"
+    unbounded: ClassVar[frozenset[str]] = frozenset({"moving"})
 
     def init(self, backbone: Backbone, reference: Reference | None = None) -> State:
         """Return the source's scales and shifts, empty slots, a uniform moving prediction and a seed."""
         classes = backbone.spec.classes
         uniform = torch.full((classes,), 1 / classes, device=backbone.device)
         seed = torch.zeros((), dtype=torch.int64)
-        return init_affine(backbone, self._optimizer(), self.stats) | {"moving/prediction": uniform, "seed": seed}
+        return {**super().init(backbone), "moving/prediction": uniform, "seed": seed}
 
     def predict(self, backbone: Backbone, state: State, x: Tensor) -> Output:
         """Answer `x` (N, C, H, W), corrected by the prior."""
-        return self._correct(state, predict(backbone, state, x, self.stats))
+        return self._correct(state, super().predict(backbone, state, x))
 
     def adapt(self, backbone: Backbone, state: State, x: Tensor) -> Step:
         """Take one gradient step on `x` (N, C, H, W)."""
-        if self.stats == "batch":
-            check_rows(backbone, x)
+        self._check_rows(backbone, x)
         seed = int(state["seed"].numpy())  # on the CPU by design
         view = self.augment(x, 0, torch.Generator().manual_seed(seed)) if self.consistency else None
 
@@ -125,9 +99,6 @@ class Roid:
         smoothing = floor / prior.max()
         factor = (prior + smoothing) / (1 + smoothing * classes)
         return output._replace(logits=output.logits + factor.log())
-
-    def _optimizer(self) -> Optimizer:
-        return Optimizer(self.optimizer, self.lr, self.momentum, self.betas)
 
 
 def _weights(logits: Tensor, moving: Tensor) -> Tensor:

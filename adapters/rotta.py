@@ -8,14 +8,16 @@ everything.
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from tta_server.adapters.affine import descend, init_affine
 from tta_server.adapters.augment import Augment, augment
-from tta_server.adapters.base import State, Step, accept, group, register, ungroup
+from tta_server.adapters.base import Adapter, State, Step, accept, group, register, ungroup
+from tta_server.adapters.bounds import Betas, LearningRate, PositiveShare, Weight, Within, check_bytes
+from tta_server.adapters.declared import Region
 from tta_server.adapters.losses import cross_entropy, entropy, one_hot
 from tta_server.adapters.moments import init_stats, track, track_stats
 from tta_server.adapters.optim import Optimizer
@@ -24,49 +26,45 @@ from tta_server.models import Backbone, Output, Reference, Tensors
 
 @register
 @dataclass(frozen=True)
-class Rotta:
+class Rotta(Adapter):
     """Robust test-time adaptation for correlated streams.
 
     Attributes:
-        lr: Learning rate of Adam, > 0.
+        lr: Learning rate of Adam, in (0, 10].
         betas: Adam's decay rates.
         stats_momentum: Share of the memory's statistics in the moving ones at each update, in (0, 1].
         teacher_share: How far each update moves the teacher to the student, in (0, 1].
-        capacity: Images in the memory; an update comes every so many images; >= 2.
-        timeliness: Weight of a remembered image's age in its eviction score, >= 0.
-        uncertainty: Weight of its entropy in that score, >= 0.
+        capacity: Images in the memory; an update comes every so many images; in [2, 1024],
+            and no more than 256 MiB of them.
+        timeliness: Weight of a remembered image's age in its eviction score, in [0, 1e6].
+        uncertainty: Weight of its entropy in that score, likewise.
         augment: Makes the student's view from (images, index, generator); replaced in tests.
     """
 
-    lr: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    stats_momentum: float = 0.05
-    teacher_share: float = 0.001
-    capacity: int = 64
-    timeliness: float = 1.0
-    uncertainty: float = 1.0
+    lr: LearningRate = 1e-3
+    betas: Betas = (0.9, 0.999)
+    stats_momentum: PositiveShare = 0.05
+    teacher_share: PositiveShare = 0.001
+    capacity: Annotated[int, Within(2, 1024, why="every stream keeps so many images")] = 64
+    timeliness: Weight = 1.0
+    uncertainty: Weight = 1.0
     augment: Augment = augment
 
     name: ClassVar[str] = "rotta"
     requires: ClassVar[frozenset[str]] = frozenset({"grad", "norm_affine"})
-    output_kind: ClassVar[str] = "logits"
-    batch_coupled: ClassVar[bool] = False
-    stackable: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        self._optimizer()
-        if not 0 < self.stats_momentum <= 1 or not 0 < self.teacher_share <= 1:
-            got = f"{self.stats_momentum} and {self.teacher_share}"
-            raise ValueError(f"stats_momentum and teacher_share must be in (0, 1], got {got}")
-        if self.capacity < 2:
-            raise ValueError(f"capacity must be >= 2, got {self.capacity}")
 
     def init(self, backbone: Backbone, reference: Reference | None = None) -> State:
-        """Return two copies of the source, student and teacher, an empty memory, and a seed."""
-        state = init_affine(backbone, self._optimizer(), "ema")
+        """Return two copies of the source, student and teacher, an empty memory, and a seed.
+
+        Raises:
+            ValueError: If the memory would be too large.
+        """
         device, places = backbone.device, self.capacity
+        images = (places, *backbone.spec.input_shape)
+        check_bytes(f"a capacity of {places}", torch.empty(images, dtype=torch.uint8, device="meta"))
+        state = init_affine(backbone, self._optimizer(), "ema")
         memory = {
-            "images": torch.zeros(places, *backbone.spec.input_shape, dtype=torch.uint8, device=device),
+            "images": torch.zeros(images, dtype=torch.uint8, device=device),
             "labels": torch.zeros(places, dtype=torch.int64, device=device),
             "entropy": torch.zeros(places, device=device),
             "age": torch.zeros(places, device=device),
@@ -79,6 +77,19 @@ class Rotta:
     def predict(self, backbone: Backbone, state: State, x: Tensor) -> Output:
         """Answer `x` (N, C, H, W) with the teacher and its moving statistics."""
         return backbone.forward(x, group(state, "teacher"))
+
+    def regions(self, backbone: Backbone, initial: State) -> tuple[Region, ...]:
+        """Return student and teacher, without their statistics."""
+        copies = (ungroup(copy, backbone.norm_affine()) for copy in ("theta", "teacher"))
+        return tuple(Region.of(list(copy)) for copy in copies)
+
+    def alone(self) -> Adapter:
+        """Refuse: the answers are the teacher's, with its statistics.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError("adapter 'rotta' answers from statistics of its stream only")
 
     def adapt(self, backbone: Backbone, state: State, x: Tensor) -> Step:
         """Remember some of `x` (N, C, H, W); once enough were seen, take a step on the memory."""

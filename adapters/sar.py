@@ -8,7 +8,7 @@ also clears momentum and the moving entropy, and its threshold can be set; `stat
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,8 +16,10 @@ from torch.func import grad_and_value
 
 from tta_server.adapters.affine import init_affine
 from tta_server.adapters.base import State, Step, accept, group, register, ungroup
+from tta_server.adapters.bounds import LearningRate, Momentum, PositiveShare, Within
+from tta_server.adapters.declared import Region
 from tta_server.adapters.losses import entropy
-from tta_server.adapters.moments import Stats, check_rows, check_stats, predict, track_stats
+from tta_server.adapters.moments import Normalised, track_stats
 from tta_server.adapters.optim import Optimizer
 from tta_server.models import Backbone, Output, Reference, Tensors
 
@@ -26,48 +28,29 @@ _MOVING_SHARE = 0.1
 
 @register
 @dataclass(frozen=True)
-class Sar:
+class Sar(Normalised):
     """Sharpness-aware and reliable entropy minimisation with model recovery.
 
     Attributes:
-        lr: Learning rate of SGD, > 0.
+        lr: Learning rate of SGD, in (0, 10].
         momentum: In [0, 1).
-        rho: Radius of the neighbourhood whose worst point is descended from, > 0; the paper: 0.05.
+        rho: Radius of the neighbourhood whose worst point is descended from, in (0, 10]; the paper: 0.05.
         e_margin: Entropy below which a sample is reliable, as a fraction of ln K, in (0, 1]; the paper: 0.4.
         reset_margin: Moving entropy below which the stream starts again, as a fraction of ln K, in [0, 1); 0 never
             does. The paper's 0.2 nats at K = 1000 are 0.029.
         frozen_share: Share of the normalisation layers, from the output side, that stays as it was, in [0, 1).
-        stats: "batch" answers each batch from its own statistics (the paper), "ema" from the stream's moving ones.
-        stats_momentum: Share of a new batch in the moving statistics, in (0, 1]; None chooses it per layer.
     """
 
-    lr: float = 2.5e-4
-    momentum: float = 0.9
-    rho: float = 0.05
-    e_margin: float = 0.4
-    reset_margin: float = 0.029
-    frozen_share: float = 0.25
-    stats: Stats = "ema"
-    stats_momentum: float | None = None
+    lr: LearningRate = 2.5e-4
+    momentum: Momentum = 0.9
+    rho: Annotated[float, Within(0, 10, above=True)] = 0.05
+    e_margin: PositiveShare = 0.4
+    reset_margin: Annotated[float, Within(0, 1, below=True)] = 0.029
+    frozen_share: Annotated[float, Within(0, 1, below=True)] = 0.25
 
     name: ClassVar[str] = "sar"
     requires: ClassVar[frozenset[str]] = frozenset({"grad", "norm_affine"})
-    output_kind: ClassVar[str] = "logits"
     stackable: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_stats(self.stats, self.stats_momentum)
-        self._optimizer()
-        if not self.rho > 0 or not 0 < self.e_margin <= 1:
-            raise ValueError(f"rho must be > 0 and e_margin in (0, 1], got {self.rho} and {self.e_margin}")
-        if not 0 <= self.reset_margin < 1 or not 0 <= self.frozen_share < 1:
-            got = f"{self.reset_margin} and {self.frozen_share}"
-            raise ValueError(f"reset_margin and frozen_share must be in [0, 1), got {got}")
-
-    @property
-    def batch_coupled(self) -> bool:
-        """Whether rows of one forward share their statistics."""
-        return self.stats == "batch"
 
     def init(self, backbone: Backbone, reference: Reference | None = None) -> State:
         """Return the source's scales and shifts of the lower layers, empty slots and no moving entropy."""
@@ -81,14 +64,13 @@ class Sar:
         nothing = torch.zeros((), device=backbone.device)
         return kept | {"moving/entropy": nothing, "moving/seen": nothing.bool()}
 
-    def predict(self, backbone: Backbone, state: State, x: Tensor) -> Output:
-        """Answer `x` (N, C, H, W)."""
-        return predict(backbone, state, x, self.stats)
+    def regions(self, backbone: Backbone, initial: State) -> tuple[Region, ...]:
+        """Return the scales and shifts of the lower layers."""
+        return (Region.of([name for name in initial if name.startswith("theta/")]),)
 
     def adapt(self, backbone: Backbone, state: State, x: Tensor) -> Step:
         """Take one sharpness-aware step on the reliable images of `x` (N, C, H, W)."""
-        if self.stats == "batch":
-            check_rows(backbone, x)
+        self._check_rows(backbone, x)
         bound = self.e_margin * math.log(backbone.spec.classes)
 
         def loss(theta: Tensors, among: Tensor) -> tuple[Tensor, tuple[Output, Tensor]]:

@@ -6,20 +6,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tta_server.adapters.base import State, Step, register
+from tta_server.adapters.base import Adapter, State, Step, register
 from tta_server.models import Backbone, Output, Reference
 
 
 @register
 @dataclass(frozen=True)
-class Source:
+class Source(Adapter):
     """Answer with the frozen model; learn nothing."""
 
     name: ClassVar[str] = "source"
-    requires: ClassVar[frozenset[str]] = frozenset()
-    output_kind: ClassVar[str] = "logits"
     stackable: ClassVar[bool] = True
-    batch_coupled: ClassVar[bool] = False
 
     def init(self, backbone: Backbone, reference: Reference | None = None) -> State:
         """Return the empty state."""

@@ -8,20 +8,24 @@ network stays in evaluation mode; `stats="ema"` answers from moving statistics (
 scales of the last step, each row for itself; a step with a non-finite result is dropped whole.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
+from tta_server.adapters.affine import Descent
 from tta_server.adapters.augment import Augment, augment, forward_views, spawn
-from tta_server.adapters.base import State, Step, accept, group, register, ungroup
+from tta_server.adapters.base import Adapter, State, Step, accept, group, register, ungroup
+from tta_server.adapters.bounds import LearningRate, Rank, Seed, Share, Weight, Within
+from tta_server.adapters.declared import Part, Region, SourceImages
 from tta_server.adapters.losses import cross_entropy, symmetric_cross_entropy
 from tta_server.adapters.low_rank import draw, fold, layers
-from tta_server.adapters.moments import Stats, check_rows, check_stats, init_stats, track_stats
-from tta_server.adapters.optim import Name, Optimizer
+from tta_server.adapters.moments import init_stats, track_stats
+from tta_server.adapters.optim import Name
 from tta_server.adapters.teacher import RestoreMask, follow, restore, seeded, uniform
+from tta_server.adapters.vida_pretrain import BATCH, STEPS, pretrain
 from tta_server.models import Backbone, Output, Reference, Tensors
 
 _UNCERTAINTY = 0.1
@@ -29,78 +33,54 @@ _UNCERTAINTY = 0.1
 
 @register
 @dataclass(frozen=True)
-class Vida:
+class Vida(Descent):
     """Visual domain adapters with homeostatic knowledge allotment.
 
     Attributes:
-        lr: Learning rate of the network's own parameters with `scope="all"`, > 0; the paper: 1e-4 (CIFAR).
-        lr_adapters: Learning rate of the adapters, > 0; the paper: 1e-5 (CIFAR).
-        optimizer: "adam" or "sgd", with its `momentum` or `betas`.
+        lr: Learning rate of the network's own parameters with `scope="all"`; the paper: 1e-4 (CIFAR).
+        lr_adapters: Learning rate of the adapters, in (0, 10]; the paper: 1e-5 (CIFAR).
         scope: "adapters" moves only them, "all" every parameter of the network too (the paper).
         targets: Patterns of the layers with adapters, such as "*.attn.*" (the paper); none are all that they fit.
-        rank_low: Rank of the low-rank adapters, >= 1.
-        rank_high: Rank of the high-rank ones, >= 1, cut to what a layer has; the paper: 128.
+        rank_low: Rank of the low-rank adapters, in [1, 256].
+        rank_high: Rank of the high-rank ones, in [1, 256], cut to what a layer has; the paper: 128.
         mt: How much of its own parameters the teacher keeps at each step, in [0, 1].
         mt_adapters: How much of its adapters, likewise.
-        threshold: Uncertainty from which the high rank counts more and the low rank less, >= 0.
-        views: Augmented views that the uncertainty is the variance over, >= 2.
+        threshold: Uncertainty from which the high rank counts more and the low rank less, in [0, 1e6].
+        views: Augmented views that the uncertainty is the variance over, in [2, 64].
         rst: Share of the student that each step puts back to where it began, in [0, 1].
         symmetric: Whether the loss is the mean of both cross entropies (the paper's ImageNet experiments).
         reference_compat: Whether to do as the authors' code does: the high-rank scale stays 1, and the uncertainty is
             that of the teacher with the scales of the last step.
-        stats: "batch" answers each batch from its own statistics, "ema" from the stream's moving ones.
-        stats_momentum: Share of a new batch in the moving statistics, in (0, 1]; None chooses it per layer.
         augment: Makes a view from (images, index, CPU generator); replaced in tests.
         restore_mask: Draws in [0, 1) from (parameter name, its value, generator), compared with `rst`; likewise.
         seed: Of a fresh state, its adapters included.
     """
 
-    lr: float = 1e-4
-    lr_adapters: float = 1e-4
+    lr: LearningRate = 1e-4
+    lr_adapters: LearningRate = 1e-4
     optimizer: Name = "adam"
-    momentum: float = 0.9
-    betas: tuple[float, float] = (0.9, 0.999)
     scope: Literal["adapters", "all"] = "adapters"
     targets: tuple[str, ...] = ()
-    rank_low: int = 1
-    rank_high: int = 16
-    mt: float = 0.999
-    mt_adapters: float = 0.999
-    threshold: float = 0.2
-    views: int = 10
-    rst: float = 0.1
+    rank_low: Rank = 1
+    rank_high: Rank = 16
+    mt: Share = 0.999
+    mt_adapters: Share = 0.999
+    threshold: Weight = 0.2
+    views: Annotated[int, Within(2, 64, why="each is a forward of the whole window")] = 10
+    rst: Share = 0.1
     symmetric: bool = False
     reference_compat: bool = False
-    stats: Stats = "ema"
-    stats_momentum: float | None = None
     augment: Augment = augment
     restore_mask: RestoreMask = uniform
-    seed: int = 0
+    seed: Seed = 0
 
     name: ClassVar[str] = "vida"
-    requires: ClassVar[frozenset[str]] = frozenset({"grad"})
-    output_kind: ClassVar[str] = "logits"
-    stackable: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_stats(self.stats, self.stats_momentum)
-        for lr in (self.lr, self.lr_adapters):
-            self._optimizer(lr)
-        if self.scope not in ("adapters", "all"):
-            raise ValueError(f"scope must be 'adapters' or 'all', got '{self.scope}'")
-        if self.rank_low < 1 or self.rank_high < 1 or self.views < 2:
-            got = f"{self.rank_low}, {self.rank_high} and {self.views}"
-            raise ValueError(f"rank_low and rank_high must be >= 1 and views >= 2, got {got}")
-        if not all(0 <= share <= 1 for share in (self.mt, self.mt_adapters, self.rst)):
-            got = f"{self.mt}, {self.mt_adapters} and {self.rst}"
-            raise ValueError(f"mt, mt_adapters and rst must be in [0, 1], got {got}")
-        if not self.threshold >= 0:
-            raise ValueError(f"threshold must be >= 0, got {self.threshold}")
+    part: ClassVar[Part] = Part("vida", "ViDA's adapters")
 
     @property
-    def batch_coupled(self) -> bool:
-        """Whether rows of one forward share their statistics and the scales."""
-        return self.stats == "batch"
+    def requires(self) -> frozenset[str]:
+        """What the backbone must have."""
+        return frozenset({"grad"})
 
     def init(self, backbone: Backbone, reference: Reference | None = None) -> State:
         """Return student and teacher, the adapters they began with, empty slots, scales of 1, statistics and a seed.
@@ -109,14 +89,14 @@ class Vida:
             ValueError: If no layer can have adapters, or those of the bundle's part `vida` are for other layers.
         """
         fitting = layers(backbone, self.targets)
-        source = draw(fitting, (self.rank_low, self.rank_high), torch.Generator().manual_seed(self.seed))
+        source = self._draw(fitting, self.seed)
         if reference and "vida" in reference.parts:
             source = _given(source, reference.part("vida"))
         begun = {**(backbone.weights() if self.scope == "all" else {}), **source}
         theta, teacher = ({name: tensor.clone() for name, tensor in begun.items()} for _ in range(2))
         scales = {name: next(iter(source.values())).new_ones(()) for name in ("low", "high")}
         state = ungroup("theta", theta) | ungroup("teacher", teacher) | ungroup("source", source)
-        state |= self._optimizer(self.lr).init(theta) | ungroup("scale", scales)
+        state |= self._optimizer().init(theta) | ungroup("scale", scales)
         state |= init_stats(backbone) if self.stats == "ema" else {}
         return state | {"seed": torch.tensor(self.seed, dtype=torch.int64)}
 
@@ -126,6 +106,32 @@ class Vida:
             overrides = fold(backbone, group(state, "teacher"), group(state, "scale"))
             return backbone.forward(x, overrides | group(state, "stats"))
         return self._answer(backbone, state, x, seeded(state))[0]
+
+    def regions(self, backbone: Backbone, initial: State) -> tuple[Region, ...]:
+        """Return the adapters of student and teacher; measured are the weights that they make, since U begins at 0.
+
+        Each step chooses the scales anew, so within [0, 2] they count as 1.
+        """
+        names = tuple(name for name in initial if name.startswith(("theta/", "teacher/", "scale/")))
+
+        def copies(state: State) -> list[Tensors]:
+            exact = {name: state[name].double() for name in names}
+            scales = {kind: 1 + scale - scale.clamp(0, 2) for kind, scale in group(exact, "scale").items()}
+            return [fold(backbone, group(exact, copy), scales) for copy in ("theta", "teacher")]
+
+        return (Region(names, copies),)
+
+    def alone(self) -> Adapter:
+        """Return the adapter that answers each batch from its own statistics, with as few views as can be."""
+        return replace(self, stats="batch", views=2)
+
+    def prepare(self, backbone: Backbone, images: SourceImages) -> Tensors:
+        """Return adapters trained on the source images; none if no layer can have them."""
+        try:
+            fitting = layers(backbone, self.targets)
+        except ValueError:
+            return {}
+        return pretrain(backbone, self._draw(fitting, images.seed), images.shuffled(BATCH, STEPS))
 
     def adapt(self, backbone: Backbone, state: State, x: Tensor) -> Step:
         """Take one step of the student on `x` (N, C, H, W) and let the teacher follow."""
@@ -144,12 +150,14 @@ class Vida:
         kept, accepted = accept(state, new, torch.ones((), dtype=torch.bool, device=x.device))
         return Step(kept, target, {"accepted": accepted, "loss": value, "uncertainty": uncertainty})
 
+    def _draw(self, fitting: Tensors, seed: int) -> dict[str, Tensor]:
+        return draw(fitting, (self.rank_low, self.rank_high), torch.Generator().manual_seed(seed))
+
     def _answer(
         self, backbone: Backbone, state: State, x: Tensor, generator: torch.Generator
     ) -> tuple[Output, dict[str, Tensor], Tensor]:
         """Return the teacher's answer on the batch's statistics, the scales for it, and the uncertainty they follow."""
-        if self.stats == "batch":
-            check_rows(backbone, x)
+        self._check_rows(backbone, x)
         teacher, last = group(state, "teacher"), group(state, "scale")
         asked = last if self.reference_compat else {kind: torch.ones_like(scale) for kind, scale in last.items()}
         overrides = fold(backbone, teacher, asked)
@@ -169,14 +177,11 @@ class Vida:
         new: dict[str, Tensor] = {}
         for names, lr, keep in ((own, self.lr, self.mt), (list(source), self.lr_adapters, self.mt_adapters)):
             part = {name: theta[name] for name in names}
-            part, slots = self._optimizer(lr).step(part, {name: gradients[name] for name in names}, state)
+            part, slots = replace(self._optimizer(), lr=lr).step(part, {name: gradients[name] for name in names}, state)
             moved |= part
             new |= slots | ungroup("teacher", follow({name: teacher[name] for name in names}, part, keep))
         begun = {**backbone.weights(), **source}
         return new | ungroup("theta", restore(moved, begun, self.rst, self.restore_mask, generator))
-
-    def _optimizer(self, lr: float) -> Optimizer:
-        return Optimizer(self.optimizer, lr, self.momentum, self.betas)
 
 
 def _given(expected: Tensors, given: Tensors) -> dict[str, Tensor]:

@@ -28,7 +28,8 @@ class Output(NamedTuple):
     """What a network says of a batch of N images.
 
     Attributes:
-        logits: Unnormalised scores (N, K).
+        logits: Unnormalised scores (N, K); a method that works with probabilities gives their logarithms. Their softmax
+            is the answer, whoever made them.
         features: Input of the classification head (N, D).
         moments: Only after a forward that took the batch's statistics, alone or mixed: per BatchNorm layer the batch's
             `<layer>.running_mean` and `<layer>.running_var` (unbiased), and `<layer>.noise`, the squared standard

@@ -55,7 +55,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _lesson(model: Model, adapter: Adapter, settings: Settings, store: Store, stream: str) -> Recipe:
     backbone, radius = network(model, settings), settings.guard.max_distance
-    trust = Trust(backbone, adapter.init(backbone, model.reference))  # the same ball for every setting of an adapter
+    trust = Trust(
+        adapter, backbone, adapter.init(backbone, model.reference)
+    )  # the same ball for every setting of an adapter
 
     def window(digest: str) -> torch.Tensor:
         data = store.read_input(stream, digest)

@@ -81,7 +81,11 @@ class ModelSettings(Section):
 class AdapterSettings(Section):
     """How streams learn."""
 
-    name: str = Field("tent", description="Name of a method; an unknown one is refused with all there are.")
+    name: str = Field(
+        "tent",
+        description="Name of a method, or your own 'package.module:Class'; an unknown one is refused with all there "
+        "are.",
+    )
     settings: dict[str, Any] = Field(
         default_factory=dict, description="Fields of that adapter; the rest keep defaults."
     )
@@ -311,8 +315,25 @@ class Settings(BaseSettings):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
+def adopt_adapter(section: AdapterSettings) -> "Adapter":
+    """Return the adapter that a configuration or a command line asks for; a user's own is imported first.
+
+    Never for a section of a request: importing runs code.
+
+    Raises:
+        ValueError: If a user's own cannot be imported or is no adapter, or what `make_adapter` refuses.
+    """
+    from tta_server import adapters
+
+    if ":" in section.name:
+        adapters.enlist(section.name)
+    return make_adapter(section)
+
+
 def make_adapter(section: AdapterSettings) -> "Adapter":
     """Return the adapter that the configuration asks for, its settings converted to their declared types.
+
+    Nothing is imported here: a section may come from a request.
 
     Raises:
         ValueError: If the name, a setting or a value is wrong.

@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from tta_server.settings import PREFIX, AdapterSettings, Settings, make_adapter, make_preprocess
+from tta_server.settings import PREFIX, AdapterSettings, Settings, adopt_adapter, make_preprocess
 from tta_server.validation import explain
 
 _FILE_VARIABLE = "TTA_CONFIG"
@@ -42,7 +42,7 @@ def load_settings(path: Path | None = None, overrides: dict[str, dict[str, Any]]
     except SettingsError as error:
         raise ValueError(f"configuration cannot be read: {error}") from error
     if settings.adapter != AdapterSettings():  # the default is right, and to check it would import torch
-        make_adapter(settings.adapter)
+        adopt_adapter(settings.adapter)
     if settings.model.preprocess is not None:
         make_preprocess(settings.model.preprocess)
     return settings

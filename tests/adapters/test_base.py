@@ -28,7 +28,7 @@ def test_an_unknown_name_is_refused_with_those_there_are(name):
         adapters.create(name)
 
 
-@pytest.mark.parametrize("setting", ["learning_rate", "name", "requires", "output_kind"])
+@pytest.mark.parametrize("setting", ["learning_rate", "name", "requires", "stackable"])
 def test_an_unknown_setting_is_refused_with_those_there_are(setting):
     with pytest.raises(ValueError, match=f"adapter 'tent' has no setting '{setting}'; it has lr, optimizer, momentum"):
         adapters.create("tent", **{setting: 1})
@@ -56,7 +56,6 @@ def test_an_adapter_is_a_value_with_what_the_server_reads(name):
 
     assert adapter == adapters.create(name)
     assert hash(adapter) == hash(adapters.create(name))
-    assert adapter.output_kind in ("logits", "probabilities")
     assert isinstance(adapter.batch_coupled, bool)
     assert isinstance(adapter.requires, frozenset)
     with pytest.raises((FrozenInstanceError, AttributeError)):

@@ -9,7 +9,6 @@ from safetensors import safe_open
 from tests.networks import GOLDENS, golden
 from tests.states import bits
 from tta_server import adapters
-from tta_server.adapters import eata
 from tta_server.models import Reference
 
 
@@ -59,8 +58,15 @@ def test_a_sure_prediction_is_fresh_to_a_uniform_past_for_any_number_of_classes(
     assert not bool(adapter._fresh(repeated, sure))
 
 
-def test_the_scaled_margin_is_the_papers_at_a_thousand_classes():
-    assert pytest.approx(0.05) == eata._PAPER_D_MARGIN * (eata._PAPER_CLASSES / 1000) ** 0.5
+def test_the_margin_is_the_papers_at_a_thousand_classes():
+    adapter = adapters.create("eata", fisher_alpha=0.0)
+    sure = torch.eye(1000, dtype=torch.float64)[:2]
+    state = {"moving/prediction": sure[0], "moving/seen": torch.tensor(True)}
+
+    def fresh(cosine: float) -> bool:
+        return bool(adapter._fresh(state, cosine * sure[:1] + (1 - cosine**2) ** 0.5 * sure[1:]))
+
+    assert [fresh(cosine) for cosine in (0.0, 0.049, 0.051, 1.0)] == [True, True, False, False]
 
 
 def test_the_fisher_penalty_holds_parameters_near_the_source(backbone, batches, reference):

@@ -8,7 +8,10 @@ from torch import Tensor
 from torch.distributions import Categorical
 from torch.testing import assert_close
 
-from tta_server.adapters.losses import entropy
+from tta_server.adapters.losses import (
+    entropy,
+    log_probabilities,
+)
 
 FAST = settings(deadline=None, max_examples=50)
 scores = st.floats(-50, 50, width=32)
@@ -77,3 +80,14 @@ def test_the_type_of_the_scores_is_kept(dtype):
 def test_scores_that_are_no_matrix_are_refused(wrong: Tensor):
     with pytest.raises(ValueError, match=r"logits have shape \(.*\), expected \(N, K\)"):
         entropy(wrong)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_softmax_of_log_probabilities_are_the_probabilities(dtype):
+    shares = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 1e-30], [2.0, 1.0, 1.0], [1e-45, 1.0, 0.0]], dtype=dtype)
+
+    logits = log_probabilities(shares)
+
+    assert logits.isfinite().all()
+    torch.testing.assert_close(logits.softmax(1), shares / shares.sum(1, keepdim=True), atol=1e-6, rtol=0)
+    assert entropy(logits)[0] == pytest.approx(0, abs=1e-12)

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from tests.networks import reference_network
-from tta_server.adapters.moments import MIN_GAIN, check_rows, check_stats, gain, init_stats, predict, track
+from tta_server.adapters import create
+from tta_server.adapters.moments import MIN_GAIN, check_rows, gain, init_stats, predict, track
 from tta_server.models import TorchBackbone
 
 FAST = settings(deadline=None, max_examples=100)
@@ -194,19 +195,19 @@ def test_one_image_is_enough_for_moving_statistics_and_without_batch_norm(backbo
     assert predict(layer_norm_backbone, {}, batch[:1], "batch").logits.shape == (1, 10)
 
 
-@pytest.mark.parametrize("stats", ["", "EMA", "source", None])
+@pytest.mark.parametrize("stats", ["", "EMA", "source"])
 def test_unknown_statistics_are_refused(stats):
     with pytest.raises(ValueError, match=f"stats must be 'batch' or 'ema', got '{stats}'"):
-        check_stats(stats)
+        create("bn", stats=stats)
 
 
 @pytest.mark.parametrize("momentum", [0, -0.1, 1.1, float("nan")])
 def test_a_momentum_outside_its_range_is_refused(momentum):
     with pytest.raises(ValueError, match=rf"stats_momentum must be in \(0, 1\], got {momentum}"):
-        check_stats("ema", momentum)
+        create("bn", stats_momentum=momentum)
 
 
 @pytest.mark.parametrize("momentum", [None, 1, 0.1])
 def test_good_settings_are_accepted(momentum):
-    check_stats("ema", momentum)
-    check_stats("batch", momentum)
+    create("bn", stats_momentum=momentum)
+    create("bn", stats="batch", stats_momentum=momentum)

@@ -2,11 +2,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.adapters.test_laws import BATCH_MODE, VARIANTS, begin, layout, learn, make
+from tests.adapters.test_laws import BATCH_MODE, VARIANTS, begin, learn, make
 from tests.networks import reference_network
 from tests.states import bits
 from tta_server import adapters
 from tta_server.adapters import State
+from tta_server.adapters.laws.law import layout
 from tta_server.adapters.stack import adapt_stacked, predict_stacked, stack, unstack
 from tta_server.models import TorchBackbone
 

@@ -152,7 +152,15 @@ def test_every_adapter_starts_from_the_embedded_bundle(name):
     assert set(again) == set(step.state)
 
 
-@pytest.mark.parametrize(("name", "part"), [("eata", "fisher"), ("adanpc", "memory")])
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        (name, need.removeprefix("reference."))
+        for name in adapters.names()
+        for need in adapters.create(name).requires
+        if need.startswith("reference.")
+    ],
+)
 def test_an_adapter_that_needs_a_missing_part_is_refused_with_the_command(backbone, reference, name, part):
     adapter = adapters.create(name)
     poor = Reference(reference.digest, {"atc/threshold": torch.tensor(0.5)})

@@ -235,6 +235,7 @@ def test_a_variable_that_is_no_json_is_refused(monkeypatch):
 
 
 finite = st.floats(1e-6, 1e3, allow_nan=False)
+rates = st.floats(1e-9, 10)
 words = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=12)
 paths = st.from_regex(r"[a-z0-9._ -]{1,8}(/[a-z0-9._ -]{1,8})?", fullmatch=True).map(Path)
 modes = st.sampled_from(["after", "inline", "off"])
@@ -269,7 +270,7 @@ configurations = section(
     adapter=st.one_of(
         st.just({"name": "source"}),
         st.fixed_dictionaries({"name": st.just("bn"), "settings": section(stats=st.sampled_from(["batch", "ema"]))}),
-        st.fixed_dictionaries({"name": st.just("tent"), "settings": section(lr=finite, momentum=st.floats(0, 0.99))}),
+        st.fixed_dictionaries({"name": st.just("tent"), "settings": section(lr=rates, momentum=st.floats(0, 0.99))}),
     ),
     engine=engines(),
     streams=section(

@@ -1,23 +1,18 @@
 """Everything about the source data that serving needs, computed once from labelled images."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tta_server.adapters.vida import Vida
+from tta_server.adapters import Adapter, registered
 from tta_server.calibrate import shrinkage
-from tta_server.calibrate.fisher import BATCH as FISHER_BATCH
-from tta_server.calibrate.fisher import IMAGES as FISHER_IMAGES
-from tta_server.calibrate.fisher import fisher
 from tta_server.calibrate.labelled import Labelled, Progress
 from tta_server.calibrate.null import Windows, null, quantiles
-from tta_server.calibrate.pretrain import BATCH as VIDA_BATCH
-from tta_server.calibrate.pretrain import STEPS as VIDA_STEPS
-from tta_server.calibrate.pretrain import pretrain
 from tta_server.guard.drift import LEVELS, SourceStatistics, atc_threshold, class_shares, image_scores
 from tta_server.models import Backbone, Reference
 
@@ -32,11 +27,13 @@ class Sizes:
         memory_rows: Most remembered features, spread evenly over the classes; each has at least one.
         canary_rows: Most canary images, spread evenly over the classes; of more classes than that, so many are drawn.
         windows: Windows without drift.
+        forward: Images in one forward; what an adapter makes has a size of its own.
     """
 
     memory_rows: int = 1000
     canary_rows: int = 100
     windows: Windows = field(default_factory=Windows)
+    forward: int = 64
 
 
 @dataclass(frozen=True)
@@ -54,10 +51,9 @@ def calibrate(
     labels: NDArray[np.int64],
     *,
     seed: int = 0,
-    batch: int = 64,
     progress: Progress = lambda _what, _done, _total: None,
     sizes: Sizes = Sizes(),
-    vida: Vida | None = None,
+    methods: Sequence[Adapter] | None = None,
 ) -> Reference:
     """Compute the reference bundle of a model.
 
@@ -69,29 +65,32 @@ def calibrate(
         images: Levels (N, C, H, W) of labelled images without drift.
         labels: Their classes (N,).
         seed: Of everything that is drawn.
-        batch: Images in one forward; the Fisher weights always use 64.
         progress: Told about each part.
-        sizes: How much is kept.
-        vida: Whose adapters are trained; None trains none.
+        sizes: How much is kept, and how much is done at once.
+        methods: The adapters whose parts are made; None are all registered ones, with their defaults.
 
     Returns:
-        The bundle. Parts: `fisher` (only if there are scales and shifts to weigh), `memory`, `canary`, `histogram`,
-        `features`, `confidence`, `energy`, `atc`, `null`, `null_moments` and, with `vida`, `vida`.
+        The bundle. Parts: `memory`, `canary`, `histogram`, `features`, `confidence`, `energy`, `atc`, `null`,
+        `null_moments`, and what the methods make: `fisher` if there are scales and shifts to weigh, `vida` if there are
+        layers for adapters.
 
     Raises:
         ValueError: If shapes or labels do not fit the model, or there are too few images for a part.
     """
-    _check(backbone, Labelled(images, labels), sizes)
-    children = np.random.SeedSequence(seed).spawn(4)
-    order_rng, kept_rng, null_rng, vida_rng = (np.random.default_rng(child) for child in children)
+    makers = [method for method in registered() if method.part] if methods is None else methods
+    makers = [m for m in makers if m.part and m.part.requires <= backbone.spec.capabilities]
+    _check(backbone, Labelled(images, labels), sizes, makers)
+    seeds = np.random.SeedSequence(seed)
+    order_rng, kept_rng, null_rng = (np.random.default_rng(child) for child in seeds.spawn(3))
     order = order_rng.permutation(len(labels))  # a folder is read class by class
     data = Labelled(images[order], labels[order])
-    answers = _answers(backbone, data, batch, progress)
+    answers = _answers(backbone, data, sizes.forward, progress)
     distances = shrinkage.held_out_distances(answers.features)
     kept, canary = _kept(backbone, data, answers, sizes, kept_rng)
-    tensors = _fisher(backbone, data, progress) | kept | _source(answers, distances)
-    if vida is not None:
-        tensors |= _vida(backbone, data, canary, vida, vida_rng, progress)
+    tensors = kept | _source(answers, distances)
+    free = np.setdiff1d(np.arange(len(labels)), canary)
+    for maker in makers:
+        tensors |= _made(maker, backbone, _Images(data, free, seeds, seed, backbone.device), progress)
     about = {
         "accuracy": float(answers.correct.double().mean()),
         "images": len(labels),
@@ -105,7 +104,7 @@ def calibrate(
     return Reference(backbone.spec.digest, tensors, about)
 
 
-def _check(backbone: Backbone, data: Labelled, sizes: Sizes) -> None:
+def _check(backbone: Backbone, data: Labelled, sizes: Sizes, makers: Sequence[Adapter]) -> None:
     shape, classes = data.images.shape, backbone.spec.classes
     if data.images.dtype != np.uint8 or shape[1:] != backbone.spec.input_shape:
         raise ValueError(f"images are {data.images.dtype} {shape}, expected uint8 (N, *{backbone.spec.input_shape})")
@@ -116,8 +115,7 @@ def _check(backbone: Backbone, data: Labelled, sizes: Sizes) -> None:
             f"labels go from {data.labels.min()} to {data.labels.max()}, expected indices of {classes} classes"
         )
     needed = {"null": max(sizes.windows.sizes), "features": 2 * shrinkage.FOLDS}
-    if "norm_affine" in backbone.spec.capabilities:
-        needed["fisher"] = FISHER_BATCH
+    needed |= {maker.part.name: maker.part.images for maker in makers if maker.part}
     part = max(needed, key=lambda name: needed[name])
     if len(data.labels) < needed[part]:
         raise ValueError(f"part '{part}' needs at least {needed[part]} labelled images, got {len(data.labels)}")
@@ -143,21 +141,6 @@ def _answers(backbone: Backbone, data: Labelled, batch: int, progress: Progress)
     if not every.isfinite().all():
         raise ValueError("the model's answers to some of these images are not finite")
     return _Answers(every, torch.cat(features), every.argmax(1) == torch.from_numpy(data.labels))
-
-
-def _fisher(backbone: Backbone, data: Labelled, progress: Progress) -> dict[str, Tensor]:
-    if "norm_affine" not in backbone.spec.capabilities:
-        return {}
-    # An incomplete batch is left out: the weights depend on the size.
-    total = min(len(data.labels), FISHER_IMAGES) // FISHER_BATCH
-    chosen = np.arange(total * FISHER_BATCH).reshape(total, FISHER_BATCH)
-
-    def batches() -> Iterator[Tensor]:
-        for done, some in enumerate(chosen):
-            yield data.pixels(some, backbone.device)
-            progress("Fisher weights", done + 1, total)
-
-    return {f"fisher/{name}": tensor.float().cpu() for name, tensor in fisher(backbone, batches()).items()}
 
 
 def _kept(
@@ -187,25 +170,48 @@ def _balanced(
     return np.concatenate([rng.permutation(free[labels[free] == label])[:share] for label in classes])
 
 
-def _vida(
-    backbone: Backbone,
-    data: Labelled,
-    canary: NDArray[np.int64],
-    adapter: Vida,
-    rng: np.random.Generator,
-    progress: Progress,
-) -> dict[str, Tensor]:
-    free = np.setdiff1d(np.arange(len(data.labels)), canary)
-    # As many shuffled passes as the steps need.
-    passes = -(-VIDA_STEPS * VIDA_BATCH // len(free))
-    chosen = np.concatenate([rng.permutation(free) for _ in range(passes)])[: VIDA_STEPS * VIDA_BATCH]
+@dataclass
+class _Images:
+    """What an adapter is given of the source images; it says how far it has come.
 
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for done, some in enumerate(chosen.reshape(VIDA_STEPS, VIDA_BATCH)):
-            yield data.pixels(some, backbone.device), torch.from_numpy(data.labels[some]).to(backbone.device)
-            progress("ViDA's adapters", done + 1, VIDA_STEPS)
+    Attributes:
+        data: All of them, in an order that mixes the classes.
+        free: Rows of those that are no canary.
+        seeds: Whoever shuffles draws the next.
+        seed: Of what is drawn beside them.
+        device: Where the network is.
+        told: Called with how much is done and how much there is.
+    """
 
-    return {f"vida/{name}": tensor.cpu() for name, tensor in pretrain(backbone, adapter, batches()).items()}
+    data: Labelled
+    free: NDArray[np.int64]
+    seeds: np.random.SeedSequence
+    seed: int
+    device: torch.device
+    told: Callable[[int, int], None] = lambda _done, _total: None
+
+    def in_order(self, size: int, most: int) -> Iterator[tuple[Tensor, Tensor]]:
+        total = min(len(self.data.labels), most) // size
+        return self._batches(np.arange(total * size).reshape(total, size))
+
+    def shuffled(self, size: int, batches: int) -> Iterator[tuple[Tensor, Tensor]]:
+        rng = np.random.default_rng(*self.seeds.spawn(1))
+        passes = -(-batches * size // len(self.free))
+        rows = np.concatenate([rng.permutation(self.free) for _ in range(passes)])[: batches * size]
+        return self._batches(rows.reshape(batches, size))
+
+    def _batches(self, rows: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
+        for done, some in enumerate(rows):
+            yield self.data.pixels(some, self.device), torch.from_numpy(self.data.labels[some]).to(self.device)
+            self.told(done + 1, len(rows))
+
+
+def _made(maker: Adapter, backbone: Backbone, images: _Images, progress: Progress) -> dict[str, Tensor]:
+    part = maker.part
+    if part is None:
+        return {}
+    images.told = partial(progress, part.label)
+    return {f"{part.name}/{name}": t.float().cpu() for name, t in maker.prepare(backbone, images).items()}
 
 
 def _source(answers: _Answers, distances: Tensor) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import rich.progress
 from rich.console import Console
 from rich.table import Table
 
-from tta_server.adapters.vida import Vida
+from tta_server.adapters import registered
 from tta_server.app import load_model
 from tta_server.calibrate.bundle import Sizes, calibrate
 from tta_server.calibrate.labelled import Progress, read
@@ -91,10 +91,9 @@ def run(options: argparse.Namespace) -> int:
             data.images,
             data.labels,
             seed=options.seed,
-            batch=options.batch,
             progress=told,
-            sizes=Sizes(windows=Windows(forward_images=options.forward_images)),
-            vida=None if options.without_vida else Vida(seed=options.seed),
+            sizes=Sizes(windows=Windows(forward_images=options.forward_images), forward=options.batch),
+            methods=[m for m in registered() if not (m.name == "vida" and options.without_vida)],
         )
     reference = replace(reference, about={**reference.about, "model": model.backbone.spec.name})
     reference.save(out)
@@ -143,10 +142,11 @@ def _report(reference: Reference, out: Path, console: Console) -> None:
     table = Table("part", "what", "tensors", "KiB", box=None, pad_edge=False)
     for column in table.columns[2:]:
         column.justify = "right"
-    for name in sorted(reference.parts, key=list(_PARTS).index):
+    known = {made.part.name: made.part.label for made in registered() if made.part} | _PARTS
+    for name in sorted(reference.parts, key=list(_PARTS | known).index):
         tensors = reference.part(name).values()
         kib = sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1024
-        table.add_row(name, _PARTS[name], str(len(tensors)), f"{kib:.1f}")
+        table.add_row(name, known[name], str(len(tensors)), f"{kib:.1f}")
     console.print(table, highlight=False)
     accuracy, images = reference.about["accuracy"], reference.about["images"]
     kib = out.stat().st_size / 1024

@@ -208,7 +208,6 @@ def _stopped(error: Exception) -> StoppedError:
 
 
 def _classes(output: Output) -> Indices:
-    # Probabilities or logits: the largest wins either way.
     scores = output.logits
     predicted = torch.where(scores.isfinite().all(1), scores.argmax(1), -1)
     return predicted.cpu().numpy()

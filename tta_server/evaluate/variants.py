@@ -12,7 +12,7 @@ import yaml
 from tta_server import adapters
 from tta_server.evaluate.datasets import digest
 from tta_server.evaluate.results import SOURCE
-from tta_server.settings import AdapterSettings, make_adapter
+from tta_server.settings import AdapterSettings, adopt_adapter
 
 # A comma outside of brackets, so that a value may be a list.
 _COMMA = re.compile(r",(?![^\[(]*[\])])")
@@ -40,7 +40,7 @@ def variants(names: str, settings: Sequence[str]) -> list[Variant]:
     """Return the frozen model and what was asked for, in order.
 
     Args:
-        names: Adapters, separated by commas, or "all".
+        names: Adapters, separated by commas, or "all"; a user's own is `package.module:Class`.
         settings: Texts such as "tent:lr=0.005,stats=batch"; each is a row of its own, "tent:" is one with defaults.
             An adapter of `names` also has a row with defaults, before the others if "tent:" gives it no place.
 
@@ -53,7 +53,7 @@ def variants(names: str, settings: Sequence[str]) -> list[Variant]:
     for name in dict.fromkeys([SOURCE, *named, *(name for name, _ in given)]):
         own = [rest for other, rest in given if other == name]
         for rest in own if "" in own or name not in (SOURCE, *named) else ["", *own]:
-            adapter = make_adapter(AdapterSettings(name=name, settings=_values(name, rest)))
+            adapter = adopt_adapter(AdapterSettings(name=name, settings=_values(name, rest)))
             label = f"{name} {rest}".strip()
             rows[label] = Variant(label, adapter)
     return list(rows.values())

@@ -5,10 +5,9 @@ are answered with the statistics of each batch itself, so that the check is abou
 which of the ways the stream's stored statistics happen to suit.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,8 +18,6 @@ from tta_server.models import Backbone, Reference
 
 _SEED = 0
 _PARTS = frozenset({"canary"})
-# How an adapter answers from a batch alone, if it has these fields: by its statistics, with as few views as can be.
-_ALONE = {"stats": "batch", "average": "never", "views": 2}
 
 
 class CanaryReading(NamedTuple):
@@ -48,12 +45,18 @@ class Canary:
     def __init__(self, backbone: Backbone, adapter: Adapter, reference: Reference, initial: State) -> None:
         """Spoil the images of the bundle, and answer them as a fresh stream would.
 
+        Args:
+            backbone: The frozen network.
+            adapter: One that answers from a batch alone, see `Adapter.alone`.
+            reference: With the canary images.
+            initial: The state of a fresh stream.
+
         Raises:
             ValueError: If the bundle has no canary.
         """
         images, labels = (reference.part("canary")[name] for name in ("images", "labels"))
         self._backbone = backbone
-        self._adapter = _alone(adapter)
+        self._adapter = adapter
         self._labels = labels.to(backbone.device)
         self._bank = [spoilt.to(backbone.device) for spoilt in bank(images.cpu().float() / 255).values()]
         self._right = self._answers(initial)
@@ -78,12 +81,12 @@ def obstacle(adapter: Adapter, initial: State, reference: Reference | None) -> s
     """Return why a canary cannot judge the streams of an adapter, or an empty string."""
     if reference is None or not reference.parts >= _PARTS:
         return "the model has no reference bundle with canary images"
-    learnt = {name.partition("/")[0] for name in initial} - {"stats"}
-    if not learnt:
+    if not initial:
         return f"adapter '{adapter.name}' learns no parameters"
-    own = any(name.endswith(".running_mean") for name in initial)
-    if own and "stats" not in _fields(adapter):
-        return f"adapter '{adapter.name}' answers from statistics of its stream only"
+    try:
+        adapter.alone()
+    except ValueError as error:
+        return str(error)
     return ""
 
 
@@ -130,12 +133,3 @@ _WAYS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "brightness": _bright,
     "pixelate": _blocks,
 }
-
-
-def _fields(adapter: Adapter) -> set[str]:
-    return {field.name for field in dataclasses.fields(adapter)}  # type: ignore[arg-type]
-
-
-def _alone(adapter: Adapter) -> Adapter:
-    changes: dict[str, Any] = {name: value for name, value in _ALONE.items() if name in _fields(adapter)}
-    return dataclasses.replace(adapter, **changes)  # type: ignore[type-var]

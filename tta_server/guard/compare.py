@@ -20,29 +20,26 @@ _GATHERED = 0.5  # of them, before their diversity is judged
 class Compare:
     """Keep account of where the adapted model stands beside the frozen one."""
 
-    def __init__(self, settings: GuardSettings, home: Home | None, output_kind: str) -> None:
+    def __init__(self, settings: GuardSettings, home: Home | None) -> None:
         """Compare answers only, if the bundle does not say where home is.
 
         Args:
             settings: What is let pass.
             home: The source data as the frozen model sees them.
-            output_kind: What the adapter's "logits" are.
         """
         self._settings = settings
         self._home = home
-        self._logits = output_kind == "logits"
 
     def look(self, record: Record, adapted: Output, frozen: Output) -> Record:
         """Take one window into account."""
         images = len(frozen.logits)
         share = 1 - math.exp(-images / _RECENT_IMAGES)
         weight = gather(record.answered, share)
-        scores = adapted.logits.softmax(1) if self._logits else adapted.logits
-        both = torch.stack([scores.mean(0), frozen.logits.softmax(1).mean(0)]).double().cpu()
+        both = torch.stack([adapted.logits.softmax(1).mean(0), frozen.logits.softmax(1).mean(0)]).double().cpu()
         kept = torch.stack([record.adapted_shares, record.frozen_shares])
         both = kept + (both - kept) * (share / weight)
         record = record.but(adapted_shares=both[0], frozen_shares=both[1], answered=weight)
-        return self._weigh(record, self._home, adapted, frozen) if self._home and self._logits else record
+        return self._weigh(record, self._home, adapted, frozen) if self._home else record
 
     def uniform(self, record: Record) -> tuple[Cause, str]:
         """Return why the recent answers are too much alike; an empty reason if they are not."""
@@ -63,7 +60,7 @@ class Compare:
     def measures(self, record: Record) -> dict[str, float]:
         """Return the numbers that a verdict reports."""
         found = {"diversity": diversity(record.adapted_shares)}
-        if self._home and self._logits:
+        if self._home:
             found["risk_lower_bound"] = risk.lower_bound(record.evidence, self._settings.risk_windows)
             found["lost_excess"], found["estimated_gain"] = record.excess, record.gain
         return found

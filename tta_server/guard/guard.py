@@ -52,13 +52,13 @@ class Guard:
         self._settings = settings
         self._classes = backbone.spec.classes
         initial = adapter.init(backbone, reference)
-        self._trust = Trust(backbone, initial)
+        self._trust = Trust(adapter, backbone, initial)
         self._home = Home(reference) if reference is not None and reference.parts >= home.PARTS else None
-        self._compare = Compare(settings, self._home, adapter.output_kind)
+        self._compare = Compare(settings, self._home)
         self._no_canary = obstacle(adapter, initial, reference)
         self._canary: Canary | None = None
         if reference is not None and not self._no_canary:
-            self._canary = Canary(backbone, adapter, reference, initial)
+            self._canary = Canary(backbone, adapter.alone(), reference, initial)
 
     def start(self) -> Memory:
         """Return what is remembered of a fresh stream; its layout never changes."""

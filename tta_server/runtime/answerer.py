@@ -103,17 +103,17 @@ class Answerer:
         streams = _by_stream(group)
         if group[0][1].answers_as_source:
             x = images((job.images for job, _ in group), self._backbone.device)
-            return read(self._source, self._source.predict(self._backbone, EMPTY, x))
+            return read(self._source.predict(self._backbone, EMPTY, x))
         adapter = group[0][1].method.adapter
         if len(streams) == 1:
             x = images((job.images for job, _ in group), self._backbone.device)
-            return read(adapter, adapter.predict(self._backbone, group[0][1].state, x))
+            return read(adapter.predict(self._backbone, group[0][1].state, x))
         return self._stacked(adapter, group, streams)
 
     def source(self, batch: Images) -> npt.NDArray[np.int64]:
         """Return the classes (n,) that the frozen model sees in images (n, C, H, W)."""
         x = images([batch], self._backbone.device)
-        classes: npt.NDArray[np.int64] = read(self._source, self._source.predict(self._backbone, EMPTY, x))[0].argmax(1)
+        classes: npt.NDArray[np.int64] = read(self._source.predict(self._backbone, EMPTY, x))[0].argmax(1)
         return classes
 
     def _stacked(self, adapter: Adapter, group: Sequence[Asked], streams: dict[str, list[Job]]) -> Scores:
@@ -124,7 +124,7 @@ class Answerer:
         padded = [torch.cat([batch, batch[-1:].expand(most - len(batch), -1, -1, -1)]) for batch in batches]
         output = predict_stacked(adapter, self._backbone, [states[name] for name in streams], torch.stack(padded))
         rows = torch.cat([scores[: len(batch)] for scores, batch in zip(output.logits, batches, strict=True)])
-        scores = read(adapter, Output(rows, rows))
+        scores = read(Output(rows, rows))
         places = _places(streams)
         order = np.concatenate([places[job] for job, _ in group])
         return scores[0][order], scores[1][order]
@@ -135,10 +135,10 @@ def warm_up(backbone: Backbone, source: Adapter, method: Method, rows: int) -> N
     generator = torch.Generator().manual_seed(0)
     for count in {1, max(rows, 2)}:
         x = torch.rand(count, *backbone.spec.input_shape, generator=generator).to(backbone.device)
-        read(source, source.predict(backbone, EMPTY, x))
+        read(source.predict(backbone, EMPTY, x))
         if count > 1:
-            read(method.adapter, method.adapter.adapt(backbone, method.initial, x).output)
-            read(method.adapter, method.adapter.predict(backbone, method.initial, x))
+            read(method.adapter.adapt(backbone, method.initial, x).output)
+            read(method.adapter.predict(backbone, method.initial, x))
 
 
 def _is_coupled(stream: Stream) -> bool:

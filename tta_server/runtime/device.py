@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tta_server.adapters import Adapter
 from tta_server.adapters.losses import entropy
 from tta_server.models import Output
 from tta_server.streams.window import Images
@@ -20,14 +19,10 @@ def images(parts: Iterable[Images], device: torch.device) -> torch.Tensor:
     return _floats(torch.cat(tensors).to(device))
 
 
-def read(adapter: Adapter, output: Output) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def read(output: Output) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Bring probabilities (n, K) and entropies in nats (n,) to the host in one copy."""
     scores = output.logits.float()
-    if adapter.output_kind == "logits":
-        both = torch.cat([scores.softmax(1), entropy(scores)[:, None]], 1)
-    else:
-        both = torch.cat([scores, torch.special.entr(scores).sum(1, keepdim=True)], 1)
-    host = both.cpu().numpy()
+    host = torch.cat([scores.softmax(1), entropy(scores)[:, None]], 1).cpu().numpy()
     return host[:, :-1], host[:, -1]
 
 

@@ -199,7 +199,7 @@ class Worker:
         self._metrics.stream.offered(stream.name, job.rows)
         output, serve = self.parts.learner.inline(stream, as_samples(job.offered, job.client, job.arrived_s))
         self.settle(stream)
-        return read(self.parts.source if serve == "source" else stream.method.adapter, output), serve
+        return read(output), serve
 
     def _reply(self, job: Job, stream: Stream, answer: Answer) -> None:
         if not np.isfinite(answer.probabilities).all():

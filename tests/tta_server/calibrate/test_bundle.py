@@ -3,13 +3,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.networks import golden, reference_network
+from tests.networks import reference_network
 from tests.tta_server.runtime.fakes import rows as pictures
 from tests.tta_server.runtime.fakes import tiny
 from tta_server import adapters
 from tta_server.adapters.vida import Vida
 from tta_server.calibrate.bundle import Sizes, calibrate
-from tta_server.calibrate.fisher import fisher
 from tta_server.calibrate.null import Windows
 from tta_server.evaluate.corruptions import corrupt
 from tta_server.guard.drift import SourceStatistics, image_scores, norm_scores, window_scores
@@ -87,8 +86,13 @@ def test_every_part_is_announced(backbone, images):
     assert told == {"source answers": 1, "Fisher weights": 1, "windows without drift": 1}
 
 
+# Those that cannot start without one.
+NEEDS = {name: adapters.create(name).requires for name in adapters.names()}
+BUNDLED = {name: needs for name, needs in NEEDS.items() if any(need.startswith("reference.") for need in needs)}
+
+
 def test_adapters_start_from_the_bundle(reference, backbone, images):
-    for name in ("eata", "adanpc"):
+    for name in BUNDLED:
         adapter = adapters.create(name)
         adapters.base.check(adapter, backbone, reference)
 
@@ -97,23 +101,7 @@ def test_adapters_start_from_the_bundle(reference, backbone, images):
         assert step.output.logits.isfinite().all()
 
 
-# Fisher weights
-def test_fisher_weights_equal_the_authors():
-    backbone = TorchBackbone(reference_network(), (3, 32, 32))
-    expected = {n.removeprefix("fisher/"): t for n, t in golden("eata").items() if n.startswith("fisher/")}
-
-    found = fisher(backbone, golden("base")["src/x"])
-
-    assert set(found) == set(expected) == set(backbone.norm_affine())
-    for name, tensor in expected.items():
-        assert_close(found[name], tensor, atol=1e-6, rtol=1e-4)  # the same sums in another order
-
-
-def test_fisher_weights_need_a_batch(backbone):
-    with pytest.raises(ValueError, match="at least one batch"):
-        fisher(backbone, [])
-
-
+# What adapters make
 def test_a_network_without_batch_norm_has_fisher_weights_but_no_scores_of_such_layers(layer_norm_backbone, wide_images):
     found = calibrate(layer_norm_backbone, wide_images, np.arange(64) % 10, sizes=SMALL)
 
@@ -197,11 +185,11 @@ def test_the_embedded_bundle_tells_corrupted_images_from_source_images(name):
 
 # ViDA
 def test_training_adapters_lowers_the_loss_and_vida_starts_from_them(wide_images, monkeypatch):
-    monkeypatch.setattr("tta_server.calibrate.bundle.VIDA_STEPS", 4)
+    monkeypatch.setattr("tta_server.adapters.vida.STEPS", 4)
     backbone, labels = TorchBackbone(reference_network(), (3, 32, 32)), np.arange(64) % 10
     adapter = Vida(seed=3)
 
-    found, again = (calibrate(backbone, wide_images, labels, sizes=SMALL, vida=adapter) for _ in range(2))
+    found, again = (calibrate(backbone, wide_images, labels, sizes=SMALL, methods=[adapter]) for _ in range(2))
 
     def loss(state) -> float:
         logits = adapter.predict(backbone, state, torch.from_numpy(wide_images) / 255).logits
@@ -212,7 +200,7 @@ def test_training_adapters_lowers_the_loss_and_vida_starts_from_them(wide_images
 
 
 def test_a_network_without_a_layer_for_adapters_gets_none(backbone, images):
-    found = calibrate(backbone, images, LABELS, sizes=SMALL, vida=Vida())
+    found = calibrate(backbone, images, LABELS, sizes=SMALL, methods=[Vida()])
 
     assert "vida" not in found.parts
 

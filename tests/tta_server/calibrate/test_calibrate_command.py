@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 
 from tests.tta_server.runtime import fakes
+from tta_server import adapters
 from tta_server.app import build, load_model
 from tta_server.calibrate import calibrate_command
 from tta_server.settings_file import load_settings
@@ -164,15 +165,22 @@ def test_where_the_bundle_goes_is_known_before_the_work(options, tmp_path):
         calibrate_command.run(options("--data", "glyphs", "--out", tmp_path / "no" / "r.safetensors"))
 
 
-# The server
-@pytest.mark.parametrize("name", ["eata", "adanpc"])
+# The server, and adapters that cannot start without a bundle
+NEEDS = {name: adapters.create(name).requires for name in adapters.names()}
+BUNDLED = {name: needs for name, needs in NEEDS.items() if any(need.startswith("reference.") for need in needs)}
+
+
+@pytest.mark.parametrize("name", BUNDLED)
 def test_the_server_starts_adapters_from_the_bundle(name):
     service = build(load_settings(overrides={"adapter": {"name": name}, "model": {"device": "cpu"}}))
 
     assert service.served.model.reference is not None
 
 
-@pytest.mark.parametrize(("name", "part"), [("eata", "fisher"), ("adanpc", "memory")])
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [(name, need.removeprefix("reference.")) for name, needs in BUNDLED.items() for need in needs if "." in need],
+)
 def test_the_server_refuses_to_start_without_the_part_and_names_the_command(options, name, part):
     settings = load_settings(options("--data", "x").config, {"adapter": {"name": name}})
 

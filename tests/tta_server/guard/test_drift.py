@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from tests.networks import golden, reference_network
+from tta_server.adapters.laws.law import Operators
 from tta_server.guard import drift
 from tta_server.guard.drift import LEVELS, ImageScores, SourceStatistics
 from tta_server.models import Reference, TorchBackbone
@@ -142,10 +143,13 @@ def test_answers_that_are_all_sure_look_accurate(source, name):
 
 
 def test_the_scores_do_not_wait_for_the_device(source):
-    from tests.adapters.test_laws import NoSync
+    window = rows(source)
 
-    with NoSync():
-        drift.window_scores(rows(source), source)
+    with Operators() as ran:
+        drift.window_scores(window, source)
+
+    assert ran.names
+    assert not ran.waits()
 
 
 # Divergence of predictions

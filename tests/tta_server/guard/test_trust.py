@@ -9,11 +9,31 @@ from tta_server.guard.trust import Trust
 from tta_server.models import TorchBackbone
 
 RADIUS = 0.3
+TENT = adapters.create("tent")
+
+
+SMALL = {"vida": {"rank_high": 4}}
+# Every adapter that learns parameters, in each of its scopes.
+SCOPES = {"cotta all": {"scope": "all"}, "vida all": {"scope": "all", "rank_high": 4}}
+BACKBONE = TorchBackbone(reference_network(), (3, 32, 32))
+
+
+def make(variant):
+    name = variant.split()[0]
+    return adapters.create(name, **SCOPES.get(variant, SMALL.get(name, {})))
+
+
+def regions(name):
+    adapter = make(name)
+    return adapter.regions(BACKBONE, adapter.init(BACKBONE, bundle(BACKBONE)))
+
+
+LEARNING = [name for name in [*adapters.names(), *SCOPES] if regions(name)]
 
 
 @pytest.fixture(scope="module")
 def backbone():
-    return TorchBackbone(reference_network(), (3, 32, 32))
+    return BACKBONE
 
 
 def relative(state, weights, copy):
@@ -23,33 +43,70 @@ def relative(state, weights, copy):
     return float((own - source).norm() / source.norm())
 
 
-@settings(deadline=None, max_examples=60)
-@given(
-    scale=st.floats(-6, 6),
-    seed=st.integers(0, 2**31),
-    name=st.sampled_from(["tent", "eata", "sar", "roid", "rotta", "cotta"]),
-)
-def test_projected_parameters_are_within_the_trust_region_whatever_the_step(backbone, scale, seed, name):
-    initial = adapters.create(name).init(backbone, bundle(backbone))
-    trust = Trust(backbone, initial)
+def effective(state, weights, copy):
+    """Return the weights that a copy of adapters results in, computed in another way; `relative` measures the rest."""
+    found = {name: state[f"{copy}/{name}"].double() for name in weights if f"{copy}/{name}" in state}
+    for up in [name for name in state if name.startswith(f"{copy}/") and name.endswith("_up")]:
+        layer, kind = up.removeprefix(f"{copy}/").removesuffix("_up").rsplit(".", 1)
+        weight = found.get(f"{layer}.weight", weights[f"{layer}.weight"].double())
+        change = torch.einsum("or,ri->oi", state[up].double(), state[up.replace("_up", "_down")].double())
+        scale = float(state[f"scale/{kind}"])
+        counted = 1 if 0 <= scale <= 2 else scale - 1 if scale > 2 else 1 + scale
+        found[f"{layer}.weight"] = weight + counted * change.reshape(weight.shape)
+    return {f"{copy}/{name}": tensor for name, tensor in found.items()}
+
+
+def wild(initial, scale, seed):
     generator = torch.Generator().manual_seed(seed)
-    state = {
+    return {
         key: tensor + 10**scale * torch.randn(tensor.shape, generator=generator)
         if tensor.is_floating_point()
         else tensor
         for key, tensor in initial.items()
     }
 
-    projected = trust.project(state, RADIUS)
+
+def test_the_adapters_that_learn_parameters_are_known():
+    silent = {"adanpc", "bn", "lame", "source"}  # features, statistics, nothing
+
+    assert {name.split()[0] for name in LEARNING} == set(adapters.names()) - silent
+
+
+@pytest.mark.parametrize("name", LEARNING)
+@settings(deadline=None, max_examples=12)
+@given(scale=st.floats(-6, 12), seed=st.integers(0, 2**31))
+def test_projected_parameters_are_within_the_trust_region_whatever_the_step(backbone, scale, seed, name):
+    adapter = make(name)
+    initial = adapter.init(backbone, bundle(backbone))
+    trust = Trust(adapter, backbone, initial)
+
+    projected = trust.project(wild(initial, scale, seed), RADIUS)
 
     assert trust.distance(projected) <= RADIUS
     for copy in {key.partition("/")[0] for key in initial} & {"theta", "teacher"}:
-        assert relative(projected, backbone.weights(), copy) <= RADIUS
+        weights = effective(initial, backbone.weights(), copy)
+        own = effective(projected, backbone.weights(), copy)
+        moved = torch.cat([(own[n] - w).flatten() for n, w in weights.items()]).norm()
+        assert float(moved / torch.cat([w.flatten() for w in weights.values()]).norm()) <= RADIUS * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_what_is_scaled_a_thousand_times_is_far(backbone, name):
+    adapter = make(name)
+    initial = adapter.init(backbone, bundle(backbone))
+    trust = Trust(adapter, backbone, initial)
+    state = wild(initial, -3, 0)
+    held = {key for region in adapter.regions(backbone, initial) for key in region.names}
+
+    scaled = {key: tensor * 1000 if key in held else tensor for key, tensor in state.items()}
+
+    assert trust.distance(state) < 1
+    assert min(trust.distance(scaled), trust.update(state, scaled)) > 10
 
 
 def test_random_gradients_never_lead_out_of_the_trust_region(backbone):
-    initial = adapters.create("tent").init(backbone)
-    trust = Trust(backbone, initial)
+    initial = TENT.init(backbone)
+    trust = Trust(TENT, backbone, initial)
     generator = torch.Generator().manual_seed(0)
     state = initial
     for _ in range(50):
@@ -64,17 +121,17 @@ def test_random_gradients_never_lead_out_of_the_trust_region(backbone):
 
 
 def test_a_state_inside_is_left_as_it_is(backbone):
-    initial = adapters.create("tent").init(backbone)
+    initial = TENT.init(backbone)
     state = {name: tensor * 1.01 for name, tensor in initial.items()}
 
-    assert Trust(backbone, initial).project(state, RADIUS) is state
+    assert Trust(TENT, backbone, initial).project(state, RADIUS) is state
 
 
 def test_what_is_drawn_back_keeps_its_direction(backbone):
-    initial = adapters.create("tent").init(backbone)
+    initial = TENT.init(backbone)
     state = {name: tensor + 1 for name, tensor in initial.items()}
 
-    projected = Trust(backbone, initial).project(state, RADIUS)
+    projected = Trust(TENT, backbone, initial).project(state, RADIUS)
 
     steps = torch.cat([(projected[name] - initial[name]).flatten() for name in initial if name.startswith("theta/")])
     assert steps.min() > 0
@@ -82,18 +139,19 @@ def test_what_is_drawn_back_keeps_its_direction(backbone):
 
 
 def test_statistics_and_slots_of_optimisers_are_not_drawn_back(backbone):
-    initial = adapters.create("tent").init(backbone)
+    initial = TENT.init(backbone)
     state = {name: tensor + 100 for name, tensor in initial.items()}
 
-    projected = Trust(backbone, initial).project(state, RADIUS)
+    projected = Trust(TENT, backbone, initial).project(state, RADIUS)
 
     assert all(projected[name] is state[name] for name in state if not name.startswith("theta/"))
 
 
-@pytest.mark.parametrize("name", ["bn", "lame", "source"])
+@pytest.mark.parametrize("name", sorted(set(adapters.names()) - set(LEARNING)))
 def test_an_adapter_that_learns_no_parameters_has_no_distance(backbone, name):
-    initial = adapters.create(name).init(backbone)
-    trust = Trust(backbone, initial)
+    adapter = adapters.create(name)
+    initial = adapter.init(backbone, bundle(backbone))
+    trust = Trust(adapter, backbone, initial)
 
     assert not trust
     assert trust.distance(initial) == trust.update(initial, initial) == 0

@@ -73,12 +73,11 @@ def hard_tent() -> Adapter:
 
 
 @dataclass(frozen=True)
-class Fails:
+class Fails(Adapter):
     """Answers as the source model; every step raises."""
 
     name: ClassVar[str] = "fails"
     requires: ClassVar[frozenset[str]] = frozenset()
-    output_kind: ClassVar[str] = "logits"
     stackable: ClassVar[bool] = False
     batch_coupled: ClassVar[bool] = False
 

@@ -27,6 +27,7 @@ from tests.tta_server.runtime.fakes import (
     wired,
 )
 from tta_server import adapters
+from tta_server.adapters.losses import log_probabilities
 from tta_server.errors import BadRequest, NotFound, Overloaded, TTAError
 from tta_server.models import TorchBackbone
 
@@ -59,13 +60,11 @@ def test_probabilities_sum_to_one_and_entropies_are_theirs():
     assert np.allclose(answer.entropy_nats, -(p * np.log(p)).sum(1), atol=1e-5)  # from float32 logits
 
 
-def test_an_adapter_that_answers_in_probabilities_is_not_normalised_again():
+def test_logarithms_of_probabilities_are_answered_as_these():
     class Says(Fails):
-        output_kind = "probabilities"
-
         def predict(self, backbone, state, x):
             certain = torch.eye(4)[torch.zeros(len(x), dtype=torch.long)]
-            return backbone.forward(x)._replace(logits=certain)
+            return backbone.forward(x)._replace(logits=log_probabilities(certain))
 
     answer = ask(wired(Says()), "door", rows(2))
 

@@ -10,35 +10,28 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from tta_server.adapters.low_rank import KINDS, draw, fold, layers
-from tta_server.adapters.vida import Vida
-from tta_server.models import Backbone
+from tta_server.adapters.low_rank import KINDS, fold
+from tta_server.models import Backbone, Tensors
 
 STEPS, BATCH = 48, 64
 _LR = 1e-3
 
 
-def pretrain(backbone: Backbone, adapter: Vida, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+def pretrain(backbone: Backbone, drawn: Tensors, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     """Return adapters that lower the cross entropy of the source images, with scales of 1 and the stored statistics.
 
     Args:
         backbone: The network.
-        adapter: Whose targets, ranks and seed count.
+        drawn: The adapters to begin with, from `adapters.low_rank.draw`.
         batches: Images (N, C, H, W) in [0, 1] and their classes (N,), on the network's device; one step for each.
 
     Returns:
-        Tensors named as `adapters.low_rank.draw` names them; none if no layer can have adapters.
+        Tensors named as those drawn.
 
     Raises:
         ValueError: If training diverges.
     """
-    try:
-        fitting = layers(backbone, adapter.targets)
-    except ValueError:
-        return {}
-    generator = torch.Generator().manual_seed(adapter.seed)
-    tensors = draw(fitting, (adapter.rank_low, adapter.rank_high), generator)
-    trained = {name: tensor.clone().requires_grad_() for name, tensor in tensors.items()}
+    trained = {name: tensor.clone().requires_grad_() for name, tensor in drawn.items()}
     optimizer = torch.optim.Adam(trained.values(), lr=_LR)
     scales = {kind: torch.ones((), device=backbone.device) for kind in KINDS}
     for x, labels in batches:
