@@ -70,7 +70,7 @@ def build(settings: Settings, model: Model | None = None) -> Service:
     except Exception:
         kept.keeper.close()
         raise
-    metrics.on_render(lambda: metrics.stored(kept.keeper.behind_s, kept.keeper.failures))
+    metrics.on_render(lambda: metrics.stored(kept.keeper.behind_s, kept.keeper.failures, kept.keeper.lost))
     engine = Engine(worker, commands, settings.engine, metrics, settings.streams.idle_s)
     pool = ThreadPoolExecutor(settings.limits.decode_threads, thread_name_prefix="decode")
 

@@ -82,6 +82,13 @@ class Unsupported(TTAError):
     code = "unsupported"
 
 
+class SetAside(TTAError):
+    """A stream cannot go on: its file cannot be read, or something about it failed; others are not concerned."""
+
+    status = 503
+    code = "set_aside"
+
+
 class NotReady(TTAError):
     """The server is starting, stopping or damaged."""
 

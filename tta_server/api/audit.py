@@ -1,7 +1,6 @@
 """What happened to streams, as the audit log has it."""
 
 import asyncio
-import dataclasses
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -32,7 +31,7 @@ def router(engine: Engine, kept: Kept) -> APIRouter:
 
         def read() -> list[dict[str, Any]]:
             kept.keeper.flush(_FLUSH_WITHIN_S)  # what has just been done is in it, unless the disk fails
-            return [dataclasses.asdict(entry) for entry in kept.audit.newest(name, limit)]
+            return [entry.told() for entry in kept.audit.newest(name, limit)]
 
         entries = await asyncio.to_thread(read)
         if name and not entries:

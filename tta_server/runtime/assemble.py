@@ -11,16 +11,19 @@ from tta_server.models import Backbone, Reference
 from tta_server.runtime.answerer import Answerer
 from tta_server.runtime.commands import Commands
 from tta_server.runtime.learner import Learner, Policy
+from tta_server.runtime.sharing import Sharing
 from tta_server.runtime.worker import Parts, Worker
 from tta_server.settings import EngineSettings, GuardSettings, Settings
 from tta_server.storage.audit import Audit
 from tta_server.storage.keeper import Keeper
 from tta_server.storage.store import Store
+from tta_server.streams.event import News, keep_books
 from tta_server.streams.journal import Journal
 from tta_server.streams.ledger import Ledger
 from tta_server.streams.methods import Methods
 from tta_server.streams.registry import Registry
 from tta_server.streams.schedule import Pace
+from tta_server.streams.series import Series
 from tta_server.streams.shelf import Shelf
 from tta_server.telemetry.metrics import Metrics
 
@@ -53,27 +56,27 @@ def assemble(
     """
     guard = partial(_guard, backbone, reference, settings.guard, settings.engine.window_rows)
     methods = Methods(backbone, reference, adapter, guard)
-    shelf = Shelf(kept.keeper, kept.store.names(), backbone, reference)
     source = adapters.create("source")
+    shelf = Shelf(kept.keeper, backbone, reference)
+    ledger = Ledger(settings.streams.recent_bytes)
     journal = Journal(kept.keeper, shelf, kept.durable, settings.storage.keep_inputs)
-    registry = Registry(methods, settings.streams, settings.engine.window_rows, metrics, shelf)
-    for summary in registry.summaries():
-        journal.loaded(summary["name"], summary["state_version"])
+    news = News(keep_books, Series(metrics).hear, ledger.hear, journal.hear)
+    registry = Registry(methods, settings.streams, _pace(settings.engine), metrics, shelf, news)
+    registry.load(kept.store.names())
     policy = Policy(settings.streams.reset_every, settings.guard.freeze_after)
     parts = Parts(
         backbone=backbone,
         source=source,
         methods=methods,
         registry=registry,
-        answerer=Answerer(backbone, source),
-        learner=Learner(backbone, source, metrics, journal, policy),
-        ledger=Ledger(settings.streams.recent_bytes),
-        pace=_pace(settings.engine),
+        answerer=Answerer(backbone, source, Sharing(settings.engine.stack_rows)),
+        learner=Learner(backbone, source, metrics, news.tell, policy),
+        ledger=ledger,
+        news=news,
         stack_rows=settings.engine.stack_rows,
         metrics=metrics,
     )
-    worker = Worker(parts)
-    return worker, Commands(worker, journal, shelf, kept.store)
+    return Worker(parts), Commands(parts, shelf, kept.store)
 
 
 def _guard(

@@ -149,9 +149,8 @@ class Engine:
             while True:
                 jobs, commands, last = self._next()
                 for command in commands:
-                    _settle(command)
-                if commands:
-                    self._worker.make_room()  # reading a stream may have brought it back from disk
+                    with self._worker.at_work():
+                        _settle(command)
                 if jobs:
                     self._worker.answer(jobs)
                 elif last:

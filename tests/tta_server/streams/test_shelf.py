@@ -164,7 +164,7 @@ def test_the_audit_log_says_from_which_version_a_server_goes_on(tmp_path: Path):
 
     entry = wired(storage=str(tmp_path)).audited()[-1]
 
-    assert (entry.verdict, entry.stream, entry.version_after) == ("load", "door", 4)
+    assert (entry.event, entry.stream, entry.version_after) == ("load", "door", 4)
 
 
 @pytest.mark.parametrize(
