@@ -12,11 +12,11 @@ from tta_server.telemetry.closed_sets import (
     CAUSES,
     DROP_REASONS,
     MOVES,
-    OUTCOMES,
+    REQUEST_OUTCOMES,
     RESTORE_CAUSES,
     STAGES,
     STATE_KINDS,
-    VERDICTS,
+    WINDOW_OUTCOMES,
 )
 from tta_server.telemetry.metrics import Metrics
 from tta_server.telemetry.stream_series import _MEASURES as MEASURES
@@ -55,13 +55,13 @@ def use(metrics: Metrics, name: str) -> None:
 def test_closed_sets_start_at_zero():
     metrics = Metrics("m", "tent")
 
-    assert values(metrics, "tta_requests_total", "outcome") == dict.fromkeys(OUTCOMES, 0)
+    assert values(metrics, "tta_requests_total", "outcome") == dict.fromkeys(REQUEST_OUTCOMES, 0)
     assert values(metrics, "tta_stage_duration_seconds_count", "stage") == dict.fromkeys(STAGES, 0)
     assert values(metrics, "tta_stream_labels_dropped_total", "model") == {"m": 0}
     assert values(metrics, "tta_stream_moves_total", "move") == dict.fromkeys(MOVES, 0)
     assert values(metrics, "tta_state_bytes", "kind") == dict.fromkeys(STATE_KINDS, 0)
     verdicts = [dict(key[1:]) for key in samples(metrics) if key[0] == "tta_verdicts_total"]
-    assert {(each["verdict"], each["cause"]) for each in verdicts} == set(itertools.product(VERDICTS, CAUSES))
+    assert {(each["verdict"], each["cause"]) for each in verdicts} == set(itertools.product(ACTIONS, CAUSES))
 
 
 def test_a_new_stream_starts_at_zero():
@@ -69,7 +69,7 @@ def test_a_new_stream_starts_at_zero():
 
     metrics.stream.open("door", "tent")
 
-    assert values(metrics, "tta_batches_total", "action") == dict.fromkeys(ACTIONS, 0)
+    assert values(metrics, "tta_batches_total", "action") == dict.fromkeys(WINDOW_OUTCOMES, 0)
     assert values(metrics, "tta_restores_total", "cause") == dict.fromkeys(RESTORE_CAUSES, 0)
     assert values(metrics, "tta_samples_dropped_total", "reason") == dict.fromkeys(DROP_REASONS, 0)
     names = ("tta_images_total", "tta_samples_offered_total", "tta_samples_learnt_total")
@@ -117,7 +117,7 @@ def test_no_set_of_names_makes_more_series_than_the_limit(names, most):
         use(metrics, name)
 
     # Images, offered, learnt, entropy, confidence, version, source, frozen, and two accuracies.
-    per_stream = 10 + len(MEASURES) + len(ACTIONS) + len(RESTORE_CAUSES) + len(DROP_REASONS)
+    per_stream = 10 + len(MEASURES) + len(WINDOW_OUTCOMES) + len(RESTORE_CAUSES) + len(DROP_REASONS)
     assert len(streams(metrics) - {"_other"}) <= most
     assert len(samples(metrics)) - empty <= (most + 1) * per_stream
     assert sum(values(metrics, "tta_samples_offered_total", "stream").values()) == 2 * len(names)
