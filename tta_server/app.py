@@ -81,8 +81,7 @@ def build(settings: Settings, model: Model | None = None) -> Service:
         gc.collect()
         gc.freeze()
         yield
-        engine.stop()
-        if kept.durable:
+        if engine.stop() and kept.durable:
             commands.save()  # also what no step has written: the guard's memory, images that wait
         kept.keeper.close()
         pool.shutdown()
