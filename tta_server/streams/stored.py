@@ -5,7 +5,7 @@ file one that cannot be read.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -111,11 +111,13 @@ class Stored:
             ValueError: If a field has the wrong type or is out of range.
         """
         try:
-            return _RECORD.validate_json(json.dumps(about))  # strict, and still a list is a list
+            found = _RECORD.validate_json(json.dumps(about))  # strict, and still a list is a list
         except ValidationError as error:
             wrong = error.errors()[0]
             where = ".".join(map(str, wrong["loc"]))
             raise ValueError(f"what the file says of the stream is damaged: {where}: {wrong['msg']}") from error
+        newest = found.history[-1].version if found.history else found.version
+        return found if "version" in about else replace(found, version=newest)
 
     def written(self) -> dict[str, Any]:
         """Return it as a file has it."""
