@@ -78,7 +78,10 @@ class Worker:
 
     def group(self, job: Job) -> Hashable:
         """Return a key that is equal for jobs that may share a forward."""
-        return self.parts.answerer.key(job, self._registry.peek(job.stream))
+        try:
+            return self.parts.answerer.key(job, self._registry.peek(job.stream))
+        except Exception:  # an adapter may be anybody's; `answer` finds out and says so
+            return "alone", id(job)
 
     def answer(self, jobs: Sequence[Job]) -> None:
         """Answer jobs, and put their images into the windows of their streams."""
@@ -131,7 +134,9 @@ class Worker:
 
     def _open(self, job: Job) -> Stream | None:
         try:
-            return self._registry.open(job.stream, job.arrived_s)
+            stream = self._registry.open(job.stream, job.arrived_s)
+            self.parts.answerer.key(job, stream.answering)  # fails here if it does
+            return stream
         except TTAError as error:
             job.future.set_exception(error)
         except Exception as error:
@@ -140,8 +145,8 @@ class Worker:
 
     def _answer(self, group: Sequence[Asked]) -> None:
         started_s = time.monotonic()
-        states = [(stream.version, stream.steps > 0 and not stream.answers_as_source) for _, stream in group]
         try:
+            states = [(stream.version, stream.steps > 0 and not stream.answers_as_source) for _, stream in group]
             if group[0][1].mode == "inline" and group[0][0].rows > 1 and not group[0][1].answers_as_source:
                 (probabilities, entropies), serve = self._inline(*group[0])
                 states = [(version, adapted and serve == "adapted") for version, adapted in states]

@@ -70,7 +70,13 @@ class Keeper:
             self._changed.notify_all()
 
     def record(self, entry: Entry) -> None:
-        """Append a line to the audit log, before any state that is saved later."""
+        """Append a line to the audit log, before any state that is saved later.
+
+        Raises:
+            TypeError: If it holds what is no JSON; in the queue it would hold up every line behind it.
+            ValueError: Likewise.
+        """
+        entry.as_line()
         with self._changed:
             self._pending.record(entry)
             self._changed.notify_all()

@@ -1,5 +1,6 @@
 """All streams, in memory, on disk or set aside, within the limits on their number and memory."""
 
+import json
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -85,10 +86,8 @@ class Registry:
 
     def peek(self, name: str) -> Answering:
         """Return who answers for a stream that may not exist; touches nothing."""
-        if name in self._streams:
-            return self._streams[name].answering
-        if name in self._parked:
-            return self._parked[name].answering
+        if found := self._streams.get(name) or self._parked.get(name):
+            return found.answering
         mode = self.usual_mode(name)
         return Answering(mode, source_answers(mode, "adapted"), self._methods.default)
 
@@ -119,12 +118,12 @@ class Registry:
                 self._revive(name)
             except Exception as error:
                 self.set_aside(name, error)
-        if trouble := self.summary(name).trouble:
-            raise SetAside(
-                f"stream '{name}' is set aside: {trouble}; its file is kept: restart the server to try again, or "
-                "delete the stream"
-            )
-        return self._streams[name]
+        if name in self._streams:
+            return self._streams[name]
+        raise SetAside(
+            f"stream '{name}' is set aside: {self.summary(name).trouble}; its file is kept: restart the server to try "
+            "again, or delete the stream"
+        )
 
     def open(self, name: str, now_s: float) -> Stream:
         """Return a stream that is about to answer; a new one starts from the source.
@@ -133,10 +132,8 @@ class Registry:
             Overloaded: If it is new and there is no room for it.
             SetAside: If it cannot go on.
         """
-        if name in self:
-            stream = self.existing(name)
-        else:
-            stream = self.create(name, self.usual_mode(name), self._methods.default)
+        known = name in self
+        stream = self.existing(name) if known else self.create(name, self.usual_mode(name), self._methods.default)
         stream.touched_s = now_s
         self._streams.move_to_end(name)
         return stream
@@ -207,6 +204,8 @@ class Registry:
 
     def set_aside(self, name: str, error: Exception) -> None:
         """Have a stream answer nobody until it is deleted or the server restarted; its file stays as it is."""
+        if name in self._aside:
+            return
         log.error("stream '%s' is set aside; the others go on", name, exc_info=error)
         trouble = str(error) if isinstance(error, ValueError | TTAError) else f"{type(error).__name__}: {error}"
         summary = self._known(name)
@@ -249,7 +248,11 @@ class Registry:
         """Yield the summaries of all streams whose names come after `after`, by name."""
         everywhere = (self._streams, self._parked, self._aside)
         for name in sorted(name for names in everywhere for name in names if name > after):
-            yield self.summary(name)
+            try:
+                yield self.summary(name)
+            except Exception as error:
+                self.set_aside(name, error)
+                yield self._aside[name]
 
     def summary(self, name: str) -> Summary:
         """Return the summary of a stream, wherever it is.
@@ -259,10 +262,8 @@ class Registry:
         """
         if name in self._streams:
             return self._streams[name].summary()
-        if name in self._parked:
-            return self._parked[name].summary
-        if name in self._aside:
-            return self._aside[name]
+        if summary := self._aside.get(name) or (name in self._parked and self._parked[name].summary):
+            return summary
         raise NotFound(f"unknown stream '{name}'; a stream exists from its first answered request")
 
     def every_stream_in_memory(self) -> list[Stream]:
@@ -277,11 +278,7 @@ class Registry:
         return named.mode if named else self._settings.mode
 
     def switch(self, mode: Mode | None) -> None:
-        """Give future streams, and those on disk that the guard did not freeze, this mode until the process ends.
-
-        Args:
-            mode: The mode; None goes back to what the configuration says of each.
-        """
+        """Give future streams, and those on disk that the guard did not freeze, this mode; None is as configured."""
         self._switched = mode
         for name, parked in self._parked.items():
             if not parked.summary.frozen:
@@ -337,9 +334,11 @@ class Registry:
     def _known(self, name: str) -> Summary:
         """Return what can be said of a stream that is in trouble."""
         try:
-            return self.summary(name)
+            summary = self.summary(name)
+            json.dumps(summary.told())  # whoever lists streams must be able to
         except Exception:
             return Summary(name, self.usual_mode(name))
+        return summary
 
     def _over_budget(self) -> bool:
         return self._sizes.total > self._settings.max_bytes

@@ -259,7 +259,7 @@ class _Encoder:
         self._state = stream.state
         self._memory = stream.memory
         self._backbone = backbone
-        self._stored = stored
+        self._about = stored.written()  # now: what cannot be written is this stream's trouble, not the writer's
         self._rows = rows
         self._older = older
 
@@ -268,7 +268,7 @@ class _Encoder:
         beside |= {f"{_WINDOW}{i:06d}": torch.from_numpy(row.image) for i, row in enumerate(self._rows)}
         for version, state in self._older.items():
             beside |= {f"{_HISTORY}{version}/{name}": tensor for name, tensor in state.items()}
-        return dump_state(self._adapter, self._backbone, self._state, self._stored.written(), beside)
+        return dump_state(self._adapter, self._backbone, self._state, self._about, beside)
 
 
 def _kept_state(kept: StoredState, stored: Stored, state: State, beside: Tensors) -> State:
