@@ -51,6 +51,7 @@ class Guard:
         self._trust = Trust(backbone, initial)
         self._home = Home(reference) if reference is not None and reference.parts >= home.PARTS else None
         self._compare = Compare(settings, self._home, adapter.output_kind)
+        self._probe = _probe(backbone, reference)
         self._no_canary = obstacle(adapter, initial, reference)
         self._canary: Canary | None = None
         if reference is not None and not self._no_canary:
@@ -127,10 +128,8 @@ class Guard:
         return self._misread(reading, Record.fresh(self._classes))
 
     def _vet_step(self, state: State) -> Finding | None:
-        """Take a step on noise: whatever an optimiser has gathered must not lead far, or every window is refused."""
-        generator = torch.Generator().manual_seed(0)
-        x = torch.rand(_PROBE, *self._backbone.spec.input_shape, generator=generator).to(self._backbone.device)
-        step = self._adapter.adapt(self._backbone, state, x)
+        """Take a step: whatever an optimiser has gathered must not lead far, or every window is refused."""
+        step = self._adapter.adapt(self._backbone, state, self._probe)
         update = self._trust.update(state, step.state)
         if update > self._settings.max_update:
             reason = (
@@ -203,6 +202,16 @@ class Guard:
         return Finding(
             "reject", "risk", f"the adapted model is lost on {record.excess:+.0%} images than the frozen one"
         )
+
+
+def _probe(backbone: Backbone, reference: Reference | None) -> Tensor:
+    """Return images that a step is taken on to see where it leads: the canary's, else noise."""
+    if reference is not None and "canary" in reference.parts:
+        x = reference.part("canary")["images"][:_PROBE].cpu().float() / 255
+    else:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.rand(_PROBE, *backbone.spec.input_shape, generator=generator)
+    return x.to(backbone.device)
 
 
 def _broken(step: Step) -> Finding | None:

@@ -141,14 +141,14 @@ class News:
     def __init__(self, *listeners: Tell) -> None:
         """Take those who listen from the start."""
         self._listeners = list(listeners)
-        self._failed: Callable[[StreamEvent, Exception], None] | None = None
+        self._failed: Callable[[str, Exception], None] | None = None
 
     def listen(self, listener: Tell) -> None:
         """Tell one more from now on."""
         self._listeners.append(listener)
 
-    def on_failure(self, failed: Callable[[StreamEvent, Exception], None]) -> None:
-        """Say who hears of an event that somebody could not take in; else it is only logged."""
+    def on_failure(self, failed: Callable[[str, Exception], None]) -> None:
+        """Say who hears of a stream in memory whose event somebody could not take in; else it is only logged."""
         self._failed = failed
 
     def tell(self, event: StreamEvent) -> None:
@@ -160,8 +160,8 @@ class News:
             except Exception as error:
                 log.exception("event '%s' of stream '%s' was not taken in", event.kind, event.stream)
                 wrong = error
-        if wrong and self._failed and event.kind != "aside":
-            self._failed(event, wrong)
+        if wrong and self._failed and event.subject:
+            self._failed(event.stream, wrong)
 
 
 def keep_books(event: StreamEvent) -> None:

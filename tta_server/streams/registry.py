@@ -60,7 +60,7 @@ class Registry:
         self._sizes = Sizes()
         self._working = 0
         news.listen(self._hear)
-        news.on_failure(lambda event, error: self.set_aside(event.stream, error))
+        news.on_failure(self.set_aside)
         self._report()
 
     def __len__(self) -> int:

@@ -157,6 +157,18 @@ def test_a_file_of_an_older_server_that_lacks_a_field_is_read(tmp_path, field):
     assert is_served(subject, "bad")
 
 
+def test_a_file_from_before_records_had_a_version_is_read(tmp_path):
+    root = tmp_path / "kept"
+    shutil.copytree(folder(), root)
+    older = damaged(file_of(root, "bad"), ("about", "schema"), None, delete=True)
+    older = damaged(older, ("about", "summary"), {"name": "bad", "steps": 3}, delete=False)
+
+    subject = started(root, "bad", older)
+
+    assert is_served(subject, "bad")
+    assert subject.stream("bad").history.versions[:3] == [1, 2, 3]
+
+
 def test_a_file_of_a_newer_server_is_set_aside_and_says_so(tmp_path):
     root = tmp_path / "kept"
     shutil.copytree(folder(), root)

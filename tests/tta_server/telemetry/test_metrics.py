@@ -5,6 +5,7 @@ import itertools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
 from tta_server.telemetry.closed_sets import (
@@ -226,3 +227,18 @@ def test_two_models_do_not_share_a_registry():
     first.request("ok", 0.1)
 
     assert sum(values(second, "tta_requests_total", "outcome").values()) == 0
+
+
+def test_after_a_reset_no_gauge_of_a_stream_keeps_what_it_said():
+    metrics = Metrics("m", "tent")
+    for name in ("door", "gate"):
+        use(metrics, name)
+    gauges = {family._name for family in metrics.stream._families if isinstance(family, Gauge)}
+    assert {name for name, *labels in samples(metrics) if ("stream", "door") in labels} >= gauges
+
+    metrics.stream.forget("door")
+
+    left = {name: value for (name, *labels), value in samples(metrics).items() if ("stream", "door") in labels}
+    assert not left.keys() & gauges
+    assert left["tta_samples_offered_total"] == 2
+    assert {name for name, *labels in samples(metrics) if ("stream", "gate") in labels} >= gauges
