@@ -88,6 +88,13 @@ class SetAside(TTAError):
     status = 503
     code = "set_aside"
 
+    def __init__(self, stream: str, trouble: str) -> None:
+        """Say which stream it is, and why."""
+        super().__init__(
+            f"stream '{stream}' is set aside: {trouble}; its file is kept: restart the server to try again, or delete "
+            "the stream"
+        )
+
 
 class NotReady(TTAError):
     """The server is starting, stopping or damaged."""

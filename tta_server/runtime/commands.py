@@ -271,16 +271,15 @@ class Commands:
         """
         if wrong := [each for each in labels if not 0 <= each.label < self._classes]:
             raise BadRequest(f"label {wrong[0].label} is no class; the model has {self._classes}, counted from 0")
-        ledger = self._ledger
-        found = [ledger.label(each.request_id, each.place, each.label, self._source) for each in labels]
+        found = [self._ledger.label(each.request_id, each.place, each.label, self._source) for each in labels]
         streams = sorted({stream for stream in found if stream})
         for stream in streams:
-            numbers = ledger.accuracy(stream)
+            numbers = self._ledger.accuracy(stream)
             self._metrics.stream.accuracy(stream, numbers["adapted"].get("accuracy"), numbers["source"].get("accuracy"))
         return {
             "counted": sum(stream is not None for stream in found),
             "unknown": sum(stream is None for stream in found),
-            "streams": {stream: ledger.accuracy(stream) for stream in streams},
+            "streams": {stream: self._ledger.accuracy(stream) for stream in streams},
         }
 
     def _method(self, adapter: AdapterSettings | Method | None) -> Method:

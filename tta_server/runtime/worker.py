@@ -227,4 +227,4 @@ class Worker:
     def _set_aside(self, job: Job, error: Exception) -> None:
         self._registry.set_aside(job.stream, error)
         if not job.future.done():
-            job.future.set_exception(SetAside(f"stream '{job.stream}' is set aside: {error}; see the log"))
+            job.future.set_exception(SetAside(job.stream, str(error)))

@@ -1,6 +1,5 @@
 """All streams, in memory, on disk or set aside, within the limits on their number and memory."""
 
-import json
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from tta_server.streams.shelf import Parked, Shelf, revive
 from tta_server.streams.sizes import Sizes
 from tta_server.streams.stock import take_stock
 from tta_server.streams.stream import Answering, Method, Standing, Stream, source_answers
-from tta_server.streams.summary import Summary
+from tta_server.streams.summary import Summary, tellable
 from tta_server.streams.window import Sample, Window
 from tta_server.telemetry.metrics import Metrics
 
@@ -120,10 +119,7 @@ class Registry:
                 self.set_aside(name, error)
         if name in self._streams:
             return self._streams[name]
-        raise SetAside(
-            f"stream '{name}' is set aside: {self.summary(name).trouble}; its file is kept: restart the server to try "
-            "again, or delete the stream"
-        )
+        raise SetAside(name, self.summary(name).trouble)
 
     def open(self, name: str, now_s: float) -> Stream:
         """Return a stream that is about to answer; a new one starts from the source.
@@ -171,10 +167,15 @@ class Registry:
         """
         while (due := self._schedule.next()) and due[0] <= now_s:
             stream = self._streams[due[1]]
-            if most_rows is not None and min(len(stream.window), self.pace.rows) > most_rows:
-                return None
-            self._schedule.set(stream.name, None)
-            if window := stream.window.take(self.pace.rows):
+            try:
+                if most_rows is not None and min(len(stream.window), self.pace.rows) > most_rows:
+                    return None
+                self._schedule.set(stream.name, None)
+                window = stream.window.take(self.pace.rows)
+            except Exception as error:
+                self.set_aside(due[1], error)
+                continue
+            if window:
                 return stream, window
         return None
 
@@ -208,7 +209,7 @@ class Registry:
             return
         log.error("stream '%s' is set aside; the others go on", name, exc_info=error)
         trouble = str(error) if isinstance(error, ValueError | TTAError) else f"{type(error).__name__}: {error}"
-        summary = self._known(name)
+        summary = tellable(lambda: self.summary(name), Summary(name, self.usual_mode(name)))
         if name in self._streams:
             self._remove(name)
         self._parked.pop(name, None)
@@ -300,9 +301,12 @@ class Registry:
         while self._over_budget() and len(self._streams) > 1:
             self.evict(next(iter(self._streams)))
             self._shelf.drain(min(_MOST_LEAVING_BYTES, self._settings.max_bytes // 8))
-        for stream in self._streams.values() if self._over_budget() else ():
-            stream.history.clear()
-            self._sizes.measure(stream)
+        for stream in self.every_stream_in_memory() if self._over_budget() else ():
+            try:
+                stream.history.clear()
+                self._sizes.measure(stream)
+            except Exception as error:
+                self.set_aside(stream.name, error)
         self._report()
 
     def _fresh(self, name: str, mode: Mode, method: Method) -> Stream:
@@ -330,15 +334,6 @@ class Registry:
         self._schedule.set(name, None)
         self._sizes.forget(name)
         self._metrics.stream.close(name)
-
-    def _known(self, name: str) -> Summary:
-        """Return what can be said of a stream that is in trouble."""
-        try:
-            summary = self.summary(name)
-            json.dumps(summary.told())  # whoever lists streams must be able to
-        except Exception:
-            return Summary(name, self.usual_mode(name))
-        return summary
 
     def _over_budget(self) -> bool:
         return self._sizes.total > self._settings.max_bytes

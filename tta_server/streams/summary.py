@@ -1,6 +1,7 @@
 """What a stream is, in a few values: for lists and filters."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -57,3 +58,13 @@ class Summary:
     def aside(self, trouble: str) -> "Summary":
         """Return the same of a stream that is set aside, with the reason."""
         return replace(self, in_memory=False, trouble=trouble)
+
+
+def tellable(summary: Callable[[], Summary], otherwise: Summary) -> Summary:
+    """Return a summary if it can be made and told, else another: whoever lists streams must be able to."""
+    try:
+        found = summary()
+        json.dumps(found.told())
+    except Exception:
+        return otherwise
+    return found

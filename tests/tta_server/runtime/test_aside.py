@@ -191,3 +191,31 @@ def test_an_idle_stream_that_cannot_be_moved_is_set_aside_and_the_others_go(tmp_
 
     listed = {summary["name"]: (summary["in_memory"], bool(summary["trouble"])) for summary in subject.commands.list()}
     assert listed == {"a": (False, False), "b": (False, True), "c": (False, False)}
+
+
+@pytest.mark.parametrize("verb", ["learn", "shed"])
+def test_a_window_that_is_due_and_cannot_be_taken_keeps_no_other_from_being(verb):
+    subject = wired(engine={"stack_rows": 0})
+    for name in ("bad", "good"):
+        ask(subject, name, rows(4))
+    subject.stream("bad").window = Broken()
+
+    while subject.worker.due_s() is not None:
+        getattr(subject.worker, verb)(subject.worker.due_s())
+
+    told = {summary["name"]: summary for summary in subject.commands.list()}
+    assert told["bad"]["trouble"]
+    assert (told["good"]["trouble"], told["good"]["images_in_window"]) == ("", 0)
+
+
+def test_a_history_that_cannot_be_given_up_keeps_no_other_from_giving_up_its_own():
+    subject = wired(max_bytes=1)
+    ask(subject, "bad", rows(4))
+    subject.stream("bad").history = Broken()
+
+    assert ask(subject, "good", rows(4)).version == 0
+
+    assert {summary["name"]: bool(summary["trouble"]) for summary in subject.commands.list()} == {
+        "bad": True,
+        "good": False,
+    }
