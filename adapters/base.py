@@ -21,6 +21,10 @@ State = Tensors
 `theta/bn1.weight` or `momentum/bn1.weight`."""
 
 
+class TooFewImagesError(ValueError):
+    """A batch has too few images to be answered from its own statistics: the fault of whoever sent it."""
+
+
 class Step(NamedTuple):
     """The result of learning from one batch.
 

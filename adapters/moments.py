@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tta_server.adapters.base import Adapter, State, group, ungroup
+from tta_server.adapters.base import Adapter, State, TooFewImagesError, group, ungroup
 from tta_server.adapters.bounds import OptionalShare
 from tta_server.models import Backbone, Output, Tensors
 
@@ -76,10 +76,10 @@ def check_rows(backbone: Backbone, x: Tensor) -> None:
     """Refuse to take batch statistics of a single image.
 
     Raises:
-        ValueError: If `x` (N, C, H, W) has one image and the backbone has BatchNorm layers.
+        TooFewImagesError: If `x` (N, C, H, W) has one image and the backbone has BatchNorm layers.
     """
     if x.shape[0] < 2 and "batchnorm" in backbone.spec.capabilities:
-        raise ValueError("batch statistics need at least 2 images, got 1; send more at once, or use stats='ema'")
+        raise TooFewImagesError("batch statistics need at least 2 images, got 1; send more at once, or use stats='ema'")
 
 
 def track(stored: Tensors, moments: Tensors, momentum: float | None = None) -> dict[str, Tensor]:

@@ -82,6 +82,20 @@ class Unsupported(TTAError):
     code = "unsupported"
 
 
+class SetAside(TTAError):
+    """A stream cannot go on: its file cannot be read, or something about it failed; others are not concerned."""
+
+    status = 503
+    code = "set_aside"
+
+    def __init__(self, stream: str, trouble: str) -> None:
+        """Say which stream it is, and why."""
+        super().__init__(
+            f"stream '{stream}' is set aside: {trouble}; its file is kept: restart the server to try again, or delete "
+            "the stream"
+        )
+
+
 class NotReady(TTAError):
     """The server is starting, stopping or damaged."""
 

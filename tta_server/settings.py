@@ -130,6 +130,12 @@ class EngineSettings(Section):
         allow_inf_nan=False,
         description="How long a due window waits while requests wait; then one step is taken between two answers.",
     )
+    stuck_after_s: float = Field(
+        60.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="How long one forward, step or command may take before the server is no longer live; 0 for ever.",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> "EngineSettings":

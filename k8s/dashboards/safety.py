@@ -136,9 +136,11 @@ _KEPT: Final = [
     series(
         "Streams on disk",
         "Streams that are on disk only, beside all streams. They come back with their next request, a little slower. "
-        "Nearly all of them: raise streams.max_bytes if the machine has the memory.",
+        "Nearly all of them: raise streams.max_bytes if the machine has the memory. Any set aside: something about "
+        "that stream failed, and it answers nobody; GET /v1/streams has the reason.",
         [
             Query(f"sum(tta_streams_on_disk{{{MODEL}}})", "on disk"),
+            Query(f"sum(tta_streams_set_aside{{{MODEL}}})", "set aside"),
             Query(f"sum(tta_streams{{{MODEL}}})", "all"),
         ],
         unit="none",
@@ -162,8 +164,12 @@ _KEPT: Final = [
     series(
         "Failed writes",
         "Writes of states or of the audit log that failed, each minute. Answers and learning go on, and states wait "
-        "in memory: mend the storage before the next restart.",
-        [Query(f"60 * sum by (instance) (rate(tta_snapshot_failures_total{{{MODEL}}}{RATE}))", "{{instance}}")],
+        "in memory: mend the storage before the next restart. Lost: lines of the audit log, or kept windows, that were "
+        "too many to wait.",
+        [
+            Query(f"60 * sum by (instance) (rate(tta_snapshot_failures_total{{{MODEL}}}{RATE}))", "{{instance}}"),
+            Query(f"60 * sum by (instance) (rate(tta_records_lost_total{{{MODEL}}}{RATE}))", "lost on {{instance}}"),
+        ],
         unit="suffix: /min",
     ),
 ]

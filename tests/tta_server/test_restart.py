@@ -64,7 +64,7 @@ def test_after_a_restart_answers_states_and_verdicts_are_those_of_a_server_that_
     first = started(model, tmp_path / "two")
     for window in windows[:stop]:
         seen(first, window)
-    first.park("gate")  # as when it stops: what no commit wrote is written
+    first.parts.registry.evict("gate")  # as when it stops: what no commit wrote is written
     close()
 
     second = started(model, tmp_path / "two")

@@ -1,7 +1,6 @@
 """What happened to streams, as the audit log has it."""
 
 import asyncio
-import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -34,7 +33,7 @@ def router(models: Mapping[str, Served]) -> APIRouter:
 
         def read() -> list[dict[str, Any]]:
             kept.keeper.flush(_FLUSH_WITHIN_S)  # what has just been done is in it, unless the disk fails
-            return [dataclasses.asdict(entry) for entry in kept.audit.newest(name, limit)]
+            return [entry.told() for entry in kept.audit.newest(name, limit)]
 
         entries = await asyncio.to_thread(read)
         if name and not entries:

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from tta_server.api.responses import MOST_SHOWN, NO_OBJECT
 from tta_server.api.stream_id import stream_of
 from tta_server.settings import AdapterSettings, Mode, StreamName
+from tta_server.streams.summary import Summary
 
 MOST_LABELS = 10_000
 
@@ -75,13 +76,13 @@ class Listing(Body):
     frozen: bool | None = Field(None, description="Only streams that the guard switched off, or did not.")
     in_memory: bool | None = Field(None, description="Only streams in memory, or on disk only.")
 
-    def wants(self, summary: dict[str, Any]) -> bool:
+    def wants(self, summary: Summary) -> bool:
         """Return whether a stream with this summary is asked for."""
         return (
-            self.mode in (None, summary["mode"])
-            and self.answers in (None, summary["answers"])
-            and self.frozen in (None, bool(summary["frozen"]))
-            and self.in_memory in (None, summary["in_memory"])
+            self.mode in (None, summary.mode)
+            and self.answers in (None, summary.answers)
+            and self.frozen in (None, bool(summary.frozen))
+            and self.in_memory in (None, summary.in_memory)
         )
 
 

@@ -12,7 +12,7 @@ from tta_server.api.caller import Callers
 from tta_server.api.responses import refusals
 from tta_server.errors import BadRequest, TTAError
 from tta_server.runtime.served import Served, find
-from tta_server.settings import AdapterSettings
+from tta_server.streams.stream import Method
 
 
 def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
@@ -38,8 +38,8 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     async def create_stream(asked: Creation, request: Request) -> dict[str, Any]:
         """Open a stream before its first request."""
         who = callers.who(request, asked.reason)
-        adapter = await _fitting(served, asked.adapter)
-        return await asyncio.wrap_future(engine.command(lambda c: c.create(asked.name, asked.mode, adapter, who)))
+        method = await _fitting(served, asked.adapter)
+        return await asyncio.wrap_future(engine.command(lambda c: c.create(asked.name, asked.mode, method, who)))
 
     @routes.patch("", **told(Switched, 400))
     async def change_streams(asked: ChangeOfAll, request: Request) -> dict[str, Any]:
@@ -61,8 +61,8 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     async def change_stream(name: StreamPath, asked: Change, request: Request) -> dict[str, Any]:
         """Switch a stream's mode, its adapter's settings, or both."""
         who = callers.who(request, asked.reason)
-        adapter = await _fitting(served, asked.adapter)
-        return await asyncio.wrap_future(engine.command(lambda c: c.change(name, asked.mode, adapter, who)))
+        method = await _fitting(served, asked.adapter)
+        return await asyncio.wrap_future(engine.command(lambda c: c.change(name, asked.mode, method, who)))
 
     @routes.delete("/{name}", status_code=204, responses=refusals(400, 404))
     async def delete_stream(name: StreamPath, request: Request) -> None:
@@ -94,17 +94,15 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     return routes
 
 
-async def _fitting(served: Served, asked: AdapterBody | None) -> AdapterSettings | None:
-    """Return what a stream's adapter is to be, once it is known to fit the model.
+async def _fitting(served: Served, asked: AdapterBody | None) -> Method | None:
+    """Return how a stream is to learn, made off the device thread; None if nothing is said of it.
 
     Raises:
-        BadRequest: If its name, a setting or a value is wrong, or it does not fit.
+        BadRequest: If the adapter's name, a setting or a value is wrong, or it does not fit.
     """
     if asked is None:
         return None
-    section = asked.section()
     try:
-        await asyncio.wrap_future(served.engine.command(lambda _: served.methods.of(section)))
+        return await asyncio.to_thread(served.methods.prepare, asked.section())
     except ValueError as error:
         raise BadRequest(str(error)) from error
-    return section

@@ -2,24 +2,22 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from tta_server import adapters
-from tta_server.adapters import Adapter, Step
+from tta_server.adapters import Adapter
 from tta_server.adapters.base import check
 from tta_server.evaluate.datasets import Indices, Pixels
 from tta_server.guard.judge import Judge, Unguarded
-from tta_server.guard.verdict import Admission, Verdict
 from tta_server.models import EMPTY, Backbone, Output, Reference
 from tta_server.models.backbone import size_bytes
 from tta_server.runtime.device import images as on_device
 from tta_server.runtime.learner import Learner, Policy
-from tta_server.storage.audit import Event
+from tta_server.streams.event import StreamEvent
 from tta_server.streams.history import History
-from tta_server.streams.lesson import Lesson
 from tta_server.streams.stream import Method, Stream
 from tta_server.streams.window import Window, as_samples, prepared
 from tta_server.telemetry.metrics import Metrics
@@ -96,7 +94,7 @@ class Session:
             History(2**23 if guard else 0),
         )
         metrics = Metrics("evaluate", adapter.name)
-        self._learner = Learner(backbone, self._source, metrics, self, Policy(0, freeze_after))
+        self._learner = Learner(backbone, self._source, metrics, self._hear, Policy(0, freeze_after))
         self.answer_s: list[float] = []
         self.learn_s: list[float] = []
         self.accepted: list[bool] = []
@@ -140,45 +138,23 @@ class Session:
                 self.learn_s.append(self._now() - begun_s)
         return predicted
 
-    def judged(self, lesson: Lesson, step: Step, verdict: Verdict, before: int, stack: tuple[int, int] | None) -> None:
-        """Count a step."""
-        self._count(lesson, verdict.action == "commit")
-        self.restores += verdict.action in ("rollback", "reset")
-        if "selected" in step.scalars:
-            self.selected = (self.selected or 0.0) + float(step.scalars["selected"])
-
-    def skipped(self, lesson: Lesson, admission: Admission) -> None:
-        """Count a window that was not learnt from."""
-        self._count(lesson, False)
-
-    def failed(self, stream: Stream, error: Exception) -> None:
-        """Stop: the adapter broke."""
-        raise _stopped(error)
-
-    def handed_over(self, stream: Stream) -> None:
-        """Let the guard have another model answer."""
-
-    def changed(
-        self,
-        stream: Stream,
-        event: Event,
-        before: int,
-        cause: str,
-        reason: str,
-        who: str = "engine",
-        extra: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Note that the guard switched the stream off."""
-        log.warning("%s: %s", event, reason)
+    def _hear(self, event: StreamEvent) -> None:
+        """Count windows and restores; stop if the adapter broke."""
+        if event.error:
+            raise _stopped(event.error)
+        if event.kind == "freeze":
+            log.warning("%s: %s", event.kind, event.reason)
+        if event.lesson:
+            self.accepted.append(event.kind == "commit")
+            self.offered += event.rows
+            self.restores += event.words.restored
+        if event.step and "selected" in event.step.scalars:
+            self.selected = (self.selected or 0.0) + float(event.step.scalars["selected"])
 
     def _predict(self, x: torch.Tensor) -> Output:
         if self.stream.answers_as_source:
             return ask(self._source.predict, self._backbone, EMPTY, x)
         return ask(self.stream.method.adapter.predict, self._backbone, self.stream.state, x)
-
-    def _count(self, lesson: Lesson, accepted: bool) -> None:
-        self.accepted.append(accepted)
-        self.offered += len(lesson.rows)
 
     def _now(self) -> float:
         if self._backbone.device.type == "cuda":

@@ -4,8 +4,7 @@ In order of trust: finite numbers; size of the update; trust region; diversity o
 monitor; the estimated gain. A number that a collapsing model's own confidence raises is never the sole ground.
 """
 
-from typing import NamedTuple
-
+import torch
 from torch import Tensor
 
 from tta_server.adapters import Adapter, State, Step
@@ -13,20 +12,15 @@ from tta_server.guard import home
 from tta_server.guard.canary import Canary, CanaryReading, obstacle
 from tta_server.guard.compare import Compare
 from tta_server.guard.home import Home, Shares
+from tta_server.guard.ranges import unsound
 from tta_server.guard.record import Record
 from tta_server.guard.trust import Trust
 from tta_server.guard.variety import distinct, enough
-from tta_server.guard.verdict import Action, Admission, Cause, Memory, Serve, Verdict
+from tta_server.guard.verdict import Action, Admission, Cause, Finding, Memory, Serve, Verdict
 from tta_server.models import Backbone, Output, Reference
 from tta_server.settings import GuardSettings
 
-
-class Finding(NamedTuple):
-    """What is wrong with a step, in the order of a verdict's fields."""
-
-    action: Action
-    cause: Cause
-    reason: str
+_PROBE = 8  # images of a step that is taken to see where it leads
 
 
 class Guard:
@@ -50,11 +44,14 @@ class Guard:
             window_rows: Images of a usual window.
         """
         self._settings = settings
+        self._backbone = backbone
+        self._adapter = adapter
         self._classes = backbone.spec.classes
         initial = adapter.init(backbone, reference)
         self._trust = Trust(adapter, backbone, initial)
         self._home = Home(reference) if reference is not None and reference.parts >= home.PARTS else None
         self._compare = Compare(settings, self._home)
+        self._probe = _probe(backbone, reference)
         self._no_canary = obstacle(adapter, initial, reference)
         self._canary: Canary | None = None
         if reference is not None and not self._no_canary:
@@ -108,6 +105,38 @@ class Guard:
             reason = f"the step moves the parameters by {update:.2g}, more than {self._settings.max_update:.2g}"
             return Verdict("reject", "update", reason, old, memory, _serve(record), measures={"update_norm": update})
         return self._examine(record, old, step, frozen, update)
+
+    def vet(self, state: State, initial: State, closely: bool = True) -> Finding | None:
+        """Judge a state that comes from a file as if a step had made it.
+
+        Args:
+            state: Laid out as the adapter's states are.
+            initial: The state that a stream starts from.
+            closely: Whether the canary is read, and a step taken to see how far it leads; else only ranges and the
+                trust region are looked at.
+        """
+        if wrong := unsound(state, initial):
+            return wrong
+        distance, most = self._trust.distance(state), self._settings.max_distance
+        if distance > most:
+            reason = f"its parameters are {distance:.2g} from the source's, more than {most:.2g}"
+            return Finding("reject", "trust_region", reason)
+        return (self._vet_reading(state) or self._vet_step(state)) if closely else None
+
+    def _vet_reading(self, state: State) -> Finding | None:
+        reading = self._canary.read(state) if self._canary else None
+        return self._misread(reading, Record.fresh(self._classes))
+
+    def _vet_step(self, state: State) -> Finding | None:
+        """Take a step: whatever an optimiser has gathered must not lead far, or every window is refused."""
+        step = self._adapter.adapt(self._backbone, state, self._probe)
+        update = self._trust.update(state, step.state)
+        if update > self._settings.max_update:
+            reason = (
+                f"its next step would move the parameters by {update:.2g}, more than {self._settings.max_update:.2g}"
+            )
+            return Finding("reject", "update", reason)
+        return None
 
     def _examine(self, record: Record, old: State, step: Step, frozen: Output, update: float) -> Verdict:
         """Judge a step that is sound and small by what its state, drawn into the trust region, would answer."""
@@ -173,6 +202,16 @@ class Guard:
         return Finding(
             "reject", "risk", f"the adapted model is lost on {record.excess:+.0%} images than the frozen one"
         )
+
+
+def _probe(backbone: Backbone, reference: Reference | None) -> Tensor:
+    """Return images that a step is taken on to see where it leads: the canary's, else noise."""
+    if reference is not None and "canary" in reference.parts:
+        x = reference.part("canary")["images"][:_PROBE].cpu().float() / 255
+    else:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.rand(_PROBE, *backbone.spec.input_shape, generator=generator)
+    return x.to(backbone.device)
 
 
 def _broken(step: Step) -> Finding | None:

@@ -5,7 +5,8 @@ from typing import Protocol
 from torch import Tensor
 
 from tta_server.adapters import State, Step
-from tta_server.guard.verdict import Admission, Memory, Verdict
+from tta_server.guard.ranges import unsound
+from tta_server.guard.verdict import Admission, Finding, Memory, Verdict
 from tta_server.models import EMPTY, Output
 
 
@@ -22,6 +23,17 @@ class Judge(Protocol):
 
     def judge(self, memory: Memory, old: State, step: Step, x: Tensor, frozen: Output) -> Verdict:
         """Decide what becomes of a step on the window `x`."""
+        ...
+
+    def vet(self, state: State, initial: State, closely: bool = True) -> Finding | None:
+        """Return why a state that no step of the stream made may not answer, or None if it may.
+
+        Args:
+            state: From a file; laid out as the adapter's states are.
+            initial: The state that a stream starts from.
+            closely: Whether all is judged that a step is; else only what is cheap, for a state that was judged when it
+                was made.
+        """
         ...
 
 
@@ -41,3 +53,7 @@ class Unguarded:
         if bool(step.scalars["accepted"]):
             return Verdict("commit", "healthy", "the guard is off", step.state, memory)
         return Verdict("reject", "nothing_selected", "the adapter selected nothing to learn from", old, memory)
+
+    def vet(self, state: State, initial: State, closely: bool = True) -> Finding | None:
+        """Refuse only what no state can be."""
+        return unsound(state, initial)

@@ -2,18 +2,26 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from tta_server.adapters import State
 from tta_server.models import Tensors
 from tta_server.telemetry.closed_sets import ACTIONS, CAUSES, Action, Cause
 
-__all__ = ["ACTIONS", "CAUSES", "Action", "Admission", "Cause", "Memory", "Serve", "Verdict"]
+__all__ = ["ACTIONS", "CAUSES", "Action", "Admission", "Cause", "Finding", "Memory", "Serve", "Verdict"]
 
 Memory = Tensors
 """What the guard remembers of one stream: a flat value like a state, never written in place, names `group/name`."""
 
 Serve = Literal["adapted", "source"]
+
+
+class Finding(NamedTuple):
+    """What is wrong with a step or a state, in the order of a verdict's fields."""
+
+    action: Action
+    cause: Cause
+    reason: str
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Answer a group of requests with as few forwards as their states allow."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -12,10 +12,9 @@ from tta_server.adapters import Adapter
 from tta_server.adapters.stack import predict_stacked
 from tta_server.models import EMPTY, Backbone, Output
 from tta_server.runtime.device import images, read
-from tta_server.streams.stream import Method, Stream
+from tta_server.runtime.sharing import Sharing
+from tta_server.streams.stream import Answering, Method, Stream
 from tta_server.streams.window import Images, Offered
-
-_LEAST_FILLING = 0.5
 
 Scores = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 """Probabilities (n, K) and entropies in nats (n,)."""
@@ -77,26 +76,24 @@ Asked = tuple[Job, Stream]
 class Answerer:
     """Run the forwards that answers need; changes no stream."""
 
-    def __init__(self, backbone: Backbone, source: Adapter) -> None:
-        """Take the network, and the adapter that answers as the frozen model."""
+    def __init__(self, backbone: Backbone, source: Adapter, sharing: Sharing) -> None:
+        """Take the network, the adapter that answers as the frozen model, and who shares a forward."""
         self._backbone = backbone
         self._source = source
+        self._sharing = sharing
+
+    def key(self, job: Job, answering: Answering) -> Hashable:
+        """Return what is equal for requests that may share a forward."""
+        return self._sharing.key(job, job.stream, answering)
 
     def groups(self, asked: Sequence[Asked]) -> list[list[Asked]]:
-        """Split requests into groups that share a forward.
-
-        Those that the source answers share one. Images of one stream share its state's. Streams whose adapter stacks
-        share one too, unless too much of it would be padding.
-        """
-        frozen = [one for one in asked if one[1].answers_as_source]
-        alone = [[one] for one in asked if not one[1].answers_as_source and _is_coupled(one[1])]
-        rest = [one for one in asked if not one[1].answers_as_source and not _is_coupled(one[1])]
-        stacks: dict[object, list[Asked]] = {}
-        for one in rest:
-            method = one[1].method
-            stacks.setdefault(id(method) if method.adapter.stackable else one[1].name, []).append(one)
-        groups = [part for group in stacks.values() for part in _fill_well(group)]
-        return [group for group in [frozen, *alone, *groups] if group]
+        """Split requests into groups that share a forward, those that the source answers first."""
+        together: dict[Hashable, list[Asked]] = {}
+        for one in asked:
+            together.setdefault(self.key(one[0], one[1].answering), []).append(one)
+        frozen = [group for group in together.values() if group[0][1].answers_as_source]
+        others = [group for group in together.values() if not group[0][1].answers_as_source]
+        return frozen + [part for group in others for part in self._sharing.fill(group, _size)]
 
     def answer(self, group: Sequence[Asked]) -> Scores:
         """Answer one of `groups`, in order of its requests; mode `inline` learns elsewhere."""
@@ -141,8 +138,8 @@ def warm_up(backbone: Backbone, source: Adapter, method: Method, rows: int) -> N
             read(method.adapter.predict(backbone, method.initial, x))
 
 
-def _is_coupled(stream: Stream) -> bool:
-    return stream.mode == "inline" or stream.method.adapter.batch_coupled
+def _size(asked: Asked) -> tuple[str, int]:
+    return asked[1].name, asked[0].rows
 
 
 def _by_stream(group: Sequence[Asked]) -> dict[str, list[Job]]:
@@ -160,18 +157,3 @@ def _places(streams: dict[str, list[Job]]) -> dict[Job, npt.NDArray[np.int64]]:
         places[job] = np.arange(start, start + job.rows)
         start += job.rows
     return places
-
-
-def _fill_well(group: list[Asked]) -> Iterator[list[Asked]]:
-    """Split a group whose streams differ too much in size to be padded to the largest."""
-    sizes: dict[str, int] = {}
-    for job, stream in group:
-        sizes[stream.name] = sizes.get(stream.name, 0) + job.rows
-    left = sorted(sizes, key=lambda name: sizes[name])
-    while left:
-        part = [left.pop()]
-        most = total = sizes[part[0]]
-        while left and total + sizes[left[-1]] >= _LEAST_FILLING * most * (len(part) + 1):
-            total += sizes[left[-1]]
-            part.append(left.pop())
-        yield [one for one in group if one[1].name in part]

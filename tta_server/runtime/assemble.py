@@ -18,13 +18,16 @@ from tta_server.runtime.engine import Engine
 from tta_server.runtime.learner import Learner, Policy
 from tta_server.runtime.room import Room
 from tta_server.runtime.served import Served, Storage
+from tta_server.runtime.sharing import Sharing
 from tta_server.runtime.worker import Parts, Worker
 from tta_server.settings import EngineSettings, GuardSettings, Settings, make_adapter
+from tta_server.streams.event import News, keep_books
 from tta_server.streams.journal import Journal
 from tta_server.streams.ledger import Ledger
 from tta_server.streams.methods import Methods
 from tta_server.streams.registry import Registry
 from tta_server.streams.schedule import Pace
+from tta_server.streams.series import Series
 from tta_server.streams.shelf import Shelf
 from tta_server.telemetry.metrics import Metrics
 
@@ -39,7 +42,7 @@ def make_served(name: str, model: Model, settings: Settings, storage: Storage) -
             no room for a request.
     """
     metrics = Metrics(name, settings.adapter.name, settings.streams.max_labelled)
-    metrics.on_render(lambda: metrics.stored(storage.keeper.behind_s, storage.keeper.failures))
+    metrics.on_render(lambda: metrics.stored(storage.keeper.behind_s, storage.keeper.failures, storage.keeper.lost))
     adapter = make_adapter(settings.adapter)
     worker, commands = assemble(network(model, settings), model.reference, adapter, settings, metrics, storage)
     return Served(
@@ -77,27 +80,27 @@ def assemble(
     """
     guard = partial(_guard, backbone, reference, settings.guard, settings.engine.window_rows)
     methods = Methods(backbone, reference, adapter, guard)
-    shelf = Shelf(storage.keeper, storage.store.names(), backbone, reference)
     source = adapters.create("source")
+    shelf = Shelf(storage.keeper, backbone, reference)
+    ledger = Ledger(settings.streams.recent_bytes)
     journal = Journal(storage.keeper, shelf, storage.durable, settings.storage.keep_inputs)
-    registry = Registry(methods, settings.streams, settings.engine.window_rows, metrics, shelf)
-    for summary in registry.summaries():
-        journal.loaded(summary["name"], summary["state_version"])
+    news = News(keep_books, Series(metrics).hear, ledger.hear, journal.hear)
+    registry = Registry(methods, settings.streams, _pace(settings.engine), metrics, shelf, news)
+    registry.load(storage.store.names())
     policy = Policy(settings.streams.reset_every, settings.guard.freeze_after)
     parts = Parts(
         backbone=backbone,
         source=source,
         methods=methods,
         registry=registry,
-        answerer=Answerer(backbone, source),
-        learner=Learner(backbone, source, metrics, journal, policy),
-        ledger=Ledger(settings.streams.recent_bytes),
-        pace=_pace(settings.engine),
+        answerer=Answerer(backbone, source, Sharing(settings.engine.stack_rows)),
+        learner=Learner(backbone, source, metrics, news.tell, policy),
+        ledger=ledger,
+        news=news,
         stack_rows=settings.engine.stack_rows,
         metrics=metrics,
     )
-    worker = Worker(parts)
-    return worker, Commands(worker, journal, shelf, storage.store)
+    return Worker(parts), Commands(parts, shelf, storage.store)
 
 
 def _guard(

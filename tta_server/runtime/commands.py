@@ -7,14 +7,17 @@ from concurrent.futures import Future
 from itertools import islice
 from typing import Any, NamedTuple
 
+from tta_server.adapters import State
 from tta_server.errors import BadRequest, NotFound
-from tta_server.runtime.worker import Worker
-from tta_server.settings import AdapterSettings, Mode
+from tta_server.runtime.worker import Parts
+from tta_server.settings import Mode
 from tta_server.storage.audit import Event
 from tta_server.storage.store import Store
-from tta_server.streams.journal import Journal
+from tta_server.streams.event import EVERY, StreamEvent
 from tta_server.streams.shelf import Shelf
-from tta_server.streams.stream import Method, Stream
+from tta_server.streams.stream import Method, Standing, Stream
+from tta_server.streams.summary import Summary
+from tta_server.telemetry.closed_sets import DropReason
 
 
 class Who(NamedTuple):
@@ -46,27 +49,29 @@ class Label(NamedTuple):
 class Commands:
     """Run operators' commands; the device thread alone may call it."""
 
-    def __init__(self, worker: Worker, journal: Journal, shelf: Shelf, store: Store) -> None:
+    def __init__(self, parts: Parts, shelf: Shelf, store: Store) -> None:
         """Take the streams and where they are kept."""
-        self._worker = worker
-        self._streams = worker.parts.registry
-        self._methods = worker.parts.methods
-        self._metrics = worker.parts.metrics
-        self._journal = journal
+        self._streams = parts.registry
+        self._methods = parts.methods
+        self._metrics = parts.metrics
+        self._news = parts.news
+        self._ledger = parts.ledger
+        self._source = parts.answerer.source
+        self._classes = parts.backbone.spec.classes
         self._shelf = shelf
         self._store = store
 
     def list(
-        self, limit: int | None = None, after: str = "", wanted: Callable[[dict[str, Any]], bool] = bool
+        self, limit: int | None = None, after: str = "", wanted: Callable[[Summary], bool] = bool
     ) -> list[dict[str, Any]]:
-        """Return summaries of streams, by name.
+        """Return what lists say of streams, by name.
 
         Args:
             limit: Most of them; None returns all.
             after: Only those whose names come later.
             wanted: Only those whose summary it accepts.
         """
-        return list(islice(filter(wanted, self._streams.summaries(after)), limit))
+        return [summary.told() for summary in islice(filter(wanted, self._streams.summaries(after)), limit)]
 
     def check(self, name: str) -> None:
         """Do nothing if there is such a stream, in memory or on disk.
@@ -74,8 +79,7 @@ class Commands:
         Raises:
             NotFound: If there is none.
         """
-        if name not in self._streams:
-            raise NotFound(f"unknown stream '{name}'; a stream exists from its first answered request")
+        self._streams.summary(name)
 
     def read(self, name: str) -> dict[str, Any]:
         """Return everything about one stream.
@@ -83,35 +87,44 @@ class Commands:
         Raises:
             NotFound: If there is none.
         """
-        stream = self._existing(name)
-        return self._told(stream)
+        return self._told(self._streams.existing(name))
 
-    def create(self, name: str, mode: Mode | None, adapter: AdapterSettings | None, who: Who) -> dict[str, Any]:
+    def create(self, name: str, mode: Mode | None, method: Method | None, who: Who) -> dict[str, Any]:
         """Open a stream before its first request.
+
+        Args:
+            name: Its name.
+            mode: Its mode; None is the usual one.
+            method: How it learns, as `Methods.prepare` made it elsewhere, for that takes long; None is the server's.
+            who: Who asks.
 
         Raises:
             Conflict: If it exists.
             Overloaded: If there is no room for it.
-            ValueError: If the adapter does not fit.
         """
-        usual, _, _ = self._streams.peek(name)
-        stream = self._streams.create(name, mode or usual, self._method(adapter))
-        self._changed(stream, "create", stream.version, who, _described(stream.method) if adapter else None)
+        usual = self._streams.usual_mode(name)
+        stream = self._streams.create(name, mode or usual, method or self._methods.default)
+        self._changed(stream, "create", stream.standing, who, _described(method) if method else None)
         return self._told(stream)
 
-    def change(self, name: str, mode: Mode | None, adapter: AdapterSettings | None, who: Who) -> dict[str, Any]:
+    def change(self, name: str, mode: Mode | None, method: Method | None, who: Who) -> dict[str, Any]:
         """Switch a stream's mode, its adapter's settings, or both.
 
         A state stays as long as the adapter and the layout of its states do; else the stream starts from the source.
         Setting a mode lifts a freeze.
 
+        Args:
+            name: The stream.
+            mode: Its new mode; None leaves it.
+            method: How it learns from now on, as for `create`; None leaves it.
+            who: Who asks.
+
         Raises:
             NotFound: If there is no such stream.
-            ValueError: If the adapter does not fit.
         """
-        stream = self._existing(name)
-        if adapter is not None:
-            self._adapt_by(stream, self._method(adapter), who)
+        stream = self._streams.existing(name)
+        if method is not None:
+            self._adapt_by(stream, method, who)
         if mode is not None:
             self._switch(stream, mode, who)
         return self._told(stream)
@@ -133,8 +146,10 @@ class Commands:
             usual = self._streams.usual_mode(stream.name)
             if stream.mode != usual and not stream.frozen:
                 self._switch(stream, usual, who)
-        self._journal.switched(mode, who.reason, who.name)
-        modes = Counter(summary["mode"] for summary in self._streams.summaries())
+        nothing, extra = Standing(0), {"mode": mode or "configured"}
+        told = StreamEvent(EVERY, "mode", nothing, nothing, None, "operator", who.reason, who.name, extra=extra)
+        self._news.tell(told)
+        modes = Counter(summary.mode for summary in self._streams.summaries())
         return {"mode": mode or "configured", "streams": dict(modes)}
 
     def reset(self, name: str, who: Who) -> dict[str, Any]:
@@ -143,13 +158,12 @@ class Commands:
         Raises:
             NotFound: If there is none.
         """
-        stream = self._existing(name)
-        before = stream.version
+        stream = self._streams.existing(name)
+        before = stream.standing
         if stream.frozen:
             stream.mode = self._streams.usual_mode(name)
         waiting = stream.reset()
-        self._metrics.stream.dropped(name, waiting, "reset")
-        self._restored(stream, "reset", before, who)
+        self._changed(stream, "reset", before, who, waiting=waiting)
         return self._told(stream)
 
     def rollback(self, name: str, version: int | None, who: Who) -> dict[str, Any]:
@@ -158,16 +172,16 @@ class Commands:
         Raises:
             NotFound: If there is no such stream, or the version is not kept.
         """
-        stream = self._existing(name)
+        stream = self._streams.existing(name)
         kept = stream.history.newest_passed(stream.state) if version is None else stream.history.find(version)
         if kept is None:
             wanted = "that passed the guard's complete check" if version is None else f"{version}"
             have = ", ".join(map(str, stream.history.versions)) or "none"
             raise NotFound(f"stream '{name}' keeps no version {wanted}; it keeps {have}")
-        before = stream.version
+        before = stream.standing
         stream.go_to(kept.state, kept.steps, kept.passed)
         stream.serve = "adapted"
-        self._restored(stream, "rollback", before, who, {"to": kept.version})
+        self._changed(stream, "rollback", before, who, {"to": kept.version})
         return self._told(stream)
 
     def snapshot(self, name: str, note: str) -> "Future[str]":
@@ -176,7 +190,7 @@ class Commands:
         Raises:
             NotFound: If there is no such stream.
         """
-        return self._shelf.snapshot(self._existing(name), note)
+        return self._shelf.snapshot(self._streams.existing(name), note)
 
     def note_snapshot(self, name: str, snapshot: str, who: Who) -> None:
         """Write down that a snapshot was kept.
@@ -184,9 +198,8 @@ class Commands:
         Raises:
             NotFound: If there is no such stream any more.
         """
-        stream = self._existing(name)
-        extra = {"snapshot": snapshot}
-        self._journal.changed(stream, "snapshot", stream.version, "operator", who.reason, who.name, extra)
+        stream = self._streams.existing(name)
+        self._changed(stream, "snapshot", stream.standing, who, {"snapshot": snapshot})
 
     def restore(self, name: str, snapshot: str, who: Who) -> dict[str, Any]:
         """Take over a snapshot's state.
@@ -195,11 +208,12 @@ class Commands:
             NotFound: If there is no such stream or snapshot.
             BadRequest: If it belongs to other weights or another adapter.
         """
-        stream = self._existing(name)
+        stream = self._streams.existing(name)
         data = self._store.read(name, snapshot)
         if data is None:
             raise NotFound(f"stream '{name}' has no snapshot '{snapshot}'")
-        return self._adopt(stream, data, "restore", who, {"snapshot": snapshot})
+        adopted = self._shelf.adopted(stream.method, data)
+        return self._go_on(stream, adopted, "restore", who, {"snapshot": snapshot})
 
     def export(self, name: str) -> bytes:
         """Return a stream's state as a file.
@@ -207,7 +221,7 @@ class Commands:
         Raises:
             NotFound: If there is no such stream.
         """
-        return self._shelf.export(self._existing(name))
+        return self._shelf.export(self._streams.existing(name))
 
     def adopt(self, name: str, data: bytes, who: Who) -> dict[str, Any]:
         """Take over the state in a file, which `export` made here or on another server; a new stream is opened for it.
@@ -216,16 +230,10 @@ class Commands:
             Overloaded: If the stream is new and there is no room for it.
             BadRequest: If it is no state file, or belongs to other weights or another adapter.
         """
-        is_new = name not in self._streams
-        if is_new:
-            self._streams.create(name, self._streams.usual_mode(name), self._methods.default)
-        try:
-            return self._adopt(self._existing(name), data, "import", who, {})
-        except Exception:
-            if is_new:
-                self._worker.forget(name)
-                self._streams.delete(name)
-            raise
+        known = self._streams.existing(name) if name in self._streams else None
+        adopted = self._shelf.adopted(known.method if known else self._methods.default, data)
+        stream = known or self._streams.create(name, self._streams.usual_mode(name), self._methods.default)
+        return self._go_on(stream, adopted, "import", who, {})
 
     def delete(self, name: str, who: Who) -> "Future[None]":
         """Erase a stream: memory, files, metric series, and what is known for labels to come.
@@ -236,14 +244,9 @@ class Commands:
         Raises:
             NotFound: If there is none.
         """
-        try:
-            stream = self._existing(name)
-        except (ValueError, OSError):  # its file is gone or damaged: all the more reason
-            stream = None
-        self._worker.forget(name)
+        standing = Standing(self._streams.summary(name).state_version)
         erased = self._streams.delete(name)
-        if stream:
-            self._journal.changed(stream, "delete", stream.version, "operator", who.reason, who.name)
+        self._news.tell(StreamEvent(name, "delete", standing, standing, None, "operator", who.reason, who.name))
         return erased
 
     def save(self) -> None:
@@ -257,7 +260,7 @@ class Commands:
             NotFound: If there is no such stream, or it is on disk already.
         """
         self.check(name)
-        self._worker.park(name)
+        self._streams.evict(name)
 
     def label(self, labels: Sequence[Label]) -> dict[str, Any]:
         """Count true labels; return how many were new, and the exact accuracy of each stream that they are about.
@@ -265,69 +268,71 @@ class Commands:
         Raises:
             BadRequest: If a label is no class of the model.
         """
-        classes = self._worker.parts.backbone.spec.classes
-        if wrong := [each for each in labels if not 0 <= each.label < classes]:
-            raise BadRequest(f"label {wrong[0].label} is no class; the model has {classes}, counted from 0")
-        ledger, ask = self._worker.parts.ledger, self._worker.parts.answerer.source
-        found = [ledger.label(each.request_id, each.place, each.label, ask) for each in labels]
+        if wrong := [each for each in labels if not 0 <= each.label < self._classes]:
+            raise BadRequest(f"label {wrong[0].label} is no class; the model has {self._classes}, counted from 0")
+        found = [self._ledger.label(each.request_id, each.place, each.label, self._source) for each in labels]
         streams = sorted({stream for stream in found if stream})
         for stream in streams:
-            numbers = ledger.accuracy(stream)
+            numbers = self._ledger.accuracy(stream)
             self._metrics.stream.accuracy(stream, numbers["adapted"].get("accuracy"), numbers["source"].get("accuracy"))
         return {
             "counted": sum(stream is not None for stream in found),
             "unknown": sum(stream is None for stream in found),
-            "streams": {stream: ledger.accuracy(stream) for stream in streams},
+            "streams": {stream: self._ledger.accuracy(stream) for stream in streams},
         }
-
-    def _existing(self, name: str) -> Stream:
-        stream = self._streams.existing(name)
-        self._worker.settle(stream)  # it may come back from disk with a window that is due
-        return stream
-
-    def _method(self, section: AdapterSettings | None) -> Method:
-        return self._methods.of(section) if section else self._methods.default
 
     def _switch(self, stream: Stream, mode: Mode, who: Who) -> None:
         old, stream.mode = stream.mode, mode
         stream.frozen, stream.restores = "", 0
-        self._changed(stream, "mode", stream.version, who._replace(reason=who.reason or f"{old} -> {mode}"))
+        self._changed(stream, "mode", stream.standing, who._replace(reason=who.reason or f"{old} -> {mode}"))
 
     def _adapt_by(self, stream: Stream, method: Method, who: Who) -> None:
-        before, old = stream.version, stream.method
+        before, old, waiting = stream.standing, stream.method, 0
         stream.method = method
         if method.adapter.name != old.adapter.name or _layout(method) != _layout(old):
             stream.history.clear()
             waiting = stream.reset()
-            self._metrics.stream.dropped(stream.name, waiting, "reset")
         elif stream.state is old.initial:
             stream.state = method.initial
         stream.memory = method.guard.start()
-        self._changed(stream, "settings", before, who, _described(method))
+        self._changed(stream, "settings", before, who, _described(method), waiting)
 
-    def _adopt(self, stream: Stream, data: bytes, event: Event, who: Who, extra: dict[str, Any]) -> dict[str, Any]:
-        before = stream.version
-        self._shelf.adopt(stream, data)
+    def _go_on(
+        self, stream: Stream, adopted: tuple[State, int], event: Event, who: Who, extra: dict[str, Any]
+    ) -> dict[str, Any]:
+        before = stream.standing
+        stream.go_to(*adopted)
         stream.serve = "adapted"
-        self._restored(stream, event, before, who, extra)
+        self._changed(stream, event, before, who, extra)
         return self._told(stream)
 
-    def _restored(
-        self, stream: Stream, event: Event, before: int, who: Who, extra: dict[str, Any] | None = None
-    ) -> None:
-        self._metrics.stream.restored(stream.name, "operator")
-        self._changed(stream, event, before, who, extra)
-
     def _changed(
-        self, stream: Stream, event: Event, before: int, who: Who, extra: dict[str, Any] | None = None
+        self,
+        stream: Stream,
+        event: Event,
+        before: Standing,
+        who: Who,
+        extra: dict[str, Any] | None = None,
+        waiting: int = 0,
     ) -> None:
-        self._journal.changed(stream, event, before, "operator", who.reason, who.name, extra)
-        self._metrics.stream.state(stream.name, stream.version, stream.answers_as_source, bool(stream.frozen))
-        self._worker.settle(stream)
-        self._worker.make_room()
+        lost: dict[DropReason, int] = {"reset": waiting} if waiting else {}
+        self._news.tell(
+            StreamEvent(
+                stream.name,
+                event,
+                before,
+                stream.standing,
+                stream,
+                "operator",
+                who.reason,
+                who.name,
+                lost=lost,
+                extra=extra or {},
+            )
+        )
 
     def _told(self, stream: Stream) -> dict[str, Any]:
-        return stream.details() | {"labelled": self._worker.parts.ledger.accuracy(stream.name)}
+        return stream.details() | {"labelled": self._ledger.accuracy(stream.name)}
 
 
 def _described(method: Method) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from tta_server.errors import BadRequest, NotReady
 from tta_server.runtime.answerer import Answer, Job
 from tta_server.runtime.batcher import Batcher
 from tta_server.runtime.commands import Commands
+from tta_server.runtime.pulse import Pulse
 from tta_server.runtime.room import Reservation, Room
 from tta_server.runtime.worker import Worker
 from tta_server.settings import EngineSettings
@@ -20,6 +21,8 @@ from tta_server.telemetry.metrics import Metrics
 log = logging.getLogger(__name__)
 
 _INSPECT_EVERY_S = 30.0
+_STOP_WITHIN_S = 10.0
+_LOOK_EVERY_S = 0.02
 
 T = TypeVar("T")
 
@@ -68,6 +71,9 @@ class Engine:
         self._closed = ""  # why nothing more is taken, for good
         self._trouble = "the server is starting"
         self._broken = False
+        self._pulse = Pulse()
+        self._in_hand: list[Future[Any]] = []  # of what the device thread is at
+        self._started = False
         self._inspect_s = time.monotonic() + _INSPECT_EVERY_S
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
 
@@ -75,15 +81,29 @@ class Engine:
         """Start the device thread and return when it has warmed up; an error of the warm-up is raised here."""
         self._thread.start()
         self._call(lambda: self._worker.warm_up(self._settings.max_rows)).result()
-        self._trouble = ""
+        self._trouble, self._started = "", True
 
-    def stop(self) -> None:
-        """Refuse new requests, answer those that wait, and end the device thread."""
+    def stop(self, within_s: float = _STOP_WITHIN_S) -> bool:
+        """Refuse new requests, answer those that wait, and end the device thread.
+
+        Args:
+            within_s: How long one piece of work is waited for; what waits behind one that takes longer is not answered.
+
+        Returns:
+            Whether the device thread has ended.
+        """
+        begun_s = time.monotonic()
         with self._changed:
             self._closed = self._closed or "the server is stopping"
             self._changed.notify()
-        if self._thread.ident is not None:
-            self._thread.join()
+        if self._thread.ident is None:
+            return True
+        while self._thread.is_alive() and self._pulse.busy_s(begun_s) < within_s:
+            self._thread.join(_LOOK_EVERY_S)
+        if self._thread.is_alive():
+            log.critical("the device thread does not end and is left behind; what waits is not answered")
+            self._abandon()
+        return not self._thread.is_alive()
 
     def refuse_if_full(self) -> None:
         """Say what a request would hear now, so that a body that will be refused need not be read; keeps no room.
@@ -144,12 +164,12 @@ class Engine:
 
     def trouble(self) -> str:
         """Return why good requests cannot be answered, or an empty string: then the server is ready."""
-        return self._closed or self._trouble
+        return self._closed or self._trouble or self._stuck()
 
     @property
     def broken(self) -> bool:
         """Whether only a restart helps."""
-        return self._broken
+        return self._broken or bool(self._stuck())
 
     def command(self, run: Callable[[Commands], T]) -> "Future[T]":
         """Have an operator's command run between two groups of answers.
@@ -180,30 +200,43 @@ class Engine:
             self._changed.notify()
         return future
 
+    def _stuck(self) -> str:
+        """Return why nothing moves on, or an empty string."""
+        busy_s, most_s = self._pulse.busy_s(), self._settings.stuck_after_s
+        if not (self._started and most_s and busy_s > most_s):
+            return ""
+        return f"the device thread has been at one piece of work for {busy_s:.0f} s; restart the server"
+
     def _run(self) -> None:
-        jobs: list[Job] = []
         try:
             while True:
                 jobs, commands, last = self._next()
+                self._in_hand = [*(job.future for job in jobs), *(command.future for command in commands)]
                 for command in commands:
-                    _settle(command)
-                if commands:
-                    self._worker.make_room()  # reading a stream may have brought it back from disk
+                    with self._pulse.at_work(), self._worker.at_work():
+                        _settle(command)
                 if jobs:
-                    self._worker.answer(jobs)
+                    with self._pulse.at_work():
+                        self._worker.answer(jobs)
                 elif last:
                     return
                 if not last:
-                    self._learn()
+                    with self._pulse.at_work():
+                        self._learn()
         except Exception:
             log.exception("the device thread died")
             with self._changed:
                 self._closed, self._broken = "the device thread has died; restart the server", True
-                waiting: list[Future[Any]] = [job.future for job in [*jobs, *self._batcher.clear()]]
-                waiting += [command.future for command in self._commands]
-            for future in waiting:
-                if not future.done():
-                    future.set_exception(NotReady(self._closed))
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """Fail whatever is at hand or waits: nobody will see to it."""
+        with self._changed:
+            waiting = [*self._in_hand, *(job.future for job in self._batcher.clear())]
+            waiting += [command.future for command in self._commands]
+        for future in waiting:
+            if not future.done():
+                future.set_exception(NotReady(self._closed))
 
     def _learn(self) -> None:
         now_s, turn_s = time.monotonic(), self._turn_s()

@@ -1,8 +1,9 @@
 """Learn from windows: look at them with the source model, take a step, let the guard judge, and commit or not."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -12,10 +13,10 @@ from tta_server.guard.judge import Unguarded
 from tta_server.guard.verdict import Admission, Serve, Verdict
 from tta_server.models import EMPTY, Backbone, Output
 from tta_server.runtime.device import images
-from tta_server.streams.lesson import Chronicle, Lesson
+from tta_server.streams.event import StreamEvent, Tell
+from tta_server.streams.lesson import Lesson
 from tta_server.streams.stream import Stream
 from tta_server.streams.window import Sample, digest
-from tta_server.telemetry.closed_sets import DropReason, WindowOutcome
 from tta_server.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -39,14 +40,20 @@ class Policy:
 class Learner:
     """Take steps; the device thread alone may call it."""
 
-    def __init__(
-        self, backbone: Backbone, source: Adapter, metrics: Metrics, chronicle: Chronicle, policy: Policy
-    ) -> None:
-        """Take the network, the adapter that answers as the frozen model, and where to report."""
+    def __init__(self, backbone: Backbone, source: Adapter, metrics: Metrics, tell: Tell, policy: Policy) -> None:
+        """Prepare.
+
+        Args:
+            backbone: The network.
+            source: The adapter that answers as the frozen model.
+            metrics: Where times are reported.
+            tell: Hears of everything that happens to a stream.
+            policy: What the operator decides.
+        """
         self._backbone = backbone
         self._source = source
         self._metrics = metrics
-        self._chronicle = chronicle
+        self._tell = tell
         self._policy = policy
 
     def learn(self, windows: Sequence[tuple[Stream, Sequence[Sample]]]) -> None:
@@ -144,12 +151,22 @@ class Learner:
             return adapt_stacked(adapter, self._backbone, states, torch.stack([lesson.x for lesson in lessons]))
 
     def _skip(self, lesson: Lesson, admission: Admission) -> None:
-        stream, served = lesson.stream, lesson.stream.serve
+        stream, before = lesson.stream, lesson.stream.standing
         stream.memory, stream.serve = admission.memory, admission.serve
-        self._metrics.stream.measures(stream.name, admission.measures)
-        self._drop(stream, len(lesson.rows), "skipped", "skipped")
-        self._chronicle.skipped(lesson, admission)
-        self._finish(stream, served)
+        self._tell(
+            StreamEvent(
+                stream.name,
+                "skip",
+                before,
+                stream.standing,
+                stream,
+                admission.cause,
+                admission.reason,
+                lesson=lesson,
+                rows=len(lesson.rows),
+                measures=admission.measures,
+            )
+        )
 
     def _judge(
         self,
@@ -162,39 +179,52 @@ class Learner:
         stream = lesson.stream
         with self._metrics.timed("judge"):
             verdict = stream.method.guard.judge(admission.memory, stream.state, step, lesson.x, frozen)
-        before, served = stream.version, stream.serve
-        stream.memory, stream.serve = verdict.memory, verdict.serve
-        self._metrics.verdict(verdict.action, verdict.cause)
-        self._metrics.stream.measures(stream.name, verdict.measures)
+        before = stream.standing
         self._apply(lesson, verdict)
-        self._chronicle.judged(lesson, step, verdict, before, stack)
+        self._tell(
+            StreamEvent(
+                stream.name,
+                verdict.action,
+                before,
+                stream.standing,
+                stream,
+                verdict.cause,
+                verdict.reason,
+                lesson=lesson,
+                rows=len(lesson.rows),
+                step=step,
+                verdict=verdict,
+                measures=verdict.measures,
+                extra=_particulars(stream, step, verdict, stack),
+            )
+        )
         if verdict.action in ("rollback", "reset"):
             self._count_restore(stream, verdict)
-        # Press et al., NeurIPS 2023, arXiv:2306.05401: on long streams a plain periodic reset beats most methods.
         elif verdict.action == "commit" and stream.steps == self._policy.reset_every:
-            before = stream.version
-            stream.restart()
-            self._metrics.stream.restored(stream.name, "periodic")
-            self._chronicle.changed(stream, "reset", before, "periodic", f"after {self._policy.reset_every} steps")
-        self._finish(stream, served)
+            self._begin_again(stream)
 
     def _apply(self, lesson: Lesson, verdict: Verdict) -> None:
-        stream, rows = lesson.stream, len(lesson.rows)
+        stream = lesson.stream
+        stream.memory, stream.serve = verdict.memory, verdict.serve
         if verdict.action == "commit":
-            stream.commit(verdict.state, rows, verdict.passed)
+            stream.commit(verdict.state, len(lesson.rows), verdict.passed)
             stream.restores = 0 if verdict.passed else stream.restores
-            self._metrics.stream.learnt(stream.name, rows)
-            self._metrics.stream.window(stream.name, stream.method.adapter.name, "updated")
-        elif verdict.action == "reject":
-            self._drop(stream, rows, "rejected", "rejected")
-        else:
+        elif verdict.action != "reject":
             good = stream.history.newest_passed() if verdict.action == "rollback" else None
             if good:
                 stream.go_to(good.state, good.steps, passed=True)
             else:
                 stream.restart()
-            self._metrics.stream.restored(stream.name, verdict.cause)
-            self._drop(stream, rows, "rejected", "restored")
+
+    def _begin_again(self, stream: Stream) -> None:
+        """Reset a stream after so many steps.
+
+        Press et al., NeurIPS 2023, arXiv:2306.05401: on long streams a plain periodic reset beats most methods.
+        """
+        before = stream.standing
+        stream.restart()
+        reason = f"after {self._policy.reset_every} steps"
+        self._tell(StreamEvent(stream.name, "reset", before, stream.standing, stream, "periodic", reason))
 
     def _count_restore(self, stream: Stream, verdict: Verdict) -> None:
         stream.restores += 1
@@ -203,26 +233,17 @@ class Learner:
         stream.frozen = f"taken back {stream.restores} times in a row, last because: {verdict.reason}"
         stream.mode = "off"
         log.error("stream '%s' is switched off: %s", stream.name, stream.frozen)
-        self._chronicle.changed(stream, "freeze", stream.version, verdict.cause, stream.frozen)
+        standing = stream.standing
+        self._tell(StreamEvent(stream.name, "freeze", standing, standing, stream, verdict.cause, stream.frozen))
 
     def _fail(self, stream: Stream, rows: Sequence[Sample], error: Exception) -> None:
         log.error("a step of stream '%s' failed; its state is as before", stream.name, exc_info=error)
-        self._drop(stream, len(rows), "failed", "failed")
-        self._chronicle.failed(stream, error)
-        self._report(stream)
-
-    def _drop(self, stream: Stream, rows: int, reason: DropReason, action: WindowOutcome) -> None:
-        stream.dropped[reason] += rows
-        self._metrics.stream.dropped(stream.name, rows, reason)
-        self._metrics.stream.window(stream.name, stream.method.adapter.name, action)
-
-    def _finish(self, stream: Stream, served: Serve) -> None:
-        if stream.serve != served:
-            self._chronicle.handed_over(stream)
-        self._report(stream)
-
-    def _report(self, stream: Stream) -> None:
-        self._metrics.stream.state(stream.name, stream.version, stream.answers_as_source, bool(stream.frozen))
+        reason = f"{type(error).__name__}: {error}"
+        standing = stream.standing
+        told = StreamEvent(
+            stream.name, "failed", standing, standing, stream, reason=reason, error=error, rows=len(rows)
+        )
+        self._tell(told)
 
 
 def _alike(windows: Sequence[tuple[Stream, Sequence[Sample]]]) -> list[list[tuple[Stream, Sequence[Sample]]]]:
@@ -232,3 +253,13 @@ def _alike(windows: Sequence[tuple[Stream, Sequence[Sample]]]) -> list[list[tupl
         key = (id(stream.method), len(rows)) if stream.method.adapter.stackable else index
         groups.setdefault(key, []).append((stream, rows))
     return list(groups.values())
+
+
+def _particulars(stream: Stream, step: Step, verdict: Verdict, stack: tuple[int, int] | None) -> Mapping[str, Any]:
+    """Return what the audit log needs beside the verdict to take the step again."""
+    extra: dict[str, Any] = {"stack": list(stack)} if stack else {}
+    if verdict.action == "commit" and verdict.state is not step.state:
+        extra["projected"] = True
+    if verdict.action == "rollback":
+        extra["to_steps"] = stream.steps
+    return extra

@@ -71,8 +71,7 @@ class Served:
 
     def stop(self) -> None:
         """Answer what waits, write what is not written, and give everything back."""
-        self.engine.stop()
-        if self.storage.durable:
+        if self.engine.stop() and self.storage.durable:
             self.commands.save()  # also what no step has written: the guard's memory, images that wait
         self.storage.keeper.close()
         self.pool.shutdown()

@@ -1,23 +1,29 @@
-"""What the device thread does: answer groups of requests, learn from windows, run commands. No threads in here."""
+"""What the device thread does: answer groups of requests, learn from windows. No threads in here.
+
+Whatever goes wrong with one stream sets that stream aside and disturbs no other.
+"""
 
 import logging
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from tta_server.adapters import Adapter
-from tta_server.errors import BadRequest, TTAError
+from tta_server.adapters.base import TooFewImagesError
+from tta_server.errors import BadRequest, SetAside, TTAError
 from tta_server.guard.verdict import Serve
 from tta_server.models import Backbone
 from tta_server.runtime.answerer import Answer, Answerer, Asked, Job, Scores, warm_up
 from tta_server.runtime.device import read
 from tta_server.runtime.learner import Learner
+from tta_server.streams.event import News, StreamEvent
 from tta_server.streams.ledger import Ledger
 from tta_server.streams.methods import Methods
 from tta_server.streams.registry import Registry
-from tta_server.streams.schedule import Pace, Schedule
 from tta_server.streams.stream import Stream
 from tta_server.streams.window import Sample, as_samples
 from tta_server.telemetry.closed_sets import DropReason
@@ -40,9 +46,9 @@ class Parts:
         answerer: Runs forwards.
         learner: Takes steps.
         ledger: Remembers answers until labels come.
-        pace: When windows are learnt from.
+        news: Is told what happens to streams.
         stack_rows: Most images of several streams in one step.
-        metrics: Where to report.
+        metrics: Where times are reported.
     """
 
     backbone: Backbone
@@ -52,7 +58,7 @@ class Parts:
     answerer: Answerer
     learner: Learner
     ledger: Ledger
-    pace: Pace
+    news: News
     stack_rows: int
     metrics: Metrics
 
@@ -63,7 +69,7 @@ class Worker:
     def __init__(self, parts: Parts) -> None:
         """Take everything over."""
         self.parts = parts
-        self._schedule = Schedule()
+        self._registry = parts.registry
         self._metrics = parts.metrics
 
     def warm_up(self, rows: int) -> None:
@@ -72,60 +78,49 @@ class Worker:
 
     def group(self, job: Job) -> Hashable:
         """Return a key that is equal for jobs that may share a forward."""
-        mode, as_source, method = self.parts.registry.peek(job.stream)
-        if as_source:
-            return "source"
-        if mode == "inline" or method.adapter.batch_coupled:
+        try:
+            return self.parts.answerer.key(job, self._registry.peek(job.stream))
+        except Exception:  # an adapter may be anybody's; `answer` finds out and says so
             return "alone", id(job)
-        if self.parts.stack_rows and method.adapter.stackable:
-            return "stack", id(method)
-        return "stream", job.stream
 
     def answer(self, jobs: Sequence[Job]) -> None:
         """Answer jobs, and put their images into the windows of their streams."""
         now_s = time.monotonic()
-        asked = [
-            (job, stream) for job in jobs if job.future.set_running_or_notify_cancel() and (stream := self._open(job))
-        ]
-        for job, _ in asked:
-            self._metrics.stage("queue", now_s - job.arrived_s)
-        for group in self.parts.answerer.groups(asked):
-            self._answer(group)
-        self.make_room()
+        with self._registry.at_work():
+            running = [job for job in jobs if job.future.set_running_or_notify_cancel()]
+            asked = [(job, stream) for job in running if (stream := self._open(job))]
+            for job, _ in asked:
+                self._metrics.stage("queue", now_s - job.arrived_s)
+            for group in self.parts.answerer.groups(asked):
+                self._answer(group)
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """Leave every stream where it is meanwhile; see `Registry.at_work`."""
+        return self._registry.at_work()
 
     def due_s(self) -> float | None:
         """Return when the next window is due, on the monotonic clock; None if none is."""
-        due = self._schedule.next()
-        return due[0] if due else None
+        return self._registry.due_s()
 
     def learn(self, now_s: float) -> None:
         """Learn from the window that is due longest, together with others that are due and fit into one step."""
         windows: list[tuple[Stream, list[Sample]]] = []
-        rows = 0
-        while (due := self._schedule.next()) and due[0] <= now_s:
-            stream = self.parts.registry.in_memory(due[1])
-            count = min(len(stream.window), self.parts.pace.rows) if stream else 0
-            if windows and rows + count > self.parts.stack_rows:
-                break
-            self._schedule.set(due[1], None)
-            if stream and count:
-                windows.append((stream, stream.window.take(count)))
-                rows += count
-        self.parts.learner.learn(windows)
-        for stream, _ in windows:
-            self.settle(stream)
-        self.make_room()
+        room: int | None = None
+        with self._registry.at_work():
+            while window := self._registry.take_due(now_s, room):
+                windows.append(window)
+                room = self.parts.stack_rows - sum(len(rows) for _, rows in windows)
+            try:
+                self.parts.learner.learn(windows)
+            except Exception as error:  # not a step's: the learner answers for those
+                for stream, _ in windows:
+                    self._registry.set_aside(stream.name, error)
 
     def shed(self, now_s: float) -> None:
         """Drop the window that is due longest: there is no time for it."""
-        due = self._schedule.next()
-        if due is None or due[0] > now_s:
-            return
-        self._schedule.set(due[1], None)
-        if stream := self.parts.registry.in_memory(due[1]):
-            self._drop(stream, len(stream.window.take(self.parts.pace.rows)), "overload")
-            self._metrics.stream.window(stream.name, stream.method.adapter.name, "dropped")
-            self.settle(stream)
+        if window := self._registry.take_due(now_s):
+            stream, rows = window
+            self._tell(stream, "shed", len(rows))
 
     def damage(self) -> str:
         """Return what is wrong with the shared weights, or an empty string."""
@@ -133,59 +128,32 @@ class Worker:
             return ""
         return "the model's weights were damaged in memory; restart the server"
 
-    def settle(self, stream: Stream) -> None:
-        """Take notice of a stream that changed: of its size, and of when its window is due."""
-        due_s = self.parts.pace.due_s(stream.window) if stream.learns_later else None
-        self._schedule.set(stream.name, due_s)
-        self.parts.registry.resized(stream)
-
-    def make_room(self) -> None:
-        """Keep to the limit on memory; not while a stream that may have to go is at work."""
-        for name in self.parts.registry.make_room():
-            self._schedule.set(name, None)
-
-    def park(self, name: str) -> None:
-        """Move a stream to disk until it is asked again; NotFound if it is not in memory."""
-        self.parts.registry.evict(name)
-        self._schedule.set(name, None)
-
     def park_idle(self, now_s: float, idle_s: float) -> None:
         """Move streams to disk that were not asked for `idle_s`; 0 moves none."""
-        for stream in self.parts.registry.every_stream_in_memory() if idle_s else ():
-            if now_s - stream.touched_s > idle_s:
-                self.park(stream.name)
-
-    def forget(self, name: str) -> None:
-        """Drop what the worker remembers of a stream that is about to be erased."""
-        self._schedule.set(name, None)
-        self.parts.ledger.forget(name)
+        self._registry.evict_idle(now_s, idle_s)
 
     def _open(self, job: Job) -> Stream | None:
         try:
-            return self.parts.registry.open(job.stream, job.arrived_s)
+            stream = self._registry.open(job.stream, job.arrived_s)
+            self.parts.answerer.key(job, stream.answering)  # fails here if it does
+            return stream
         except TTAError as error:
             job.future.set_exception(error)
-        except (ValueError, OSError) as error:  # its file does not fit or cannot be read
-            log.exception("stream '%s' cannot be opened", job.stream)
-            job.future.set_exception(TTAError(f"stream '{job.stream}' cannot be read back: {error}"))
+        except Exception as error:
+            self._set_aside(job, error)
         return None
 
     def _answer(self, group: Sequence[Asked]) -> None:
         started_s = time.monotonic()
-        states = [(stream.version, stream.steps > 0 and not stream.answers_as_source) for _, stream in group]
         try:
+            states = [(stream.version, stream.steps > 0 and not stream.answers_as_source) for _, stream in group]
             if group[0][1].mode == "inline" and group[0][0].rows > 1 and not group[0][1].answers_as_source:
                 (probabilities, entropies), serve = self._inline(*group[0])
                 states = [(version, adapted and serve == "adapted") for version, adapted in states]
             else:
                 probabilities, entropies = self.parts.answerer.answer(group)
         except Exception as error:
-            log.exception("a forward over %d images failed", sum(job.rows for job, _ in group))
-            wrong = (
-                BadRequest(str(error)) if isinstance(error, ValueError) else TTAError("the model failed; see the log")
-            )
-            for job, _ in group:
-                job.future.set_exception(wrong)
+            self._fail(group, error)
             return
         self._metrics.batch(len(probabilities))
         self._metrics.stage("forward", time.monotonic() - started_s)
@@ -193,12 +161,25 @@ class Worker:
         for (job, stream), (version, adapted) in zip(group, states, strict=True):
             start, end = end, end + job.rows
             answer = Answer(probabilities[start:end], entropies[start:end], stream.name, version, adapted)
-            self._reply(job, stream, answer)
+            with self._whatever_happens(job):
+                self._reply(job, stream, answer)
+
+    def _fail(self, group: Sequence[Asked], error: Exception) -> None:
+        """Answer a group anew, stream by stream, because one of them may be at fault; or fail the one that it is of."""
+        names = dict.fromkeys(stream.name for _, stream in group)
+        if len(names) > 1:
+            for name in names:
+                self._answer([one for one in group if one[1].name == name])
+            return
+        log.error("a forward over %d images failed", sum(job.rows for job, _ in group), exc_info=error)
+        theirs = isinstance(error, TooFewImagesError)
+        wrong = BadRequest(str(error)) if theirs else TTAError("the model failed; see the log")
+        for job, _ in group:
+            job.future.set_exception(wrong)
 
     def _inline(self, job: Job, stream: Stream) -> tuple[Scores, Serve]:
-        self._metrics.stream.offered(stream.name, job.rows)
+        self._tell(stream, "offered", job.rows)
         output, serve = self.parts.learner.inline(stream, as_samples(job.offered, job.client, job.arrived_s))
-        self.settle(stream)
         return read(output), serve
 
     def _reply(self, job: Job, stream: Stream, answer: Answer) -> None:
@@ -210,21 +191,40 @@ class Worker:
             self.parts.ledger.add(job.request_id, stream.name, answer.probabilities.argmax(1), job.images)
         ratio = answer.entropy_nats.mean() / np.log(answer.probabilities.shape[1])
         stream.observe(float(ratio), float(answer.probabilities.max(1).mean()), job.rows)
-        self._metrics.stream.answered(stream.name, job.rows, stream.entropy_ratio or 0.0, stream.confidence or 0.0)
+        self._tell(stream, "answered", job.rows)
         if stream.learns_later:
             self._offer(job, stream)
 
     def _offer(self, job: Job, stream: Stream) -> None:
-        now_s = time.monotonic()
-        self._metrics.stream.offered(stream.name, job.rows)
+        now_s, pace = time.monotonic(), self._registry.pace
+        lost: dict[DropReason, int] = {}
         for reason, count in stream.window.offer(job.offered, job.client, now_s).items():
-            self._drop(stream, count, reason)
-        if surplus := self.parts.pace.surplus(stream.window, job.rows, now_s):
-            too_young = now_s < stream.window.began_s + self.parts.pace.min_age_s
+            lost[reason] = count
+        if surplus := pace.surplus(stream.window, job.rows, now_s):
+            too_young = now_s < stream.window.began_s + pace.min_age_s
             stream.window.displace(surplus)
-            self._drop(stream, surplus, "too_young" if too_young else "overload")
-        self.settle(stream)
+            lost["too_young" if too_young else "overload"] = surplus
+        self._tell(stream, "offered", job.rows, lost)
 
-    def _drop(self, stream: Stream, rows: int, reason: DropReason) -> None:
-        stream.dropped[reason] += rows
-        self._metrics.stream.dropped(stream.name, rows, reason)
+    def _tell(
+        self,
+        stream: Stream,
+        kind: Literal["answered", "offered", "shed"],
+        rows: int,
+        lost: Mapping[DropReason, int] | None = None,
+    ) -> None:
+        standing = stream.standing
+        self.parts.news.tell(StreamEvent(stream.name, kind, standing, standing, stream, rows=rows, lost=lost or {}))
+
+    @contextmanager
+    def _whatever_happens(self, job: Job) -> Iterator[None]:
+        """Set the stream of a request aside if something that should not fail does, and go on with the others."""
+        try:
+            yield
+        except Exception as error:
+            self._set_aside(job, error)
+
+    def _set_aside(self, job: Job, error: Exception) -> None:
+        self._registry.set_aside(job.stream, error)
+        if not job.future.done():
+            job.future.set_exception(SetAside(job.stream, str(error)))

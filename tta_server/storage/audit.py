@@ -32,13 +32,15 @@ Event = Literal[
     "mode",
     "freeze",
     "settings",
+    "aside",  # the stream cannot go on; its file is kept as it is
 ]
 EVENTS: Final[tuple[Event, ...]] = get_args(Event)
 
 _FOLDER = "audit"
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the time as the log has it: ISO 8601 in UTC."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
@@ -48,7 +50,7 @@ class Entry:
 
     Attributes:
         stream: The stream.
-        verdict: What happened, from a closed set.
+        event: What happened, from a closed set.
         version_before: Version of the state before.
         version_after: Version after; the same if the state did not change.
         cause: Why, from the guard's closed set, or empty.
@@ -62,7 +64,7 @@ class Entry:
     """
 
     stream: str
-    verdict: Event
+    event: Event
     version_before: int
     version_after: int
     cause: str = ""
@@ -71,12 +73,17 @@ class Entry:
     rows: int = 0
     state: str | None = None
     who: str = "engine"
-    time: str = field(default_factory=_now)
+    time: str = field(default_factory=now)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def as_line(self) -> bytes:
         """Return the entry as one line of JSON, with its newline; control characters in it are escaped."""
         return json.dumps(asdict(self)).encode() + b"\n"
+
+    def told(self) -> dict[str, Any]:
+        """Return what the API says of it, where the event is called the verdict."""
+        content = asdict(self)
+        return {"verdict" if key == "event" else key: value for key, value in content.items()}
 
 
 class Audit:
@@ -157,9 +164,11 @@ def _number(segment: Found) -> int:
 def _parsed(line: bytes) -> Entry | None:
     try:
         content = json.loads(line)
+        if "event" not in content:  # lines of older servers
+            content["event"] = content.pop("verdict")
         known = {each.name for each in fields(Entry)}
         entry = Entry(**{key: value for key, value in content.items() if key in known})
         versions = isinstance(entry.version_before, int) and isinstance(entry.version_after, int)
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return entry if versions and entry.verdict in EVENTS and isinstance(entry.stream, str) else None
+    return entry if versions and entry.event in EVENTS and isinstance(entry.stream, str) else None

@@ -2,12 +2,15 @@
 
 import contextlib
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from tta_server.storage.failpoints import failpoint
 from tta_server.storage.files import Found
+
+log = logging.getLogger(__name__)
 
 _UNFINISHED = ".unfinished"
 _LOCK = "lock"
@@ -23,14 +26,26 @@ class Disk:
 
     def claim(self) -> None:
         """Lock the folder; the lock goes with the process, however it ends."""
-        _make_folder(self._root)
-        lock = os.open(self._root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = self._locked()
         except BlockingIOError as error:
-            os.close(lock)
             raise ValueError(f"storage folder '{self._root}' is in use by another server; give each its own") from error
-        self._lock = lock
+
+    def hold(self) -> None:
+        """Make sure that the lock is still that of the folder; somebody may have removed the folder at run time.
+
+        Raises:
+            OSError: If another server has it now.
+        """
+        if self._lock is None or self._is_ours(self._lock):
+            return
+        log.error("storage folder '%s' was removed or replaced; what it held is gone", self._root)
+        try:
+            again = self._locked()
+        except BlockingIOError as error:
+            raise OSError(f"storage folder '{self._root}' was removed, and another server has it now") from error
+        os.close(self._lock)
+        self._lock = again
 
     def release(self) -> None:
         """Unlock the folder."""
@@ -40,10 +55,12 @@ class Disk:
 
     def read(self, path: str) -> bytes:
         """Return a file."""
+        self.hold()
         return (self._root / path).read_bytes()
 
     def write(self, path: str, data: bytes) -> None:
         """Put a file there atomically and durably."""
+        self.hold()
         target = self._root / path
         unfinished = target.with_name(target.name + _UNFINISHED)
         _make_folder(target.parent)
@@ -59,6 +76,7 @@ class Disk:
 
     def append_lines(self, path: str, lines: bytes) -> None:
         """Add lines durably; if that fails the file is as it was."""
+        self.hold()
         target = self._root / path
         _make_folder(target.parent)
         failpoint("audit.before_append")
@@ -80,6 +98,7 @@ class Disk:
     def remove(self, path: str) -> None:
         """Remove a file or an empty folder; what is removed may be back after a power cut."""
         failpoint("store.before_remove")
+        self.hold()
         target = self._root / path
         with contextlib.suppress(FileNotFoundError):
             target.rmdir() if target.is_dir() else target.unlink()
@@ -93,6 +112,28 @@ class Disk:
         for found in list(self._all(folder)):
             if found.name.endswith(_UNFINISHED):
                 self.remove(f"{folder}/{found.name}")
+
+    def _locked(self) -> int:
+        """Return the lock, taken.
+
+        Raises:
+            BlockingIOError: If another server has it.
+        """
+        _make_folder(self._root)
+        lock = os.open(self._root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            raise
+        return lock
+
+    def _is_ours(self, lock: int) -> bool:
+        try:
+            there = (self._root / _LOCK).stat()
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(there, os.fstat(lock))
 
     def _all(self, folder: str) -> Iterator[Found]:
         with contextlib.suppress(FileNotFoundError), os.scandir(self._root / folder) as entries:

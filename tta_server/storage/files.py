@@ -26,6 +26,10 @@ class Files(Protocol):
         """Take the place for this process alone; ValueError if another has it."""
         ...
 
+    def hold(self) -> None:
+        """Make sure that the place is still this process's; take it again if it was emptied meanwhile."""
+        ...
+
     def release(self) -> None:
         """Let others have it."""
         ...

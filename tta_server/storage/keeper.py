@@ -19,6 +19,7 @@ from tta_server.storage.store import Store
 log = logging.getLogger(__name__)
 
 _CLOSED = "the store is closed"
+_HOLD_EVERY_S = 30.0  # an idle server looks that often whether the place is still its own
 
 
 class Keeper:
@@ -69,7 +70,13 @@ class Keeper:
             self._changed.notify_all()
 
     def record(self, entry: Entry) -> None:
-        """Append a line to the audit log, before any state that is saved later."""
+        """Append a line to the audit log, before any state that is saved later.
+
+        Raises:
+            TypeError: If it holds what is no JSON; in the queue it would hold up every line behind it.
+            ValueError: Likewise.
+        """
+        entry.as_line()
         with self._changed:
             self._pending.record(entry)
             self._changed.notify_all()
@@ -94,12 +101,19 @@ class Keeper:
         return future
 
     def read(self, name: str) -> bytes | None:
-        """Return the newest state of a stream, written or still waiting to be; None if there is none."""
+        """Return the newest state of a stream, written or still waiting to be; None if there is none.
+
+        Raises:
+            ValueError: If there are files, but none of them is whole.
+        """
         with self._changed:
             state, deleted = self._pending.states.get(name), name in self._pending.erasures
         if state:
             return state.make()
-        return None if deleted else self._store.load(name)
+        data = None if deleted else self._store.load(name)
+        if data is None and not deleted and (files := self._store.states(name)):
+            raise ValueError(f"none of its files can be read ({', '.join(file.id for file in files)})")
+        return data
 
     def delete(self, name: str) -> "Future[None]":
         """Forget what waits of a stream and erase its files.
@@ -129,21 +143,25 @@ class Keeper:
         return done
 
     def close(self, timeout_s: float = 20.0) -> bool:
-        """Write everything that waits and end; return whether that was done in time."""
-        done = not self._thread.is_alive() or self.flush(timeout_s)
+        """Write everything that waits and end, both within the time; return whether everything was written."""
+        end_s = time.monotonic() + timeout_s
+        if self._thread.is_alive():
+            self.flush(timeout_s)
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         if self._thread.is_alive():
-            self._thread.join(timeout_s)
-        for snapshot in self._pending.snapshots:
-            _fail([snapshot.future], OSError(_CLOSED))
-        for futures in self._pending.erasures.values():
-            _fail(futures, OSError(_CLOSED))
+            self._thread.join(max(0.1, end_s - time.monotonic()))
+        with self._changed:
+            done, lost = not self._pending, self._pending.missing()
+            for snapshot in self._pending.snapshots:
+                _fail([snapshot.future], OSError(_CLOSED))
+            for futures in self._pending.erasures.values():
+                _fail(futures, OSError(_CLOSED))
         if not done:
-            log.error(
-                "the newest states of %d streams are lost: %s", len(self._pending.states), self.trouble or "out of time"
-            )
+            log.error("%s are lost: %s", lost, self.trouble or "out of time")
+        if self._pending.lost:
+            log.error("%d lines of the audit log or kept windows were given up before", self._pending.lost)
         self._store.release()
         return done
 
@@ -181,11 +199,14 @@ class Keeper:
         while True:
             with self._changed:
                 while not (self._closed or self._is_due()):
-                    self._changed.wait(self._rounds.due_s - time.monotonic() if self._pending else None)
+                    wait_s = self._rounds.due_s - time.monotonic() if self._pending else _HOLD_EVERY_S
+                    if not self._changed.wait(wait_s) and not self._pending:
+                        break
                 if self._closed:
                     return
                 self._busy = True
             try:
+                self._store.hold()
                 self._round()
             except Exception as error:  # a remote store raises what it likes
                 with self._changed:

@@ -53,6 +53,9 @@ class ObjectStore:
         except Exception as error:
             raise ValueError(f"storage '{self._root}' cannot be written: {error}") from error
 
+    def hold(self) -> None:
+        """Do nothing: there is no lock to lose."""
+
     def release(self) -> None:
         """Do nothing."""
 

@@ -72,6 +72,17 @@ class Pending:
         """Whether somebody waits for an answer."""
         return bool(self.snapshots or any(self.erasures.values()))
 
+    def missing(self) -> str:
+        """Return what would be lost now, for a person."""
+        counts = {
+            "{} erasures": len(self.erasures),
+            "{} snapshots": len(self.snapshots),
+            "{} kept windows": len(self.windows),
+            "{} lines of the audit log": len(self.lines),
+            "the newest states of {} streams": len(self.states),
+        }
+        return ", ".join(text.format(count) for text, count in counts.items() if count) or "nothing"
+
     def save(self, name: str, version: int, make: Make, now_s: float) -> None:
         """Add a state, in place of an older one."""
         older = self.states.get(name)

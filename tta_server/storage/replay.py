@@ -81,8 +81,8 @@ def replay(entries: Iterable[Entry], lesson: Recipe, until: int | None = None) -
     origins = _origins(told, state_digest(state))
     kept = {_SOURCE: state}
     for index, entry in enumerate(told):
-        if "adapter" in entry.extra or entry.verdict == "delete":
-            lesson = usual if entry.verdict == "delete" else replace(lesson, adapter=lesson.remake(entry))
+        if "adapter" in entry.extra or entry.event == "delete":
+            lesson = usual if entry.event == "delete" else replace(lesson, adapter=lesson.remake(entry))
             kept[_SOURCE] = lesson.initial()
         state = _after(entry, kept[origins[index]] if index in origins else state, index in origins, lesson)
         digest = state_digest(state) if entry.state else None
@@ -98,9 +98,9 @@ def _origins(told: list[Entry], initial: str) -> dict[int, int]:
     origins: dict[int, int] = {}
     by_version, by_digest, version = {0: _SOURCE}, {initial: _SOURCE}, 0
     for index, entry in enumerate(told):
-        if entry.verdict in _AFRESH:
+        if entry.event in _AFRESH:
             origins[index] = _SOURCE
-        elif entry.verdict in _BACK and entry.state:
+        elif entry.event in _BACK and entry.state:
             if entry.state in by_digest:
                 origins[index] = by_digest[entry.state]
         elif entry.version_before != version:  # the process died, and its successor found an earlier state on disk
@@ -116,11 +116,11 @@ def _origins(told: list[Entry], initial: str) -> dict[int, int]:
 
 def _after(entry: Entry, state: State, is_there: bool, lesson: Recipe) -> State:
     """Return the state after an entry, from the one it starts from."""
-    if entry.verdict in _BACK and entry.state:
+    if entry.event in _BACK and entry.state:
         return state if is_there else lesson.fetch(entry)
-    if entry.verdict == "settings" and entry.state:
+    if entry.event == "settings" and entry.state:
         return lesson.initial()
-    if entry.verdict == "commit":
+    if entry.event == "commit":
         x = lesson.window(entry.batch or "")
         step = _step(entry, state, x, lesson)
         return lesson.project(state, step, x) if entry.extra.get("projected") else step.state

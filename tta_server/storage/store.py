@@ -68,6 +68,15 @@ class Store:
                 if self._is_erased(folder):
                     self._erase(folder)
 
+    def hold(self) -> None:
+        """Make sure that the store is still this process's.
+
+        Raises:
+            OSError: If another server has it now.
+        """
+        with self._lock:
+            self.files.hold()
+
     def release(self) -> None:
         """Let another process have it."""
         self.files.release()

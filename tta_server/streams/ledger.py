@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tta_server.streams.event import StreamEvent
 from tta_server.streams.window import Images
 
 _MOST_REQUESTS = 100_000
@@ -86,6 +87,11 @@ class Ledger:
         """Return for "adapted" and "source": `labels`, and with any, `accuracy` and its 95 % interval `low`, `high`."""
         counts = self._counts.get(stream, Counter())
         return {variant: _accuracy(counts[f"{variant}_right"], counts[variant]) for variant in ("adapted", "source")}
+
+    def hear(self, event: StreamEvent) -> None:
+        """Forget a stream that was deleted."""
+        if event.kind == "delete":
+            self.forget(event.stream)
 
     def forget(self, stream: str) -> None:
         """Erase everything of a stream."""

@@ -1,6 +1,8 @@
 """How streams learn: the server's own way, and the ways that single streams were given."""
 
+import threading
 from collections.abc import Callable
+from weakref import WeakValueDictionary
 
 from tta_server.adapters import Adapter
 from tta_server.adapters.base import check
@@ -11,7 +13,10 @@ from tta_server.streams.stream import Method
 
 
 class Methods:
-    """Make each method once: its first state and its guard are shared by all streams that use it."""
+    """Make each method once: its first state and its guard are shared by all streams that use it.
+
+    A method that no stream uses any more is gone.
+    """
 
     def __init__(
         self,
@@ -34,19 +39,29 @@ class Methods:
         self._backbone = backbone
         self._reference = reference
         self._guard = guard
-        self._made: dict[Adapter, Method] = {}
+        self._made: WeakValueDictionary[Adapter, Method] = WeakValueDictionary()
+        self._making = threading.Lock()
         self.default = self._make(adapter, None)
 
-    def of(self, section: AdapterSettings) -> Method:
-        """Return the method of a stream with settings of its own.
+    def __len__(self) -> int:
+        """Return how many methods of streams' own are in use."""
+        return len(self._made)
+
+    def prepare(self, section: AdapterSettings) -> Method:
+        """Return the method of streams with settings of their own; it lives as long as somebody holds it.
+
+        Any thread may call it, and any but the device thread should: the guard of a new method reads the canary
+        images, which takes seconds.
 
         Raises:
             ValueError: If the name, a setting or a value is wrong, or the adapter does not fit.
         """
         adapter = make_adapter(section)
-        if adapter not in self._made:
-            self._made[adapter] = self._make(adapter, section)
-        return self._made[adapter]
+        with self._making:
+            method = self._made.get(adapter)
+            if method is None:
+                self._made[adapter] = method = self._make(adapter, section)
+            return method
 
     def _make(self, adapter: Adapter, section: AdapterSettings | None) -> Method:
         check(adapter, self._backbone, self._reference)

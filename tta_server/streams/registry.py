@@ -1,65 +1,104 @@
-"""All streams, in memory or on disk, within the limits on their number and memory."""
+"""All streams, in memory, on disk or set aside, within the limits on their number and memory."""
 
-from collections import Counter, OrderedDict
-from collections.abc import Iterator
+import logging
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any
+from contextlib import contextmanager
 
-from tta_server.errors import Conflict, NotFound, Overloaded
+from tta_server.errors import Conflict, NotFound, Overloaded, SetAside, TTAError
 from tta_server.settings import Mode, StreamsSettings
+from tta_server.streams.event import News, StreamEvent
 from tta_server.streams.history import History
 from tta_server.streams.methods import Methods
-from tta_server.streams.shelf import Parked, Shelf
-from tta_server.streams.stream import Method, Stream, source_answers
-from tta_server.streams.window import Window
-from tta_server.telemetry.closed_sets import StateKind
+from tta_server.streams.schedule import Pace, Schedule
+from tta_server.streams.shelf import Parked, Shelf, revive
+from tta_server.streams.sizes import Sizes
+from tta_server.streams.stock import take_stock
+from tta_server.streams.stream import Answering, Method, Standing, Stream, source_answers
+from tta_server.streams.summary import Summary, tellable
+from tta_server.streams.window import Sample, Window
 from tta_server.telemetry.metrics import Metrics
+
+log = logging.getLogger(__name__)
 
 _MOST_LEAVING_BYTES = 16 * 2**20  # a fraction of a second to write: so long may a request wait for the disk
 
 
 class Registry:
-    """Find streams, open new ones, and move those that are idle to disk; the device thread alone may call it."""
+    """Find streams, open new ones, know whose window is due, and move those that are idle to disk.
+
+    It hears of every event, and so knows by itself what each stream takes and when its window is due. The device
+    thread alone may call it.
+    """
 
     def __init__(
-        self, methods: Methods, settings: StreamsSettings, window_rows: int, metrics: Metrics, shelf: Shelf
+        self, methods: Methods, settings: StreamsSettings, pace: Pace, metrics: Metrics, shelf: Shelf, news: News
     ) -> None:
-        """Know the streams that are on disk already.
+        """Start without a stream.
 
         Args:
             methods: How streams learn.
             settings: The limits, and the streams that are configured.
-            window_rows: Images of a full window.
+            pace: When windows are learnt from.
             metrics: Where to report.
             shelf: Streams on disk.
+            news: What happens to streams.
         """
+        self.pace = pace
         self._methods = methods
         self._settings = settings
-        self._window_rows = window_rows
         self._metrics = metrics
         self._shelf = shelf
+        self._news = news
+        self._schedule = Schedule()
         self._streams: OrderedDict[str, Stream] = OrderedDict()  # the one that is idle longest first
-        self._parked: dict[str, Parked] = shelf.parked(methods.default.adapter)
-        self._sizes: dict[str, dict[StateKind, int]] = {}
+        self._parked: dict[str, Parked] = {}
+        self._aside: dict[str, Summary] = {}
         self._switched: Mode | None = None
-        self._held: Counter[StateKind] = Counter({"state": 0, "history": 0, "window": 0})
+        self._sizes = Sizes()
+        self._working = 0
+        news.listen(self._hear)
+        news.on_failure(self.set_aside)
         self._report()
 
     def __len__(self) -> int:
-        return len(self._streams) + len(self._parked)
+        return len(self._streams) + len(self._parked) + len(self._aside)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._streams or name in self._parked
+        return name in self._streams or name in self._parked or name in self._aside
 
-    def peek(self, name: str) -> tuple[Mode, bool, Method]:
-        """Return mode, whether the source answers, and method of a stream that may not exist; touches nothing."""
-        if name in self._streams:
-            stream = self._streams[name]
-            return stream.mode, stream.answers_as_source, stream.method
-        if name in self._parked:
-            return self._parked[name].mode, self._parked[name].answers_as_source, self._methods.default
+    def load(self, names: Sequence[str]) -> None:
+        """Know the streams that are on disk already; one whose file cannot be read is set aside.
+
+        Raises:
+            ValueError: If nothing that is stored fits what is served.
+        """
+        self._parked, wrong = take_stock(self._shelf, names, self.usual_mode, self._methods)
+        for name, error in wrong.items():
+            self.set_aside(name, error)
+        for name, parked in self._parked.items():
+            standing = Standing(parked.summary.state_version, parked.serve)
+            extra = {"to": standing.version}
+            self._news.tell(StreamEvent(name, "load", standing, standing, reason="the server started", extra=extra))
+        self._report()
+
+    def peek(self, name: str) -> Answering:
+        """Return who answers for a stream that may not exist; touches nothing."""
+        if found := self._streams.get(name) or self._parked.get(name):
+            return found.answering
         mode = self.usual_mode(name)
-        return mode, source_answers(mode, "adapted"), self._methods.default
+        return Answering(mode, source_answers(mode, "adapted"), self._methods.default)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Leave every stream where it is meanwhile; after the outermost block the limit on memory is kept again."""
+        self._working += 1
+        try:
+            yield
+        finally:
+            self._working -= 1
+            self._make_room()
 
     def in_memory(self, name: str) -> Stream | None:
         """Return a stream if it is in memory."""
@@ -70,21 +109,27 @@ class Registry:
 
         Raises:
             NotFound: If there is none.
+            SetAside: If it cannot go on.
         """
-        if name not in self:
-            raise NotFound(f"unknown stream '{name}'; a stream exists from its first answered request")
-        return self._streams.get(name) or self._revive(name)
+        self._make_room()
+        if name in self._parked:
+            try:
+                self._revive(name)
+            except Exception as error:
+                self.set_aside(name, error)
+        if name in self._streams:
+            return self._streams[name]
+        raise SetAside(name, self.summary(name).trouble)
 
     def open(self, name: str, now_s: float) -> Stream:
         """Return a stream that is about to answer; a new one starts from the source.
 
         Raises:
             Overloaded: If it is new and there is no room for it.
+            SetAside: If it cannot go on.
         """
-        if name in self:
-            stream = self.existing(name)
-        else:
-            stream = self.create(name, self.usual_mode(name), self._methods.default)
+        known = name in self
+        stream = self.existing(name) if known else self.create(name, self.usual_mode(name), self._methods.default)
         stream.touched_s = now_s
         self._streams.move_to_end(name)
         return stream
@@ -100,35 +145,42 @@ class Registry:
             raise Conflict(f"stream '{name}' exists already; PATCH changes it")
         if len(self) >= self._settings.max_streams:
             raise Overloaded(f"stream '{name}' is new and this server holds its {len(self)} streams already")
+        self._make_room()
         stream = self._fresh(name, mode, method)
         self._add(stream)
         return stream
 
-    def resized(self, stream: Stream) -> None:
-        """Count a stream's memory anew."""
-        if stream.name in self._streams:
-            self._measure(stream)
+    def due_s(self) -> float | None:
+        """Return when the next window is due, on the monotonic clock; None if none is."""
+        due = self._schedule.next()
+        return due[0] if due else None
 
-    def make_room(self) -> list[str]:
-        """Move the streams that are idle longest to disk until the rest keeps to the limit; the last one stays.
+    def take_due(self, now_s: float, most_rows: int | None = None) -> tuple[Stream, list[Sample]] | None:
+        """Take the window that is due longest; the stream's next one is due once something was told of this one.
+
+        Args:
+            now_s: The time, on the monotonic clock.
+            most_rows: Most images in it; None takes any number.
 
         Returns:
-            Names of those that went.
+            The stream and its images, or None if no window is due or the one that is has more.
         """
-        evicted = []
-        while self._over_budget() and len(self._streams) > 1:
-            name = next(iter(self._streams))
-            self.evict(name)
-            evicted.append(name)
-            self._shelf.drain(min(_MOST_LEAVING_BYTES, self._settings.max_bytes // 8))
-        for stream in self._streams.values() if self._over_budget() else ():
-            stream.history.clear()
-            self._measure(stream)
-        self._report()
-        return evicted
+        while (due := self._schedule.next()) and due[0] <= now_s:
+            stream = self._streams[due[1]]
+            try:
+                if most_rows is not None and min(len(stream.window), self.pace.rows) > most_rows:
+                    return None
+                self._schedule.set(stream.name, None)
+                window = stream.window.take(self.pace.rows)
+            except Exception as error:
+                self.set_aside(due[1], error)
+                continue
+            if window:
+                return stream, window
+        return None
 
     def evict(self, name: str) -> None:
-        """Move a stream to disk; nothing of it is lost.
+        """Move a stream to disk; nothing of it is lost. If that cannot be done it is set aside.
 
         Raises:
             NotFound: If it is not in memory.
@@ -136,14 +188,43 @@ class Registry:
         stream = self._streams.get(name)
         if stream is None:
             raise NotFound(f"stream '{name}' is not in memory")
-        self._parked[name] = self._shelf.park(stream)
+        try:
+            self._parked[name] = self._shelf.park(stream)
+        except Exception as error:
+            self.set_aside(name, error)
+            return
         self._remove(name)
         self._metrics.moved("evicted")
+        self._report()
+
+    def evict_idle(self, now_s: float, idle_s: float) -> None:
+        """Move streams to disk that were not asked for `idle_s`; 0 moves none."""
+        for stream in list(self._streams.values()) if idle_s else ():
+            if now_s - stream.touched_s > idle_s:
+                self.evict(stream.name)
+
+    def set_aside(self, name: str, error: Exception) -> None:
+        """Have a stream answer nobody until it is deleted or the server restarted; its file stays as it is."""
+        if name in self._aside:
+            return
+        log.error("stream '%s' is set aside; the others go on", name, exc_info=error)
+        trouble = str(error) if isinstance(error, ValueError | TTAError) else f"{type(error).__name__}: {error}"
+        summary = tellable(lambda: self.summary(name), Summary(name, self.usual_mode(name)))
+        if name in self._streams:
+            self._remove(name)
+        self._parked.pop(name, None)
+        self._aside[name] = summary.aside(trouble)
+        self._report()
+        standing = Standing(summary.state_version)
+        self._news.tell(StreamEvent(name, "aside", standing, standing, reason=trouble))
 
     def save(self) -> None:
         """Have every stream in memory written whole, as before the process ends."""
-        for stream in self._streams.values():
-            self._shelf.park(stream)
+        for stream in list(self._streams.values()):
+            try:
+                self._shelf.park(stream)
+            except Exception:
+                log.exception("stream '%s' cannot be written; its file is of an earlier version", stream.name)
 
     def delete(self, name: str) -> "Future[None]":
         """Erase a stream: memory and metric series now, files soon.
@@ -154,23 +235,37 @@ class Registry:
         Raises:
             NotFound: If there is none.
         """
-        if name not in self:
-            raise NotFound(f"unknown stream '{name}'")
+        self.summary(name)
         if name in self._streams:
             self._remove(name)
         self._parked.pop(name, None)
+        self._aside.pop(name, None)
         erased = self._shelf.erase(name)
         self._metrics.moved("deleted")
         self._report()
         return erased
 
-    def summaries(self, after: str = "") -> Iterator[dict[str, Any]]:
+    def summaries(self, after: str = "") -> Iterator[Summary]:
         """Yield the summaries of all streams whose names come after `after`, by name."""
-        for name in sorted(name for names in (self._streams, self._parked) for name in names if name > after):
-            if name in self._streams:
-                yield self._streams[name].summary() | {"in_memory": True}
-            else:
-                yield self._parked[name].summary | {"in_memory": False}
+        everywhere = (self._streams, self._parked, self._aside)
+        for name in sorted(name for names in everywhere for name in names if name > after):
+            try:
+                yield self.summary(name)
+            except Exception as error:
+                self.set_aside(name, error)
+                yield self._aside[name]
+
+    def summary(self, name: str) -> Summary:
+        """Return the summary of a stream, wherever it is.
+
+        Raises:
+            NotFound: If there is none.
+        """
+        if name in self._streams:
+            return self._streams[name].summary()
+        if summary := self._aside.get(name) or (name in self._parked and self._parked[name].summary):
+            return summary
+        raise NotFound(f"unknown stream '{name}'; a stream exists from its first answered request")
 
     def every_stream_in_memory(self) -> list[Stream]:
         """Return the streams that are in memory, the one that is idle longest first."""
@@ -184,50 +279,64 @@ class Registry:
         return named.mode if named else self._settings.mode
 
     def switch(self, mode: Mode | None) -> None:
-        """Give future streams, and those on disk that the guard did not freeze, this mode until the process ends.
-
-        Args:
-            mode: The mode; None goes back to what the configuration says of each.
-        """
+        """Give future streams, and those on disk that the guard did not freeze, this mode; None is as configured."""
         self._switched = mode
         for name, parked in self._parked.items():
-            if not parked.summary["frozen"]:
+            if not parked.summary.frozen:
                 self._parked[name] = parked.in_mode(self.usual_mode(name))
 
+    def _hear(self, event: StreamEvent) -> None:
+        """Count a stream's memory anew, and see when its window is due."""
+        if event.subject and self._streams.get(event.stream) is event.subject and event.kind != "answered":
+            self._settle(event.subject)
+
+    def _settle(self, stream: Stream) -> None:
+        self._schedule.set(stream.name, self.pace.due_s(stream.window) if stream.learns_later else None)
+        self._sizes.measure(stream)
+
+    def _make_room(self) -> None:
+        """Move the streams that are idle longest to disk until the rest keeps to the limit; the last one stays."""
+        if self._working:
+            return
+        while self._over_budget() and len(self._streams) > 1:
+            self.evict(next(iter(self._streams)))
+            self._shelf.drain(min(_MOST_LEAVING_BYTES, self._settings.max_bytes // 8))
+        for stream in self.every_stream_in_memory() if self._over_budget() else ():
+            try:
+                stream.history.clear()
+                self._sizes.measure(stream)
+            except Exception as error:
+                self.set_aside(stream.name, error)
+        self._report()
+
     def _fresh(self, name: str, mode: Mode, method: Method) -> Stream:
-        window = Window(self._window_rows, self._settings.max_client_share, self._settings.duplicate_memory)
+        window = Window(self.pace.rows, self._settings.max_client_share, self._settings.duplicate_memory)
         history = History(self._settings.history_bytes)
         return Stream(name, mode, method, method.initial, method.guard.start(), window, history)
 
-    def _revive(self, name: str) -> Stream:
+    def _revive(self, name: str) -> None:
         parked = self._parked[name]
-        method = self._methods.of(parked.adapter) if parked.adapter else self._methods.default
-        stream = self._fresh(name, parked.mode, method)
-        self._shelf.fill(stream)
+        stream = self._fresh(name, parked.summary.mode, parked.method)
+        revive(stream, self._shelf.read(name, parked.method))
         del self._parked[name]
         self._add(stream)
         self._metrics.moved("revived")
-        return stream
 
     def _add(self, stream: Stream) -> None:
         self._streams[stream.name] = stream
         self._metrics.stream.open(stream.name, stream.method.adapter.name)
         self._metrics.stream.state(stream.name, stream.version, stream.answers_as_source, bool(stream.frozen))
-        self._measure(stream)
+        self._settle(stream)
         self._report()
 
     def _remove(self, name: str) -> None:
         del self._streams[name]
-        self._held.subtract(self._sizes.pop(name, {}))
+        self._schedule.set(name, None)
+        self._sizes.forget(name)
         self._metrics.stream.close(name)
 
-    def _measure(self, stream: Stream) -> None:
-        self._held.subtract(self._sizes.get(stream.name, {}))
-        self._sizes[stream.name] = stream.bytes
-        self._held.update(self._sizes[stream.name])
-
     def _over_budget(self) -> bool:
-        return sum(self._held.values()) > self._settings.max_bytes
+        return self._sizes.total > self._settings.max_bytes
 
     def _report(self) -> None:
-        self._metrics.streams(len(self), len(self._parked), self._held)
+        self._metrics.streams(len(self), len(self._parked), self._sizes.by_kind, len(self._aside))

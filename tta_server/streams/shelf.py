@@ -2,8 +2,10 @@
 
 import time
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,85 +15,118 @@ from tta_server.adapters.checkpoint import dump_state, load_beside, load_state, 
 from tta_server.errors import BadRequest
 from tta_server.guard.verdict import Memory, Serve
 from tta_server.models import Backbone, Reference, Tensors
-from tta_server.settings import AdapterSettings, Mode, make_adapter
+from tta_server.models.backbone import size_bytes
+from tta_server.settings import Mode
 from tta_server.storage.keeper import Keeper
 from tta_server.streams.history import Kept
-from tta_server.streams.stream import Stream, source_answers
+from tta_server.streams.methods import Methods
+from tta_server.streams.stored import MOST_STEPS, SCHEMA, Stored, StoredImage, StoredState
+from tta_server.streams.stream import Answering, Method, Stream, source_answers
+from tta_server.streams.summary import Summary
 from tta_server.streams.window import Sample
 
 _GUARD, _WINDOW, _HISTORY = "guard/", "window/", "history/"
 _PATIENCE_S = 5.0
-_COUNTED = ("version", "steps", "images", "learnt", "serve", "restores", "frozen", "entropy_ratio", "confidence")
 
 
 class Parked(NamedTuple):
     """What is known of a stream that is on disk only.
 
     Attributes:
-        mode: Its mode.
+        summary: What lists say of it.
         serve: Whether its own state or the source answers, as the guard wants it.
-        adapter: Its own adapter; None if it has the server's.
-        summary: What `GET /v1/streams` says of it.
+        method: How it learns; kept, so that nobody has to make it anew when the stream comes back.
     """
 
-    mode: Mode
+    summary: Summary
     serve: Serve
-    adapter: AdapterSettings | None
-    summary: dict[str, Any]
+    method: Method
 
     @property
-    def answers_as_source(self) -> bool:
-        """Whether the frozen model answers its requests."""
-        return source_answers(self.mode, self.serve)
+    def answering(self) -> Answering:
+        """Who answers its requests."""
+        return Answering(self.summary.mode, source_answers(self.summary.mode, self.serve), self.method)
 
     def in_mode(self, mode: Mode) -> "Parked":
         """Return the same in another mode; its file is as it was until the stream has come back."""
-        told = {"mode": mode, "answers": "source" if source_answers(mode, self.serve) else "adapted"}
-        return self._replace(mode=mode, summary=self.summary | told)
+        answers: Serve = "source" if source_answers(mode, self.serve) else "adapted"
+        return self._replace(summary=replace(self.summary, mode=mode, answers=answers))
+
+
+class Contents(NamedTuple):
+    """What is in a stream's file.
+
+    Attributes:
+        stored: What it says of the stream.
+        state: What the stream has learnt.
+        memory: What the guard remembered.
+        history: Earlier states, oldest first; the current one is among them.
+        window: Images that waited.
+    """
+
+    stored: Stored
+    state: State
+    memory: Tensors
+    history: list[Kept]
+    window: list[Sample]
+
+
+class MisfitError(ValueError):
+    """A file is sound, but belongs to other weights or another adapter."""
 
 
 class Shelf:
     """Write streams and read them; files go through the keeper."""
 
-    def __init__(self, keeper: Keeper, names: list[str], backbone: Backbone, reference: Reference | None) -> None:
+    def __init__(self, keeper: Keeper, backbone: Backbone, reference: Reference | None) -> None:
         """Take what files are read and written with.
 
         Args:
             keeper: Reads and writes.
-            names: The streams that are on disk already.
             backbone: The network that states belong to.
             reference: Its bundle, if there is one.
         """
         self._keeper = keeper
-        self._names = names
         self._backbone = backbone
         self._reference = reference
         self._leaving_bytes = 0
 
-    def parked(self, default: Adapter) -> dict[str, Parked]:
-        """Return what is on disk already.
-
-        Args:
-            default: The adapter of streams without one of their own.
+    def read(self, name: str, method: Method) -> Contents:
+        """Return what was parked of a stream.
 
         Raises:
-            ValueError: If a state belongs to other weights or another adapter, or has another layout.
+            MisfitError: If its file belongs to other weights or another adapter.
+            ValueError: If it cannot be read.
         """
-        found: dict[str, Parked] = {}
-        for name in self._names:
-            data = self._keeper.read(name)
-            if data is not None:  # else only snapshots are left of it
-                stream = read_about(data)["about"]
-                own = AdapterSettings(**stream["adapter"]) if stream["adapter"] else None
-                try:
-                    load_state(make_adapter(own) if own else default, self._backbone, data, self._reference)
-                except ValueError as error:
-                    raise ValueError(
-                        f"storage holds stream '{name}', which does not fit: {error}; serve what it was made with, or "
-                        "set storage.url to another folder"
-                    ) from error
-                found[name] = Parked(stream["mode"], stream["serve"], own, stream["summary"])
-        return found
+        data = self._keeper.read(name)
+        if data is None:
+            raise ValueError("its file is gone; delete the stream")
+        return self._contents(data, method)
+
+    def find(self, name: str, usual: Mode, methods: Methods) -> Parked | None:
+        """Return what is to be remembered of a stream that is on disk, having read all of its file.
+
+        Args:
+            name: The stream.
+            usual: Its mode if its file does not say.
+            methods: How streams learn.
+
+        Returns:
+            None if nothing but snapshots is left of it.
+
+        Raises:
+            MisfitError: If its file belongs to other weights or another adapter.
+            ValueError: If it cannot be read.
+        """
+        data = self._keeper.read(name)
+        if data is None:
+            return None
+        section = Stored.read(read_about(data)["about"]).adapter
+        method = methods.prepare(section) if section else methods.default
+        stored, state = self._contents(data, method)[:2]
+        mode = stored.mode or usual
+        summary = stored.summary(name, mode, method.adapter.name, size_bytes(state))
+        return Parked(summary, stored.serve, method).in_mode(mode)
 
     def save(self, stream: Stream) -> None:
         """Have a stream's state written soon; what waits in its window is not."""
@@ -101,7 +136,7 @@ class Shelf:
         """Have a whole stream written soon, and return what to remember of it."""
         self._keeper.save(stream.name, stream.version, self._encoder(stream, whole=True))
         self._leaving_bytes += sum(stream.bytes.values())
-        return Parked(stream.mode, stream.serve, stream.method.section, stream.summary())
+        return Parked(replace(stream.summary(), in_memory=False), stream.serve, stream.method)
 
     def drain(self, most_bytes: int) -> None:
         """Wait until parked streams are on disk if they may still take more memory than that.
@@ -113,94 +148,118 @@ class Shelf:
                 self._keeper.flush(_PATIENCE_S)
             self._leaving_bytes = 0
 
-    def fill(self, stream: Stream) -> None:
-        """Give a fresh stream everything that was parked of it.
-
-        Raises:
-            ValueError: If the file does not fit its adapter.
-        """
-        data = self._keeper.read(stream.name)
-        if data is None:
-            raise ValueError(f"the file of stream '{stream.name}' is gone; delete the stream")
-        about = read_about(data)["about"]
-        beside = load_beside(data)
-        stream.state = load_state(stream.method.adapter, self._backbone, data, self._reference)
-        stream.memory = _memory(stream.memory, beside)
-        stream.dropped = Counter(about["dropped"])
-        for name in _COUNTED:
-            setattr(stream, name, about[name])
-        stream.verdicts.extend(about["verdicts"])
-        if not stream.steps:
-            stream.state = stream.method.initial
-        for kept in about["history"]:
-            state = self._kept_state(kept, stream, beside)
-            stream.history.add(Kept(kept["version"], kept["steps"], state, kept["passed"]))
-        stream.window.put_back(_rows(about["window"], beside), map(bytes.fromhex, about["recent"]))
-
     def snapshot(self, stream: Stream, note: str) -> "Future[str]":
         """Have a stream's state kept until it is erased; returns the snapshot's id to come."""
         return self._keeper.snapshot(stream.name, stream.version, self._encoder(stream, whole=False), note)
 
     def export(self, stream: Stream) -> bytes:
-        """Return a stream's state as a file that `adopt` takes, here or on another server."""
+        """Return a stream's state as a file that `adopted` takes, here or on another server."""
         return self._encoder(stream, whole=False)()
 
-    def adopt(self, stream: Stream, data: bytes) -> None:
-        """Give the state in `data` to `stream`, under a new version.
+    def adopted(self, method: Method, data: bytes) -> tuple[State, int]:
+        """Return the state in `data` and how many steps made it, judged as a step would be.
 
         Raises:
-            BadRequest: If it is no state file, belongs to other weights or another adapter, or is not finite.
+            BadRequest: If it is no state file, belongs to other weights or another adapter, or no step could have
+                made it.
         """
         try:
-            state = load_state(stream.method.adapter, self._backbone, data, self._reference)
-            steps = int(read_about(data)["about"].get("steps", 1))
+            state = load_state(method.adapter, self._backbone, data, self._reference)
+            steps = read_about(data)["about"].get("steps", 1)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadRequest(str(error)) from error
-        if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
-            raise BadRequest("the state holds values that are not finite; export a sound one")
-        stream.go_to(state, max(steps, 1))
+        if type(steps) is not int or not 0 <= steps <= MOST_STEPS:
+            raise BadRequest(f"the file says that {str(steps)[:30]} steps made the state, expected 0 to {MOST_STEPS}")
+        if wrong := method.guard.vet(state, method.initial):
+            raise BadRequest(f"the state is not taken over: {wrong.reason}")
+        return state, max(steps, 1)
 
     def erase(self, name: str) -> "Future[None]":
         """Have everything of a stream erased; returns when that is done, or the OSError."""
         return self._keeper.delete(name)
 
-    def _kept_state(self, kept: dict[str, Any], stream: Stream, beside: Tensors) -> State:
-        if kept["version"] == stream.version:
-            return stream.state
-        at = f"{_HISTORY}{kept['version']}/"
-        return {name: beside[f"{at}{name}"].to(tensor.device) for name, tensor in stream.method.initial.items()}
+    def _contents(self, data: bytes, method: Method) -> Contents:
+        header = read_about(data)
+        stored = Stored.read(header["about"])
+        try:
+            state = load_state(method.adapter, self._backbone, data, self._reference)
+        except ValueError as error:
+            raise (MisfitError(str(error)) if self._belongs_elsewhere(data, method) else error) from error
+        beside = load_beside(data)
+        history = [
+            Kept(kept.version, kept.steps, _kept_state(kept, stored, state, beside), kept.passed)
+            for kept in stored.history
+        ]
+        memory = {name[len(_GUARD) :]: tensor for name, tensor in beside.items() if name.startswith(_GUARD)}
+        return Contents(stored, state, memory, history, _samples(stored.window, beside))
+
+    def _belongs_elsewhere(self, data: bytes, method: Method) -> bool:
+        """Say whether a file that does not fit is as it was written: by another model, adapter or settings."""
+        found = read_about(data)
+        if not all(isinstance(found[key], str) for key in ("adapter", "model", "digest")):
+            return False
+        here = read_about(dump_state(method.adapter, self._backbone, {}))
+        return any(found.get(key) != here[key] for key in ("adapter", "digest", "settings"))
 
     def _encoder(self, stream: Stream, whole: bool) -> "_Encoder":
         rows = list(stream.window) if whole else []
         history = [kept for kept in stream.history if whole or kept.version == stream.version]
-        about: dict[str, Any] = {name: getattr(stream, name) for name in _COUNTED}
-        section = stream.method.section
-        about |= {
-            "stream": stream.name,
-            "mode": stream.mode,
-            "adapter": section.model_dump(mode="json") if section else None,
-            "history": [{"version": kept.version, "steps": kept.steps, "passed": kept.passed} for kept in history],
-            "dropped": dict(stream.dropped),
-            "verdicts": list(stream.verdicts),
-            "summary": stream.summary(),
-            "recent": [digest.hex() for digest in stream.window.recent] if whole else [],
-            "window": [{"digest": row.digest.hex(), "client": row.client, "arrived_s": row.arrived_s} for row in rows],
-        }
+        stored = Stored(
+            schema=SCHEMA,
+            stream=stream.name,
+            mode=stream.mode,
+            adapter=stream.method.section,
+            version=stream.version,
+            steps=stream.steps,
+            images=stream.images,
+            learnt=stream.learnt,
+            dropped=dict(stream.dropped),
+            serve=stream.serve,
+            restores=stream.restores,
+            frozen=stream.frozen,
+            entropy_ratio=stream.entropy_ratio,
+            confidence=stream.confidence,
+            verdicts=list(stream.verdicts),
+            history=[StoredState(kept.version, kept.steps, kept.passed) for kept in history],
+            window=[StoredImage(row.digest.hex(), row.client, row.arrived_s) for row in rows],
+            recent=[digest.hex() for digest in stream.window.recent] if whole else [],
+        )
         older = {kept.version: kept.state for kept in history if kept.version != stream.version}
-        return _Encoder(stream, self._backbone, about, rows, older)
+        return _Encoder(stream, self._backbone, stored, rows, older)
+
+
+def revive(stream: Stream, contents: Contents) -> None:
+    """Give a fresh stream everything that was parked of it.
+
+    Raises:
+        ValueError: If no step could have made its state.
+    """
+    stored = contents.stored
+    if wrong := stream.method.guard.vet(contents.state, stream.method.initial, closely=False):
+        raise ValueError(f"its state is not what a step could have made: {wrong.reason}")
+    stream.version, stream.steps = stored.version, stored.steps
+    stream.state = contents.state if stored.steps else stream.method.initial
+    stream.memory = _memory(stream.memory, contents.memory)
+    stream.images, stream.learnt, stream.dropped = stored.images, stored.learnt, Counter(stored.dropped)
+    stream.serve, stream.restores, stream.frozen = stored.serve, stored.restores, stored.frozen
+    stream.entropy_ratio, stream.confidence = stored.entropy_ratio, stored.confidence
+    stream.verdicts.extend(stored.verdicts)
+    for kept in contents.history:
+        stream.history.add(kept._replace(state=stream.state) if kept.state is contents.state else kept)
+    stream.window.put_back(contents.window, map(bytes.fromhex, stored.recent))
 
 
 class _Encoder:
     """Turn what a stream was into bytes, later and on another thread: everything in here is a value."""
 
     def __init__(
-        self, stream: Stream, backbone: Backbone, about: dict[str, Any], rows: list[Sample], older: dict[int, State]
+        self, stream: Stream, backbone: Backbone, stored: Stored, rows: list[Sample], older: dict[int, State]
     ) -> None:
-        self._adapter = stream.method.adapter
+        self._adapter: Adapter = stream.method.adapter
         self._state = stream.state
         self._memory = stream.memory
         self._backbone = backbone
-        self._about = about
+        self._about = stored.written()  # now: what cannot be written is this stream's trouble, not the writer's
         self._rows = rows
         self._older = older
 
@@ -212,20 +271,37 @@ class _Encoder:
         return dump_state(self._adapter, self._backbone, self._state, self._about, beside)
 
 
-def _memory(fresh: Memory, beside: Tensors) -> Memory:
-    stored = {name: beside.get(f"{_GUARD}{name}") for name in fresh}
-    if any(tensor is None or tensor.shape != fresh[name].shape for name, tensor in stored.items()):
+def _kept_state(kept: StoredState, stored: Stored, state: State, beside: Tensors) -> State:
+    if kept.version == stored.version:
+        return state
+    at = f"{_HISTORY}{kept.version}/"
+    found = {name: beside.get(f"{at}{name}") for name in state}
+    if any(tensor is None or tensor.shape != state[name].shape for name, tensor in found.items()):
+        raise ValueError(f"version {kept.version} is missing in the file, or damaged")
+    return {name: found[name].to(tensor) for name, tensor in state.items()}  # type: ignore[union-attr]
+
+
+def _memory(fresh: Memory, stored: Tensors) -> Memory:
+    if any(name not in stored or stored[name].shape != tensor.shape for name, tensor in fresh.items()):
         return fresh  # another guard's: it begins anew
-    return {name: stored[name].to(tensor) for name, tensor in fresh.items()}  # type: ignore[union-attr]
+    return {name: stored[name].to(tensor) for name, tensor in fresh.items()}
 
 
-def _rows(about: list[dict[str, Any]], beside: Tensors) -> list[Sample]:
+def _samples(images: Iterable[StoredImage], beside: Tensors) -> list[Sample]:
+    now_s = time.monotonic()
     return [
         Sample(
-            np.ascontiguousarray(beside[f"{_WINDOW}{i:06d}"].cpu().numpy()),
-            bytes.fromhex(each["digest"]),
-            each["client"],
-            min(each["arrived_s"], time.monotonic()),  # another process's clock may be ahead
+            np.ascontiguousarray(_image(beside, i).cpu().numpy()),
+            bytes.fromhex(each.digest),
+            each.client,
+            min(each.arrived_s, now_s),  # another process's clock may be ahead
         )
-        for i, each in enumerate(about)
+        for i, each in enumerate(images)
     ]
+
+
+def _image(beside: Tensors, place: int) -> torch.Tensor:
+    image = beside.get(f"{_WINDOW}{place:06d}")
+    if image is None:
+        raise ValueError(f"image {place} of its window is missing in the file")
+    return image

@@ -3,7 +3,7 @@
 import math
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from tta_server.adapters import Adapter, State
 from tta_server.guard.judge import Judge
@@ -11,10 +11,11 @@ from tta_server.guard.verdict import Memory, Serve
 from tta_server.models.backbone import size_bytes
 from tta_server.settings import AdapterSettings, Mode
 from tta_server.streams.history import History, Kept
+from tta_server.streams.summary import Summary
 from tta_server.streams.window import Images, Window
 from tta_server.telemetry.closed_sets import StateKind
 
-__all__ = ["Images", "Method", "Stream", "source_answers"]
+__all__ = ["Answering", "Images", "Method", "Standing", "Stream", "source_answers"]
 
 _RECENT_IMAGES = 256
 _RECENT_VERDICTS = 20
@@ -35,6 +36,32 @@ class Method:
     initial: State
     guard: Judge
     section: AdapterSettings | None = None
+
+
+class Answering(NamedTuple):
+    """Who answers a stream's requests, and how; also of one that does not exist yet.
+
+    Attributes:
+        mode: Whether and when it learns.
+        as_source: Whether the frozen model answers.
+        method: How it learns.
+    """
+
+    mode: Mode
+    as_source: bool
+    method: Method
+
+
+class Standing(NamedTuple):
+    """Where a stream stands; what is written of it is written anew when this changes.
+
+    Attributes:
+        version: Version of its state.
+        serve: Whether its own state or the source answers, as the guard wants it.
+    """
+
+    version: int
+    serve: Serve = "adapted"
 
 
 @dataclass(eq=False)
@@ -82,6 +109,16 @@ class Stream:
     entropy_ratio: float | None = None
     confidence: float | None = None
     touched_s: float = 0.0
+
+    @property
+    def standing(self) -> Standing:
+        """Where it stands now."""
+        return Standing(self.version, self.serve)
+
+    @property
+    def answering(self) -> Answering:
+        """Who answers its requests now."""
+        return Answering(self.mode, self.answers_as_source, self.method)
 
     @property
     def answers_as_source(self) -> bool:
@@ -135,39 +172,37 @@ class Stream:
         """Start again from the source: nothing learnt and nothing waiting survives.
 
         Returns:
-            Images that waited and were dropped.
+            Images that waited; whoever asks tells that they are dropped.
         """
         self.restart()
         self.memory = self.method.guard.start()
         self.serve, self.restores, self.frozen = "adapted", 0, ""
         self.entropy_ratio = self.confidence = None
-        waiting = len(self.window.take(len(self.window)))
-        self.dropped["reset"] += waiting
-        return waiting
+        return len(self.window.take(len(self.window)))
 
-    def summary(self) -> dict[str, Any]:
-        """Return what `GET /v1/streams` says of the stream."""
-        return {
-            "name": self.name,
-            "mode": self.mode,
-            "adapter": self.method.adapter.name,
-            "state_version": self.version,
-            "steps": self.steps,
-            "answers": "source" if self.answers_as_source else "adapted",
-            "frozen": self.frozen,
-            "images": self.images,
-            "images_learnt": self.learnt,
-            "images_dropped": sum(self.dropped.values()),
-            "images_in_window": len(self.window),
-            "entropy_ratio": self.entropy_ratio,
-            "confidence_ratio": self.confidence,
-            "state_bytes": size_bytes(self.state),
-            "last_verdict": self.verdicts[-1] if self.verdicts else None,
-        }
+    def summary(self) -> Summary:
+        """Return what lists say of the stream."""
+        return Summary(
+            name=self.name,
+            mode=self.mode,
+            adapter=self.method.adapter.name,
+            state_version=self.version,
+            steps=self.steps,
+            answers="source" if self.answers_as_source else "adapted",
+            frozen=self.frozen,
+            images=self.images,
+            images_learnt=self.learnt,
+            images_dropped=sum(self.dropped.values()),
+            images_in_window=len(self.window),
+            entropy_ratio=self.entropy_ratio,
+            confidence_ratio=self.confidence,
+            state_bytes=size_bytes(self.state),
+            last_verdict=self.verdicts[-1] if self.verdicts else None,
+        )
 
     def details(self) -> dict[str, Any]:
-        """Return what `GET /v1/streams/{name}` says beyond the summary."""
-        return self.summary() | {
+        """Return what `GET /v1/streams/{name}` says: more than the summary."""
+        return self.summary().told() | {
             "dropped": dict(self.dropped),
             "bytes": self.bytes,
             "versions_kept": self.history.versions,
@@ -177,5 +212,5 @@ class Stream:
 
 
 def source_answers(mode: Mode, serve: Serve) -> bool:
-    """Return whether the frozen model answers a stream in `mode`, of which the guard wants that `serve` answers."""
+    """Return whether the frozen model answers, given a stream's mode and the guard's choice."""
     return mode in ("off", "shadow") or (serve == "source" and mode == "after")

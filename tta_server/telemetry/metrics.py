@@ -69,6 +69,12 @@ class Metrics:
         self._parked = Gauge("tta_streams_on_disk", "Streams that are on disk only.", one, registry=registry).labels(
             model
         )
+        self._aside = Gauge(
+            "tta_streams_set_aside",
+            "Streams that cannot go on; each is listed with the reason.",
+            one,
+            registry=registry,
+        ).labels(model)
         moves = Counter(
             "tta_stream_moves", "Streams moved to disk, back to memory, or deleted.", [*one, "move"], registry=registry
         )
@@ -121,7 +127,10 @@ class Metrics:
         self._snapshot_failures = Counter(
             "tta_snapshot_failures", "Writes of states or audit lines that failed.", one, registry=registry
         ).labels(self._model)
-        self._failures = 0
+        self._lost = Counter(
+            "tta_records_lost", "Audit lines and kept windows given up while the disk failed.", one, registry=registry
+        ).labels(self._model)
+        self._failures = self._given_up = 0
 
     def request(self, outcome: RequestOutcome, duration_s: float) -> None:
         """Count one finished request."""
@@ -149,8 +158,9 @@ class Metrics:
         """Record how many images wait."""
         self._queue.set(rows)
 
-    def streams(self, count: int, on_disk: int, held: Mapping[StateKind, int]) -> None:
-        """Record how many streams there are, how many of them only on disk, and what the others take in bytes."""
+    def streams(self, count: int, on_disk: int, held: Mapping[StateKind, int], aside: int = 0) -> None:
+        """Record how many streams there are, how many of them only on disk or set aside, and what the rest takes."""
+        self._aside.set(aside)
         self._streams.set(count)
         self._parked.set(on_disk)
         for kind in STATE_KINDS:
@@ -164,11 +174,12 @@ class Metrics:
         """Count a verdict of the guard."""
         self._verdicts[verdict, cause].inc()
 
-    def stored(self, age_s: float, failures: int) -> None:
-        """Record how far the disk is behind, and how often writing to it failed since the start."""
+    def stored(self, age_s: float, failures: int, lost: int = 0) -> None:
+        """Record how far the disk is behind, how often writing to it failed since the start, and what was given up."""
         self._snapshot_age.set(age_s)
         self._snapshot_failures.inc(failures - self._failures)
-        self._failures = failures
+        self._lost.inc(lost - self._given_up)
+        self._failures, self._given_up = failures, lost
 
     def on_render(self, look: Callable[[], None]) -> None:
         """Have `look` record what nobody tells by itself, each time before everything is rendered."""

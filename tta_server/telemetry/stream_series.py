@@ -104,6 +104,7 @@ class StreamSeries:
         self._families = [value for value in vars(self).values() if isinstance(value, Counter | Gauge)]
         self._families = [*self._families, *self._measures.values()]
         self._families.remove(self._unlabelled)
+        self._gauges = [family for family in self._families if isinstance(family, Gauge)]
 
     def open(self, stream: str, adapter: str) -> None:
         """Create the series of a stream, counters at 0; past the limit it shares those of `_other`."""
@@ -127,6 +128,11 @@ class StreamSeries:
             self._labelled.discard(stream)
             for family in self._families:
                 family.remove_by_labels({"model": self._model, "stream": stream})
+
+    def forget(self, stream: str) -> None:
+        """Remove what was measured of a stream: it starts again, and `state` says from where."""
+        for family in self._gauges:
+            family.remove_by_labels({"model": self._model, "stream": self._label(stream)})
 
     def answered(self, stream: str, rows: int, entropy_ratio: float, confidence: float) -> None:
         """Count answered images, and record the stream's recent entropy (over ln K) and confidence, both in [0, 1]."""

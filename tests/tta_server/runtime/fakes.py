@@ -25,9 +25,10 @@ from tta_server.runtime.commands import Commands, Who
 from tta_server.runtime.engine import Engine
 from tta_server.runtime.served import Storage
 from tta_server.runtime.worker import Worker
+from tta_server.settings import AdapterSettings
 from tta_server.settings_file import load_settings
 from tta_server.storage.audit import Entry
-from tta_server.streams.stream import Stream
+from tta_server.streams.stream import Method, Stream
 from tta_server.streams.window import prepared
 from tta_server.telemetry.metrics import Metrics
 
@@ -151,6 +152,9 @@ class Scripted:
             return Verdict("commit", "healthy", "as told", step.state, after, serve, word == "pass", {"diversity": 0.5})
         return Verdict(word, "canary", "as told", old, after, serve)
 
+    def vet(self, state: State, initial: State, closely: bool = True) -> None:
+        return None
+
     def _word(self, memory: Memory) -> tuple[str, str]:
         word, _, serve = self.words[int(memory["turn"]) % len(self.words)].partition("/")
         return word, serve or "adapted"
@@ -184,6 +188,10 @@ class Wired(NamedTuple):
         self.commands.read(name)
         return self.worker.parts.registry.existing(name)
 
+    def method(self, name: str, **settings: object) -> Method:
+        """Return how a stream with an adapter of its own learns."""
+        return self.worker.parts.methods.prepare(AdapterSettings(name=name, settings=settings))
+
     def steps(self) -> dict[str, int]:
         """Return how many steps made each stream's state."""
         return {stream["name"]: stream["steps"] for stream in self.commands.list()}
@@ -200,36 +208,42 @@ opened: list[Storage] = []
 """What `wired` opened and nobody closed yet; a fixture closes it after each test."""
 
 
+_STORAGE = ("save_every_s", "keep_inputs")
+
+
 def wired(
     adapter: Adapter | None = None,
     window: int = 4,
     backbone: Backbone | None = None,
     storage: str = "",
-    guard: bool = False,
-    engine: dict | None = None,
-    save_every_s: float = 0.0,
-    keep_inputs: bool = False,
-    max_bytes: int | None = None,
     judge: Judge | None = None,
-    **streams: object,
+    engine: dict | None = None,
+    **more: object,
 ) -> Wired:
     """Return a worker over a tiny network, and operators' commands for it.
 
-    Equal images are all learnt from unless `duplicate_memory` is given; `max_bytes` may be below what an operator may
-    set; `judge` is the guard of every stream.
+    Args:
+        adapter: How streams learn.
+        window: Images of a full window.
+        backbone: The network.
+        storage: Folder of states; empty keeps nothing.
+        judge: The guard of every stream; nobody judges without one.
+        engine: More of that section.
+        more: Of the section `streams`, or of `storage`. Equal images are all learnt from unless `duplicate_memory` is
+            given; `max_bytes` may be below what an operator may set.
     """
+    stored = {"save_every_s": 0.0} | {name: more.pop(name) for name in _STORAGE if name in more}
+    small = {"max_bytes": more.pop("max_bytes")} if "max_bytes" in more else {}
     settings = load_settings(
         None,
         {
             "engine": {"window_rows": window, **(engine or {})},
-            "streams": {"duplicate_memory": 0, **streams},
-            "storage": {"url": storage, "save_every_s": save_every_s, "keep_inputs": keep_inputs},
-            "guard": {"enabled": guard},
+            "streams": {"duplicate_memory": 0, **more},
+            "storage": {"url": storage, **stored},
+            "guard": {"enabled": False},
         },
     )
-    if max_bytes is not None:
-        small = settings.streams.model_copy(update={"max_bytes": max_bytes})
-        settings = settings.model_copy(update={"streams": small})
+    settings = settings.model_copy(update={"streams": settings.streams.model_copy(update=small)})
     kept, books = open_storage(settings.storage), metrics()
     opened.append(kept)
     with pytest.MonkeyPatch.context() as patch:

@@ -10,7 +10,6 @@ import tta_server.runtime.answerer as module
 from tests.tta_server.runtime.fakes import WHO, Fails, Wired, ask, learn_all, queued, rows, tiny, wired
 from tta_server import adapters
 from tta_server.runtime.answerer import Asked
-from tta_server.settings import AdapterSettings
 
 
 def taught(names: str = "abc", **keys: object) -> Wired:
@@ -48,7 +47,7 @@ def test_streams_that_the_source_answers_share_a_forward():
 def test_streams_of_one_method_share_a_forward_and_those_of_another_theirs():
     subject = taught("ab")
     for name in "xy":
-        subject.commands.create(name, None, AdapterSettings(name="tent", settings={"lr": 0.01}), WHO)
+        subject.commands.create(name, None, subject.method("tent", lr=0.01), WHO)
 
     assert groups(subject, ("a", 1), ("x", 1), ("b", 1), ("y", 1)) == [["a", "b"], ["x", "y"]]
 

@@ -97,7 +97,7 @@ class Server(RuleBasedStateMachine):
     # Learning
     @rule()
     def the_window_that_is_due_longest_is_learnt_from(self) -> None:
-        due = self.subject.worker._schedule.next()
+        due = self.subject.worker.parts.registry._schedule.next()
         if due:
             with self._step(due[1]):
                 for each in (self.subject, self.lives[due[1]].twin):
@@ -105,7 +105,7 @@ class Server(RuleBasedStateMachine):
 
     @rule()
     def the_window_that_is_due_longest_is_shed(self) -> None:
-        due = self.subject.worker._schedule.next()
+        due = self.subject.worker.parts.registry._schedule.next()
         if due:
             for each in (self.subject, self.lives[due[1]].twin):
                 each.worker.shed(time.monotonic())
@@ -185,8 +185,8 @@ class Server(RuleBasedStateMachine):
             if here:
                 assert self._seen(self.subject, here) == self._seen(life.twin, there)
             else:
-                parked = self.subject.worker.parts.registry._parked[name].summary
-                assert {**parked, "last_verdict": None} == self._comparable(there.summary())
+                parked = self.subject.worker.parts.registry._parked[name].summary.told()
+                assert {**parked, "last_verdict": None, "in_memory": True} == self._comparable(there.summary().told())
 
     @invariant()
     def versions_grow_by_one_with_each_change_and_are_never_used_again(self) -> None:
@@ -269,7 +269,7 @@ class Server(RuleBasedStateMachine):
         memory = {key: tensor.tolist() for key, tensor in stream.memory.items()}
         window = [(row.digest, row.client) for row in stream.window]
         told = (stream.version, stream.steps, stream.mode, stream.serve, stream.frozen, stream.restores, stream.learnt)
-        waits = stream.name in server.worker._schedule._due_s
+        waits = stream.name in server.worker.parts.registry._schedule._due_s
         return (
             told,
             +Counter(stream.dropped),

@@ -23,7 +23,6 @@ from tests.tta_server.runtime.fakes import (
 )
 from tta_server import adapters
 from tta_server.errors import TTAError
-from tta_server.settings import AdapterSettings
 
 BRIGHT = np.full((4, *SHAPE), 250, np.uint8) + np.arange(4 * 3 * 64, dtype=np.uint8).reshape(4, *SHAPE) % 5
 
@@ -257,7 +256,7 @@ def test_a_stream_that_is_skipped_in_a_stack_leaves_the_others_to_learn():
 def test_streams_with_settings_of_their_own_do_not_join_a_stack(monkeypatch):
     monkeypatch.setattr(module, "adapt_stacked", None)
     subject = wired()
-    subject.commands.create("a", None, AdapterSettings(name="tent", settings={"lr": 0.01}), WHO)
+    subject.commands.create("a", None, subject.method("tent", lr=0.01), WHO)
 
     for name in ("a", "b"):
         ask(subject, name, rows(4))

@@ -18,7 +18,7 @@ FUZZ = settings(deadline=None, max_examples=100)
 entries = st.builds(
     Entry,
     stream=st.sampled_from(["camera", "door"]),
-    verdict=st.sampled_from(EVENTS),
+    event=st.sampled_from(EVENTS),
     version_before=st.integers(0, 2**40),
     version_after=st.integers(0, 2**40),
     cause=st.text(max_size=5),
@@ -58,7 +58,7 @@ def test_a_line_is_json_with_every_field(tmp_path):
     (line,) = (tmp_path / "audit/00000001.jsonl").read_text().splitlines()
     content = json.loads(line)
 
-    assert (content["stream"], content["verdict"], content["who"]) == ("camera", "reset", "operator")
+    assert (content["stream"], content["event"], content["who"]) == ("camera", "reset", "operator")
     assert (content["version_before"], content["version_after"], content["extra"]) == (3, 4, {"a": 1})
     assert datetime.fromisoformat(content["time"]).utcoffset().total_seconds() == 0
     assert {"cause", "reason", "batch", "rows", "state"} <= content.keys()

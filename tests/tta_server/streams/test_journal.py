@@ -24,7 +24,7 @@ def windows(subject: Wired, count: int) -> Wired:
 
 
 def brief(entry: Entry) -> tuple[str, int, int]:
-    return entry.verdict, entry.version_before, entry.version_after
+    return entry.event, entry.version_before, entry.version_after
 
 
 def test_every_verdict_is_a_line(folder):
@@ -63,7 +63,7 @@ def test_a_line_names_no_state_where_none_was_made(folder):
 def test_a_freeze_is_a_line_of_its_own(folder):
     subject = windows(wired(judge=Scripted(("rollback",)), storage=folder), 3)
 
-    assert [line.verdict for line in subject.audited()] == ["rollback"] * 3 + ["freeze"]
+    assert [line.event for line in subject.audited()] == ["rollback"] * 3 + ["freeze"]
 
 
 def test_a_periodic_reset_is_a_line_of_its_own(folder):

@@ -16,6 +16,7 @@ from tta_server import adapters
 from tta_server.errors import NotFound, Overloaded
 from tta_server.models import TorchBackbone
 from tta_server.models.backbone import size_bytes
+from tta_server.streams.event import StreamEvent
 
 IMAGE_BYTES = rows(1).nbytes
 
@@ -28,11 +29,11 @@ def held(subject: Wired) -> int:
 
 def counted(subject: Wired) -> int:
     """Return the memory of all streams as the registry knows it."""
-    return sum(subject.worker.parts.registry._held.values())
+    return sum(subject.worker.parts.registry._sizes.by_kind.values())
 
 
 def in_memory(subject: Wired) -> list[str]:
-    return [summary["name"] for summary in subject.commands.list(wanted=lambda summary: summary["in_memory"])]
+    return [summary["name"] for summary in subject.commands.list(wanted=lambda summary: summary.in_memory)]
 
 
 def own_state(subject: Wired) -> int:
@@ -200,6 +201,7 @@ def test_a_thousand_streams_with_states_of_a_resnet50_stay_within_the_budget(lar
     adapter = adapters.create("tent")
     limits = {"max_bytes": budget, "history_bytes": 0, "recent_bytes": 0, "max_labelled": 0}
     subject = wired(adapter, backbone=large, **limits)
+    registry, tell = subject.worker.parts.registry, subject.worker.parts.news.tell
     initial = adapter.init(large)
     x = np.random.default_rng(0).integers(0, 256, (1, 3, 32, 32), dtype=np.uint8)
     inputs = torch.from_numpy(x).float() / 255
@@ -209,11 +211,12 @@ def test_a_thousand_streams_with_states_of_a_resnet50_stay_within_the_budget(lar
 
     expected = {}
     for number in range(count):
-        stream = subject.worker.parts.registry.create(f"camera-{number}", "after", subject.worker.parts.methods.default)
-        own = {name: tensor * (1 + 0.1 * torch.randn((), generator=generator)) for name, tensor in initial.items()}
-        stream.commit(own, 1, passed=False)
-        subject.worker.settle(stream)
-        subject.worker.make_room()
+        with subject.worker.at_work():
+            stream = registry.create(f"camera-{number}", "after", subject.worker.parts.methods.default)
+            own = {name: tensor * (1 + 0.1 * torch.randn((), generator=generator)) for name, tensor in initial.items()}
+            before = stream.standing
+            stream.commit(own, 1, passed=False)
+            tell(StreamEvent(stream.name, "commit", before, stream.standing, stream, rows=1))
         assert counted(subject) <= budget
         peak = max(peak, resident_bytes())
         if number % 50 == 0:

@@ -25,7 +25,6 @@ from tta_server import adapters
 from tta_server.adapters.checkpoint import dump_state
 from tta_server.errors import BadRequest
 from tta_server.models import TorchBackbone
-from tta_server.settings import AdapterSettings
 from tta_server.streams.stream import Stream
 
 
@@ -124,7 +123,7 @@ def test_windows_of_bytes_and_floats_come_back_as_they_were():
 )
 def test_streams_with_an_adapter_of_their_own_come_back_with_it(name, settings):
     subject = wired()
-    subject.commands.create("door", None, AdapterSettings(name=name, settings=settings), WHO)
+    subject.commands.create("door", None, subject.method(name, **settings), WHO)
     ask(subject, "door", rows(4))
     learn_all(subject)
     before, adapter = told(subject.stream("door")), subject.stream("door").method.adapter
@@ -164,7 +163,7 @@ def test_the_audit_log_says_from_which_version_a_server_goes_on(tmp_path: Path):
 
     entry = wired(storage=str(tmp_path)).audited()[-1]
 
-    assert (entry.verdict, entry.stream, entry.version_after) == ("load", "door", 4)
+    assert (entry.event, entry.stream, entry.version_after) == ("load", "door", 4)
 
 
 @pytest.mark.parametrize(

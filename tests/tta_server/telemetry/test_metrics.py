@@ -5,6 +5,7 @@ import itertools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
 from tta_server.telemetry.closed_sets import (
@@ -244,3 +245,18 @@ def test_several_models_are_rendered_together_each_family_once():
     one, other = (set(each.render().decode().splitlines()) for each in models)
     volatile = {line for line in one | other if line.startswith(("process_", "python_info"))}
     assert (one | other) - volatile <= set(text.splitlines())
+
+
+def test_after_a_reset_no_gauge_of_a_stream_keeps_what_it_said():
+    metrics = Metrics("m", "tent")
+    for name in ("door", "gate"):
+        use(metrics, name)
+    gauges = {family._name for family in metrics.stream._families if isinstance(family, Gauge)}
+    assert {name for name, *labels in samples(metrics) if ("stream", "door") in labels} >= gauges
+
+    metrics.stream.forget("door")
+
+    left = {name: value for (name, *labels), value in samples(metrics).items() if ("stream", "door") in labels}
+    assert not left.keys() & gauges
+    assert left["tta_samples_offered_total"] == 2
+    assert {name for name, *labels in samples(metrics) if ("stream", "gate") in labels} >= gauges

@@ -1,0 +1,182 @@
+"""What operators may do to what is kept of streams: snapshots, files, labels, lists."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.states import bits
+from tests.tta_server.runtime.fakes import WHO, Wired, ask, is_due, learn_all, rows, tiny, value, wired
+from tta_server.errors import BadRequest, NotFound
+from tta_server.runtime.commands import Label
+
+PATIENCE_S = 30
+
+
+def frozen(images: np.ndarray) -> np.ndarray:
+    return tiny().forward(torch.from_numpy(images).float() / 255).logits.softmax(1).numpy()
+
+
+def taught(count: int = 3, **keys: object) -> Wired:
+    """Return a worker whose stream 'door' has learnt from so many windows."""
+    subject = wired(**keys)
+    for seed in range(count):
+        ask(subject, "door", rows(4, seed))
+        learn_all(subject)
+    return subject
+
+
+def images_of(subject: Wired, name: str = "door") -> np.ndarray:
+    return ask(subject, name, rows(4, 99)).probabilities
+
+
+# Snapshots
+def test_a_snapshot_can_be_restored_after_a_reset(tmp_path: Path):
+    subject = taught(storage=str(tmp_path))
+    before = bits(subject.stream("door").state)
+    snapshot = subject.commands.snapshot("door", "before the storm").result(PATIENCE_S)
+    subject.commands.reset("door", WHO)
+
+    told = subject.commands.restore("door", snapshot, WHO)
+
+    assert bits(subject.stream("door").state) == before
+    assert (told["state_version"], told["steps"]) == (5, 3)
+    assert subject.kept.store.snapshots("door")[0].note == "before the storm"
+
+
+def test_an_unknown_snapshot_is_not_found():
+    with pytest.raises(NotFound, match="has no snapshot 'x'"):
+        taught().commands.restore("door", "x", WHO)
+
+
+# Eviction
+def test_a_stream_that_is_read_from_disk_goes_on_with_its_window():
+    subject = wired()
+    ask(subject, "door", rows(4))
+    subject.commands.evict("door")
+    assert not is_due(subject)
+
+    subject.commands.read("door")
+
+    learn_all(subject)
+    assert subject.steps() == {"door": 1}
+
+
+def test_only_what_is_in_memory_can_be_evicted():
+    subject = taught()
+    subject.commands.evict("door")
+
+    with pytest.raises(NotFound, match="is not in memory"):
+        subject.commands.evict("door")
+    with pytest.raises(NotFound, match="unknown stream 'nobody'"):
+        subject.commands.evict("nobody")
+
+
+# Delete
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_deleted_stream_leaves_nothing(on_disk, tmp_path: Path):
+    subject = taught(storage=str(tmp_path), keep_inputs=True)
+    subject.commands.snapshot("door", "").result(PATIENCE_S)
+    ask(subject, "door", rows(4), request_id="r1")
+    if on_disk:
+        subject.commands.evict("door")
+
+    subject.commands.delete("door", WHO)
+
+    assert subject.kept.keeper.flush(PATIENCE_S)
+    assert subject.commands.list() == []
+    assert not list((tmp_path / "streams").glob("door*"))
+    assert 'stream="door"' not in subject.metrics.render().decode()
+    assert subject.commands.label([Label("r1", 0, 0)])["unknown"] == 1
+    assert not is_due(subject)
+    assert value(subject.metrics, "tta_state_bytes") == 0
+
+
+def test_a_stream_of_a_deleted_ones_name_starts_from_the_source():
+    subject = taught()
+    subject.commands.delete("door", WHO)
+
+    answer = ask(subject, "door", rows(4, 99))
+
+    assert np.array_equal(answer.probabilities, frozen(rows(4, 99)))
+    assert (answer.version, answer.adapted) == (0, False)
+
+
+def test_a_stream_whose_file_is_gone_can_be_deleted():
+    subject = taught()
+    subject.commands.evict("door")
+    assert subject.kept.keeper.flush(PATIENCE_S)
+    subject.kept.store.delete("door")
+
+    subject.commands.delete("door", WHO)
+
+    assert subject.commands.list() == []
+
+
+# Labels
+def test_labels_give_the_exact_accuracy_of_both_models():
+    subject = taught()
+    answer = ask(subject, "door", rows(4, 99), request_id="r1")
+    right = answer.probabilities.argmax(1)
+
+    told = subject.commands.label([Label("r1", place, int(right[place])) for place in range(4)])
+
+    source = float((frozen(rows(4, 99)).argmax(1) == right).mean())
+    assert (told["counted"], told["unknown"]) == (4, 0)
+    assert told["streams"]["door"]["adapted"]["accuracy"] == 1
+    assert told["streams"]["door"]["source"]["accuracy"] == source
+    assert value(subject.metrics, "tta_labelled_accuracy_ratio", stream="door", variant="adapted") == 1
+    assert subject.commands.read("door")["labelled"] == told["streams"]["door"]
+
+
+def test_labels_of_unknown_requests_are_counted_as_such():
+    told = taught().commands.label([Label("nobody", 0, 1)])
+
+    assert told == {"counted": 0, "unknown": 1, "streams": {}}
+
+
+@pytest.mark.parametrize("label", [-1, 4])
+def test_a_label_must_be_a_class(label):
+    subject = taught()
+    ask(subject, "door", rows(1), request_id="r1")
+
+    with pytest.raises(BadRequest, match="the model has 4, counted from 0"):
+        subject.commands.label([Label("r1", 0, 1), Label("r1", 0, label)])
+
+    assert subject.commands.read("door")["labelled"]["adapted"] == {"labels": 0}
+
+
+# All at once
+def test_all_streams_are_switched_also_those_on_disk_and_to_come():
+    subject = taught(named={"lab": {"mode": "inline"}})
+    ask(subject, "lab", rows(2))
+    ask(subject, "yard", rows(1))
+    subject.commands.evict("yard")
+
+    subject.commands.change_all("off", WHO)
+    ask(subject, "new", rows(1))
+
+    assert {stream["name"]: stream["mode"] for stream in subject.commands.list()} == dict.fromkeys(
+        ("door", "lab", "new", "yard"), "off"
+    )
+    assert np.array_equal(images_of(subject), frozen(rows(4, 99)))
+
+    subject.commands.change_all(None, WHO)
+    modes = {name: subject.commands.read(name)["mode"] for name in ("door", "lab", "new", "yard")}
+    assert modes == {"door": "after", "lab": "inline", "new": "after", "yard": "after"}
+
+
+def test_streams_are_listed_in_pages():
+    subject = wired()
+    for name in "dbca":
+        ask(subject, name, rows(1))
+    subject.commands.evict("b")
+
+    def page(**keys: object) -> list[str]:
+        return [summary["name"] for summary in subject.commands.list(**keys)]
+
+    assert page() == ["a", "b", "c", "d"]
+    assert page(limit=2) == ["a", "b"]
+    assert page(limit=2, after="b") == ["c", "d"]
+    assert page(wanted=lambda summary: not summary.in_memory) == ["b"]

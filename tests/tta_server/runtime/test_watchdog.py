@@ -1,0 +1,131 @@
+"""A forward, step or command that never ends is noticed, and keeps nobody from stopping the server."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from tests.tta_server.runtime.engines import PATIENCE_S, until
+from tests.tta_server.runtime.fakes import Gated, rows, submit, tiny, wired
+from tta_server.adapters import Step
+from tta_server.errors import NotReady
+from tta_server.runtime.engine import Engine
+from tta_server.settings import EngineSettings
+
+SOON_S = 0.05
+
+
+class SlowStep(Gated):
+    """Answers at once; a step waits for the gate."""
+
+    def predict(self, backbone, state, x):
+        return backbone.forward(x)
+
+    def adapt(self, backbone, state, x):
+        self.entered.set()
+        assert self.gate.wait(PATIENCE_S)
+        return Step(state, backbone.forward(x), {"accepted": torch.tensor(True)})
+
+
+def forward(engine: Engine, adapter: Gated) -> None:
+    submit(engine, "busy", rows(1))
+
+
+def step(engine: Engine, adapter: Gated) -> None:
+    submit(engine, "busy", rows(4))
+
+
+def command(engine: Engine, adapter: Gated) -> None:
+    def wait(_commands: object) -> None:
+        adapter.entered.set()
+        assert adapter.gate.wait(PATIENCE_S)
+
+    engine.command(wait)
+
+
+WORK = {"forward": (Gated, forward), "step": (SlowStep, step), "command": (Gated, command)}
+
+
+@contextmanager
+def stuck(work: str, stuck_after_s: float = SOON_S) -> Iterator[tuple[Engine, Gated]]:
+    """Yield an engine whose device thread is at work until the gate is opened."""
+    kind, begin = WORK[work]
+    adapter = kind()
+    adapter.gate.set()
+    settings = EngineSettings(max_rows=8, window_rows=4, stuck_after_s=stuck_after_s)
+    parts = wired(adapter, 4, tiny())
+    engine = Engine(parts.worker, parts.commands, settings, parts.metrics)
+    engine.start()
+    adapter.gate.clear()
+    adapter.entered.clear()
+    begin(engine, adapter)
+    assert adapter.entered.wait(PATIENCE_S)
+    try:
+        yield engine, adapter
+    finally:
+        adapter.gate.set()
+        engine.stop()
+
+
+@pytest.mark.parametrize("work", WORK)
+def test_a_server_that_gets_nowhere_is_neither_ready_nor_live_until_it_goes_on(work):
+    with stuck(work) as (engine, adapter):
+        until(lambda: engine.trouble())
+
+        assert "has been at one piece of work for" in engine.trouble()
+        assert engine.broken
+        with pytest.raises(NotReady, match="one piece of work"):
+            submit(engine, "door", rows(1))
+
+        adapter.gate.set()
+        until(lambda: not engine.trouble())
+        assert not engine.broken
+        assert submit(engine, "door", rows(1)).result(PATIENCE_S).version == 0
+
+
+def test_a_server_is_trusted_for_ever_if_nobody_says_how_long():
+    with stuck("forward", stuck_after_s=0) as (engine, _adapter):
+        assert engine._pulse.busy_s() > 0
+        assert not engine.trouble()
+        assert not engine.broken
+
+
+def test_a_warm_up_may_take_its_time():
+    adapter = SlowStep()
+    parts = wired(adapter)
+    engine = Engine(parts.worker, parts.commands, EngineSettings(stuck_after_s=1e-9), parts.metrics)
+    starter = threading.Thread(target=engine.start)
+    starter.start()
+    assert adapter.entered.wait(PATIENCE_S)
+
+    assert (engine.trouble(), engine.broken) == ("the server is starting", False)
+
+    adapter.gate.set()
+    starter.join(PATIENCE_S)
+    engine.stop()
+
+
+@pytest.mark.parametrize("work", WORK)
+def test_stopping_does_not_wait_for_what_never_ends_and_tells_those_who_wait(work):
+    with stuck(work, stuck_after_s=0) as (engine, _adapter):
+        waiting = [submit(engine, "door", rows(1)), engine.command(lambda commands: commands.list())]
+
+        assert not engine.stop(within_s=SOON_S)
+
+        for future in waiting:
+            with pytest.raises(NotReady, match="stopping"):
+                future.result(0)
+
+
+def test_stopping_waits_as_long_as_something_moves_on():
+    with stuck("forward", stuck_after_s=0) as (engine, adapter):
+        waiting = [submit(engine, "door", rows(1, seed)) for seed in range(5)]
+        opener = threading.Timer(SOON_S, adapter.gate.set)
+        opener.start()
+
+        assert engine.stop(within_s=PATIENCE_S)
+
+        opener.join()
+        assert all(future.result(0).version == 0 for future in waiting)

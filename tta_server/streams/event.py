@@ -1,0 +1,183 @@
+"""What happens to a stream: one value, told once, after it has happened, to everyone who listens."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple
+
+from tta_server.adapters import Step
+from tta_server.guard.verdict import Verdict
+from tta_server.storage.audit import EVENTS, Event, now
+from tta_server.streams.lesson import Lesson
+from tta_server.streams.stream import Standing, Stream
+from tta_server.telemetry.closed_sets import DropReason, RestoreCause, WindowOutcome
+
+log = logging.getLogger(__name__)
+
+EVERY: Final = "*"  # no stream can have this name
+
+Kind = Event | Literal["answered", "offered", "shed"]
+"""An event of the audit log; or, too many for it: images were answered, offered for learning, dropped for lack of time.
+"""
+
+
+class Words(NamedTuple):
+    """What one kind of event is called elsewhere, and what is done about it.
+
+    Attributes:
+        window: What became of the window that it is about, if it is about one.
+        dropped: Why the images of that window were not learnt from; None if they were.
+        restored: Whether the stream was taken back.
+        saved: Whether the stream is written: always, never, or if its state or who answers is another than before.
+        fresh: Whether nothing that was measured of the stream holds any more.
+    """
+
+    window: WindowOutcome | None = None
+    dropped: DropReason | None = None
+    restored: bool = False
+    saved: Literal["always", "moved", "never"] = "moved"
+    fresh: bool = False
+
+
+WORDS: Final[Mapping[Kind, Words]] = {
+    "create": Words(saved="never"),
+    "load": Words(saved="never"),
+    "commit": Words("updated"),
+    "reject": Words("rejected", "rejected"),
+    "skip": Words("skipped", "skipped"),
+    "failed": Words("failed", "failed"),
+    "rollback": Words("restored", "rejected", restored=True),
+    "reset": Words("restored", "rejected", restored=True, saved="always", fresh=True),
+    "snapshot": Words(saved="never"),
+    "restore": Words(restored=True),
+    "import": Words(restored=True),
+    "delete": Words(saved="never"),
+    "mode": Words(saved="always"),
+    "freeze": Words(saved="always"),
+    "settings": Words(saved="always"),
+    "aside": Words(saved="never"),
+    "answered": Words(saved="never"),
+    "offered": Words(saved="never"),
+    "shed": Words("dropped", "overload", saved="never"),
+}
+"""Every kind of event; the one place that knows what it is called in the metrics and in the books."""
+
+
+@dataclass(frozen=True, eq=False)
+class StreamEvent:
+    """What happened to one stream.
+
+    Attributes:
+        stream: Its name; `EVERY` if all were switched at once.
+        kind: What happened.
+        before: Where the stream stood before.
+        after: Where it stands now.
+        subject: The stream itself, if it is in memory.
+        cause: Why, from the guard's closed set or what an operator's command and a periodic reset are called; or empty.
+        reason: The same in a sentence.
+        who: "engine", or what the API calls the caller.
+        lesson: The window that it is about, if a step was tried.
+        step: What the adapter made of the window, if a step was taken.
+        verdict: What the guard said of the step.
+        error: What a step raised.
+        rows: Images of the window that it is about, or that were answered or offered; 0 if it is about none.
+        lost: Images that are not learnt from, by reason, beside those.
+        measures: Numbers that the guard looked at, by name.
+        extra: What only this event has; for the audit log.
+        time: ISO 8601 in UTC.
+    """
+
+    stream: str
+    kind: Kind
+    before: Standing
+    after: Standing
+    subject: Stream | None = None
+    cause: RestoreCause | Literal[""] = ""
+    reason: str = ""
+    who: str = "engine"
+    lesson: Lesson | None = None
+    step: Step | None = None
+    verdict: Verdict | None = None
+    error: Exception | None = None
+    rows: int = 0
+    lost: Mapping[DropReason, int] = field(default_factory=dict)
+    measures: Mapping[str, float] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    time: str = field(default_factory=now)
+
+    @property
+    def words(self) -> Words:
+        """What it is called elsewhere."""
+        return WORDS[self.kind]
+
+    @property
+    def dropped(self) -> dict[DropReason, int]:
+        """Images that were offered for learning and are not learnt from, by reason."""
+        found = dict(self.lost)
+        if self.rows and self.words.dropped:
+            found[self.words.dropped] = self.rows
+        return found
+
+    @property
+    def logged(self) -> Event | None:
+        """What the audit log calls it; None if it is not in there."""
+        return _LOGGED.get(self.kind)
+
+    @property
+    def saves(self) -> bool:
+        """Whether the stream has to be written."""
+        saved = self.words.saved
+        return saved == "always" or (saved == "moved" and self.before != self.after)
+
+
+_LOGGED: Final[Mapping[str, Event]] = {event: event for event in EVENTS}
+
+Tell = Callable[[StreamEvent], None]
+
+
+class News:
+    """Tell everyone who listens of each event, in the order in which they began to."""
+
+    def __init__(self, *listeners: Tell) -> None:
+        """Take those who listen from the start."""
+        self._listeners = list(listeners)
+        self._failed: Callable[[str, Exception], None] | None = None
+
+    def listen(self, listener: Tell) -> None:
+        """Tell one more from now on."""
+        self._listeners.append(listener)
+
+    def on_failure(self, failed: Callable[[str, Exception], None]) -> None:
+        """Say who hears of a stream in memory whose event somebody could not take in; else it is only logged."""
+        self._failed = failed
+
+    def tell(self, event: StreamEvent) -> None:
+        """Tell everyone; what fails in one of them keeps no other from hearing it, and is not raised here."""
+        wrong: Exception | None = None
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except Exception as error:
+                log.exception("event '%s' of stream '%s' was not taken in", event.kind, event.stream)
+                wrong = error
+        if wrong and self._failed and event.subject:
+            self._failed(event.stream, wrong)
+
+
+def keep_books(event: StreamEvent) -> None:
+    """Write into the stream's own books: images that were dropped, and the last verdicts."""
+    if event.subject is None:
+        return
+    event.subject.dropped.update(event.dropped)
+    if event.logged:
+        event.subject.verdicts.append(
+            {
+                "time": event.time,
+                "verdict": event.kind,
+                "cause": event.cause,
+                "reason": event.reason,
+                "who": event.who,
+                "version_before": event.before.version,
+                "version_after": event.after.version,
+            }
+        )
