@@ -170,18 +170,14 @@ class StreamAbout(Told):
     confidence_ratio: float | None
     state_bytes: int
     last_verdict: LastVerdict | None
-
-
-class StreamListed(StreamAbout):
-    """A stream of a list."""
-
     in_memory: bool
+    trouble: str = Field(description="Why it is set aside and answers nobody; empty if it is not.")
 
 
 class StreamPage(Told):
     """Streams by name; `next` is what the next page comes `after`."""
 
-    streams: list[StreamListed]
+    streams: list[StreamAbout]
     next: str | None
 
 

@@ -78,7 +78,8 @@ class Guard:
             record = self._home.look(record, frozen, self._settings.outliers)
         memory, measures = record.memory(), {"far_share": record.far, "unsure_share": record.unsure}
         if self._home and self._settings.at_home and not record.away:
-            reason = f"nothing drifts: {Shares(record.far, record.unsure)}"
+            limits = self._home.tolerated(len(x), self._settings.outliers)
+            reason = f"nothing drifts: {Shares(record.far, record.unsure)}; drift is more than {limits.shown}"
             return Admission(False, "at_home", reason, memory, "source", measures)
         pictures, needed = distinct(x), enough(len(x))
         if pictures < needed:

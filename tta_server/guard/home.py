@@ -37,6 +37,11 @@ class Shares:
     far: float
     unsure: float
 
+    @property
+    def shown(self) -> str:
+        """Both, as numbers."""
+        return f"{self.far:.0%} or {self.unsure:.0%}"
+
     def __str__(self) -> str:
         return f"{self.far:.0%} of the images are far from the source and {self.unsure:.0%} unsure"
 
@@ -82,12 +87,16 @@ class Home:
             outliers: Share of images that may be strange without anything having drifted.
         """
         shares, images = self.shares(frozen), len(frozen.logits)
-        share = min(1.0, images / _STEADY_IMAGES)
+        share = _share(images)
         far = smooth(record.far, shares.far, record.weight, share)
         unsure = smooth(record.unsure, shares.unsure, record.weight, share)
-        away = is_away(Shares(far, unsure), images * (2 - share) / share, outliers, record.away)
+        away = is_away(Shares(far, unsure), _behind(images), outliers, record.away)
         record = record.but(far=far, unsure=unsure, weight=gather(record.weight, share), away=away)
         return record if away else record.returned()
+
+    def tolerated(self, images: int, outliers: float) -> Shares:
+        """Return the shares from which a stream with windows of so many images would have left home."""
+        return tolerated(_behind(images), outliers)
 
     def reading(self, output: Output) -> HomeReading:
         """Return what a model makes of a window (N images).
@@ -104,6 +113,15 @@ class Home:
         return distances / self._scale[output.logits.argmax(1)]
 
 
+def _share(images: int) -> float:
+    return min(1.0, images / _STEADY_IMAGES)
+
+
+def _behind(images: int) -> float:
+    """Return how many images stand behind shares that are smoothed over windows of so many."""
+    return images * (2 - _share(images)) / _share(images)
+
+
 def is_away(shares: Shares, images: float, outliers: float, was_away: bool) -> bool:
     """Say whether a window is not at home; with hysteresis.
 
@@ -111,13 +129,19 @@ def is_away(shares: Shares, images: float, outliers: float, was_away: bool) -> b
         shares: Of the window, or smoothed over several.
         images: How many they are a mean of.
         outliers: Share of images that may be strange without anything having drifted.
-        was_away: What was said before: to leave takes shares that chance hardly explains, to come back does not.
+        was_away: What was said before.
     """
-    for share, expected in ((shares.far, 1 - _FAR), (shares.unsure, _UNSURE)):
-        most = expected * (1 - outliers) + outliers
-        if share > most + (0 if was_away else _LEAVE_ERRORS * math.sqrt(most * (1 - most) / images)):
-            return True
-    return False
+    limits = tolerated(images, outliers, was_away)
+    return shares.far > limits.far or shares.unsure > limits.unsure
+
+
+def tolerated(images: float, outliers: float, was_away: bool = False) -> Shares:
+    """Return the largest shares of a window that is at home; see `is_away`.
+
+    To leave takes shares that chance hardly explains, to come back does not.
+    """
+    most = [expected * (1 - outliers) + outliers for expected in (1 - _FAR, _UNSURE)]
+    return Shares(*(m + (0 if was_away else _LEAVE_ERRORS * math.sqrt(m * (1 - m) / images)) for m in most))
 
 
 def _scales(reference: Reference, source: SourceStatistics) -> Tensor:

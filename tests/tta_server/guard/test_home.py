@@ -83,3 +83,13 @@ def test_coming_home_forgets_how_the_last_domain_compared(home):
 
     assert not record.away
     assert (record.source, record.excess, record.trend, record.compared, record.trended) == (False, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("images", [2, 16, 64])
+def test_a_stream_leaves_home_just_above_what_is_tolerated(home, images):
+    limits = home.tolerated(images, 0.2)
+    behind = images * (2 - min(1.0, images / 32)) / min(1.0, images / 32)
+
+    for step, away in ((-1e-6, False), (1e-6, True)):
+        assert is_away(Shares(limits.far + step, 0.0), behind, 0.2, False) == away
+        assert is_away(Shares(0.0, limits.unsure + step), behind, 0.2, False) == away
