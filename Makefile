@@ -5,12 +5,21 @@ INSTALLED := .venv/.installed
 # Prometheus comes from Debian's package, unpacked here: nothing on the machine is changed and no service is started.
 PROMETHEUS := .tools/usr/bin/prometheus
 ARGS ?=
+# What test-quick leaves out: tests that start servers or whole evaluations, and files that take over five seconds.
+SLOW := crash k8s load_tests test_install.py test_readme.py \
+	adapters/test_laws.py adapters/test_stack.py adapters/test_vision_transformer.py \
+	models/test_catalog.py models/test_glyphs.py \
+	$(addprefix tta_server/,calibrate evaluate runtime/test_isolation.py storage/test_replay.py storage/test_store.py) \
+	$(addprefix tta_server/guard/,test_canary.py test_guard.py test_home.py test_risk.py) \
+	$(addprefix tta_server/streams/,test_history.py test_registry.py) \
+	$(patsubst tests/%,%,$(filter-out %/test_settings.py,$(wildcard tests/tta_server/test_*.py)))
 
-.PHONY: help demo test test-crash check serve bench bench-overload bench-streams bench-guard format clean
+.PHONY: help demo test test-quick test-crash check serve bench bench-overload bench-streams bench-guard format clean
 
 help:
 	@echo "make demo    replay a drifting camera against the server (ARGS=--once stops it at the end)"
 	@echo "make test    run every test"
+	@echo "make test-quick run, in under 90 seconds, what shows most mistakes: no servers, no evaluations, no long laws"
 	@echo "make test-crash kill the server 200 times, at every failpoint, and fill its disk"
 	@echo "make check   format, lint, types, import contracts"
 	@echo "make serve   run the server (ARGS='--config my.yaml')"
@@ -35,6 +44,9 @@ demo: $(INSTALLED)
 test: $(INSTALLED) $(PROMETHEUS)
 	@command -v curl > /dev/null || apt-get install --yes curl
 	$(BIN)/pytest $(ARGS)
+
+test-quick: $(INSTALLED)
+	$(BIN)/pytest -q $(SLOW:%=--ignore=tests/%) $(ARGS)
 
 test-crash: $(INSTALLED)
 	$(BIN)/pytest tests/crash --kills 200 --server-kills 200 $(ARGS)
