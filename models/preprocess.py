@@ -9,6 +9,9 @@ import numpy.typing as npt
 from PIL import ExifTags, Image
 from torchvision.transforms import InterpolationMode, functional
 
+Pixels = npt.NDArray[np.uint8]
+"""Levels in [0, 255]."""
+
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 
 # How to turn an image upright, by its EXIF orientation; 1 already is.
@@ -58,7 +61,7 @@ class Preprocess:
         """(C, H, W) of what the model takes."""
         return (self.channels, *self.size)
 
-    def __call__(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+    def __call__(self, image: Image.Image) -> Pixels:
         """Return `image` as uint8 (C, H, W), contiguous and owned by the caller.
 
         EXIF orientation is applied, unless the EXIF data are damaged. Transparency is dropped, not blended, which is

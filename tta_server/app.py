@@ -18,10 +18,11 @@ from tta_server.api.middleware import Accounting, BodyLimit
 from tta_server.models import Custom, Model, Preprocess
 from tta_server.runtime.assemble import make_served
 from tta_server.runtime.served import Served, Storage
-from tta_server.settings import EngineSettings, ModelSettings, Settings, StorageSettings, make_preprocess
+from tta_server.settings import EngineSettings, ModelSettings, Settings, StorageSettings
 from tta_server.storage.audit import Audit
 from tta_server.storage.keeper import Keeper
 from tta_server.storage.store import Store
+from tta_server.wanted import make_preprocess
 
 _DESCRIPTION = "Predictions from a frozen network that adapts to each stream of input while it answers."
 

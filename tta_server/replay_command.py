@@ -12,12 +12,12 @@ from tta_server.app import load_model, use_threads
 from tta_server.guard.trust import Trust
 from tta_server.models import Model
 from tta_server.runtime.assemble import network
-from tta_server.runtime.device import images
-from tta_server.settings import AdapterSettings, Settings, make_adapter
+from tta_server.settings import AdapterSettings, Settings
 from tta_server.settings_file import load_settings
 from tta_server.storage.audit import Audit, Entry
 from tta_server.storage.replay import Recipe, replay
 from tta_server.storage.store import Store
+from tta_server.wanted import make_adapter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +64,7 @@ def _lesson(model: Model, adapter: Adapter, settings: Settings, store: Store, st
         if data is None:
             raise ValueError(f"window {digest} was not kept; set storage.keep_inputs before the stream learns")
         rows = load(data)
-        return images((rows[name].numpy() for name in sorted(rows)), backbone.device)
+        return on_device((rows[name].numpy() for name in sorted(rows)), backbone.device)
 
     def fetch(entry: Entry) -> State:
         data = store.read(stream, str(entry.extra.get("snapshot", "")))

@@ -9,8 +9,9 @@ import yaml
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from tta_server.settings import PREFIX, AdapterSettings, Settings, adopt_adapter, make_preprocess
+from tta_server.settings import PREFIX, AdapterSettings, Settings
 from tta_server.validation import explain
+from tta_server.wanted import adopt_adapter, make_preprocess
 
 _FILE_VARIABLE = "TTA_CONFIG"
 

@@ -23,7 +23,7 @@ BATCH = 128
 PEAK_LR = 0.1
 WEIGHT_DECAY = 5e-4
 
-Labelled = tuple[NDArray[np.uint8], NDArray[np.int64]]
+Drawn = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     report(network, sets, pools, device)
 
 
-def fit(network: nn.Module, labelled: Labelled, epochs: int, device: torch.device) -> None:
+def fit(network: nn.Module, labelled: Drawn, epochs: int, device: torch.device) -> None:
     """Train `network` in place by SGD with a one-cycle learning rate; the images are used as they are.
 
     Args:
@@ -92,7 +92,7 @@ def normalise(images: Tensor) -> Tensor:
     return (images / 255 - mean) / std
 
 
-def write(folder: Path, network: nn.Module, sets: dict[str, Labelled]) -> None:
+def write(folder: Path, network: nn.Module, sets: dict[str, Drawn]) -> None:
     """Write weights.safetensors, test.npz and source.npz into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
@@ -103,7 +103,7 @@ def write(folder: Path, network: nn.Module, sets: dict[str, Labelled]) -> None:
 
 
 def report(
-    network: nn.Module, sets: dict[str, Labelled], pools: dict[str, list[fonts.Face]], device: torch.device
+    network: nn.Module, sets: dict[str, Drawn], pools: dict[str, list[fonts.Face]], device: torch.device
 ) -> None:
     """Print what the model card states."""
     lines = [f"parameters {sum(parameter.numel() for parameter in network.parameters())}"]

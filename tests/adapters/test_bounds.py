@@ -15,7 +15,8 @@ from tests.networks import bundle, reference_network
 from tta_server import adapters
 from tta_server.adapters.bounds import MAX_STREAM_BYTES, Within, bounds, check_settings, hints
 from tta_server.models import TorchBackbone
-from tta_server.settings import AdapterSettings, make_adapter
+from tta_server.settings import AdapterSettings
+from tta_server.wanted import make_adapter
 
 
 def kinds(hint):

@@ -8,8 +8,9 @@ import pytest
 from tta_server import adapters
 from tta_server.adapters import base
 from tta_server.evaluate.variants import variants
-from tta_server.settings import AdapterSettings, make_adapter
+from tta_server.settings import AdapterSettings
 from tta_server.settings_file import load_settings
+from tta_server.wanted import make_adapter
 
 MINE = """
 from dataclasses import dataclass

@@ -14,7 +14,8 @@ import yaml
 from tta_server import __version__
 from tta_server.cli import main
 from tta_server.models.catalog import architectures
-from tta_server.settings import AdapterSettings, Settings, make_adapter
+from tta_server.settings import AdapterSettings, Settings
+from tta_server.wanted import make_adapter
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ("serve", "config", "models", "calibrate", "evaluate", "replay", "demo")

@@ -8,7 +8,7 @@ from tta_server.api.responses import refusals
 from tta_server.settings import Mode
 from tta_server.telemetry.closed_sets import StateKind
 
-Answering = Literal["source", "adapted"]
+AnsweredBy = Literal["source", "adapted"]
 
 
 def told(model: type[BaseModel], *refused: int, status: int = 200) -> dict[str, Any]:
@@ -160,7 +160,7 @@ class StreamAbout(Told):
     adapter: str
     state_version: int
     steps: int = Field(description="That made its state, from the source on.")
-    answers: Answering = Field(description="Who answers its requests.")
+    answers: AnsweredBy = Field(description="Who answers its requests.")
     frozen: str = Field(description="Why the guard switched it off; empty if it did not.")
     images: int
     images_learnt: int

@@ -20,7 +20,7 @@ Fit = Callable[[Image.Image], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
-class Listing:
+class FolderListing:
     """Images and their classes, by folder name and then by path.
 
     Attributes:
@@ -40,7 +40,7 @@ def list_folder(
     fit: Fit,
     skip_broken: bool,
     told: Callable[[int, int], None] = lambda _done, _total: None,
-) -> Listing:
+) -> FolderListing:
     """List the images of a folder that has a folder for each class, with images in it at any depth.
 
     Hidden files and folders count as little as what programs leave behind.
@@ -83,7 +83,7 @@ def list_folder(
         if broken:
             remarks.append(f"left out {len(broken)} images that cannot be read: {_some(broken)}")
         files, index = [files[row] for row in np.flatnonzero(readable)], index[readable]
-    return Listing(tuple(files), index, tuple(remarks))
+    return FolderListing(tuple(files), index, tuple(remarks))
 
 
 def class_folders(root: Path) -> list[Path]:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tta_server.calibrate.folder import Listing, attempts, list_folder, refuse_broken
+from tta_server.calibrate.folder import FolderListing, attempts, list_folder, refuse_broken
 from tta_server.models import Model, glyphs
 
 _KEPT_OF_A_CLASS = 2
@@ -102,7 +102,7 @@ def _packed(path: Path, classes: int) -> Labelled:
     return Labelled(images, labels.astype(np.int64))
 
 
-def _decode(listing: Listing, model: Model, limit: int, rng: np.random.Generator, progress: Progress) -> Labelled:
+def _decode(listing: FolderListing, model: Model, limit: int, rng: np.random.Generator, progress: Progress) -> Labelled:
     kept = _shares(listing.labels, limit, rng)
     images = np.empty((len(kept), *model.preprocess.input_shape), np.uint8)
     problems: list[ValueError] = []

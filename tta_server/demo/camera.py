@@ -17,7 +17,7 @@ from tta_server.models import glyphs
 CLEAN_BEFORE = "clean"
 CLEAN_AFTER = "clean again"
 
-Progress = Callable[[str], None]
+Announce = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Replayed:
         return float(self.wrong.mean())
 
 
-def camera(images: int, severity: int, seed: int, progress: Progress) -> list[Scene]:
+def camera(images: int, severity: int, seed: int, progress: Announce) -> list[Scene]:
     """Return clean images, the 15 corruptions one after another, and clean images again.
 
     Args:

@@ -13,8 +13,8 @@ from PIL import Image
 from tta_server.calibrate.folder import check, list_folder, read
 from tta_server.evaluate.corruptions import CORRUPTIONS, corrupt
 from tta_server.models import Model, glyphs
+from tta_server.models.preprocess import Pixels
 
-Pixels = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
 
 _SEED_STRIDE = 2**32  # more than any data set has images

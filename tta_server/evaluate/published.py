@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tta_server.calibrate.folder import Listing, check, class_folders, images_in, list_folder, read
+from tta_server.calibrate.folder import FolderListing, check, class_folders, images_in, list_folder, read
 from tta_server.evaluate.corruptions import CORRUPTIONS, SEVERITIES
 from tta_server.evaluate.datasets import (
     CLEAN,
@@ -17,10 +17,10 @@ from tta_server.evaluate.datasets import (
     Embedded,
     ImageFolder,
     Indices,
-    Pixels,
     digest,
 )
 from tta_server.models import Model, Preprocess
+from tta_server.models.preprocess import Pixels
 
 GROUPS = ("", "noise", "blur", "weather", "digital")
 """Folders of ImageNet-C's archives that its corruptions may still lie in."""
@@ -128,7 +128,7 @@ class ImageNetC:
             found[CLEAN] = clean[0]
         self._folders = found
         self._preprocess = model.preprocess
-        self._listed: dict[Condition, Listing] = {}
+        self._listed: dict[Condition, FolderListing] = {}
         self._classes, self._skip_broken = model.labels, skip_broken
         self.corruptions = tuple(name for name in CORRUPTIONS if any(name == condition.name for condition in found))
         self.has_clean = CLEAN in found
@@ -156,7 +156,7 @@ class ImageNetC:
             for remark in listing.remarks
         )
 
-    def _list(self, condition: Condition) -> Listing:
+    def _list(self, condition: Condition) -> FolderListing:
         if condition not in self._listed:
             folder = self._folder(condition)
             self._listed[condition] = list_folder(folder, self._classes, self._fitted, self._skip_broken)

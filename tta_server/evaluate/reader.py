@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from tta_server.evaluate.datasets import Condition, Dataset, Indices, Pixels, digest
+from tta_server.evaluate.datasets import Condition, Dataset, Indices, digest
 from tta_server.evaluate.protocols import Phase
+from tta_server.models.preprocess import Pixels
 
 _BLOCK = 16
 

@@ -21,7 +21,7 @@ from tta_server.guard.guard import Guard
 from tta_server.models import Backbone, Reference
 from tta_server.settings import GuardSettings
 
-Progress = Callable[[int], None]
+Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Bench:
 
 
 def run(
-    bench: Bench, adapter: Adapter, label: str, protocol: str, phases: Sequence[Phase], progress: Progress
+    bench: Bench, adapter: Adapter, label: str, protocol: str, phases: Sequence[Phase], progress: Advance
 ) -> Result:
     """Show all phases to one adapter, from the source model on.
 
@@ -101,7 +101,7 @@ def run(
     )
 
 
-def _show(reader: Reader, session: Session, phase: Phase, size: int, tally: "_Tally", progress: Progress) -> None:
+def _show(reader: Reader, session: Session, phase: Phase, size: int, tally: "_Tally", progress: Advance) -> None:
     if phase.reset:
         session.reset()
     wrong = np.zeros(len(phase), np.bool_)

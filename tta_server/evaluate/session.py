@@ -10,11 +10,12 @@ import torch
 from tta_server import adapters
 from tta_server.adapters import Adapter
 from tta_server.adapters.base import check
-from tta_server.evaluate.datasets import Indices, Pixels
+from tta_server.evaluate.datasets import Indices
 from tta_server.guard.judge import Judge, Unguarded
 from tta_server.models import EMPTY, Backbone, Output, Reference
 from tta_server.models.backbone import size_bytes
-from tta_server.runtime.device import images as on_device
+from tta_server.models.preprocess import Pixels
+from tta_server.runtime.device import on_device
 from tta_server.runtime.learner import Learner, Policy
 from tta_server.streams.event import StreamEvent
 from tta_server.streams.history import History

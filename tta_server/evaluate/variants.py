@@ -12,7 +12,8 @@ import yaml
 from tta_server import adapters
 from tta_server.evaluate.datasets import digest
 from tta_server.evaluate.results import SOURCE
-from tta_server.settings import AdapterSettings, adopt_adapter
+from tta_server.settings import AdapterSettings
+from tta_server.wanted import adopt_adapter
 
 # A comma outside of brackets, so that a value may be a list.
 _COMMA = re.compile(r",(?![^\[(]*[\])])")

@@ -11,7 +11,7 @@ import torch
 from tta_server.adapters import Adapter
 from tta_server.adapters.stack import predict_stacked
 from tta_server.models import EMPTY, Backbone, Output
-from tta_server.runtime.device import images, read
+from tta_server.runtime.device import on_device, read
 from tta_server.runtime.sharing import Sharing
 from tta_server.streams.stream import Answering, Method, Stream
 from tta_server.streams.window import Images, Offered
@@ -99,23 +99,23 @@ class Answerer:
         """Answer one of `groups`, in order of its requests; mode `inline` learns elsewhere."""
         streams = _by_stream(group)
         if group[0][1].answers_as_source:
-            x = images((job.images for job, _ in group), self._backbone.device)
+            x = on_device((job.images for job, _ in group), self._backbone.device)
             return read(self._source.predict(self._backbone, EMPTY, x))
         adapter = group[0][1].method.adapter
         if len(streams) == 1:
-            x = images((job.images for job, _ in group), self._backbone.device)
+            x = on_device((job.images for job, _ in group), self._backbone.device)
             return read(adapter.predict(self._backbone, group[0][1].state, x))
         return self._stacked(adapter, group, streams)
 
     def source(self, batch: Images) -> npt.NDArray[np.int64]:
         """Return the classes (n,) that the frozen model sees in images (n, C, H, W)."""
-        x = images([batch], self._backbone.device)
+        x = on_device([batch], self._backbone.device)
         classes: npt.NDArray[np.int64] = read(self._source.predict(self._backbone, EMPTY, x))[0].argmax(1)
         return classes
 
     def _stacked(self, adapter: Adapter, group: Sequence[Asked], streams: dict[str, list[Job]]) -> Scores:
         states = {stream.name: stream.state for _, stream in group}
-        batches = [images((job.images for job in jobs), self._backbone.device) for jobs in streams.values()]
+        batches = [on_device((job.images for job in jobs), self._backbone.device) for jobs in streams.values()]
         most = max(len(batch) for batch in batches)
         # Images are independent here, so that repeating the last one changes no other.
         padded = [torch.cat([batch, batch[-1:].expand(most - len(batch), -1, -1, -1)]) for batch in batches]

@@ -20,7 +20,7 @@ from tta_server.runtime.room import Room
 from tta_server.runtime.served import Served, Storage
 from tta_server.runtime.sharing import Sharing
 from tta_server.runtime.worker import Parts, Worker
-from tta_server.settings import EngineSettings, GuardSettings, Settings, make_adapter
+from tta_server.settings import EngineSettings, GuardSettings, Settings
 from tta_server.streams.event import News, keep_books
 from tta_server.streams.journal import Journal
 from tta_server.streams.ledger import Ledger
@@ -30,6 +30,7 @@ from tta_server.streams.schedule import Pace
 from tta_server.streams.series import Series
 from tta_server.streams.shelf import Shelf
 from tta_server.telemetry.metrics import Metrics
+from tta_server.wanted import make_adapter
 
 _LEAST_ROWS = 16
 

@@ -5,12 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from tta_server.errors import BadRequest, TooLarge, TTAError, UnsupportedMedia
+from tta_server.models.preprocess import Pixels
 
-Pixels = npt.NDArray[np.uint8]
 Transform = Callable[[Image.Image], Pixels]
 
 _FORMATS = ("JPEG", "PNG")

@@ -11,7 +11,7 @@ from tta_server.models import Output
 from tta_server.streams.window import Images
 
 
-def images(parts: Iterable[Images], device: torch.device) -> torch.Tensor:
+def on_device(parts: Iterable[Images], device: torch.device) -> torch.Tensor:
     """Return images as floats in [0, 1] on the device; bytes travel as bytes."""
     tensors = [torch.from_numpy(part) for part in parts]
     if len({tensor.dtype for tensor in tensors}) > 1:

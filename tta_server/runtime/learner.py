@@ -12,7 +12,7 @@ from tta_server.adapters.stack import adapt_stacked
 from tta_server.guard.judge import Unguarded
 from tta_server.guard.verdict import Admission, Serve, Verdict
 from tta_server.models import EMPTY, Backbone, Output
-from tta_server.runtime.device import images
+from tta_server.runtime.device import on_device
 from tta_server.streams.event import StreamEvent, Tell
 from tta_server.streams.lesson import Lesson
 from tta_server.streams.stream import Stream
@@ -116,7 +116,7 @@ class Learner:
                 self._fail(lessons[i].stream, lessons[i].rows, error)
 
     def _lesson(self, stream: Stream, rows: Sequence[Sample]) -> Lesson:
-        x = images((row.image for row in rows), self._backbone.device)
+        x = on_device((row.image for row in rows), self._backbone.device)
         return Lesson(stream, rows, x, digest(rows))
 
     def _admit(self, lessons: Sequence[Lesson]) -> tuple[list[Output], list[Admission]]:

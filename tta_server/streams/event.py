@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 EVERY: Final = "*"  # no stream can have this name
 
-Kind = Event | Literal["answered", "offered", "shed"]
+EventKind = Event | Literal["answered", "offered", "shed"]
 """An event of the audit log; or, too many for it: images were answered, offered for learning, dropped for lack of time.
 """
 
@@ -39,7 +39,7 @@ class Words(NamedTuple):
     fresh: bool = False
 
 
-WORDS: Final[Mapping[Kind, Words]] = {
+WORDS: Final[Mapping[EventKind, Words]] = {
     "create": Words(saved="never"),
     "load": Words(saved="never"),
     "commit": Words("updated"),
@@ -88,7 +88,7 @@ class StreamEvent:
     """
 
     stream: str
-    kind: Kind
+    kind: EventKind
     before: Standing
     after: Standing
     subject: Stream | None = None

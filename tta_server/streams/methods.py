@@ -8,8 +8,9 @@ from tta_server.adapters import Adapter
 from tta_server.adapters.base import check
 from tta_server.guard.judge import Judge
 from tta_server.models import Backbone, Reference
-from tta_server.settings import AdapterSettings, make_adapter
+from tta_server.settings import AdapterSettings
 from tta_server.streams.stream import Method
+from tta_server.wanted import make_adapter
 
 
 class Methods:

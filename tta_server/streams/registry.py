@@ -13,7 +13,7 @@ from tta_server.streams.history import History
 from tta_server.streams.methods import Methods
 from tta_server.streams.schedule import Pace, Schedule
 from tta_server.streams.shelf import Parked, Shelf, revive
-from tta_server.streams.sizes import Sizes
+from tta_server.streams.sizes import Footprints
 from tta_server.streams.stock import take_stock
 from tta_server.streams.stream import Answering, Method, Standing, Stream, source_answers
 from tta_server.streams.summary import Summary, tellable
@@ -56,7 +56,7 @@ class Registry:
         self._parked: dict[str, Parked] = {}
         self._aside: dict[str, Summary] = {}
         self._switched: Mode | None = None
-        self._sizes = Sizes()
+        self._sizes = Footprints()
         self._working = 0
         news.listen(self._hear)
         news.on_failure(self.set_aside)

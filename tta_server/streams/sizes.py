@@ -6,7 +6,7 @@ from tta_server.streams.stream import Stream
 from tta_server.telemetry.closed_sets import STATE_KINDS, StateKind
 
 
-class Sizes:
+class Footprints:
     """Remember what each stream takes.
 
     Attributes:

@@ -19,7 +19,7 @@ MOST_STEPS: Final = 2**53
 """Beyond it, JSON readers elsewhere no longer tell numbers apart."""
 
 Count = Annotated[int, Field(ge=0, le=MOST_STEPS)]
-Share = Annotated[float, Field(allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 _STRICT = ConfigDict(strict=True)
 
 
@@ -52,7 +52,7 @@ class StoredImage:
 
     digest: str
     client: str = ""
-    arrived_s: Share = 0.0
+    arrived_s: Finite = 0.0
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -94,8 +94,8 @@ class Stored:
     serve: Serve = "adapted"
     restores: Count = 0
     frozen: str = ""
-    entropy_ratio: Share | None = None
-    confidence: Share | None = None
+    entropy_ratio: Finite | None = None
+    confidence: Finite | None = None
     verdicts: list[dict[str, Any]] = field(default_factory=list)
     history: list[StoredState] = field(default_factory=list)
     window: list[StoredImage] = field(default_factory=list)

@@ -11,6 +11,7 @@ from tests.tta_server.runtime.fakes import WHO, Fails, Wired, ask, learn_all, qu
 from tta_server.errors import BadRequest, SetAside, TTAError
 from tta_server.guard.judge import Unguarded
 from tta_server.runtime.engine import Engine
+from tta_server.runtime.room import Room
 from tta_server.settings import EngineSettings
 from tta_server.streams.stream import Method
 
@@ -79,7 +80,7 @@ def test_a_stream_that_fails_on_every_touch_never_disturbs_twenty_others(touch, 
     learn_all(subject)
     TOUCHES[touch](subject)
     settings = EngineSettings(max_rows=64, max_queue_rows=64, window_rows=4)
-    engine = Engine(subject.worker, subject.commands, settings, subject.metrics)
+    engine = Engine(subject.worker, subject.commands, Room(1024, 2**30), settings, subject.metrics)
     engine.start()
     try:
         for turn in range(requests // len(GOOD)):
@@ -157,7 +158,7 @@ def test_an_error_of_the_model_is_not_the_callers_fault(mode):
 
 def test_a_command_that_fails_fails_alone():
     parts = wired()
-    engine = Engine(parts.worker, parts.commands, EngineSettings(), parts.metrics)
+    engine = Engine(parts.worker, parts.commands, Room(1024, 2**30), EngineSettings(), parts.metrics)
     engine.start()
 
     wrong = engine.command(lambda commands: 1 / 0)

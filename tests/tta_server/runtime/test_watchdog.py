@@ -12,6 +12,7 @@ from tests.tta_server.runtime.fakes import Gated, rows, submit, tiny, wired
 from tta_server.adapters import Step
 from tta_server.errors import NotReady
 from tta_server.runtime.engine import Engine
+from tta_server.runtime.room import Room
 from tta_server.settings import EngineSettings
 
 SOON_S = 0.05
@@ -56,7 +57,7 @@ def stuck(work: str, stuck_after_s: float = SOON_S) -> Iterator[tuple[Engine, Ga
     adapter.gate.set()
     settings = EngineSettings(max_rows=8, window_rows=4, stuck_after_s=stuck_after_s)
     parts = wired(adapter, 4, tiny())
-    engine = Engine(parts.worker, parts.commands, settings, parts.metrics)
+    engine = Engine(parts.worker, parts.commands, Room(1024, 2**30), settings, parts.metrics)
     engine.start()
     adapter.gate.clear()
     adapter.entered.clear()
@@ -95,7 +96,7 @@ def test_a_server_is_trusted_for_ever_if_nobody_says_how_long():
 def test_a_warm_up_may_take_its_time():
     adapter = SlowStep()
     parts = wired(adapter)
-    engine = Engine(parts.worker, parts.commands, EngineSettings(stuck_after_s=1e-9), parts.metrics)
+    engine = Engine(parts.worker, parts.commands, Room(1024, 2**30), EngineSettings(stuck_after_s=1e-9), parts.metrics)
     starter = threading.Thread(target=engine.start)
     starter.start()
     assert adapter.entered.wait(PATIENCE_S)

@@ -7,7 +7,7 @@ from prometheus_client import Gauge
 
 from tests.tta_server.runtime.fakes import WHO, Scripted, Wired, ask, learn_all, rows, value, wired
 from tta_server.storage.audit import EVENTS
-from tta_server.streams.event import EVERY, WORDS, Kind, News, StreamEvent, keep_books
+from tta_server.streams.event import EVERY, WORDS, EventKind, News, StreamEvent, keep_books
 from tta_server.streams.stream import Standing
 from tta_server.telemetry.closed_sets import DROP_REASONS, WINDOW_OUTCOMES
 
@@ -20,7 +20,7 @@ def told(kind: str, **more: object) -> StreamEvent:
 
 def kinds() -> set[str]:
     """Return every kind of event, however deeply the types are nested."""
-    found, left = set(), [Kind]
+    found, left = set(), [EventKind]
     while left:
         one = left.pop()
         if isinstance(one, str):

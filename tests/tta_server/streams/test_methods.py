@@ -24,7 +24,7 @@ def test_settings_that_no_stream_has_any_more_are_gone():
     ask(subject, "door", rows(1))
 
     for step in range(1, 16):
-        subject.commands.change("door", None, rate(step / 1000), WHO)
+        subject.commands.change("door", None, subject.method("tent", lr=step / 1000), WHO)
     gc.collect()
 
     assert len(methods) == 1
@@ -35,23 +35,12 @@ def test_settings_that_no_stream_has_any_more_are_gone():
 
 def test_settings_of_a_stream_on_disk_are_kept():
     subject = wired()
-    subject.commands.create("door", None, rate(0.01), WHO)
+    subject.commands.create("door", None, subject.method("tent", lr=0.01), WHO)
     method = subject.stream("door").method
     subject.commands.evict("door")
 
     assert subject.worker.parts.methods.prepare(rate(0.01)) is method
     assert subject.stream("door").method is method
-
-
-def test_a_method_that_was_prepared_elsewhere_is_taken():
-    subject = wired()
-    method = subject.worker.parts.methods.prepare(rate(0.01))
-
-    told = subject.commands.create("door", None, method, WHO)
-    changed = subject.commands.change("door", None, subject.worker.parts.methods.prepare(rate(0.02)), WHO)
-
-    assert told["adapter"] == changed["adapter"] == "tent"
-    assert subject.stream("door").method.adapter.lr == 0.02
 
 
 def test_many_threads_make_a_method_once():
