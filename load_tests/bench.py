@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # the clock listens to the current device
+        torch.cuda.set_device(device.index or 0)  # the clock listens to the current device
     before = load_average()
     results = [_prepare(network(name, device, options.batches)) for name in options.models]
     numbers = sum(len(_VERBS) * len(each.cases) * len(each.network.batches) for each in results)

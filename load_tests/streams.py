@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # the clock listens to the current device
+        torch.cuda.set_device(device.index or 0)  # the clock listens to the current device
     before = load_average()
     lines, equal = [], True
     for name in options.models:
