@@ -38,7 +38,7 @@ def test_the_gain_is_a_share_of_at_least_the_minimum(mean, var, window, noise):
 def test_the_gain_is_one_less_noise_over_distance(mean, var, window, noise):
     mean, var, window, noise = (tensor.double() for tensor in (mean, var, window, noise))
     distance = sum((window[c] - mean[c]) ** 2 / var[c] for c in range(CHANNELS)) / CHANNELS
-    expected = 1 - sum(noise[c] / var[c] for c in range(CHANNELS)) / CHANNELS / distance if distance > 1e-12 else 0
+    expected = (distance - sum(noise[c] / var[c] for c in range(CHANNELS)) / CHANNELS) / max(distance, 1e-12)
 
     assert_close(gain(mean, var, window, noise).item(), min(max(float(expected), MIN_GAIN), 1), atol=1e-9, rtol=1e-9)
 

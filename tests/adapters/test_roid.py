@@ -7,6 +7,7 @@ from torch.nn.functional import cosine_similarity
 
 from tests.networks import reference_network
 from tta_server import adapters
+from tta_server.models import TorchBackbone
 
 
 def darker(images, index, generator):
@@ -15,7 +16,7 @@ def darker(images, index, generator):
 
 def independent(batches, lr: float, momentum: float, pull: float):
     """ROID's loss by hand: torch's BatchNorm in training mode and torch.optim.SGD."""
-    network = reference_network().train().requires_grad_(False)
+    network = reference_network().double().train().requires_grad_(False)
     named = {}
     for path, layer in network.named_modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -23,7 +24,7 @@ def independent(batches, lr: float, momentum: float, pull: float):
             named |= {f"{path}.{n}": p.requires_grad_(True) for n, p in layer.named_parameters()}
     source = {n: p.detach().clone() for n, p in named.items()}
     optimizer = torch.optim.SGD(named.values(), lr=lr, momentum=momentum)
-    moving, logits = torch.full((10,), 0.1), []
+    moving, logits = torch.full((10,), 0.1, dtype=torch.float64), []
     for batch in batches:
         z = network(batch)
         p = z.softmax(1)
@@ -49,7 +50,9 @@ def independent(batches, lr: float, momentum: float, pull: float):
     return torch.stack(logits), {n: p.detach() for n, p in named.items()}, moving
 
 
-def test_it_equals_an_independent_implementation(backbone, batches):
+def test_it_equals_an_independent_implementation(batches):
+    # In float64, but for the moving prediction: in float32, rounding grows to 2e-5 on some processors.
+    backbone, batches = TorchBackbone(reference_network().double(), (3, 32, 32)), batches.double()
     adapter = adapters.create("roid", stats="batch", lr=1e-3, prior=False, augment=darker)
     state = adapter.init(backbone)
 
@@ -60,10 +63,10 @@ def test_it_equals_an_independent_implementation(backbone, batches):
         state = step.state
 
     logits, parameters, moving = independent(batches, 1e-3, 0.9, 0.01)
-    torch.testing.assert_close(torch.stack(answers), logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.stack(answers), logits, atol=1e-6, rtol=0)
     for name, tensor in parameters.items():
-        torch.testing.assert_close(state[f"theta/{name}"], tensor, atol=1e-6, rtol=0)
-    torch.testing.assert_close(state["moving/prediction"], moving, atol=1e-6, rtol=0)
+        torch.testing.assert_close(state[f"theta/{name}"], tensor, atol=1e-8, rtol=0)
+    torch.testing.assert_close(state["moving/prediction"], moving, atol=1e-6, rtol=0, check_dtype=False)
 
 
 def test_the_prior_multiplies_probabilities(backbone, batch):
