@@ -14,7 +14,7 @@ SLOW := crash k8s load_tests test_install.py test_readme.py \
 	$(addprefix tta_server/streams/,test_history.py test_registry.py) \
 	$(patsubst tests/%,%,$(filter-out %/test_settings.py,$(wildcard tests/tta_server/test_*.py)))
 
-.PHONY: help demo test test-quick test-crash check serve bench bench-overload bench-streams bench-guard format clean
+.PHONY: help demo test test-quick test-crash check serve bench bench-overload bench-streams bench-guard bench-domains format clean
 
 help:
 	@echo "make demo    replay a drifting camera against the server (ARGS=--once stops it at the end)"
@@ -26,6 +26,7 @@ help:
 	@echo "make bench   measure predict and adapt steps against the plain forward"
 	@echo "make bench-overload ask ten times more than the server can answer, for a minute"
 	@echo "make bench-streams measure many streams stacked against one after another"
+	@echo "make bench-domains measure what a state for each domain would gain"
 	@echo "make bench-guard measure what the guard prevents and what it costs"
 
 $(INSTALLED): pyproject.toml
@@ -71,6 +72,9 @@ bench-streams: $(INSTALLED)
 
 bench-guard: $(INSTALLED)
 	$(BIN)/python -m load_tests.guard $(ARGS)
+
+bench-domains: $(INSTALLED)
+	$(BIN)/python -m load_tests.domains $(ARGS)
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .
