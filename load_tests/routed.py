@@ -16,7 +16,6 @@ from tta_server.domains.place import Place
 from tta_server.domains.route import NEW, follow, is_few, route
 from tta_server.domains.space import StyleSpace
 from tta_server.models import Backbone, Tensors
-from tta_server.models.slots import mixture
 
 _PRIOR_IMAGES = 4  # that the source's statistics are worth
 _LEAST_SHARE = 0.1  # of a window in a domain's statistics
@@ -130,8 +129,11 @@ class Routed:
 
 
 def _mixed(stats: Tensors, moments: Tensors, share: float) -> dict[str, Tensor]:
+    """Return means and variances of images of which `share` have the moments; by the law of total variance."""
     mixed = {}
     for mean in (name for name in stats if name.endswith(".running_mean")):
         var = f"{mean.removesuffix('mean')}var"
-        mixed[mean], mixed[var] = mixture(stats[mean], stats[var], moments[mean], moments[var], share)
+        between = share * (1 - share) * (moments[mean] - stats[mean]).square()
+        mixed[mean] = torch.lerp(stats[mean], moments[mean], share)
+        mixed[var] = torch.lerp(stats[var], moments[var], share) + between
     return mixed

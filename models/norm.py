@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tta_server.models.backbone import Statistics
-from tta_server.models.slots import median_moments, mixture, moments, normalise, normalise_by_batch, normalise_by_stored
+from tta_server.models.slots import median_moments, moments, normalise, normalise_by_batch, normalise_by_stored
 
 
 @dataclass
@@ -96,7 +96,7 @@ class StreamNorm(nn.Module):
         mean, var = (found[0] for found in self._moments(x[None]))
         self._report(x, mean.detach(), var.detach())
         if statistics != "median":
-            mean, var = mixture(self.running_mean, self.running_var, mean, var, statistics)
+            mean, var = torch.lerp(self.running_mean, mean, statistics), torch.lerp(self.running_var, var, statistics)
         weight = None if self.weight is None else self.weight[None]
         bias = None if self.bias is None else self.bias[None]
         return normalise(x[None], mean[None], var[None], weight, bias, self.eps)[0]
@@ -120,7 +120,9 @@ class StreamNorm(nn.Module):
         found_mean, found_var = self._moments(x)
         self._report(x, found_mean.detach(), found_var.detach())
         share = 1.0 if self.call.statistics == "median" else self.call.statistics
-        return normalise(x, *mixture(mean, var, found_mean, found_var, share), weight, bias, self.eps)
+        return normalise(
+            x, torch.lerp(mean, found_mean, share), torch.lerp(var, found_var, share), weight, bias, self.eps
+        )
 
     def _check_values(self, x: Tensor) -> None:
         if x.numel() == x.shape[1]:

@@ -50,15 +50,6 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, var
 
 
-def mixture(mean: Tensor, var: Tensor, other_mean: Tensor, other_var: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Return mean and variance of a mixture, of which `share`, in [0, 1], is distributed as the other.
-
-    By the law of total variance: two narrow distributions that lie apart make a wide one.
-    """
-    between = share * (1 - share) * (other_mean - mean).square()
-    return torch.lerp(mean, other_mean, share), torch.lerp(var, other_var, share) + between
-
-
 def median_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return each stream's mean and variance (S, C) as the median over its images: of few strange ones, none counts.
 

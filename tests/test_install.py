@@ -135,7 +135,8 @@ def test_the_commands_work_beside_folders_of_the_same_names(project, installed, 
 
 
 def test_the_library_example_works_beside_folders_of_the_same_names(project, installed):
-    (example,) = re.findall(r"```python\n(.*?adapter\.adapt.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (example,) = (block for block in blocks if "adapter.adapt" in block)
 
     printed = run(project, installed, "-c", f"{example}\nprint(tuple(labels.shape))")
 

@@ -278,18 +278,3 @@ def test_a_subclass_that_does_more_than_normalise_is_refused():
 
     with pytest.raises(ValueError, match="layer '0' is a NormAndActivation with a forward of its own"):
         replace_batch_norm(network, NormCall())
-
-
-@settings(deadline=None, max_examples=50)
-@given(first=st.integers(1, 6), second=st.integers(1, 6), apart=st.floats(-50, 50), seed=st.integers(0, 99))
-def test_a_mixture_has_the_moments_of_all_values_together(first, second, apart, seed):
-    generator = torch.Generator().manual_seed(seed)
-    one, other = (torch.randn(n, 3, generator=generator, dtype=torch.float64) for n in (first, second))
-    everything = torch.cat([one, other := other + apart])
-
-    mean, var = slots.mixture(
-        one.mean(0), one.var(0, correction=0), other.mean(0), other.var(0, correction=0), second / (first + second)
-    )
-
-    assert_close(mean, everything.mean(0))
-    assert_close(var, everything.var(0, correction=0))
