@@ -13,6 +13,7 @@ from tta_server.adapters import Adapter, registered
 from tta_server.calibrate import shrinkage
 from tta_server.calibrate.labelled import Labelled, Progress
 from tta_server.calibrate.null import Windows, null, quantiles
+from tta_server.calibrate.style import style
 from tta_server.guard.drift import LEVELS, SourceStatistics, atc_threshold, class_shares, image_scores
 from tta_server.models import Backbone, Reference
 
@@ -71,8 +72,8 @@ def calibrate(
 
     Returns:
         The bundle. Parts: `memory`, `canary`, `histogram`, `features`, `confidence`, `energy`, `atc`, `null`,
-        `null_moments`, and what the methods make: `fisher` if there are scales and shifts to weigh, `vida` if there are
-        layers for adapters.
+        `null_moments`, `style` if there are normalisation layers that see each image once, and what the methods make:
+        `fisher` if there are scales and shifts to weigh, `vida` if there are layers for adapters.
 
     Raises:
         ValueError: If shapes or labels do not fit the model, or there are too few images for a part.
@@ -81,7 +82,9 @@ def calibrate(
     makers = [m for m in makers if m.part and m.part.requires <= backbone.spec.capabilities]
     _check(backbone, Labelled(images, labels), sizes, makers)
     seeds = np.random.SeedSequence(seed)
-    order_rng, kept_rng, null_rng = (np.random.default_rng(child) for child in seeds.spawn(3))
+    children = seeds.spawn(3)
+    order_rng, kept_rng, null_rng = (np.random.default_rng(child) for child in children)
+    style_rng = np.random.default_rng(*children[0].spawn(1))  # whoever asks `seeds` next still draws the same
     order = order_rng.permutation(len(labels))  # a folder is read class by class
     data = Labelled(images[order], labels[order])
     answers = _answers(backbone, data, sizes.forward, progress)
@@ -101,7 +104,8 @@ def calibrate(
     source = SourceStatistics.of(Reference(backbone.spec.digest, tensors, about))
     held_out = image_scores(answers.logits, answers.features, source)._replace(distance=distances.float())
     tensors |= null(backbone, data, held_out, source, sizes.windows, null_rng, progress)
-    return Reference(backbone.spec.digest, tensors, about)
+    space, about_space = style(backbone, images, style_rng, sizes.forward, progress)
+    return Reference(backbone.spec.digest, tensors | space, about | about_space)
 
 
 def _check(backbone: Backbone, data: Labelled, sizes: Sizes, makers: Sequence[Adapter]) -> None:

@@ -33,6 +33,7 @@ _PARTS = {
     "atc": "threshold of the accuracy estimate",
     "null": "quantiles of each drift score without drift",
     "null_moments": "mean and deviation of each drift score without drift",
+    "style": "space in which domains are told apart",
 }
 
 
