@@ -41,18 +41,23 @@ def style(
 
     Args:
         backbone: The network.
-        images: Levels of source images (N, C, H, W), N >= `LEAST_IMAGES`.
+        images: Levels of source images (N, C, H, W).
         rng: Draws which images are used for what.
         batch: Images in one forward.
         progress: Told about each forward.
 
     Returns:
-        Tensors `style/mean` and `style/whitener`, and what is said about them; both empty if no layer has a style.
+        Tensors `style/mean` and `style/whitener`, and what is said about them.
+
+    Raises:
+        ValueError: If there are too few images, all look alike, or the network has no layer with a style.
     """
+    if len(images) < LEAST_IMAGES:
+        raise ValueError(f"needs at least {LEAST_IMAGES} images, got {len(images)}")
     chosen = torch.from_numpy(images[rng.permutation(len(images))[:_MOST_IMAGES]])
     widths = _widths(backbone)
     if not widths:
-        return {}, {}
+        raise ValueError("needs a normalisation layer, in the first half of the network, that sees each image once")
     fitted = int(_FITTED * len(chosen))
     clean, classes = _look(backbone, chosen, widths, batch, partial(progress, "styles"))
     ways = bank(chosen[fitted : fitted + _SPOILT_IMAGES].float() / 255)

@@ -118,7 +118,15 @@ def test_other_parts_of_the_bundle_do_not_depend_on_whether_there_is_a_style(mon
 
 @pytest.mark.parametrize("network", [WithoutNorm, OverPairs])
 def test_a_network_without_a_layer_that_sees_each_image_once_gets_no_part(network):
-    assert made(TorchBackbone(network(), (3, 8, 8)), rows(100)).parts == frozenset()
+    found = calibrate(TorchBackbone(network(), (3, 8, 8)), rows(100), None)
+
+    assert "style" not in found.parts | found.about.keys()
+    assert "needs a normalisation layer" in found.about["left_out"]["style"]
+
+
+def test_fewer_images_are_refused():
+    with pytest.raises(ValueError, match=f"needs at least {LEAST_IMAGES} images, got {LEAST_IMAGES - 1}"):
+        made(tiny(), rows(LEAST_IMAGES - 1))
 
 
 @pytest.mark.parametrize("count", [LEAST_IMAGES, LEAST_IMAGES + 1, 50])
