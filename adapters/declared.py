@@ -34,16 +34,18 @@ class Part(NamedTuple):
         label: What a person who waits for it reads.
         images: Fewest source images that it needs.
         requires: What the backbone must have; without it there is no such part.
+        labels: Whether it needs the images' classes; without them there is no such part.
     """
 
     name: str
     label: str
     images: int = 1
     requires: frozenset[str] = frozenset()
+    labels: bool = True
 
 
 class SourceImages(Protocol):
-    """Labelled images without drift, on the device of the network, in [0, 1].
+    """Images without drift, on the device of the network, in [0, 1], and their classes; -1 where none are known.
 
     Attributes:
         seed: Of what is drawn beside them.

@@ -45,7 +45,7 @@ class Eata(Descent):
 
     name: ClassVar[str] = "eata"
     stackable: ClassVar[bool] = True
-    part: ClassVar[Part] = Part("fisher", "Fisher weights", BATCH, frozenset({"norm_affine"}))
+    part: ClassVar[Part] = Part("fisher", "Fisher weights", BATCH, frozenset({"norm_affine"}), labels=False)
 
     @property
     def requires(self) -> frozenset[str]:

@@ -75,7 +75,7 @@ class Vida(Descent):
     seed: Seed = 0
 
     name: ClassVar[str] = "vida"
-    part: ClassVar[Part] = Part("vida", "ViDA's adapters")
+    part: ClassVar[Part] = Part("vida", "ViDA's adapters", images=32)
 
     @property
     def requires(self) -> frozenset[str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tta_server.models.backbone import Backbone, Tensors
 
-SCHEMA = 1
+SCHEMA = 2
 _KEY = "tta_reference"
 
 
@@ -77,7 +77,11 @@ def load_reference(path: Path, backbone: Backbone) -> Reference:
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"'{path}' is not a reference bundle, or a damaged one; make it again") from error
     if schema != SCHEMA:
-        raise ValueError(f"reference bundle '{path}' has schema {schema}, expected {SCHEMA}; make it again")
+        age = "an older" if isinstance(schema, int) and schema < SCHEMA else "another"
+        raise ValueError(
+            f"reference bundle '{path}' was made with {age} version: it has schema {schema}, expected {SCHEMA}; "
+            "make it again with 'tta-server calibrate'"
+        )
     if digest != backbone.spec.digest:
         raise ValueError(
             f"reference bundle '{path}' was made with weights {digest[:12]}, but model "

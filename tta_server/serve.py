@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tta_server.app import Service, build, use_threads
+from tta_server.guard.lacking import lacking, sentences
 from tta_server.settings import Settings
 
 _DRAIN_S = 20  # below the 30 s that container platforms give by default
@@ -33,7 +34,7 @@ def serve(settings: Settings) -> None:
         with console.status("loading the model"):
             service = build(settings)
         host, port = address.getsockname()[:2]
-        console.print(_summary(service, f"http://{host}:{port}"))
+        console.print(summary(service, f"http://{host}:{port}"))
         config = uvicorn.Config(
             service.app,
             log_level=settings.server.log_level,
@@ -57,7 +58,8 @@ def _bound(host: str, port: int) -> socket.socket:
     return address
 
 
-def _summary(service: Service, address: str) -> Table:
+def summary(service: Service, address: str) -> Table:
+    """Return what is served, where, and what is missing, as a person who starts a server reads it."""
     settings, spec = service.settings, service.served.model.backbone.spec
     given = ", ".join(f"{key}={value}" for key, value in settings.adapter.settings.items())
     rows = {
@@ -65,6 +67,7 @@ def _summary(service: Service, address: str) -> Table:
         "model": f"{spec.name}, {spec.classes} classes, {'x'.join(map(str, spec.input_shape))}",
         "weights": f"sha256 {spec.digest[:16]}",
         "device": str(service.served.model.backbone.device),
+        "bundle": _bundle(service),
         "adapter": f"{settings.adapter.name} ({given or 'defaults'})",
         "streams": f"mode '{settings.streams.mode}', windows of {settings.engine.window_rows} images",
         "try": f"curl {address}/v2/health/ready",
@@ -73,3 +76,14 @@ def _summary(service: Service, address: str) -> Table:
     for key, value in rows.items():
         table.add_row(key, value)
     return table
+
+
+def _bundle(service: Service) -> str:
+    """Say what the reference bundle lacks, and what that costs."""
+    reference = service.served.model.reference
+    about = reference.about if reference else {}
+    found = (
+        f"of {about.get('images', 'some')} source images" if reference else "none; make one with 'tta-server calibrate'"
+    )
+    missing = lacking(reference, [service.served.methods.default.adapter])
+    return "\n".join([found, *sentences(missing, about.get("left_out", {}))])

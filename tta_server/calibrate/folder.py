@@ -1,4 +1,4 @@
-"""Labelled images in a folder for each class: the same files in the same order, whoever reads them."""
+"""Images in folders, one for each class or any: the same files in the same order, whoever reads them."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -73,17 +73,59 @@ def list_folder(
         remarks.append(f"left out {len(empty)} class folders without images: {_some(empty)}")
     index = np.array([classes[folder] for folder in folders for _ in found[folder]], dtype=np.int64)
     if skip_broken:
-        readable = np.zeros(len(files), np.bool_)
-        for row, image in enumerate(attempts(files, fit)):
-            readable[row] = not isinstance(image, ValueError)
-            told(row + 1, len(files))
-        if not readable.any():
-            raise ValueError(f"none of the {len(files)} images in '{root}' can be read")
-        broken = [str(files[row].relative_to(root)) for row in np.flatnonzero(~readable)]
-        if broken:
-            remarks.append(f"left out {len(broken)} images that cannot be read: {_some(broken)}")
-        files, index = [files[row] for row in np.flatnonzero(readable)], index[readable]
+        readable, left_out = _readable(root, files, fit, told)
+        files, index = [files[row] for row in readable], index[readable]
+        remarks += left_out
     return FolderListing(tuple(files), index, tuple(remarks))
+
+
+def list_images(
+    root: Path, fit: Fit, skip_broken: bool, told: Callable[[int, int], None] = lambda _done, _total: None
+) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """List all images in a folder and below it, of any names, and what their owner should know.
+
+    Args:
+        root: The folder.
+        fit: How an image is read.
+        skip_broken: Open every image and leave out those that cannot be read.
+        told: While images are opened: how many were, and how many there are.
+
+    Raises:
+        ValueError: If there are none, or none can be read.
+    """
+    files = images_in(root)
+    if not files:
+        raise ValueError(f"'{root}' holds no images, nor does a folder in it")
+    if not skip_broken:
+        return tuple(files), ()
+    readable, remarks = _readable(root, files, fit, told)
+    return tuple(files[row] for row in readable), tuple(remarks)
+
+
+def decode(
+    files: Sequence[Path], fit: Fit, shape: tuple[int, int, int], told: Callable[[int, int], None]
+) -> NDArray[np.uint8]:
+    """Return files as the model takes them, (N, C, H, W).
+
+    Args:
+        files: What is read.
+        fit: How.
+        shape: Of what `fit` returns.
+        told: How many were read, and how many there are.
+
+    Raises:
+        ValueError: If some cannot be read; all are named.
+    """
+    images = np.empty((len(files), *shape), np.uint8)
+    problems: list[ValueError] = []
+    for done, image in enumerate(attempts(files, fit)):
+        if isinstance(image, ValueError):
+            problems.append(image)
+        else:
+            images[done] = image
+        told(done + 1, len(files))
+    refuse_broken(problems, len(files))
+    return images
 
 
 def class_folders(root: Path) -> list[Path]:
@@ -167,7 +209,7 @@ def _match(root: Path, folders: Sequence[Path], labels: Sequence[str]) -> tuple[
     if not folders:
         raise ValueError(
             f"'{root}' has no folders in it; labelled images are needed: one folder for each class, named as the "
-            "model's label, with image files in it"
+            "model's label, with image files in it; 'calibrate' takes images without labels as --unlabelled"
         )
     if not unknown:
         return {folder: known[folder.name] for folder in folders}, []
@@ -185,6 +227,21 @@ def _match(root: Path, folders: Sequence[Path], labels: Sequence[str]) -> tuple[
         )
     remark = f"no folder is named as a label, so they count in order: '{folders[0].name}' is '{labels[0]}'"
     return {folder: index for index, folder in enumerate(folders)}, [remark]
+
+
+def _readable(
+    root: Path, files: Sequence[Path], fit: Fit, told: Callable[[int, int], None]
+) -> tuple[NDArray[np.int64], list[str]]:
+    """Return which files can be read, and what is to be said of the others."""
+    opened = np.zeros(len(files), np.bool_)
+    for row, image in enumerate(attempts(files, fit)):
+        opened[row] = not isinstance(image, ValueError)
+        told(row + 1, len(files))
+    if not opened.any():
+        raise ValueError(f"none of the {len(files)} images in '{root}' can be read")
+    broken = [str(file.relative_to(root)) for file, fine in zip(files, opened, strict=True) if not fine]
+    remarks = [f"left out {len(broken)} images that cannot be read: {_some(broken)}"] if broken else []
+    return np.flatnonzero(opened), remarks
 
 
 def _counts(name: str) -> bool:

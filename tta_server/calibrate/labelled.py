@@ -7,11 +7,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from tta_server.calibrate.folder import FolderListing, attempts, list_folder, refuse_broken
+from tta_server.calibrate.folder import FolderListing, decode, list_folder
 from tta_server.models import Model, glyphs
 
 _KEPT_OF_A_CLASS = 2
@@ -33,10 +31,6 @@ class Labelled:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     remarks: tuple[str, ...] = ()
-
-    def pixels(self, rows: NDArray[np.int64], device: torch.device) -> Tensor:
-        """Return some images (rows, C, H, W) as floats in [0, 1] on `device`."""
-        return torch.from_numpy(self.images[rows]).to(device).float() / 255
 
 
 def read(data: str, model: Model, limit: int, seed: int, progress: Progress, skip_broken: bool = False) -> Labelled:
@@ -77,6 +71,8 @@ def read(data: str, model: Model, limit: int, seed: int, progress: Progress, ski
             f"images of '{data}' have shape {found.images.shape[1:]}, but the model takes "
             f"{model.preprocess.input_shape}; pack them at that size, or give a folder of image files"
         )
+    if len(found.labels) <= limit:
+        return found  # a copy of all is a second time all in memory
     kept = _shares(found.labels, limit, rng)
     return Labelled(found.images[kept], found.labels[kept])
 
@@ -87,7 +83,8 @@ def _packed(path: Path, classes: int) -> Labelled:
             images, labels = arrays["images"], arrays["labels"]
     except (ValueError, KeyError, EOFError, OSError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"'{path}' is no packed data; it should be an .npz file with 'images' and 'labels': calibration needs both"
+            f"'{path}' is no packed data; it should be an .npz file with 'images' and 'labels': calibration needs both "
+            "here, and 'images' alone as --unlabelled"
         ) from error
     if images.dtype != np.uint8 or images.ndim != 4:
         raise ValueError(f"'images' of '{path}' are {images.dtype} {images.shape}, expected uint8 (N, C, H, W)")
@@ -104,15 +101,8 @@ def _packed(path: Path, classes: int) -> Labelled:
 
 def _decode(listing: FolderListing, model: Model, limit: int, rng: np.random.Generator, progress: Progress) -> Labelled:
     kept = _shares(listing.labels, limit, rng)
-    images = np.empty((len(kept), *model.preprocess.input_shape), np.uint8)
-    problems: list[ValueError] = []
-    for done, image in enumerate(attempts([listing.files[row] for row in kept], model.preprocess)):
-        if isinstance(image, ValueError):
-            problems.append(image)
-        else:
-            images[done] = image
-        progress("images read", done + 1, len(kept))
-    refuse_broken(problems, len(kept))
+    files = [listing.files[row] for row in kept]
+    images = decode(files, model.preprocess, model.preprocess.input_shape, partial(progress, "images read"))
     return Labelled(images, listing.labels[kept], listing.remarks)
 
 

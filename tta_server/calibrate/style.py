@@ -1,8 +1,9 @@
 """The part `style` of the bundle: in which layers, and in which space, images are told from the source's. No labels."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import combinations
 from statistics import mean
 from typing import Any
@@ -40,26 +41,33 @@ def style(
 
     Args:
         backbone: The network.
-        images: Levels of source images (N, C, H, W), N >= `LEAST_IMAGES`.
+        images: Levels of source images (N, C, H, W).
         rng: Draws which images are used for what.
         batch: Images in one forward.
         progress: Told about each forward.
 
     Returns:
-        Tensors `style/mean` and `style/whitener`, and what is said about them; both empty if no layer has a style.
+        Tensors `style/mean` and `style/whitener`, and what is said about them.
+
+    Raises:
+        ValueError: If there are too few images, all look alike, or the network has no layer with a style.
     """
+    if len(images) < LEAST_IMAGES:
+        raise ValueError(f"needs at least {LEAST_IMAGES} images, got {len(images)}")
     chosen = torch.from_numpy(images[rng.permutation(len(images))[:_MOST_IMAGES]])
     widths = _widths(backbone)
     if not widths:
-        return {}, {}
+        raise ValueError("needs a normalisation layer, in the first half of the network, that sees each image once")
     fitted = int(_FITTED * len(chosen))
-    clean, classes = _look(backbone, chosen, widths, batch, progress)
+    clean, classes = _look(backbone, chosen, widths, batch, partial(progress, "styles"))
     ways = bank(chosen[fitted : fitted + _SPOILT_IMAGES].float() / 255)
-    spoilt = [_look(backbone, way, widths, batch, progress)[0] for way in ways.values()]
+    every = torch.cat(list(ways.values()))
+    spoilt, _ = _look(backbone, every, widths, batch, partial(progress, "styles of spoilt images"))
 
     def score(layers: tuple[str, ...]) -> float:
         space, others = _space(layers, clean, fitted)
-        return mean(_area(space, others, space.whiten(_joined(way, layers))) for way in spoilt)
+        whitened = space.whiten(_joined(spoilt, layers)).chunk(len(ways))
+        return mean(_area(space, others, way) for way in whitened)
 
     layers = max(combinations(widths, min(_CHOSEN, len(widths))), key=score)
     space, others = _space(layers, clean, fitted)
@@ -83,7 +91,7 @@ def _widths(backbone: Backbone) -> dict[str, int]:
 
 
 def _look(
-    backbone: Backbone, images: Tensor, widths: dict[str, int], batch: int, progress: Progress
+    backbone: Backbone, images: Tensor, widths: dict[str, int], batch: int, told: Callable[[int, int], None]
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Return the style of each image in each layer, and the class that is predicted for it; on the CPU."""
     styles, classes = [], []
@@ -92,7 +100,7 @@ def _look(
         found, output = backbone.styles(x if x.is_floating_point() else x.float() / 255, tuple(widths))
         styles.append(found.cpu())
         classes.append(output.logits.argmax(1).cpu() if output else torch.zeros(len(x)))
-        progress("styles", min(start + batch, len(images)), len(images))
+        told(min(start + batch, len(images)), len(images))
     parts = torch.split(torch.cat(styles), list(widths.values()), 1)
     return dict(zip(widths, parts, strict=True)), torch.cat(classes)
 

@@ -67,7 +67,7 @@ def fit(layers: tuple[str, ...], styles: Tensor, held_out: Tensor, limit: float 
         limit: See `StyleSpace`.
 
     Raises:
-        ValueError: If there are too few images.
+        ValueError: If there are too few images, or all look alike.
     """
     if len(styles) < 2 or not len(held_out):
         raise ValueError(f"a style space needs at least 3 images, got {len(styles) + len(held_out)}")
@@ -80,4 +80,6 @@ def fit(layers: tuple[str, ...], styles: Tensor, held_out: Tensor, limit: float 
     variances, axes = torch.linalg.eigh(shrunk)
     whitener = (axes * variances.clamp(min=float(least) * _SHRINKAGE).rsqrt()) @ axes.T
     usual = ((held_out.double() - mean) @ whitener).square().mean()
+    if not usual:
+        raise ValueError(f"the styles of these {len(styles) + len(held_out)} images do not vary")
     return StyleSpace(layers, mean, whitener / usual.sqrt(), len(styles), limit)

@@ -45,7 +45,7 @@ class ImageScores(NamedTuple):
 
 @dataclass(frozen=True)
 class SourceStatistics:
-    """What the scores need of the source data; 0-d tensors but for the first three.
+    """What the scores need of the source data; 0-d tensors but for the first three, the last two None without labels.
 
     Attributes:
         histogram: Share of each class among the predictions (K,).
@@ -70,8 +70,8 @@ class SourceStatistics:
     confidence_floor: Tensor
     energy_mean: Tensor
     energy_std: Tensor
-    atc_threshold: Tensor
-    accuracy: Tensor
+    atc_threshold: Tensor | None
+    accuracy: Tensor | None
 
     @classmethod
     def of(cls, reference: Reference) -> "SourceStatistics":
@@ -81,6 +81,7 @@ class SourceStatistics:
             ValueError: If the bundle lacks a part that the scores need.
         """
         features, confidence, free = (reference.part(name) for name in ("features", "confidence", "energy"))
+        accuracy = reference.about.get("accuracy")
         return cls(
             histogram=reference.part("histogram")["classes"],
             feature_mean=features["mean"],
@@ -91,8 +92,8 @@ class SourceStatistics:
             confidence_floor=confidence["quantiles"][LEVELS.index(0.05)],
             energy_mean=free["mean"],
             energy_std=free["std"],
-            atc_threshold=reference.part("atc")["threshold"],
-            accuracy=torch.full_like(confidence["mean"], reference.about["accuracy"]),
+            atc_threshold=reference.part("atc")["threshold"] if "atc" in reference.parts else None,
+            accuracy=torch.full_like(confidence["mean"], accuracy) if accuracy is not None else None,
         )
 
 
@@ -111,7 +112,7 @@ def image_scores(logits: Tensor, features: Tensor, source: SourceStatistics) -> 
 
 
 def window_scores(window: ImageScores, source: SourceStatistics) -> dict[str, Tensor]:
-    """Return every score that needs only the answers to a window, and two estimates of their accuracy.
+    """Return every score that needs only the answers to a window, and, with labels, two estimates of their accuracy.
 
     The estimates hold for the frozen source model. An adapter that collapses makes its own answers sure, so on them
     both estimates rise while the accuracy falls.
@@ -126,7 +127,7 @@ def window_scores(window: ImageScores, source: SourceStatistics) -> dict[str, Te
     """
     confidence = window.confidence.mean(-1)
     predicted = class_shares(window.predicted, len(source.histogram))
-    return {
+    scores = {
         "entropy_ratio": window.entropy_ratio.mean(-1),
         "confidence": confidence,
         "low_confidence_share": _share(window.confidence < source.confidence_floor),
@@ -134,9 +135,11 @@ def window_scores(window: ImageScores, source: SourceStatistics) -> dict[str, Te
         "prediction_divergence_ratio": divergence(predicted, source.histogram),
         "feature_distance_ratio": window.distance.mean(-1) / source.distance_mean,
         "far_feature_share": _share(window.distance > source.distance_ceiling),
-        "atc_accuracy": _share(window.confidence >= source.atc_threshold),
-        "doc_accuracy": (source.accuracy - (source.confidence_mean - confidence)).clamp(0, 1),
     }
+    if source.atc_threshold is not None and source.accuracy is not None:
+        scores["atc_accuracy"] = _share(window.confidence >= source.atc_threshold)
+        scores["doc_accuracy"] = (source.accuracy - (source.confidence_mean - confidence)).clamp(0, 1)
+    return scores
 
 
 def norm_scores(moments: Tensors, stats: Tensors) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from tta_server.guard.drift import LEVELS, SourceStatistics, mahalanobis
 from tta_server.guard.record import Record, gather, smooth
 from tta_server.models import Output, Reference
 
-PARTS = frozenset({"features", "confidence", "energy", "histogram", "atc"})
+PARTS = frozenset({"features", "confidence", "energy", "histogram"})
 """What a reference bundle must have."""
 
 _FAR, _LOST = 0.75, 0.95  # quantiles of the source's distances
@@ -71,6 +71,8 @@ class Home:
         quantiles = reference.part("features")["distance_quantiles"]
         self._far, self._lost = (quantiles[LEVELS.index(level)] for level in (_FAR, _LOST))
         self._scale = _scales(reference, self._source)
+        threshold = self._source.atc_threshold
+        self._sure = self._source.confidence_floor if threshold is None else threshold
 
     def shares(self, frozen: Output) -> Shares:
         """Return the shares of a window (N images) that the frozen model answered."""
@@ -105,7 +107,7 @@ class Home:
         nearly always right.
         """
         lost = self._distances(output) > self._lost
-        confident = output.logits.softmax(1).amax(1) >= self._source.atc_threshold
+        confident = output.logits.softmax(1).amax(1) >= self._sure
         return HomeReading(*torch.stack([lost, confident & ~lost]).double().mean(1).tolist())
 
     def _distances(self, output: Output) -> Tensor:

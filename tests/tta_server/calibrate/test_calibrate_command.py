@@ -1,6 +1,7 @@
 """From a folder or a packed file to a bundle that the server finds."""
 
 import argparse
+import io
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,13 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from rich.console import Console
 
 from tests.tta_server.runtime import fakes
 from tta_server import adapters
 from tta_server.app import build, load_model
 from tta_server.calibrate import calibrate_command
+from tta_server.serve import summary
 from tta_server.settings_file import load_settings
 
 CONFIG = {
@@ -82,13 +85,59 @@ def test_a_bundle_of_older_weights_is_replaced(options, folder, tmp_path):
     assert load_model(section).reference is not None
 
 
-def test_fewer_images_are_read_than_there_are(options, folder, tmp_path):
-    out = tmp_path / "r.safetensors"
+def test_of_more_images_than_the_limit_each_class_keeps_its_share(options, folder, tmp_path, capsys):
+    assert calibrate_command.run(options("--data", folder, "--limit", 50)) == 0
 
-    with pytest.raises(ValueError, match="part 'null' needs at least 256 labelled images, got 48"):
-        calibrate_command.run(options("--data", folder, "--out", out, "--limit", 50))
+    printed = capsys.readouterr().out
+    assert "48 source images" in printed
+    assert "no fisher (needs at least 64 images, got 48): adapter 'eata' cannot be used as it is set" in printed
 
-    assert not out.exists()
+
+def test_images_of_any_names_in_any_folders_are_enough_without_labels(options, folder, tmp_path, capsys):
+    (folder / "class 3").rename(folder / "class 0" / "IMG 2024")
+
+    assert calibrate_command.run(options("--unlabelled", folder)) == 0
+
+    printed = capsys.readouterr().out
+    assert "260 source images, no labels; wrote" in printed
+    assert "no canary (needs labels): the guard cannot check what a stream has learnt on labelled images" in printed
+    assert "no memory (needs labels): adapter 'adanpc' cannot be used as it is set" in printed
+    assert "fisher" in printed.partition("no canary")[0]
+    section = load_settings(tmp_path / "model.yaml", {"model": {"weights": tmp_path / "tiny.pth"}}).model
+    assert load_model(section).reference.parts >= {"style", "features", "fisher", "null"}
+
+
+@pytest.mark.parametrize("count", [10, 40])
+def test_a_server_starts_with_what_few_images_without_labels_give_and_says_what_is_missing(options, tmp_path, count):
+    np.savez(tmp_path / "d.npz", images=fakes.rows(count))
+    calibrate_command.run(options("--unlabelled", tmp_path / "d.npz"))
+
+    service = build(load_settings(tmp_path / "model.yaml", {"model": {"weights": tmp_path / "tiny.pth"}}))
+
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(summary(service, "http://here"))
+    shown = console.export_text()
+    assert f"of {count} source images" in shown
+    assert "no canary (needs labels): the guard cannot check what a stream has learnt on labelled images" in shown
+    assert ("no style (needs at least 32 images, got 10)" in shown) == (count < 32)
+
+
+def test_a_server_without_a_bundle_says_what_that_costs(options):
+    service = build(load_settings(options("--data", "x").config))
+
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(summary(service, "http://here"))
+    shown = console.export_text()
+    assert "none; make one with 'tta-server calibrate'" in shown
+    assert "no canary: the guard cannot check" in shown
+    assert "no histogram, features, confidence, energy: the guard cannot tell whether anything drifts" in shown
+
+
+def test_either_labelled_images_are_given_or_unlabelled_ones(options, folder, capsys):
+    for arguments in ([], ["--data", folder, "--unlabelled", folder]):
+        with pytest.raises(SystemExit):
+            options(*arguments)
+    assert "--unlabelled" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_class_of_the_model_is_refused(options, folder, tmp_path):
@@ -146,7 +195,9 @@ def test_packed_data_that_do_not_fit_are_refused(options, tmp_path, arrays, mess
     [
         (["--data", "glyphs"], "embedded images show 36 characters, but the model has 4 other labels"),
         (["--data", "nowhere"], "neither a folder nor a file"),
+        (["--unlabelled", "nowhere"], "neither a folder nor a file"),
         (["--data", "nowhere", "--batch", "0"], "must be at least 1"),
+        (["--data", "nowhere", "--forward-images", "-1"], "--forward-images and --seed at least 0"),
         (["--data", __file__], "is no packed data"),
     ],
 )

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -301,10 +302,22 @@ def test_the_source_takes_its_quantiles_at_5_and_99_percent():
     assert source.confidence_floor.item() == pytest.approx(0.05)
     assert source.distance_ceiling.item() == pytest.approx(0.99)
     assert source.accuracy.item() == 0.75
-    with pytest.raises(ValueError, match="no part 'atc'"):
-        SourceStatistics.of(
-            Reference("", {name: t for name, t in tensors.items() if name != "atc/threshold"}, {"accuracy": 1.0})
-        )
+    assert source.atc_threshold.item() == 0.5
+    plain = SourceStatistics.of(Reference("", {name: t for name, t in tensors.items() if name != "atc/threshold"}))
+    assert (plain.atc_threshold, plain.accuracy) == (None, None)
+    with pytest.raises(ValueError, match="no part 'energy'"):
+        SourceStatistics.of(Reference("", {n: t for n, t in tensors.items() if not n.startswith("energy/")}))
+
+
+def test_without_labels_no_accuracy_is_estimated_and_the_other_scores_stay(source):
+    column = torch.full((4,), 0.5)
+    window = ImageScores(column, column, column, torch.zeros(4, dtype=torch.int64), column)
+
+    plain = drift.window_scores(window, dataclasses.replace(source, atc_threshold=None, accuracy=None))
+
+    every = drift.window_scores(window, source)
+    assert every.keys() - plain.keys() == {"atc_accuracy", "doc_accuracy"}
+    assert all(torch.equal(every[name], value) for name, value in plain.items())
 
 
 def test_the_largest_entropy_is_1():

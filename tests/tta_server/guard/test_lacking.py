@@ -1,0 +1,98 @@
+"""What is missing in a bundle is said with what it costs, and a guard works with what is there."""
+
+import pytest
+
+from tests.tta_server.guard.streams import clean, foggy, model
+from tta_server import adapters
+from tta_server.adapters.base import check
+from tta_server.guard.guard import Guard
+from tta_server.guard.home import Home
+from tta_server.guard.lacking import COSTS, lacking, sentences
+from tta_server.models import Reference
+from tta_server.settings import GuardSettings
+
+PARTS = sorted(model().reference.parts)
+LABELLED = {"canary", "memory", "atc", "vida"}
+
+
+def without(*parts: str) -> Reference:
+    """Return the embedded bundle without some parts, and without the accuracy if labels are gone."""
+    whole = model().reference
+    kept = {name: tensor for name, tensor in whole.tensors.items() if name.partition("/")[0] not in parts}
+    about = {key: value for key, value in whole.about.items() if key != "accuracy" or "atc" not in parts}
+    return Reference(whole.digest, kept, about)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_part_of_a_bundle_has_a_cost_and_is_named_alone(part):
+    assert lacking(model().reference, adapters.registered()) == {}
+
+    missing = lacking(without(part), adapters.registered())
+
+    assert set(missing) == {part}
+    assert missing[part]
+
+
+def test_parts_of_other_adapters_are_not_missed():
+    missing = lacking(without(*LABELLED), [adapters.create("tent")])
+
+    assert missing.keys() == {"canary", "atc"}
+    assert lacking(None, []) == COSTS
+
+
+def test_parts_with_one_cost_and_one_reason_are_one_sentence():
+    missing = {"a": "dear", "b": "dear", "c": "dear", "d": "cheap"}
+
+    assert sentences(missing, {"c": "late"}) == ["no a, b: dear", "no c (late): dear", "no d: cheap"]
+
+
+@pytest.mark.parametrize("name", adapters.names())
+def test_an_adapter_starts_without_a_part_unless_that_is_said_to_stop_it(name):
+    adapter, backbone = adapters.create(name), model().backbone
+    for part in PARTS:
+        stops = "cannot be used" in lacking(without(part), [adapter]).get(part, "")
+
+        if stops:
+            with pytest.raises(ValueError, match=f"needs reference.{part}"):
+                check(adapter, backbone, without(part))
+        else:
+            check(adapter, backbone, without(part))
+            adapter.init(backbone, without(part))
+
+
+@pytest.mark.parametrize(
+    "parts", [{part} for part in PARTS] + [LABELLED, set(PARTS)], ids=lambda parts: "+".join(parts)
+)
+def test_a_guard_judges_with_whatever_is_there(parts):
+    tent, backbone = adapters.create("tent"), model().backbone
+    guard = Guard(backbone, tent, without(*parts), GuardSettings(), 16)
+    state, memory, x = tent.init(backbone), guard.start(), foggy(clean(0, 16))
+    frozen = backbone.forward(x)
+
+    admission = guard.admit(memory, state, x, frozen)
+    verdict = guard.judge(admission.memory, state, tent.adapt(backbone, state, x), x, frozen)
+
+    assert admission.learn
+    assert verdict.action in {"commit", "reject"}
+    assert ("estimated_gain" in verdict.measures) == parts.isdisjoint({"features", "confidence", "energy", "histogram"})
+
+
+@pytest.mark.parametrize("corrupt", [lambda x: x, foggy], ids=["clean", "foggy"])
+def test_without_labels_home_is_the_same_place(corrupt):
+    tent, backbone = adapters.create("tent"), model().backbone
+    one, other = (
+        Guard(backbone, tent, reference, GuardSettings(), 16) for reference in (without("memory"), without(*LABELLED))
+    )
+    x = corrupt(clean(0, 64))
+    frozen, state = backbone.forward(x), tent.init(backbone)
+
+    assert one.admit(one.start(), state, x, frozen).cause == other.admit(other.start(), state, x, frozen).cause
+
+
+def test_without_labels_the_estimated_accuracy_still_falls_with_the_true_one():
+    home, backbone = Home(without(*LABELLED)), model().backbone
+
+    near, far = (home.reading(backbone.forward(x)) for x in (clean(0, 128), foggy(clean(0, 128))))
+
+    assert near.accuracy > 0.85
+    assert far.accuracy < near.accuracy - 0.2

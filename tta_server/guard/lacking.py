@@ -1,0 +1,50 @@
+"""What a reference bundle lacks, and what that costs whoever serves with it."""
+
+from collections.abc import Iterable, Mapping
+
+from tta_server.adapters import Adapter
+from tta_server.models import Reference
+
+_HOME = "the guard cannot tell whether anything drifts, nor on how many images a stream is lost"
+_NULL = "drift scores have nothing to be compared with"
+
+COSTS: Mapping[str, str] = {
+    "style": "domains cannot be told apart",
+    "canary": "the guard cannot check what a stream has learnt on labelled images",
+    "atc": "the guard estimates accuracies as if the frozen model were right on 95% of the source images",
+    **dict.fromkeys(("histogram", "features", "confidence", "energy"), _HOME),
+    **dict.fromkeys(("null", "null_moments"), _NULL),
+}
+"""Parts that the server itself uses, and what it cannot do without them."""
+
+
+def lacking(reference: Reference | None, methods: Iterable[Adapter]) -> dict[str, str]:
+    """Return the parts that a bundle does not have, with what that costs.
+
+    Args:
+        reference: The bundle; None lacks everything.
+        methods: The adapters that may be asked for.
+    """
+    parts = reference.parts if reference else frozenset()
+    costs = dict(COSTS)
+    for method in methods:
+        needed = {need.removeprefix("reference.") for need in method.requires if need.startswith("reference.")}
+        costs |= dict.fromkeys(sorted(needed), f"adapter '{method.name}' cannot be used as it is set")
+        if method.part and method.part.name not in costs:
+            costs[method.part.name] = f"adapter '{method.name}' goes without it"
+    return {part: cost for part, cost in costs.items() if part not in parts}
+
+
+def sentences(missing: Mapping[str, str], reasons: Mapping[str, str]) -> list[str]:
+    """Return what `lacking` found as text, parts of one reason and one cost together.
+
+    Args:
+        missing: Parts and costs.
+        reasons: Why parts could not be made, where that is known.
+    """
+    together: dict[tuple[str, str], list[str]] = {}
+    for part, cost in missing.items():
+        together.setdefault((reasons.get(part, ""), cost), []).append(part)
+    return [
+        f"no {', '.join(parts)}{f' ({reason})' if reason else ''}: {cost}" for (reason, cost), parts in together.items()
+    ]
