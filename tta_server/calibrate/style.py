@@ -23,6 +23,7 @@ LEAST_IMAGES = 32
 
 _DEPTHS = 0.1, 0.5  # of the normalisation layers: the first see blur and noise late, the last see classes
 _CANDIDATES, _CHOSEN = 10, 2
+_MOST_VALUES = 1024  # of a style, if layers allow it: the space of more costs minutes, and there are no more images
 _MOST_IMAGES = 1000  # more change nothing that is seen
 _SPOILT_IMAGES = 64
 
@@ -69,7 +70,7 @@ def style(
         whitened = space.whiten(_joined(spoilt, layers)).chunk(len(ways))
         return mean(_area(space, others, way) for way in whitened)
 
-    layers = max(combinations(widths, min(_CHOSEN, len(widths))), key=score)
+    layers = max(_choices(widths), key=score)
     space, others = _space(layers, clean, fitted)
     about = {"layers": list(layers), "images": space.images, "limit": _limit(space, others, classes[fitted:])}
     tensors = {f"{PART}/mean": space.mean.float().cpu(), f"{PART}/whitener": space.whitener.float().cpu()}
@@ -88,6 +89,16 @@ def _widths(backbone: Backbone) -> dict[str, int]:
                 torch.zeros(2, *backbone.spec.input_shape, device=backbone.device), [path], answer=False
             )[0].shape[1]
     return found
+
+
+def _choices(widths: Mapping[str, int]) -> list[tuple[str, ...]]:
+    """Return what may be chosen: layers together if their styles are small enough, else single ones, else the least."""
+    for number in (min(_CHOSEN, len(widths)), 1):
+        choices = list(combinations(widths, number))
+        small = [layers for layers in choices if sum(widths[layer] for layer in layers) <= _MOST_VALUES]
+        if small:
+            return small
+    return [(layer,) for layer, width in widths.items() if width == min(widths.values())]
 
 
 def _look(

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -135,6 +137,17 @@ def test_few_images_work(count, backbone):
 
     assert space.whitener.isfinite().all()
     assert 1 < space.limit < 100
+
+
+@pytest.mark.parametrize(("channels", "values"), [((8, 8, 8), 32), ((8, 600, 8), 32), ((300, 300, 300), 600)])
+def test_the_style_stays_small_where_layers_allow_it(channels, values):
+    widths = (3, *channels, 8)
+    layers = [nn.Sequential(nn.Conv2d(a, b, 1), nn.BatchNorm2d(b)) for a, b in pairwise(widths)]
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+
+    found = made(TorchBackbone(nn.Sequential(*layers, head), (3, 8, 8)), rows(40))
+
+    assert len(found.part("style")["mean"]) <= values
 
 
 def test_images_that_all_look_alike_are_refused():
