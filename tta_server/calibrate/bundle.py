@@ -12,7 +12,7 @@ from tta_server.adapters import Adapter, registered
 from tta_server.calibrate import kept
 from tta_server.calibrate.answers import Answers
 from tta_server.calibrate.labelled import Progress
-from tta_server.calibrate.mixed import Mixed, Offered
+from tta_server.calibrate.mixed import Batches, Mixed
 from tta_server.calibrate.null import Windows, null
 from tta_server.calibrate.style import style
 from tta_server.domains.space import PART
@@ -82,7 +82,7 @@ def calibrate(
     making.take(("features",), answers.gaussian)
     making.take(("atc",), answers.threshold)
     for maker in registered() if methods is None else methods:
-        making.prepare(maker, Offered(data, free, seeds, seed, backbone.device))
+        making.prepare(maker, Batches(data, free, seeds, seed, backbone.device))
     making.take(("null", "null_moments"), partial(making.drift, null_rng))
     making.take((PART,), partial(making.space, images, style_rng))
     return making.bundle()
@@ -155,7 +155,7 @@ class _Making:
         self.take(("memory",), memory)
         return free
 
-    def prepare(self, maker: Adapter, offered: Offered) -> None:
+    def prepare(self, maker: Adapter, offered: Batches) -> None:
         """Take over what an adapter makes of the images, if it makes anything that the network has a use for."""
         part = maker.part
         if part is None or not part.requires <= self.backbone.spec.capabilities:

@@ -63,7 +63,7 @@ class Mixed:
 
 
 @dataclass
-class Offered:
+class Batches:
     """What an adapter is given of the source images; it says how far it has come.
 
     Attributes:
