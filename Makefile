@@ -6,12 +6,13 @@ INSTALLED := .venv/.installed
 PROMETHEUS := .tools/usr/bin/prometheus
 ARGS ?=
 # What test-quick leaves out: tests that start servers or whole evaluations, and files that take over five seconds.
-SLOW := crash k8s load_tests test_install.py test_readme.py \
-	adapters/test_laws.py adapters/test_stack.py adapters/test_vision_transformer.py \
-	models/test_catalog.py models/test_glyphs.py \
-	$(addprefix tta_server/,calibrate evaluate runtime/test_isolation.py storage/test_replay.py storage/test_store.py) \
-	$(addprefix tta_server/guard/,test_canary.py test_guard.py test_home.py test_risk.py) \
-	$(addprefix tta_server/streams/,test_history.py test_registry.py) \
+SLOW := crash k8s load_tests test_docs_adapters.py test_install.py test_readme.py \
+	$(addprefix adapters/,test_bounds.py test_broken_laws.py test_enlist.py test_laws.py test_stack.py) \
+	adapters/test_vision_transformer.py models/test_catalog.py models/test_glyphs.py models/test_style.py \
+	$(addprefix tta_server/api/,test_faults.py test_openapi.py test_refusals.py test_states.py test_streams.py) \
+	$(addprefix tta_server/,calibrate evaluate runtime/test_aside.py runtime/test_isolation.py storage/test_replay.py storage/test_store.py) \
+	$(addprefix tta_server/guard/,test_canary.py test_guard.py test_home.py test_lacking.py test_risk.py test_scaled.py test_vet.py) \
+	$(addprefix tta_server/streams/,test_history.py test_registry.py test_stored.py) \
 	$(patsubst tests/%,%,$(filter-out %/test_settings.py,$(wildcard tests/tta_server/test_*.py)))
 
 .PHONY: help demo test test-quick test-crash check serve bench bench-overload bench-streams bench-guard bench-domains format clean
@@ -47,7 +48,7 @@ test: $(INSTALLED) $(PROMETHEUS)
 	$(BIN)/pytest $(ARGS)
 
 test-quick: $(INSTALLED)
-	$(BIN)/pytest -q $(SLOW:%=--ignore=tests/%) $(ARGS)
+	$(BIN)/pytest -q -n 2 $(SLOW:%=--ignore=tests/%) $(ARGS)
 
 test-crash: $(INSTALLED)
 	$(BIN)/pytest tests/crash --kills 200 --server-kills 200 $(ARGS)
