@@ -4,31 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from tests.states import bits
-from tests.tta_server.runtime.fakes import WHO, Wired, ask, is_due, learn_all, rows, tiny, value, wired
+from tests.tta_server.runtime.fakes import WHO, ask, is_due, learn_all, rows, value, wired
+from tests.tta_server.runtime.taught import frozen, images_of, taught
 from tta_server.errors import BadRequest, NotFound
 from tta_server.runtime.commands import Label
 
 PATIENCE_S = 30
-
-
-def frozen(images: np.ndarray) -> np.ndarray:
-    return tiny().forward(torch.from_numpy(images).float() / 255).logits.softmax(1).numpy()
-
-
-def taught(count: int = 3, **keys: object) -> Wired:
-    """Return a worker whose stream 'door' has learnt from so many windows."""
-    subject = wired(**keys)
-    for seed in range(count):
-        ask(subject, "door", rows(4, seed))
-        learn_all(subject)
-    return subject
-
-
-def images_of(subject: Wired, name: str = "door") -> np.ndarray:
-    return ask(subject, name, rows(4, 99)).probabilities
 
 
 # Snapshots
