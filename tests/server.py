@@ -39,11 +39,11 @@ def running(
 
     Args:
         folder: Where the configuration and the log go.
-        config: Content of the YAML file.
+        config: Content of the YAML file; one state learns from everything unless it says otherwise.
         environment: Added to this process's environment.
     """
     path, log = folder / "config.yaml", folder / "server.log"
-    path.write_text(yaml.safe_dump(dict(config or {})))
+    path.write_text(yaml.safe_dump({"domains": {"max": 1}} | dict(config or {})))
     command = [sys.executable, "-m", "tta_server", "serve", "--config", str(path), "--port", "0"]
     env = {name: value for name, value in os.environ.items() if not name.startswith("TTA_")} | {"COLUMNS": "200"}
     with log.open("w") as out:

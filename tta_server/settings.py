@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # they import torch, which takes seconds: only who makes an a
 PREFIX = "TTA_"
 # Names of dots alone are no path segments: clients resolve them away.
 STREAM_NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,64}")
+# What a stream has learnt of one kind of input has a name too: `gate-7@2`; no caller may send images there.
+STREAM_OR_DOMAIN_NAME = re.compile(rf"{STREAM_NAME.pattern}(@[1-9][0-9]{{0,8}})?")
 
 # A bare `off` is a boolean in YAML 1.1, and the most natural way to write this mode.
 Mode = Annotated[
@@ -193,6 +195,18 @@ class StreamsSettings(Section):
     )
 
 
+class DomainsSettings(Section):
+    """How inputs of one stream are told apart."""
+
+    max: int = Field(
+        16,
+        ge=1,
+        le=256,
+        description="Most kinds of input that a stream keeps a state for, beside the source; 1 tells none apart and "
+        "learns from everything in one state, as the papers do.",
+    )
+
+
 class GuardSettings(Section):
     """What the guard lets pass. Most limits are relative to what the frozen model, or the reference bundle, shows."""
 
@@ -297,6 +311,7 @@ class Settings(BaseSettings):
     statistics: StatisticsSettings = StatisticsSettings()
     engine: EngineSettings = EngineSettings()
     streams: StreamsSettings = StreamsSettings()
+    domains: DomainsSettings = DomainsSettings()
     guard: GuardSettings = GuardSettings()
     storage: StorageSettings = StorageSettings()
     limits: LimitsSettings = LimitsSettings()

@@ -42,6 +42,9 @@ class Prediction(Told):
     """What is seen in one image."""
 
     label: str = Field(description="The most probable class.")
+    domain: str | None = Field(
+        description="What the image was taken for: 'source', or a domain of the stream; null where none are told apart."
+    )
     entropy_nats: float
     top: list[Ranked] = Field(description="The most probable classes, best first.")
 
@@ -64,6 +67,7 @@ class InferParameters(Told):
     state_version: int
     adapted: bool
     request_id: str
+    domains: list[str] | None = Field(None, description="Of each image; absent where none are told apart.")
 
 
 class OutputTensor(Told):

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, St
 from pydantic_core import PydanticCustomError
 
 from tta_server.api.responses import MOST_SHOWN, NO_OBJECT
-from tta_server.api.stream_id import stream_of
+from tta_server.api.stream_id import stream_or_domain
 from tta_server.settings import AdapterSettings, Mode, StreamName
 from tta_server.streams.summary import Summary
 
@@ -16,7 +16,7 @@ MOST_LABELS = 10_000
 
 
 def _name(name: str) -> str:
-    return stream_of(name)
+    return stream_or_domain(name)
 
 
 StreamPath = Annotated[str, Path(description="Name of the stream.", examples=["gate-7"]), AfterValidator(_name)]

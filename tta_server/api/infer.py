@@ -20,7 +20,7 @@ from tta_server.api.stream_id import stream_of
 from tta_server.api.tensors import OPENAPI, InferRequest, parse
 from tta_server.errors import BadRequest
 from tta_server.runtime.answer import Question, answer
-from tta_server.runtime.answerer import Answer
+from tta_server.runtime.job import Answer
 from tta_server.runtime.served import Served
 
 _OUTPUTS = ("probabilities", "label")
@@ -68,7 +68,9 @@ def _encode(served: Served, sent: InferRequest, asked: Question, found: Answer) 
         "probabilities": ("FP32", [rows, classes], np.ascontiguousarray(found.probabilities).reshape(-1)),
         "label": ("BYTES", [rows], [labels[i] for i in found.probabilities.argmax(1)]),
     }
-    about = {"stream": found.stream, "state_version": found.version, "adapted": found.adapted}
+    about: dict[str, Any] = {"stream": found.stream, "state_version": found.version, "adapted": found.adapted}
+    if found.domains:
+        about["domains"] = found.domains
     body: dict[str, Any] = {
         "model_name": served.name,
         "model_version": VERSION,

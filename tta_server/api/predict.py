@@ -14,8 +14,8 @@ from tta_server.api.request_id import request_id_of
 from tta_server.api.stream_id import stream_of
 from tta_server.errors import BadRequest
 from tta_server.runtime.answer import Question, answer
-from tta_server.runtime.answerer import Answer
 from tta_server.runtime.codec import Upload
+from tta_server.runtime.job import Answer
 from tta_server.runtime.served import Served, find
 
 _NOTHING = "no image in the request; send one or several files as multipart/form-data, or one image as the body"
@@ -89,6 +89,7 @@ async def _uploads(request: Request, max_images: int) -> tuple[Upload, ...]:
 
 def _encode(served: Served, asked: Question, found: Answer, top_k: int) -> bytes:
     labels = served.model.labels
+    domains = found.domains or [None] * len(found.probabilities)
     order = np.argsort(-found.probabilities, axis=1, kind="stable")[:, :top_k]
     body = {
         "model": served.name,
@@ -99,10 +100,11 @@ def _encode(served: Served, asked: Question, found: Answer, top_k: int) -> bytes
         "predictions": [
             {
                 "label": labels[best[0]],
+                "domain": domain,
                 "entropy_nats": entropy,
                 "top": [{"label": labels[i], "index": i, "probability": row[i]} for i in best],
             }
-            for row, best, entropy in zip(found.probabilities, order, found.entropy_nats, strict=True)
+            for row, best, entropy, domain in zip(found.probabilities, order, found.entropy_nats, domains, strict=True)
         ],
     }
     return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)

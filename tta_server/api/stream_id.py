@@ -1,7 +1,7 @@
 """Which stream a request belongs to."""
 
 from tta_server.errors import BadRequest
-from tta_server.settings import STREAM_NAME
+from tta_server.settings import STREAM_NAME, STREAM_OR_DOMAIN_NAME
 
 DEFAULT = "default"
 
@@ -20,3 +20,12 @@ def stream_of(*candidates: object) -> str:
     if isinstance(name, bool) or not isinstance(name, str | int) or not STREAM_NAME.fullmatch(str(name)):
         raise BadRequest(f"stream name {str(name)[:80]!r} must be 1 to 64 letters, digits, '.', '_' or '-'")
     return str(name)
+
+
+def stream_or_domain(name: str) -> str:
+    """Return a name in the path of an operator's request, if it can be that of a stream or of a domain of one.
+
+    Raises:
+        BadRequest: If it cannot.
+    """
+    return name if STREAM_OR_DOMAIN_NAME.fullmatch(name) else stream_of(name)

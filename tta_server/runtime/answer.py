@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tta_server.errors import ClientGone
-from tta_server.runtime.answerer import Answer, Job
 from tta_server.runtime.codec import Upload, decode_all
 from tta_server.runtime.constant import refuse_constant
+from tta_server.runtime.job import Answer, Job
 from tta_server.runtime.served import Served
 from tta_server.streams.window import Images, Offered, prepared
 

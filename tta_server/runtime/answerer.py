@@ -1,8 +1,6 @@
 """Answer a group of requests with as few forwards as their states allow."""
 
 from collections.abc import Hashable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -12,65 +10,10 @@ from tta_server.adapters import Adapter
 from tta_server.adapters.stack import predict_stacked
 from tta_server.models import EMPTY, Backbone, Output
 from tta_server.runtime.device import on_device, read
+from tta_server.runtime.job import Job, Part, Scores
 from tta_server.runtime.sharing import Sharing
-from tta_server.streams.stream import Answering, Method, Stream
-from tta_server.streams.window import Images, Offered
-
-Scores = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
-"""Probabilities (n, K) and entropies in nats (n,)."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a request gets.
-
-    Attributes:
-        probabilities: (n, K) float32, each row sums to 1.
-        entropy_nats: (n,) float32.
-        stream: Name of the stream that answered.
-        version: Version of its state when it answered.
-        adapted: Whether a state that has learnt something answered, not the source.
-    """
-
-    probabilities: npt.NDArray[np.float32]
-    entropy_nats: npt.NDArray[np.float32]
-    stream: str
-    version: int
-    adapted: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """A request on its way through the engine.
-
-    Attributes:
-        stream: Name of its stream.
-        offered: Its images.
-        arrived_s: When it came, on a monotonic clock.
-        client: Who sent it.
-        request_id: What labels that come later call it; empty if nobody can.
-        future: The answer to come.
-    """
-
-    stream: str
-    offered: Offered
-    arrived_s: float
-    client: str = ""
-    request_id: str = ""
-    future: "Future[Answer]" = field(default_factory=Future)
-
-    @property
-    def images(self) -> Images:
-        """(n, C, H, W)."""
-        return self.offered.images
-
-    @property
-    def rows(self) -> int:
-        """Images in the request."""
-        return len(self.images)
-
-
-Asked = tuple[Job, Stream]
+from tta_server.streams.stream import Answering, Method
+from tta_server.streams.window import Images
 
 
 class Answerer:
@@ -86,25 +29,27 @@ class Answerer:
         """Return what is equal for requests that may share a forward."""
         return self._sharing.key(job, job.stream, answering)
 
-    def groups(self, asked: Sequence[Asked]) -> list[list[Asked]]:
-        """Split requests into groups that share a forward, those that the source answers first."""
-        together: dict[Hashable, list[Asked]] = {}
-        for one in asked:
-            together.setdefault(self.key(one[0], one[1].answering), []).append(one)
-        frozen = [group for group in together.values() if group[0][1].answers_as_source]
-        others = [group for group in together.values() if not group[0][1].answers_as_source]
-        return frozen + [part for group in others for part in self._sharing.fill(group, _size)]
+    def groups(self, parts: Sequence[Part]) -> list[list[Part]]:
+        """Split parts of requests into groups that share a forward, those that the source answers first."""
+        together: dict[Hashable, list[Part]] = {}
+        for part in parts:
+            stream = part.stream
+            key = self._sharing.key(part, stream.name, stream.answering._replace(routed=False))
+            together.setdefault(key, []).append(part)
+        frozen = [group for group in together.values() if group[0].stream.answers_as_source]
+        others = [group for group in together.values() if not group[0].stream.answers_as_source]
+        return frozen + [some for group in others for some in self._sharing.fill(group, _size)]
 
-    def answer(self, group: Sequence[Asked]) -> Scores:
-        """Answer one of `groups`, in order of its requests; mode `inline` learns elsewhere."""
-        streams = _by_stream(group)
-        if group[0][1].answers_as_source:
-            x = on_device((job.images for job, _ in group), self._backbone.device)
+    def answer(self, group: Sequence[Part]) -> Scores:
+        """Answer one of `groups`, in order of its parts; mode `inline` learns elsewhere."""
+        first, streams = group[0].stream, _by_stream(group)
+        if first.answers_as_source:
+            x = on_device((part.images for part in group), self._backbone.device)
             return read(self._source.predict(self._backbone, EMPTY, x))
-        adapter = group[0][1].method.adapter
+        adapter = first.method.adapter
         if len(streams) == 1:
-            x = on_device((job.images for job, _ in group), self._backbone.device)
-            return read(adapter.predict(self._backbone, group[0][1].state, x))
+            x = on_device((part.images for part in group), self._backbone.device)
+            return read(adapter.predict(self._backbone, first.state, x))
         return self._stacked(adapter, group, streams)
 
     def source(self, batch: Images) -> npt.NDArray[np.int64]:
@@ -113,9 +58,9 @@ class Answerer:
         classes: npt.NDArray[np.int64] = read(self._source.predict(self._backbone, EMPTY, x))[0].argmax(1)
         return classes
 
-    def _stacked(self, adapter: Adapter, group: Sequence[Asked], streams: dict[str, list[Job]]) -> Scores:
-        states = {stream.name: stream.state for _, stream in group}
-        batches = [on_device((job.images for job in jobs), self._backbone.device) for jobs in streams.values()]
+    def _stacked(self, adapter: Adapter, group: Sequence[Part], streams: dict[str, list[Part]]) -> Scores:
+        states = {part.stream.name: part.stream.state for part in group}
+        batches = [on_device((part.images for part in parts), self._backbone.device) for parts in streams.values()]
         most = max(len(batch) for batch in batches)
         # Images are independent here, so that repeating the last one changes no other.
         padded = [torch.cat([batch, batch[-1:].expand(most - len(batch), -1, -1, -1)]) for batch in batches]
@@ -123,7 +68,7 @@ class Answerer:
         rows = torch.cat([scores[: len(batch)] for scores, batch in zip(output.logits, batches, strict=True)])
         scores = read(Output(rows, rows))
         places = _places(streams)
-        order = np.concatenate([places[job] for job, _ in group])
+        order = np.concatenate([places[part] for part in group])
         return scores[0][order], scores[1][order]
 
 
@@ -138,22 +83,22 @@ def warm_up(backbone: Backbone, source: Adapter, method: Method, rows: int) -> N
             read(method.adapter.predict(backbone, method.initial, x))
 
 
-def _size(asked: Asked) -> tuple[str, int]:
-    return asked[1].name, asked[0].rows
+def _size(part: Part) -> tuple[str, int]:
+    return part.stream.name, part.rows
 
 
-def _by_stream(group: Sequence[Asked]) -> dict[str, list[Job]]:
-    streams: dict[str, list[Job]] = {}
-    for job, stream in group:
-        streams.setdefault(stream.name, []).append(job)
+def _by_stream(group: Sequence[Part]) -> dict[str, list[Part]]:
+    streams: dict[str, list[Part]] = {}
+    for part in group:
+        streams.setdefault(part.stream.name, []).append(part)
     return streams
 
 
-def _places(streams: dict[str, list[Job]]) -> dict[Job, npt.NDArray[np.int64]]:
-    """Return where each job's rows are when the jobs lie stream by stream."""
+def _places(streams: dict[str, list[Part]]) -> dict[Part, npt.NDArray[np.int64]]:
+    """Return where each part's rows are when the parts lie stream by stream."""
     places = {}
     start = 0
-    for job in (job for jobs in streams.values() for job in jobs):
-        places[job] = np.arange(start, start + job.rows)
-        start += job.rows
+    for part in (part for parts in streams.values() for part in parts):
+        places[part] = np.arange(start, start + part.rows)
+        start += part.rows
     return places

@@ -1,5 +1,6 @@
 """Put a worker together from its parts."""
 
+import logging
 import math
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -8,6 +9,7 @@ import numpy as np
 
 from tta_server import adapters
 from tta_server.adapters import Adapter
+from tta_server.domains.space import PART, StyleSpace
 from tta_server.guard.guard import Guard
 from tta_server.guard.judge import Judge, Unguarded
 from tta_server.models import Backbone, Model, Reference
@@ -17,10 +19,12 @@ from tta_server.runtime.commands import Commands
 from tta_server.runtime.engine import Engine
 from tta_server.runtime.learner import Learner, Policy
 from tta_server.runtime.room import Room
+from tta_server.runtime.router import Router
 from tta_server.runtime.served import Served, Storage
 from tta_server.runtime.sharing import Sharing
 from tta_server.runtime.worker import Parts, Worker
-from tta_server.settings import EngineSettings, GuardSettings, Settings
+from tta_server.settings import DomainsSettings, EngineSettings, GuardSettings, Settings
+from tta_server.streams.directory import Apart
 from tta_server.streams.event import News, keep_books
 from tta_server.streams.journal import Journal
 from tta_server.streams.ledger import Ledger
@@ -31,6 +35,8 @@ from tta_server.streams.series import Series
 from tta_server.streams.shelf import Shelf
 from tta_server.telemetry.metrics import Metrics
 from tta_server.wanted import make_adapter
+
+log = logging.getLogger(__name__)
 
 _LEAST_ROWS = 16
 
@@ -79,14 +85,16 @@ def assemble(
     Raises:
         ValueError: If the adapter does not fit the network, or a stored state does not fit the adapter.
     """
+    space = _space(reference, settings.domains)
     guard = partial(_guard, backbone, reference, settings.guard, settings.engine.window_rows)
     methods = Methods(backbone, reference, adapter, guard)
     source = adapters.create("source")
-    shelf = Shelf(storage.keeper, backbone, reference)
+    shelf = Shelf(storage.keeper, backbone, reference, space)
     ledger = Ledger(settings.streams.recent_bytes)
     journal = Journal(storage.keeper, shelf, storage.durable, settings.storage.keep_inputs)
     news = News(keep_books, Series(metrics).hear, ledger.hear, journal.hear)
-    registry = Registry(methods, settings.streams, _pace(settings.engine), metrics, shelf, news)
+    apart = Apart(len(space.mean) if space else 0, blind=not space and settings.domains.max > 1)
+    registry = Registry(methods, settings.streams, _pace(settings.engine), metrics, shelf, news, apart)
     registry.load(storage.store.names())
     policy = Policy(settings.streams.reset_every, settings.guard.freeze_after)
     parts = Parts(
@@ -95,6 +103,9 @@ def assemble(
         methods=methods,
         registry=registry,
         answerer=Answerer(backbone, source, Sharing(settings.engine.stack_rows)),
+        router=Router(backbone, space, settings.domains.max, settings.engine.window_rows, registry, news)
+        if space
+        else None,
         learner=Learner(backbone, source, metrics, news.tell, policy),
         ledger=ledger,
         news=news,
@@ -102,6 +113,20 @@ def assemble(
         metrics=metrics,
     )
     return Worker(parts), Commands(parts, shelf, storage.store)
+
+
+def _space(reference: Reference | None, settings: DomainsSettings) -> StyleSpace | None:
+    """Return where styles are compared; None if domains are not to be told apart, or cannot be."""
+    if settings.max == 1:
+        return None
+    if reference is None or PART not in reference.parts:
+        log.warning(
+            "the model has no reference bundle with styles, so that inputs cannot be told apart: streams learn in "
+            "the shadow, and the frozen model answers. Make the bundle with 'tta-server calibrate', or set domains.max "
+            "to 1 to answer from what is learnt from everything"
+        )
+        return None
+    return StyleSpace.of(reference)
 
 
 def _guard(

@@ -102,7 +102,7 @@ class Commands:
             Conflict: If it exists.
             Overloaded: If there is no room for it.
         """
-        usual = self._streams.usual_mode(name)
+        usual = self._streams.modes.usual(name)
         stream = self._streams.create(name, mode or usual, method or self._methods.default)
         self._changed(stream, "create", stream.standing, who, _described(method) if method else None)
         return self._told(stream)
@@ -143,7 +143,7 @@ class Commands:
         """
         self._streams.switch(mode)
         for stream in self._streams.every_stream_in_memory():
-            usual = self._streams.usual_mode(stream.name)
+            usual = self._streams.modes.usual(stream.name)
             if stream.mode != usual and not stream.frozen:
                 self._switch(stream, usual, who)
         nothing, extra = Standing(0), {"mode": mode or "configured"}
@@ -161,7 +161,7 @@ class Commands:
         stream = self._streams.existing(name)
         before = stream.standing
         if stream.frozen:
-            stream.mode = self._streams.usual_mode(name)
+            stream.mode = self._streams.modes.usual(name)
         waiting = stream.reset()
         self._changed(stream, "reset", before, who, waiting=waiting)
         return self._told(stream)
@@ -232,7 +232,7 @@ class Commands:
         """
         known = self._streams.existing(name) if name in self._streams else None
         adopted = self._shelf.adopted(known.method if known else self._methods.default, data)
-        stream = known or self._streams.create(name, self._streams.usual_mode(name), self._methods.default)
+        stream = known or self._streams.create(name, self._streams.modes.usual(name), self._methods.default)
         return self._go_on(stream, adopted, "import", who, {})
 
     def delete(self, name: str, who: Who) -> "Future[None]":

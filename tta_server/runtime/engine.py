@@ -9,9 +9,9 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
 from tta_server.errors import BadRequest, NotReady
-from tta_server.runtime.answerer import Answer, Job
 from tta_server.runtime.batcher import Batcher
 from tta_server.runtime.commands import Commands
+from tta_server.runtime.job import Answer, Job
 from tta_server.runtime.pulse import Pulse
 from tta_server.runtime.room import Reservation, Room
 from tta_server.runtime.worker import Worker

@@ -146,8 +146,8 @@ class Learner:
         adapter = lessons[0].stream.method.adapter
         with self._metrics.timed("adapt"):
             if len(lessons) == 1:
-                return [adapter.adapt(self._backbone, lessons[0].stream.state, lessons[0].x)]
-            states = [lesson.stream.state for lesson in lessons]
+                return [adapter.adapt(self._backbone, lessons[0].stream.base, lessons[0].x)]
+            states = [lesson.stream.base for lesson in lessons]
             return adapt_stacked(adapter, self._backbone, states, torch.stack([lesson.x for lesson in lessons]))
 
     def _skip(self, lesson: Lesson, admission: Admission) -> None:
@@ -178,7 +178,7 @@ class Learner:
     ) -> None:
         stream = lesson.stream
         with self._metrics.timed("judge"):
-            verdict = stream.method.guard.judge(admission.memory, stream.state, step, lesson.x, frozen)
+            verdict = stream.method.guard.judge(admission.memory, stream.base, step, lesson.x, frozen)
         before = stream.standing
         self._apply(lesson, verdict)
         self._tell(

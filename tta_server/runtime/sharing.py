@@ -20,8 +20,9 @@ class Sharing:
     def key(self, request: object, stream: str, answering: Answering) -> Hashable:
         """Return what is equal for requests that may share a forward.
 
-        Those that the source answers share one. Images of one stream share its state's. Streams whose adapter stacks
-        may share one too. A request whose rows depend on one another has its own.
+        Those whose images must be told apart first share that look. Those that the source answers share one. Images of
+        one stream share its state's. Streams whose adapter stacks may share one too. A request whose rows depend on one
+        another has its own.
 
         Args:
             request: The request.
@@ -29,6 +30,8 @@ class Sharing:
             answering: Who answers for the stream.
         """
         adapter = answering.method.adapter
+        if answering.routed:
+            return "routed"
         if answering.as_source:
             return "source"
         if answering.mode == "inline" or adapter.batch_coupled:

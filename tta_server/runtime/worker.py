@@ -17,9 +17,11 @@ from tta_server.adapters.base import TooFewImagesError
 from tta_server.errors import BadRequest, SetAside, TTAError
 from tta_server.guard.verdict import Serve
 from tta_server.models import Backbone
-from tta_server.runtime.answerer import Answer, Answerer, Asked, Job, Scores, warm_up
+from tta_server.runtime.answerer import Answerer, warm_up
 from tta_server.runtime.device import read
+from tta_server.runtime.job import Answer, Draft, Job, Part, Scores
 from tta_server.runtime.learner import Learner
+from tta_server.runtime.router import Look, Router
 from tta_server.streams.event import News, StreamEvent
 from tta_server.streams.ledger import Ledger
 from tta_server.streams.methods import Methods
@@ -45,6 +47,7 @@ class Parts:
         registry: The streams.
         answerer: Runs forwards.
         learner: Takes steps.
+        router: Tells domains apart; None if nobody does.
         ledger: Remembers answers until labels come.
         news: Is told what happens to streams.
         stack_rows: Most images of several streams in one step.
@@ -57,6 +60,7 @@ class Parts:
     registry: Registry
     answerer: Answerer
     learner: Learner
+    router: Router | None
     ledger: Ledger
     news: News
     stack_rows: int
@@ -91,8 +95,15 @@ class Worker:
             asked = [(job, stream) for job in running if (stream := self._open(job))]
             for job, _ in asked:
                 self._metrics.stage("queue", now_s - job.arrived_s)
-            for group in self.parts.answerer.groups(asked):
-                self._answer(group)
+            whole = [(job, stream) for job, stream in asked if not stream.tells_apart]
+            drafts = {job: Draft(job, stream, [Part(job, stream)]) for job, stream in whole}
+            answered = self._route([one for one in asked if one[1].tells_apart], drafts)
+            left = [part for draft in drafts.values() for part in draft.parts if part not in answered]
+            for part, scores in answered.items():
+                draft = drafts[part.job]
+                self._take(draft, part, scores, (draft.stream.version, part.stream.adapted))
+            for group in self.parts.answerer.groups(left):
+                self._answer(group, drafts)
 
     def at_work(self) -> AbstractContextManager[None]:
         """Leave every stream where it is meanwhile; see `Registry.at_work`."""
@@ -143,46 +154,88 @@ class Worker:
             self._set_aside(job, error)
         return None
 
-    def _answer(self, group: Sequence[Asked]) -> None:
+    def _route(self, asked: Sequence[tuple[Job, Stream]], drafts: dict[Job, Draft]) -> dict[Part, Scores]:
+        """Tell the images of requests apart; returns the parts that the frozen model has answered with that."""
+        router, answered = self.parts.router, dict[Part, Scores]()
+        if router is None or not asked:
+            return answered
+        looks = self._looks(router, asked)
+        for job, stream in asked:
+            if job.future.done():
+                continue
+            with self._whatever_happens(job):
+                look = looks[job]
+                parts = router.place(job, stream, look)
+                for part in parts:
+                    router.begin(part)
+                router.tidy(stream)
+                drafts[job] = Draft(job, stream, parts)
+                answered |= {part: look.of(part) for part in parts if look.scores and part.stream.answers_as_source}
+        return answered
+
+    def _looks(self, router: Router, asked: Sequence[tuple[Job, Stream]]) -> dict[Job, Look]:
         started_s = time.monotonic()
         try:
-            states = [(stream.version, stream.steps > 0 and not stream.answers_as_source) for _, stream in group]
-            if group[0][1].mode == "inline" and group[0][0].rows > 1 and not group[0][1].answers_as_source:
-                (probabilities, entropies), serve = self._inline(*group[0])
+            looks = router.look(asked)
+        except Exception as error:
+            if len(asked) > 1:  # one of them may be at fault
+                return {job: look for one in asked for job, look in self._looks(router, [one]).items()}
+            self._refuse([asked[0][0]], error)
+            return {}
+        self._metrics.stage("route", time.monotonic() - started_s)
+        return looks
+
+    def _answer(self, group: Sequence[Part], drafts: Mapping[Job, Draft]) -> None:
+        group = [part for part in group if not part.job.future.done()]  # another part of it may have failed
+        if not group:
+            return
+        started_s, first = time.monotonic(), group[0]
+        states = [(drafts[part.job].stream.version, part.stream.adapted) for part in group]
+        try:
+            if first.stream.mode == "inline" and first.rows > 1 and not first.stream.answers_as_source:
+                (probabilities, entropies), serve = self._inline(first)
                 states = [(version, adapted and serve == "adapted") for version, adapted in states]
             else:
                 probabilities, entropies = self.parts.answerer.answer(group)
         except Exception as error:
-            self._fail(group, error)
+            self._fail(group, drafts, error)
             return
         self._metrics.batch(len(probabilities))
         self._metrics.stage("forward", time.monotonic() - started_s)
         end = 0
-        for (job, stream), (version, adapted) in zip(group, states, strict=True):
-            start, end = end, end + job.rows
-            answer = Answer(probabilities[start:end], entropies[start:end], stream.name, version, adapted)
-            with self._whatever_happens(job):
-                self._reply(job, stream, answer)
+        for part, state in zip(group, states, strict=True):
+            start, end = end, end + part.rows
+            self._take(drafts[part.job], part, (probabilities[start:end], entropies[start:end]), state)
 
-    def _fail(self, group: Sequence[Asked], error: Exception) -> None:
+    def _take(self, draft: Draft, part: Part, scores: Scores, state: tuple[int, bool]) -> None:
+        with self._whatever_happens(draft.job):
+            if draft.take(part, scores, *state):
+                self._reply(draft, draft.answer())
+
+    def _fail(self, group: Sequence[Part], drafts: Mapping[Job, Draft], error: Exception) -> None:
         """Answer a group anew, stream by stream, because one of them may be at fault; or fail the one that it is of."""
-        names = dict.fromkeys(stream.name for _, stream in group)
+        names = dict.fromkeys(part.stream.name for part in group)
         if len(names) > 1:
             for name in names:
-                self._answer([one for one in group if one[1].name == name])
+                self._answer([part for part in group if part.stream.name == name], drafts)
             return
-        log.error("a forward over %d images failed", sum(job.rows for job, _ in group), exc_info=error)
+        self._refuse([part.job for part in group], error)
+
+    def _refuse(self, jobs: Sequence[Job], error: Exception) -> None:
+        log.error("a forward over %d images failed", sum(job.rows for job in jobs), exc_info=error)
         theirs = isinstance(error, TooFewImagesError)
         wrong = BadRequest(str(error)) if theirs else TTAError("the model failed; see the log")
-        for job, _ in group:
+        for job in jobs:
             job.future.set_exception(wrong)
 
-    def _inline(self, job: Job, stream: Stream) -> tuple[Scores, Serve]:
-        self._tell(stream, "offered", job.rows)
-        output, serve = self.parts.learner.inline(stream, as_samples(job.offered, job.client, job.arrived_s))
+    def _inline(self, part: Part) -> tuple[Scores, Serve]:
+        self._tell(part.stream, "offered", part.rows)
+        samples = as_samples(part.offered, part.job.client, part.job.arrived_s)
+        output, serve = self.parts.learner.inline(part.stream, samples)
         return read(output), serve
 
-    def _reply(self, job: Job, stream: Stream, answer: Answer) -> None:
+    def _reply(self, draft: Draft, answer: Answer) -> None:
+        job, stream = draft.job, draft.stream
         if not np.isfinite(answer.probabilities).all():
             job.future.set_exception(TTAError("the model's answer to these images is not finite; nothing was learnt"))
             return
@@ -192,19 +245,23 @@ class Worker:
         ratio = answer.entropy_nats.mean() / np.log(answer.probabilities.shape[1])
         stream.observe(float(ratio), float(answer.probabilities.max(1).mean()), job.rows)
         self._tell(stream, "answered", job.rows)
-        if stream.learns_later:
-            self._offer(job, stream)
+        for part in draft.parts:
+            if part.stream is not stream:
+                part.stream.images += part.rows
+            if part.stream.learns_later:
+                self._offer(part)
 
-    def _offer(self, job: Job, stream: Stream) -> None:
+    def _offer(self, part: Part) -> None:
+        job, stream = part.job, part.stream
         now_s, pace = time.monotonic(), self._registry.pace
         lost: dict[DropReason, int] = {}
-        for reason, count in stream.window.offer(job.offered, job.client, now_s).items():
+        for reason, count in stream.window.offer(part.offered, job.client, now_s).items():
             lost[reason] = count
-        if surplus := pace.surplus(stream.window, job.rows, now_s):
+        if surplus := pace.surplus(stream.window, part.rows, now_s):
             too_young = now_s < stream.window.began_s + pace.min_age_s
             stream.window.displace(surplus)
             lost["too_young" if too_young else "overload"] = surplus
-        self._tell(stream, "offered", job.rows, lost)
+        self._tell(stream, "offered", part.rows, lost)
 
     def _tell(
         self,

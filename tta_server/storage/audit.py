@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 Event = Literal[
     "create",  # the stream is new; its state is the source's
     "load",  # the stream goes on after a restart
+    "begin",  # a new domain answers with the statistics of its first images
     "commit",  # a step was taken over
     "reject",  # a step was dropped
     "skip",  # a window was not learnt from
@@ -32,6 +33,9 @@ Event = Literal[
     "mode",
     "freeze",
     "settings",
+    "open",  # the stream met what it had not seen: `extra.domain` is to learn it
+    "merge",  # two domains had become alike: `extra.domain` goes on, `extra.merged` is gone
+    "forget",  # `extra.domain` made room for another
     "aside",  # the stream cannot go on; its file is kept as it is
 ]
 EVENTS: Final[tuple[Event, ...]] = get_args(Event)

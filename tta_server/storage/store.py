@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from tta_server.settings import STREAM_NAME
+from tta_server.settings import STREAM_OR_DOMAIN_NAME
 from tta_server.storage.failpoints import failpoint
 from tta_server.storage.files import Files, Found
 from tta_server.storage.manifest import SUFFIX, Kind, Saved, dump_manifest, from_name, load_manifest, new_id, of_kind
@@ -225,7 +225,11 @@ class Store:
 
     def _folders(self) -> list[str]:
         found = self.files.listing("streams")
-        return [f"streams/{entry.name}" for entry in found if entry.is_folder and STREAM_NAME.fullmatch(entry.name)]
+        return [
+            f"streams/{entry.name}"
+            for entry in found
+            if entry.is_folder and STREAM_OR_DOMAIN_NAME.fullmatch(entry.name)
+        ]
 
     def _is_erased(self, folder: str) -> bool:
         return any(found.name == _ERASED for found in self.files.listing(folder))
@@ -247,7 +251,7 @@ class Store:
 
 
 def _folder(name: str) -> str:
-    if not STREAM_NAME.fullmatch(name):
+    if not STREAM_OR_DOMAIN_NAME.fullmatch(name):
         raise ValueError(f"stream name '{name}' must be 1 to 64 letters, digits, '.', '_' or '-'")
     return f"streams/{name}"
 

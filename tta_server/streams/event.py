@@ -42,6 +42,10 @@ class Words(NamedTuple):
 WORDS: Final[Mapping[EventKind, Words]] = {
     "create": Words(saved="never"),
     "load": Words(saved="never"),
+    "open": Words(saved="always"),
+    "begin": Words(),
+    "merge": Words(saved="always"),
+    "forget": Words(saved="always"),
     "commit": Words("updated"),
     "reject": Words("rejected", "rejected"),
     "skip": Words("skipped", "skipped"),
@@ -165,19 +169,25 @@ class News:
 
 
 def keep_books(event: StreamEvent) -> None:
-    """Write into the stream's own books: images that were dropped, and the last verdicts."""
-    if event.subject is None:
-        return
-    event.subject.dropped.update(event.dropped)
-    if event.logged:
-        event.subject.verdicts.append(
-            {
-                "time": event.time,
-                "verdict": event.kind,
-                "cause": event.cause,
-                "reason": event.reason,
-                "who": event.who,
-                "version_before": event.before.version,
-                "version_after": event.after.version,
-            }
-        )
+    """Write into the stream's own books: images that were dropped, and the last verdicts; a domain's into both."""
+    stream = event.subject
+    while stream is not None:
+        stream.dropped.update(event.dropped)
+        if event.logged:
+            stream.verdicts.append(_verdict(event))
+        stream = stream.parent
+    if event.subject and event.subject.parent:
+        event.subject.parent.version += event.after.version - event.before.version
+        event.subject.parent.learnt += event.rows if event.kind == "commit" else 0
+
+
+def _verdict(event: StreamEvent) -> dict[str, Any]:
+    return {
+        "time": event.time,
+        "verdict": event.kind,
+        "cause": event.cause,
+        "reason": event.reason,
+        "who": event.who,
+        "version_before": event.before.version,
+        "version_after": event.after.version,
+    }

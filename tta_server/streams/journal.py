@@ -55,10 +55,12 @@ class Journal:
         )
         if event.subject and event.saves:
             self._shelf.save(event.subject)
+            if event.subject.parent:
+                self._shelf.save(event.subject.parent)
 
 
 def _digest(event: StreamEvent) -> str | None:
-    changed = event.subject and event.before.version != event.after.version
+    changed = event.subject and event.before.version != event.after.version and event.kind != "begin"
     return state_digest(event.subject.state) if event.subject and changed else None
 
 

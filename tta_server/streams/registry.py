@@ -1,22 +1,25 @@
 """All streams, in memory, on disk or set aside, within the limits on their number and memory."""
 
 import logging
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 
 from tta_server.errors import Conflict, NotFound, Overloaded, SetAside, TTAError
 from tta_server.settings import Mode, StreamsSettings
+from tta_server.streams.directory import Apart, Directory
 from tta_server.streams.event import News, StreamEvent
 from tta_server.streams.history import History
 from tta_server.streams.methods import Methods
+from tta_server.streams.modes import Modes
+from tta_server.streams.names import is_domain, stream_of_domain
 from tta_server.streams.schedule import Pace, Schedule
-from tta_server.streams.shelf import Parked, Shelf, revive
+from tta_server.streams.shelf import Shelf, revive
 from tta_server.streams.sizes import Footprints
 from tta_server.streams.stock import take_stock
 from tta_server.streams.stream import Answering, Method, Standing, Stream, source_answers
 from tta_server.streams.summary import Summary, tellable
+from tta_server.streams.whereabouts import Whereabouts
 from tta_server.streams.window import Sample, Window
 from tta_server.telemetry.metrics import Metrics
 
@@ -25,7 +28,7 @@ log = logging.getLogger(__name__)
 _MOST_LEAVING_BYTES = 16 * 2**20  # a fraction of a second to write: so long may a request wait for the disk
 
 
-class Registry:
+class Registry(Directory):
     """Find streams, open new ones, know whose window is due, and move those that are idle to disk.
 
     It hears of every event, and so knows by itself what each stream takes and when its window is due. The device
@@ -33,7 +36,14 @@ class Registry:
     """
 
     def __init__(
-        self, methods: Methods, settings: StreamsSettings, pace: Pace, metrics: Metrics, shelf: Shelf, news: News
+        self,
+        methods: Methods,
+        settings: StreamsSettings,
+        pace: Pace,
+        metrics: Metrics,
+        shelf: Shelf,
+        news: News,
+        apart: Apart,
     ) -> None:
         """Start without a stream.
 
@@ -44,7 +54,10 @@ class Registry:
             metrics: Where to report.
             shelf: Streams on disk.
             news: What happens to streams.
+            apart: Whether and how streams tell domains apart.
         """
+        super().__init__()
+        self.modes = Modes(settings, apart.blind)
         self.pace = pace
         self._methods = methods
         self._settings = settings
@@ -52,21 +65,12 @@ class Registry:
         self._shelf = shelf
         self._news = news
         self._schedule = Schedule()
-        self._streams: OrderedDict[str, Stream] = OrderedDict()  # the one that is idle longest first
-        self._parked: dict[str, Parked] = {}
-        self._aside: dict[str, Summary] = {}
-        self._switched: Mode | None = None
+        self._dimensions = apart.dimensions
         self._sizes = Footprints()
         self._working = 0
         news.listen(self._hear)
         news.on_failure(self.set_aside)
         self._report()
-
-    def __len__(self) -> int:
-        return len(self._streams) + len(self._parked) + len(self._aside)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._streams or name in self._parked or name in self._aside
 
     def load(self, names: Sequence[str]) -> None:
         """Know the streams that are on disk already; one whose file cannot be read is set aside.
@@ -74,21 +78,26 @@ class Registry:
         Raises:
             ValueError: If nothing that is stored fits what is served.
         """
-        self._parked, wrong = take_stock(self._shelf, names, self.usual_mode, self._methods)
+        self._parked, wrong = take_stock(self._shelf, names, self.modes.usual, self._methods)
+        for name in (*self._parked, *wrong):
+            self._families.add(name)
         for name, error in wrong.items():
             self.set_aside(name, error)
         for name, parked in self._parked.items():
             standing = Standing(parked.summary.state_version, parked.serve)
             extra = {"to": standing.version}
             self._news.tell(StreamEvent(name, "load", standing, standing, reason="the server started", extra=extra))
+        for name in self._families.streams():
+            if self._dimensions and name not in self:  # nothing of its own was written
+                self._add(self._fresh(name, self.modes.usual(name), self._methods.default))
         self._report()
 
     def peek(self, name: str) -> Answering:
         """Return who answers for a stream that may not exist; touches nothing."""
         if found := self._streams.get(name) or self._parked.get(name):
             return found.answering
-        mode = self.usual_mode(name)
-        return Answering(mode, source_answers(mode, "adapted"), self._methods.default)
+        mode, apart = self.modes.usual(name), bool(self._dimensions)
+        return Answering(mode, apart or source_answers(mode, "adapted"), self._methods.default, apart and mode != "off")
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -99,10 +108,6 @@ class Registry:
         finally:
             self._working -= 1
             self._make_room()
-
-    def in_memory(self, name: str) -> Stream | None:
-        """Return a stream if it is in memory."""
-        return self._streams.get(name)
 
     def existing(self, name: str) -> Stream:
         """Return a stream, from disk if need be.
@@ -129,7 +134,7 @@ class Registry:
             SetAside: If it cannot go on.
         """
         known = name in self
-        stream = self.existing(name) if known else self.create(name, self.usual_mode(name), self._methods.default)
+        stream = self.existing(name) if known else self.create(name, self.modes.usual(name), self._methods.default)
         stream.touched_s = now_s
         self._streams.move_to_end(name)
         return stream
@@ -143,7 +148,7 @@ class Registry:
         """
         if name in self:
             raise Conflict(f"stream '{name}' exists already; PATCH changes it")
-        if len(self) >= self._settings.max_streams:
+        if not is_domain(name) and len(self) >= self._settings.max_streams:
             raise Overloaded(f"stream '{name}' is new and this server holds its {len(self)} streams already")
         self._make_room()
         stream = self._fresh(name, mode, method)
@@ -188,6 +193,9 @@ class Registry:
         stream = self._streams.get(name)
         if stream is None:
             raise NotFound(f"stream '{name}' is not in memory")
+        for domain in self._families.of(name):
+            if domain in self._streams:  # they belong to what is in memory
+                self.evict(domain)
         try:
             self._parked[name] = self._shelf.park(stream)
         except Exception as error:
@@ -209,7 +217,7 @@ class Registry:
             return
         log.error("stream '%s' is set aside; the others go on", name, exc_info=error)
         trouble = str(error) if isinstance(error, ValueError | TTAError) else f"{type(error).__name__}: {error}"
-        summary = tellable(lambda: self.summary(name), Summary(name, self.usual_mode(name)))
+        summary = tellable(lambda: self.summary(name), Summary(name, self.modes.usual(name)))
         if name in self._streams:
             self._remove(name)
         self._parked.pop(name, None)
@@ -236,6 +244,9 @@ class Registry:
             NotFound: If there is none.
         """
         self.summary(name)
+        for domain in self._families.of(name):
+            self.delete(domain)
+        self._families.forget(name)
         if name in self._streams:
             self._remove(name)
         self._parked.pop(name, None)
@@ -246,44 +257,20 @@ class Registry:
         return erased
 
     def summaries(self, after: str = "") -> Iterator[Summary]:
-        """Yield the summaries of all streams whose names come after `after`, by name."""
-        everywhere = (self._streams, self._parked, self._aside)
-        for name in sorted(name for names in everywhere for name in names if name > after):
+        """Yield the summaries of all streams whose names come after `after`, by name; domains are not listed."""
+        for name in self._names(after):
             try:
                 yield self.summary(name)
             except Exception as error:
                 self.set_aside(name, error)
                 yield self._aside[name]
 
-    def summary(self, name: str) -> Summary:
-        """Return the summary of a stream, wherever it is.
-
-        Raises:
-            NotFound: If there is none.
-        """
-        if name in self._streams:
-            return self._streams[name].summary()
-        if summary := self._aside.get(name) or (name in self._parked and self._parked[name].summary):
-            return summary
-        raise NotFound(f"unknown stream '{name}'; a stream exists from its first answered request")
-
-    def every_stream_in_memory(self) -> list[Stream]:
-        """Return the streams that are in memory, the one that is idle longest first."""
-        return list(self._streams.values())
-
-    def usual_mode(self, name: str) -> Mode:
-        """Return the mode of a stream without one of its own: the configuration's, unless all were switched."""
-        if self._switched:
-            return self._switched
-        named = self._settings.named.get(name)
-        return named.mode if named else self._settings.mode
-
     def switch(self, mode: Mode | None) -> None:
         """Give future streams, and those on disk that the guard did not freeze, this mode; None is as configured."""
-        self._switched = mode
+        self.modes.switch(mode)
         for name, parked in self._parked.items():
             if not parked.summary.frozen:
-                self._parked[name] = parked.in_mode(self.usual_mode(name))
+                self._parked[name] = parked.in_mode(self.modes.usual(name))
 
     def _hear(self, event: StreamEvent) -> None:
         """Count a stream's memory anew, and see when its window is due."""
@@ -312,11 +299,18 @@ class Registry:
     def _fresh(self, name: str, mode: Mode, method: Method) -> Stream:
         window = Window(self.pace.rows, self._settings.max_client_share, self._settings.duplicate_memory)
         history = History(self._settings.history_bytes)
-        return Stream(name, mode, method, method.initial, method.guard.start(), window, history)
+        stream = Stream(name, mode, method, method.initial, method.guard.start(), window, history)
+        if is_domain(name):
+            stream.parent = self.existing(stream_of_domain(name))
+        elif self._dimensions:
+            stream.whereabouts = Whereabouts.start(self._dimensions)
+        return stream
 
     def _revive(self, name: str) -> None:
         parked = self._parked[name]
         stream = self._fresh(name, parked.summary.mode, parked.method)
+        if not parked.tells_apart:
+            stream.whereabouts = None
         revive(stream, self._shelf.read(name, parked.method))
         del self._parked[name]
         self._add(stream)
@@ -324,8 +318,10 @@ class Registry:
 
     def _add(self, stream: Stream) -> None:
         self._streams[stream.name] = stream
-        self._metrics.stream.open(stream.name, stream.method.adapter.name)
-        self._metrics.stream.state(stream.name, stream.version, stream.answers_as_source, bool(stream.frozen))
+        self._families.add(stream.name)
+        if not stream.parent:
+            self._metrics.stream.open(stream.name, stream.method.adapter.name)
+            self._metrics.stream.state(stream.name, stream.version, stream.answers == "source", bool(stream.frozen))
         self._settle(stream)
         self._report()
 
@@ -339,4 +335,5 @@ class Registry:
         return self._sizes.total > self._settings.max_bytes
 
     def _report(self) -> None:
-        self._metrics.streams(len(self), len(self._parked), self._sizes.by_kind, len(self._aside))
+        held, domains = self._sizes.by_kind, len(self._families)
+        self._metrics.streams(len(self), len(self._parked), held, len(self._aside), domains)

@@ -1,4 +1,4 @@
-"""What happens to streams, as metrics."""
+"""What happens to streams, as metrics; what happens to a domain counts for its stream."""
 
 from tta_server.streams.event import StreamEvent
 from tta_server.streams.stream import Stream
@@ -15,9 +15,10 @@ class Series:
     def hear(self, event: StreamEvent) -> None:
         """Take one event into account; a stream that is not in memory has no series."""
         if event.subject:
-            self._count(event, event.subject)
+            stream = event.subject.parent or event.subject
+            self._count(event, stream)
             if event.logged:
-                self._show(event, event.subject)
+                self._show(event, stream)
 
     def _count(self, event: StreamEvent, stream: Stream) -> None:
         series, words = self._metrics.stream, event.words
@@ -42,4 +43,4 @@ class Series:
             series.forget(stream.name)
         else:
             series.measures(stream.name, event.measures)
-        series.state(stream.name, stream.version, stream.answers_as_source, bool(stream.frozen))
+        series.state(stream.name, stream.version, stream.answers == "source", bool(stream.frozen))

@@ -12,6 +12,8 @@ import torch
 
 from tta_server.adapters import Adapter, State
 from tta_server.adapters.checkpoint import dump_state, load_beside, load_state, read_about
+from tta_server.domains.place import Place
+from tta_server.domains.space import StyleSpace
 from tta_server.errors import BadRequest
 from tta_server.guard.verdict import Memory, Serve
 from tta_server.models import Backbone, Reference, Tensors
@@ -19,6 +21,7 @@ from tta_server.models.backbone import size_bytes
 from tta_server.settings import Mode
 from tta_server.storage.keeper import Keeper
 from tta_server.streams.history import Kept
+from tta_server.streams.located import Located, go_on, locate, name_space, stored_place, stored_whereabouts, tensors_of
 from tta_server.streams.methods import Methods
 from tta_server.streams.stored import MOST_STEPS, SCHEMA, Stored, StoredImage, StoredState
 from tta_server.streams.stream import Answering, Method, Stream, source_answers
@@ -36,16 +39,22 @@ class Parked(NamedTuple):
         summary: What lists say of it.
         serve: Whether its own state or the source answers, as the guard wants it.
         method: How it learns; kept, so that nobody has to make it anew when the stream comes back.
+        place: Where it lies, if it is a domain: to be found by what comes.
+        tells_apart: Whether it tells domains apart.
     """
 
     summary: Summary
     serve: Serve
     method: Method
+    place: Place | None = None
+    tells_apart: bool = False
 
     @property
     def answering(self) -> Answering:
         """Who answers its requests."""
-        return Answering(self.summary.mode, source_answers(self.summary.mode, self.serve), self.method)
+        mode = self.summary.mode
+        as_source = self.tells_apart or source_answers(mode, self.serve)
+        return Answering(mode, as_source, self.method, self.tells_apart and mode != "off")
 
     def in_mode(self, mode: Mode) -> "Parked":
         """Return the same in another mode; its file is as it was until the stream has come back."""
@@ -62,6 +71,7 @@ class Contents(NamedTuple):
         memory: What the guard remembered.
         history: Earlier states, oldest first; the current one is among them.
         window: Images that waited.
+        located: Where it has been, or where it lies.
     """
 
     stored: Stored
@@ -69,6 +79,7 @@ class Contents(NamedTuple):
     memory: Tensors
     history: list[Kept]
     window: list[Sample]
+    located: Located
 
 
 class MisfitError(ValueError):
@@ -78,15 +89,19 @@ class MisfitError(ValueError):
 class Shelf:
     """Write streams and read them; files go through the keeper."""
 
-    def __init__(self, keeper: Keeper, backbone: Backbone, reference: Reference | None) -> None:
+    def __init__(
+        self, keeper: Keeper, backbone: Backbone, reference: Reference | None, space: StyleSpace | None = None
+    ) -> None:
         """Take what files are read and written with.
 
         Args:
             keeper: Reads and writes.
             backbone: The network that states belong to.
             reference: Its bundle, if there is one.
+            space: Where styles are compared, if domains are told apart.
         """
         self._keeper = keeper
+        self._space = name_space(space)
         self._backbone = backbone
         self._reference = reference
         self._leaving_bytes = 0
@@ -123,10 +138,12 @@ class Shelf:
             return None
         section = Stored.read(read_about(data)["about"]).adapter
         method = methods.prepare(section) if section else methods.default
-        stored, state = self._contents(data, method)[:2]
-        mode = stored.mode or usual
-        summary = stored.summary(name, mode, method.adapter.name, size_bytes(state))
-        return Parked(summary, stored.serve, method).in_mode(mode)
+        found = self._contents(data, method)
+        mode = found.stored.mode or usual
+        summary = found.stored.summary(name, mode, method.adapter.name, size_bytes(found.state))
+        # One that learnt before domains were told apart goes on as it was.
+        apart = bool(self._space) and not found.located.place and not found.stored.steps
+        return Parked(summary, found.stored.serve, method, found.located.place, apart).in_mode(mode)
 
     def save(self, stream: Stream) -> None:
         """Have a stream's state written soon; what waits in its window is not."""
@@ -136,7 +153,8 @@ class Shelf:
         """Have a whole stream written soon, and return what to remember of it."""
         self._keeper.save(stream.name, stream.version, self._encoder(stream, whole=True))
         self._leaving_bytes += sum(stream.bytes.values())
-        return Parked(replace(stream.summary(), in_memory=False), stream.serve, stream.method)
+        summary = replace(stream.summary(), in_memory=False)
+        return Parked(summary, stream.serve, stream.method, stream.place, stream.whereabouts is not None)
 
     def drain(self, most_bytes: int) -> None:
         """Wait until parked streams are on disk if they may still take more memory than that.
@@ -191,7 +209,8 @@ class Shelf:
             for kept in stored.history
         ]
         memory = {name[len(_GUARD) :]: tensor for name, tensor in beside.items() if name.startswith(_GUARD)}
-        return Contents(stored, state, memory, history, _samples(stored.window, beside))
+        located = locate(stored, beside, self._space)
+        return Contents(stored, state, memory, history, _samples(stored.window, beside), located)
 
     def _belongs_elsewhere(self, data: bytes, method: Method) -> bool:
         """Say whether a file that does not fit is as it was written: by another model, adapter or settings."""
@@ -223,6 +242,11 @@ class Shelf:
             history=[StoredState(kept.version, kept.steps, kept.passed) for kept in history],
             window=[StoredImage(row.digest.hex(), row.client, row.arrived_s) for row in rows],
             recent=[digest.hex() for digest in stream.window.recent] if whole else [],
+            whereabouts=stored_whereabouts(stream, self._space),
+            place=stored_place(stream, self._space),
+            title=stream.title,
+            since=stream.since,
+            begun=stream.begun,
         )
         older = {kept.version: kept.state for kept in history if kept.version != stream.version}
         return _Encoder(stream, self._backbone, stored, rows, older)
@@ -237,8 +261,11 @@ def revive(stream: Stream, contents: Contents) -> None:
     stored = contents.stored
     if wrong := stream.method.guard.vet(contents.state, stream.method.initial, closely=False):
         raise ValueError(f"its state is not what a step could have made: {wrong.reason}")
-    stream.version, stream.steps = stored.version, stored.steps
-    stream.state = contents.state if stored.steps else stream.method.initial
+    stream.version, stream.steps, stream.begun = stored.version, stored.steps, stored.begun
+    stream.state = contents.state if stored.steps or stored.begun else stream.method.initial
+    stream.place, stream.title, stream.since = contents.located.place, stored.title, stored.since
+    if stream.whereabouts and contents.located.whereabouts:
+        stream.whereabouts = go_on(stream.whereabouts, contents.located.whereabouts)
     stream.memory = _memory(stream.memory, contents.memory)
     stream.images, stream.learnt, stream.dropped = stored.images, stored.learnt, Counter(stored.dropped)
     stream.serve, stream.restores, stream.frozen = stored.serve, stored.restores, stored.frozen
@@ -262,9 +289,11 @@ class _Encoder:
         self._about = stored.written()  # now: what cannot be written is this stream's trouble, not the writer's
         self._rows = rows
         self._older = older
+        self._where = tensors_of(stream)
 
     def __call__(self) -> bytes:
         beside = {f"{_GUARD}{name}": tensor for name, tensor in self._memory.items()}
+        beside |= self._where
         beside |= {f"{_WINDOW}{i:06d}": torch.from_numpy(row.image) for i, row in enumerate(self._rows)}
         for version, state in self._older.items():
             beside |= {f"{_HISTORY}{version}/{name}": tensor for name, tensor in state.items()}

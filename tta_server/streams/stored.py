@@ -58,6 +58,40 @@ class StoredImage:
 
 
 @dataclass(frozen=True)
+class StoredPlace:
+    """Where a domain lies; its centre lies beside.
+
+    Attributes:
+        spread: See `Place`.
+        images: See `Place`.
+        space: Name of the space that it is a place of.
+    """
+
+    spread: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    images: Annotated[int, Field(ge=1, le=MOST_STEPS)]
+    space: str = ""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+
+@dataclass(frozen=True)
+class StoredWhereabouts:
+    """Where a stream that tells domains apart has been; the styles of its last images lie beside.
+
+    Attributes:
+        current: See `Whereabouts`.
+        next: See `Whereabouts`.
+        space: Name of the space that the styles belong to.
+    """
+
+    current: str = ""
+    next: Annotated[int, Field(ge=1, le=10**9)] = 1
+    space: str = ""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+
+@dataclass(frozen=True)
 class Stored:
     """A stream as its file has it; the tensors lie beside.
 
@@ -80,6 +114,11 @@ class Stored:
         history: Its earlier states, oldest first.
         window: Images that waited, in order.
         recent: Digests of images that are refused if they come again, in hex, oldest first.
+        whereabouts: Where it has been, if it tells domains apart.
+        place: Where it lies, if it is a domain.
+        title: What an operator calls the domain.
+        since: When the domain was opened.
+        begun: How many waiting images the state has the statistics of, before the first step.
     """
 
     schema: Annotated[int, Field(ge=0, le=SCHEMA)] = 0
@@ -100,6 +139,11 @@ class Stored:
     history: list[StoredState] = field(default_factory=list)
     window: list[StoredImage] = field(default_factory=list)
     recent: list[str] = field(default_factory=list)
+    whereabouts: StoredWhereabouts | None = None
+    place: StoredPlace | None = None
+    title: str = ""
+    since: str = ""
+    begun: Count = 0
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tta_server.adapters import Adapter, State
+from tta_server.domains.place import Place
 from tta_server.guard.judge import Judge
 from tta_server.guard.verdict import Memory, Serve
 from tta_server.models.backbone import size_bytes
 from tta_server.settings import AdapterSettings, Mode
 from tta_server.streams.history import History, Kept
 from tta_server.streams.summary import Summary
+from tta_server.streams.whereabouts import Whereabouts
 from tta_server.streams.window import Images, Window
 from tta_server.telemetry.closed_sets import StateKind
 
@@ -45,11 +47,13 @@ class Answering(NamedTuple):
         mode: Whether and when it learns.
         as_source: Whether the frozen model answers.
         method: How it learns.
+        routed: Whether its images must be told apart before it is known who answers.
     """
 
     mode: Mode
     as_source: bool
     method: Method
+    routed: bool = False
 
 
 class Standing(NamedTuple):
@@ -66,7 +70,10 @@ class Standing(NamedTuple):
 
 @dataclass(eq=False)
 class Stream:
-    """What the server knows of one stream.
+    """What the server knows of one stream, or of one domain of a stream.
+
+    A stream that tells domains apart learns nothing itself: it is the source, and each of its domains is a `Stream`
+    with a place, which learns from the images that look like it.
 
     Attributes:
         name: Its name.
@@ -88,6 +95,12 @@ class Stream:
         entropy_ratio: Recent mean entropy of the answers over ln K; None before the first.
         confidence: Recent mean probability of the predicted class; None before the first.
         touched_s: When it last answered, on a monotonic clock.
+        whereabouts: Where it has been, if it tells domains apart.
+        parent: The stream that it is a domain of, if it is one.
+        place: Where it lies among styles, if it is a domain.
+        title: What an operator calls the domain; may be empty.
+        since: When the domain was opened: ISO 8601 in UTC.
+        begun: How many waiting images `state` has the statistics of, before the first step.
     """
 
     name: str
@@ -109,6 +122,12 @@ class Stream:
     entropy_ratio: float | None = None
     confidence: float | None = None
     touched_s: float = 0.0
+    whereabouts: Whereabouts | None = None
+    parent: "Stream | None" = None
+    place: Place | None = None
+    title: str = ""
+    since: str = ""
+    begun: int = 0
 
     @property
     def standing(self) -> Standing:
@@ -118,17 +137,32 @@ class Stream:
     @property
     def answering(self) -> Answering:
         """Who answers its requests now."""
-        return Answering(self.mode, self.answers_as_source, self.method)
+        return Answering(self.mode, self.answers_as_source, self.method, self.tells_apart)
 
     @property
     def answers_as_source(self) -> bool:
         """Whether the frozen model answers its requests, whatever it has learnt."""
-        return source_answers(self.mode, self.serve)
+        return self.whereabouts is not None or source_answers(self.mode, self.serve)
+
+    @property
+    def tells_apart(self) -> bool:
+        """Whether each of its images is looked at to find the domain that it belongs to."""
+        return self.whereabouts is not None and self.mode != "off"
+
+    @property
+    def adapted(self) -> bool:
+        """Whether what answers has seen or learnt something of the input, and is not the source."""
+        return bool(self.steps or self.begun) and not self.answers_as_source
+
+    @property
+    def base(self) -> State:
+        """The state that the next step starts from: what was begun with is measured anew on a whole window."""
+        return self.state if self.steps else self.method.initial
 
     @property
     def learns_later(self) -> bool:
         """Whether answered images go into its window."""
-        return self.mode in ("after", "shadow")
+        return self.whereabouts is None and self.mode in ("after", "shadow")
 
     @property
     def bytes(self) -> dict[StateKind, int]:
@@ -148,6 +182,11 @@ class Stream:
         self.entropy_ratio = (self.entropy_ratio or 0.0) * (1 - share) + entropy_ratio * share
         self.confidence = (self.confidence or 0.0) * (1 - share) + confidence * share
 
+    def begin(self, state: State, images: int) -> None:
+        """Answer with `state` until the first step: it has the statistics of the first `images` images."""
+        self.go_to(state, 0)
+        self.begun = images
+
     def commit(self, state: State, rows: int, passed: bool) -> None:
         """Take over the state that a step on `rows` images made; `passed` if the complete check found it good."""
         self.state = state
@@ -160,7 +199,7 @@ class Stream:
         """Take over a state that was not made by a step on the current one, under a new version."""
         self.state = state
         self.version += 1
-        self.steps = steps
+        self.steps, self.begun = steps, 0
         if steps:
             self.history.add(Kept(self.version, steps, state, passed))
 
@@ -188,7 +227,7 @@ class Stream:
             adapter=self.method.adapter.name,
             state_version=self.version,
             steps=self.steps,
-            answers="source" if self.answers_as_source else "adapted",
+            answers=self.answers,
             frozen=self.frozen,
             images=self.images,
             images_learnt=self.learnt,
@@ -199,6 +238,13 @@ class Stream:
             state_bytes=size_bytes(self.state),
             last_verdict=self.verdicts[-1] if self.verdicts else None,
         )
+
+    @property
+    def answers(self) -> Serve:
+        """Which model answers its requests, as lists say it."""
+        if self.tells_apart and self.whereabouts:
+            return "adapted" if self.whereabouts.current and self.mode != "shadow" else "source"
+        return "source" if self.answers_as_source else "adapted"
 
     def details(self) -> dict[str, Any]:
         """Return what `GET /v1/streams/{name}` says: more than the summary."""

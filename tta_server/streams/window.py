@@ -45,6 +45,11 @@ class Offered(NamedTuple):
     digests: tuple[bytes, ...]
     constant: tuple[bool, ...]
 
+    def only(self, places: npt.NDArray[np.int64]) -> "Offered":
+        """Return some of the images, in the order of their places (m,)."""
+        digests, constant = (tuple(of[i] for i in places) for of in (self.digests, self.constant))
+        return Offered(self.images[places], digests, constant)
+
 
 class Window:
     """Let images in, and hand them out in order of arrival.

@@ -3,7 +3,7 @@
 from typing import Final, Literal, get_args
 
 RequestOutcome = Literal["ok", "rejected", "overloaded", "cancelled", "error"]
-Stage = Literal["decode", "queue", "forward", "judge", "adapt"]
+Stage = Literal["decode", "queue", "route", "forward", "judge", "adapt"]
 WindowOutcome = Literal["updated", "rejected", "skipped", "restored", "failed", "dropped"]
 """What became of a window: learnt from; the step refused; not learnt from, because nothing drifts or it is no fair
 sample; the stream taken back; an error; no time for it."""

@@ -66,6 +66,9 @@ class Metrics:
             model
         )
         self._streams = Gauge("tta_streams", "Streams, in memory or on disk.", one, registry=registry).labels(model)
+        self._domains = Gauge("tta_domains", "Domains that streams keep a state for.", one, registry=registry).labels(
+            model
+        )
         self._parked = Gauge("tta_streams_on_disk", "Streams that are on disk only.", one, registry=registry).labels(
             model
         )
@@ -158,8 +161,11 @@ class Metrics:
         """Record how many images wait."""
         self._queue.set(rows)
 
-    def streams(self, count: int, on_disk: int, held: Mapping[StateKind, int], aside: int = 0) -> None:
+    def streams(
+        self, count: int, on_disk: int, held: Mapping[StateKind, int], aside: int = 0, domains: int = 0
+    ) -> None:
         """Record how many streams there are, how many of them only on disk or set aside, and what the rest takes."""
+        self._domains.set(domains)
         self._aside.set(aside)
         self._streams.set(count)
         self._parked.set(on_disk)

@@ -19,10 +19,10 @@ from tta_server.guard.judge import Judge
 from tta_server.guard.verdict import Admission, Memory, Verdict
 from tta_server.models import Backbone, Output, Reference, TorchBackbone
 from tta_server.runtime import assemble as assembly
-from tta_server.runtime.answerer import Answer, Job
 from tta_server.runtime.assemble import assemble
 from tta_server.runtime.commands import Commands, Who
 from tta_server.runtime.engine import Engine
+from tta_server.runtime.job import Answer, Job
 from tta_server.runtime.served import Storage
 from tta_server.runtime.worker import Worker
 from tta_server.settings import AdapterSettings
@@ -241,6 +241,7 @@ def wired(
             "streams": {"duplicate_memory": 0, **more},
             "storage": {"url": storage, **stored},
             "guard": {"enabled": False},
+            "domains": {"max": 1},
         },
     )
     settings = settings.model_copy(update={"streams": settings.streams.model_copy(update=small)})

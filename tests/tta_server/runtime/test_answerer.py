@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import tta_server.runtime.answerer as module
 from tests.tta_server.runtime.fakes import WHO, Fails, Wired, ask, learn_all, queued, rows, tiny, wired
 from tta_server import adapters
-from tta_server.runtime.answerer import Asked
+from tta_server.runtime.job import Part
 
 
 def taught(names: str = "abc", **keys: object) -> Wired:
@@ -21,16 +21,16 @@ def taught(names: str = "abc", **keys: object) -> Wired:
     return subject
 
 
-def asked(subject: Wired, requests: list[tuple[str, int]]) -> list[Asked]:
+def asked(subject: Wired, requests: list[tuple[str, int]]) -> list[Part]:
     return [
-        (queued(name, rows(count, seed), 0.0), subject.worker.parts.registry.open(name, 0.0))
+        Part(queued(name, rows(count, seed), 0.0), subject.worker.parts.registry.open(name, 0.0))
         for seed, (name, count) in enumerate(requests)
     ]
 
 
-def shape(groups: list[list[Asked]]) -> list[list[str]]:
+def shape(groups: list[list[Part]]) -> list[list[str]]:
     """Return the streams of each group."""
-    return sorted([job.stream for job, _ in group] for group in groups)
+    return sorted([part.stream.name for part in group] for group in groups)
 
 
 def groups(subject: Wired, *requests: tuple[str, int]) -> list[list[str]]:
@@ -82,9 +82,9 @@ def test_every_request_is_in_one_group_and_at_most_half_of_a_stack_is_padding(wa
 
     assert sorted(id(one) for group in found for one in group) == sorted(id(one) for one in everything)
     for group in found:
-        sizes = dict.fromkeys((job.stream for job, _ in group), 0)
-        for job, _ in group:
-            sizes[job.stream] += job.rows
+        sizes = dict.fromkeys((part.stream.name for part in group), 0)
+        for part in group:
+            sizes[part.stream.name] += part.rows
         assert sum(sizes.values()) >= 0.5 * max(sizes.values()) * len(sizes)
 
 
@@ -108,13 +108,13 @@ def test_stacked_and_padded_answers_equal_those_of_each_stream(wanted):
     for group in subject.worker.parts.answerer.groups(everything):
         probabilities, entropies = subject.worker.parts.answerer.answer(group)
         start = 0
-        for job, stream in group:
-            x = torch.from_numpy(job.images).float() / 255
-            expected = adapter.predict(alone, stream.state, x).logits.softmax(1).numpy()
-            part = slice(start, start + job.rows)
+        for one in group:
+            x = torch.from_numpy(one.images).float() / 255
+            expected = adapter.predict(alone, one.stream.state, x).logits.softmax(1).numpy()
+            part = slice(start, start + one.rows)
             assert np.allclose(probabilities[part], expected, atol=1e-5)  # float32 in another batch shape
             assert np.allclose(entropies[part], -(expected * np.log(expected)).sum(1), atol=1e-4)
-            start += job.rows
+            start += one.rows
 
 
 def test_streams_that_stack_take_one_forward(monkeypatch):

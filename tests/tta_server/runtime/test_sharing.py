@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tta_server.runtime.fakes import Wired, ask, learn_all, queued, rows, wired
+from tta_server.runtime.job import Part
 
 requests = st.lists(
     st.tuples(st.sampled_from(["a", "b", "c", "off", "lab"]), st.integers(1, 6)), min_size=1, max_size=9
@@ -24,12 +25,12 @@ def taught(stack_rows: int) -> Wired:
 def test_what_shares_a_forward_was_grouped_so_and_keeps_to_the_limit_on_stacks(wanted, stack_rows):
     subject = taught(stack_rows)
     jobs = [queued(name, rows(count, seed), 0.0) for seed, (name, count) in enumerate(wanted)]
-    asked = [(job, subject.worker.parts.registry.open(job.stream, 0.0)) for job in jobs]
+    asked = [Part(job, subject.worker.parts.registry.open(job.stream, 0.0)) for job in jobs]
 
     for group in subject.worker.parts.answerer.groups(asked):
-        assert len({subject.worker.group(job) for job, _ in group}) == 1
+        assert len({subject.worker.group(part.job) for part in group}) == 1
         sizes: dict[str, int] = {}
-        for job, stream in group:
-            sizes[stream.name] = sizes.get(stream.name, 0) + job.rows
-        if len(sizes) > 1 and not group[0][1].answers_as_source:
+        for part in group:
+            sizes[part.stream.name] = sizes.get(part.stream.name, 0) + part.rows
+        if len(sizes) > 1 and not group[0].stream.answers_as_source:
             assert max(sizes.values()) * len(sizes) <= stack_rows

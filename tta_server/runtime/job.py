@@ -1,0 +1,146 @@
+"""A request on its way through the engine, the parts that it is answered in, and its answer."""
+
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tta_server.streams.stream import Stream
+from tta_server.streams.window import Images, Offered
+
+Scores = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+"""Probabilities (n, K) and entropies in nats (n,)."""
+
+HOME = "source"
+"""What an answer calls the domain of images that look like the source's; no domain has this name."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a request gets.
+
+    Attributes:
+        probabilities: (n, K) float32, each row sums to 1.
+        entropy_nats: (n,) float32.
+        stream: Name of the stream that answered.
+        version: Version of its state when it answered.
+        adapted: Whether a state that has learnt something answered any of the images, not the source.
+        domains: Domain of each image, or `HOME`; empty if the stream tells none apart.
+    """
+
+    probabilities: npt.NDArray[np.float32]
+    entropy_nats: npt.NDArray[np.float32]
+    stream: str
+    version: int
+    adapted: bool
+    domains: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A request on its way through the engine.
+
+    Attributes:
+        stream: Name of its stream.
+        offered: Its images.
+        arrived_s: When it came, on a monotonic clock.
+        client: Who sent it.
+        request_id: What labels that come later call it; empty if nobody can.
+        future: The answer to come.
+    """
+
+    stream: str
+    offered: Offered
+    arrived_s: float
+    client: str = ""
+    request_id: str = ""
+    future: "Future[Answer]" = field(default_factory=Future)
+
+    @property
+    def images(self) -> Images:
+        """(n, C, H, W)."""
+        return self.offered.images
+
+    @property
+    def rows(self) -> int:
+        """Images in the request."""
+        return len(self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The images of a request that one state answers.
+
+    Attributes:
+        job: The request.
+        stream: Whose state: the request's stream, or a domain of it.
+        places: Which images of the request, if not all.
+    """
+
+    job: Job
+    stream: Stream
+    places: npt.NDArray[np.int64] | None = None
+
+    @property
+    def offered(self) -> Offered:
+        """The images as a window takes them."""
+        return self.job.offered if self.places is None else self.job.offered.only(self.places)
+
+    @property
+    def images(self) -> Images:
+        """(n, C, H, W)."""
+        return self.job.images if self.places is None else self.job.images[self.places]
+
+    @property
+    def rows(self) -> int:
+        """How many images."""
+        return self.job.rows if self.places is None else len(self.places)
+
+
+class Draft:
+    """An answer that is put together from its parts."""
+
+    def __init__(self, job: Job, stream: Stream, parts: list[Part]) -> None:
+        """Take the request, the stream that it went to, and the parts that it is answered in."""
+        self.job = job
+        self.stream = stream
+        self.parts = parts
+        self._apart = stream.tells_apart
+        self._version = 0
+        self._found: dict[Part, Scores] = {}
+        self._adapted = False
+
+    def take(self, part: Part, scores: Scores, version: int, adapted: bool) -> bool:
+        """Take the answer to a part; returns whether all parts are there.
+
+        Args:
+            part: The part.
+            scores: Its answer.
+            version: Of the stream's state when it answered.
+            adapted: Whether a state that has learnt something answered.
+        """
+        self._found[part] = scores
+        self._version = version
+        self._adapted |= adapted
+        return len(self._found) == len(self.parts)
+
+    def answer(self) -> Answer:
+        """Return the whole answer, in the order of the request."""
+        if len(self.parts) == 1:
+            probabilities, entropies = self._found[self.parts[0]]
+        else:
+            order = np.argsort(np.concatenate([_places(part) for part in self.parts]))
+            found = [self._found[part] for part in self.parts]
+            probabilities, entropies = (np.concatenate(scores)[order] for scores in zip(*found, strict=True))
+        return Answer(probabilities, entropies, self.job.stream, self._version, self._adapted, self._domains())
+
+    def _domains(self) -> tuple[str, ...]:
+        if not self._apart:
+            return ()
+        names = {place: part.stream.name for part in self.parts if part.stream.parent for place in _places(part)}
+        return tuple(names.get(place, HOME) for place in range(self.job.rows))
+
+
+def _places(part: Part) -> npt.NDArray[np.int64]:
+    return np.arange(part.job.rows) if part.places is None else part.places

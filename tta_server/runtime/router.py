@@ -1,0 +1,199 @@
+"""Tell a stream's images apart: which domain each belongs to, and what is done about one that is new.
+
+The source's place is one of those that are compared: what is nearest to it is at home, is answered by the frozen model
+and not learnt from. What lies nowhere opens a domain.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tta_server.domains.merge import alike
+from tta_server.domains.place import Place
+from tta_server.domains.route import NEW, follow, is_few, route
+from tta_server.domains.space import StyleSpace
+from tta_server.models import Backbone
+from tta_server.runtime.device import on_device, read
+from tta_server.runtime.job import Job, Part, Scores
+from tta_server.storage.audit import Event, now
+from tta_server.streams.event import News, StreamEvent
+from tta_server.streams.names import domain_name
+from tta_server.streams.registry import Registry
+from tta_server.streams.stream import Stream
+from tta_server.streams.whereabouts import Whereabouts
+
+_GROWN = 1.5  # a domain that no step was taken in is begun anew once it has seen so many times the images
+
+
+class Look(NamedTuple):
+    """What the frozen model says of the images of one request.
+
+    Attributes:
+        styles: Whitened (n, D), float64, on the CPU.
+        scores: Its answer; None if nobody is likely to need it.
+    """
+
+    styles: Tensor
+    scores: Scores | None
+
+    def of(self, part: Part) -> Scores:
+        """Return what it says of a part; ValueError if nobody asked for its answer."""
+        if self.scores is None:
+            raise ValueError("the frozen model was not asked for its answer")
+        return self.scores if part.places is None else (self.scores[0][part.places], self.scores[1][part.places])
+
+
+class Router:
+    """Find the domain of each image; the device thread alone may call it."""
+
+    def __init__(
+        self, backbone: Backbone, space: StyleSpace, most: int, window_rows: int, registry: Registry, news: News
+    ) -> None:
+        """Prepare.
+
+        Args:
+            backbone: The network.
+            space: Where styles are compared.
+            most: Domains that a stream may have.
+            window_rows: Images of a full window.
+            registry: The streams.
+            news: What happens to streams.
+        """
+        self._backbone = backbone
+        self._space = space
+        self._most = most
+        self._window_rows = window_rows
+        self._registry = registry
+        self._news = news
+        self._source = Place.source(len(space.mean), space.images)
+
+    def look(self, asked: Sequence[tuple[Job, Stream]]) -> dict[Job, Look]:
+        """Show requests to the frozen model, those together that may need its whole answer and those that will not."""
+        found: dict[Job, Look] = {}
+        for whole in (True, False):
+            jobs = [job for job, stream in asked if _needs_answer(stream) == whole]
+            if jobs:
+                found |= self._look(jobs, whole)
+        return found
+
+    def place(self, job: Job, stream: Stream, look: Look) -> list[Part]:
+        """Return the parts of a request, each with the stream or the domain that answers it.
+
+        Args:
+            job: The request.
+            stream: Whose it is.
+            look: What the frozen model says of it.
+        """
+        known = self._registry.domains(stream.name)
+        # What is not finite has no style: the source answers, and nobody learns from it.
+        sound = look.styles.isfinite().all(1)
+        found = np.zeros(job.rows, np.int64)
+        if sound.any():
+            styles = look.styles[sound]
+            stream.whereabouts = _been(stream).after(styles)
+            found[sound.numpy()] = self._where(stream, stream.whereabouts, known, styles)
+        asked = {0: stream}
+        for index, (name, place) in enumerate(known.items(), 1):
+            if (found == index).any():
+                asked[index] = self._registry.open(name, job.arrived_s)
+                asked[index].place = place.seen(look.styles[torch.from_numpy(found == index)])
+        if (found == NEW).any():
+            first = _been(stream).recent if is_few(job.rows) else look.styles[torch.from_numpy(found == NEW)]
+            asked[NEW] = self._open(stream, first, job, {one.name for one in asked.values()})
+        last = asked[int(found[-1])]
+        stream.whereabouts = _been(stream).at(last.name if last.parent else "")
+        shares = {index: np.flatnonzero(found == index) for index in dict.fromkeys(found.tolist())}
+        return [Part(job, asked[index], None if len(own) == job.rows else own) for index, own in shares.items()]
+
+    def begin(self, part: Part) -> None:
+        """Have a domain in which no step was taken answer with the statistics of what it has seen so far."""
+        domain = part.stream
+        seen = len(domain.window) + part.rows
+        grown = seen >= _GROWN * domain.begun and domain.begun < self._window_rows
+        if domain.place is None or domain.steps or domain.answers_as_source or not grown:
+            return
+        images = [*(row.image for row in domain.window), part.images]
+        x = on_device(images, self._backbone.device)[: self._window_rows]
+        method, before = domain.method, domain.standing
+        state = method.adapter.begin(self._backbone, method.initial, x)
+        if state is not method.initial:
+            domain.begin(state, len(x))
+            reason = f"it has the statistics of its first {len(x)} images"
+            self._news.tell(StreamEvent(domain.name, "begin", before, domain.standing, domain, reason=reason))
+
+    def tidy(self, stream: Stream) -> None:
+        """Merge two domains of a stream that have become alike, if there are two."""
+        known = self._registry.domains(stream.name)
+        pair = alike([self._source, *known.values()], self._space.limit)
+        if not pair:
+            return
+        kept, gone = ([*known][index - 1] for index in pair)
+        if self._registry.summary(gone).steps > self._registry.summary(kept).steps:
+            kept, gone = gone, kept
+        domain = self._registry.existing(kept)
+        if domain.place:
+            domain.place = domain.place.merged(known[gone])
+        self._registry.delete(gone)
+        self._tell("merge", stream, f"'{gone}' had become like '{kept}'", {"domain": kept, "merged": gone})
+        if _been(stream).current == gone:
+            stream.whereabouts = _been(stream).at(kept)
+
+    def _look(self, jobs: Sequence[Job], whole: bool) -> dict[Job, Look]:
+        x = on_device((job.images for job in jobs), self._backbone.device)
+        styles, output = self._space.styles(self._backbone, x, whole)
+        scores = read(output) if output else None
+        found, end = {}, 0
+        for job in jobs:
+            start, end = end, end + job.rows
+            own = (scores[0][start:end], scores[1][start:end]) if scores else None
+            found[job] = Look(styles[start:end], own)
+        return found
+
+    def _where(self, stream: Stream, where: Whereabouts, known: dict[str, Place], styles: Tensor) -> list[int]:
+        places, names = [self._source, *known.values()], ["", *known]
+        if is_few(len(styles)):
+            current = names.index(where.current) if where.current in names else 0
+            return [follow(places, where.recent, current, self._space.limit)] * len(styles)
+        found = route(places, styles, self._space.limit)
+        if stream.mode == "inline" or stream.method.adapter.batch_coupled:  # rows that one forward must see together
+            return [Counter(found).most_common(1)[0][0]] * len(found)
+        return found
+
+    def _open(self, stream: Stream, styles: Tensor, job: Job, busy: set[str]) -> Stream:
+        """Open a domain for images of these styles (n, D); if there is no room, one that can be spared goes.
+
+        Returns:
+            The domain; the stream itself, which answers as the source, if none of the others (`busy`) can be spared.
+        """
+        if self._registry.count_domains(stream.name) >= self._most:
+            spared = self._registry.idlest_domain(stream.name, busy)
+            if not spared:
+                return stream
+            self._registry.delete(spared)
+            self._tell("forget", stream, f"a new one took the place of '{spared}'", {"domain": spared})
+        name = domain_name(stream.name, _been(stream).next)
+        stream.whereabouts = _been(stream).opened()
+        domain = self._registry.create(name, stream.mode, stream.method)
+        domain.place, domain.since, domain.touched_s = Place.first(styles), now(), job.arrived_s
+        reason = f"what it sees lies {self._source.apart(domain.place):.3g} times the usual spread from the source"
+        self._tell("open", stream, reason, {"domain": name})
+        return domain
+
+    def _tell(self, kind: Event, stream: Stream, reason: str, extra: dict[str, str]) -> None:
+        standing = stream.standing
+        self._news.tell(StreamEvent(stream.name, kind, standing, standing, stream, reason=reason, extra=extra))
+
+
+def _been(stream: Stream) -> Whereabouts:
+    if stream.whereabouts is None:
+        raise ValueError(f"stream '{stream.name}' tells no domains apart")
+    return stream.whereabouts
+
+
+def _needs_answer(stream: Stream) -> bool:
+    """Say whether the frozen model is likely to answer the next images of a stream."""
+    return stream.mode == "shadow" or not (stream.whereabouts and stream.whereabouts.current)

@@ -1,0 +1,96 @@
+"""Where each stream is, and each domain of one: in memory, on disk or set aside. A data structure."""
+
+from collections import OrderedDict
+from collections.abc import Container, Iterator
+from typing import NamedTuple
+
+from tta_server.domains.place import Place
+from tta_server.errors import NotFound
+from tta_server.streams.families import Families
+from tta_server.streams.names import is_domain
+from tta_server.streams.shelf import Parked
+from tta_server.streams.stream import Stream
+from tta_server.streams.summary import Summary
+
+
+class Apart(NamedTuple):
+    """Whether streams tell domains apart.
+
+    Attributes:
+        dimensions: Of a style; 0 if they do not.
+        blind: Whether they were to, and cannot.
+    """
+
+    dimensions: int = 0
+    blind: bool = False
+
+
+class Directory:
+    """Find streams and domains by name; who changes what is where is the registry."""
+
+    def __init__(self) -> None:
+        """Start without a stream."""
+        self._streams: OrderedDict[str, Stream] = OrderedDict()  # the one that is idle longest first
+        self._parked: dict[str, Parked] = {}
+        self._aside: dict[str, Summary] = {}
+        self._families = Families()
+
+    def __len__(self) -> int:
+        """Return how many streams there are; domains do not count."""
+        return len(self._streams) + len(self._parked) + len(self._aside) - len(self._families)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._streams or name in self._parked or name in self._aside
+
+    def in_memory(self, name: str) -> Stream | None:
+        """Return a stream if it is in memory."""
+        return self._streams.get(name)
+
+    def every_stream_in_memory(self) -> list[Stream]:
+        """Return the streams and domains that are in memory, the one that is idle longest first."""
+        return list(self._streams.values())
+
+    def summary(self, name: str) -> Summary:
+        """Return the summary of a stream, wherever it is.
+
+        Raises:
+            NotFound: If there is none.
+        """
+        if name in self._streams:
+            return self._streams[name].summary()
+        if summary := self._aside.get(name) or (name in self._parked and self._parked[name].summary):
+            return summary
+        raise NotFound(f"unknown stream '{name}'; a stream exists from its first answered request")
+
+    def domains(self, name: str) -> dict[str, Place]:
+        """Return the domains of a stream that can answer, the oldest first, and where each lies."""
+        found = {}
+        for domain in self._families.of(name):
+            known = self._streams.get(domain) or self._parked.get(domain)
+            if known and known.place:
+                found[domain] = known.place
+        return found
+
+    def count_domains(self, name: str) -> int:
+        """Return how many domains a stream has, those that cannot answer included."""
+        return len(self._families.of(name))
+
+    def idlest_domain(self, name: str, busy: Container[str] = ()) -> str:
+        """Return the domain of a stream that can be spared, or an empty string.
+
+        Of those that never learnt if there are any, of all otherwise, it is the one that was asked longest ago.
+
+        Args:
+            name: The stream.
+            busy: Domains that cannot.
+        """
+        domains = [one for one in self._families.of(name) if one not in busy]
+        order = [one for one in self._aside if one in domains]
+        order += [one for one in self._parked if one in domains]
+        order += [one for one in self._streams if one in domains]
+        return min(order, key=lambda one: self.summary(one).steps > 0, default="")
+
+    def _names(self, after: str = "") -> Iterator[str]:
+        """Yield the names of streams that come after `after`, sorted; domains are not listed."""
+        everywhere = (self._streams, self._parked, self._aside)
+        yield from sorted(name for names in everywhere for name in names if name > after and not is_domain(name))

@@ -1,0 +1,39 @@
+"""Which domains each stream has: a data structure."""
+
+from tta_server.streams.names import is_domain, number_of, stream_of_domain
+
+
+class Families:
+    """Remember the domains of each stream."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._domains: dict[str, set[str]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        """Return how many domains there are, of all streams."""
+        return self._count
+
+    def add(self, name: str) -> None:
+        """Remember a name, if it is a domain's."""
+        if is_domain(name) and name not in self._domains.setdefault(stream_of_domain(name), set()):
+            self._domains[stream_of_domain(name)].add(name)
+            self._count += 1
+
+    def forget(self, name: str) -> None:
+        """Remember a name no more."""
+        known = self._domains.get(stream_of_domain(name), set())
+        if name in known:
+            known.remove(name)
+            self._count -= 1
+        if not known:
+            self._domains.pop(stream_of_domain(name), None)
+
+    def of(self, stream: str) -> list[str]:
+        """Return the domains of a stream, the oldest first."""
+        return sorted(self._domains.get(stream, ()), key=number_of)
+
+    def streams(self) -> list[str]:
+        """Return the streams that have domains."""
+        return list(self._domains)

@@ -1,0 +1,40 @@
+"""Where a stream that tells domains apart has been: a value."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+_RECENT_IMAGES = 8  # requests of fewer are judged together with the images before them
+
+
+@dataclass(frozen=True, eq=False)
+class Whereabouts:
+    """Where a stream has been.
+
+    Attributes:
+        recent: Whitened styles of its last images (n, D), n <= 8, float64, on the CPU.
+        current: The domain that its last image belonged to; empty if it was at home.
+        next: Number of the next domain that is opened.
+    """
+
+    recent: Tensor
+    current: str = ""
+    next: int = 1
+
+    @classmethod
+    def start(cls, dimensions: int) -> "Whereabouts":
+        """Return those of a stream that has seen nothing: it is at home."""
+        return cls(torch.zeros(0, dimensions, dtype=torch.float64))
+
+    def after(self, styles: Tensor) -> "Whereabouts":
+        """Return them after images of these styles (n, D)."""
+        return replace(self, recent=torch.cat([self.recent, styles])[-_RECENT_IMAGES:])
+
+    def at(self, current: str) -> "Whereabouts":
+        """Return them once it is said which domain the last image belonged to."""
+        return replace(self, current=current)
+
+    def opened(self) -> "Whereabouts":
+        """Return them once a domain was opened."""
+        return replace(self, next=self.next + 1)
