@@ -80,6 +80,19 @@ class Adapter(ABC):
     def init(self, backbone: Backbone, reference: Reference | None = None) -> State:
         """Return the state that answers as the source model does; a full reset."""
 
+    def begin(self, backbone: Backbone, state: State, x: Tensor) -> State:
+        """Return what a fresh stream answers with after its first images and before its first step.
+
+        Only normalisation statistics may differ from `state`, which stays as it was. The first step starts from
+        `state` again.
+
+        Args:
+            backbone: The network.
+            state: A fresh one.
+            x: All images so far (N, C, H, W); any that is not finite moves nothing.
+        """
+        return state
+
     @abstractmethod
     def predict(self, backbone: Backbone, state: State, x: Tensor) -> Output:
         """Answer `x` (N, C, H, W); changes nothing."""

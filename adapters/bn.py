@@ -10,8 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tta_server.adapters.base import Adapter, State, Step, accept, register
-from tta_server.adapters.moments import Normalised, init_stats, track_stats
+from tta_server.adapters.base import Adapter, State, Step, accept, group, register, ungroup
+from tta_server.adapters.moments import Normalised, init_stats, source_stats, track, track_stats
 from tta_server.models import Backbone, Reference
 
 _REFERENCE_MOMENTUM = 0.1
@@ -31,14 +31,17 @@ class BN(Normalised):
 
     def init(self, backbone: Backbone, reference: Reference | None = None) -> State:
         """Return the source statistics."""
-        return init_stats(backbone)
+        return source_stats(backbone) if self.stats == "batch" else init_stats(backbone)
 
     def adapt(self, backbone: Backbone, state: State, x: Tensor) -> Step:
         """Move the statistics towards those of `x` (N, C, H, W); `output` is normalised by the latter."""
         self._check_rows(backbone, x)
         output = backbone.forward(x, statistics="batch")
-        fixed = _REFERENCE_MOMENTUM if self.stats == "batch" else None
-        moved = track_stats(state, output.moments, self.stats_momentum or fixed)
+        if self.stats == "batch":
+            momentum = self.stats_momentum or _REFERENCE_MOMENTUM
+            moved = ungroup("stats", track(group(state, "stats"), output.moments, momentum))
+        else:
+            moved = track_stats(state, output, self.stats_momentum)
         kept, accepted = accept(state, moved, torch.ones((), dtype=torch.bool, device=x.device), output.logits)
         return Step(kept, output, {"accepted": accepted})
 

@@ -78,7 +78,7 @@ class Cotta(Descent):
     def predict(self, backbone: Backbone, state: State, x: Tensor) -> Output:
         """Answer `x` (N, C, H, W) with the teacher."""
         if self.stats == "ema":
-            return backbone.forward(x, group(state, "teacher") | group(state, "stats"))
+            return super().predict(backbone, state, x)
         return self._answer(backbone, state, x, seeded(state))
 
     def regions(self, backbone: Backbone, initial: State) -> tuple[Region, ...]:
@@ -105,10 +105,13 @@ class Cotta(Descent):
         new |= ungroup("teacher", follow(group(state, "teacher"), student, self.mt))
         # After the teacher has followed: what is restored reaches it one step later.
         new |= ungroup("theta", restore(student, self._source(backbone), self.rst, self.restore_mask, draws))
-        new |= track_stats(state, target.moments, self.stats_momentum)
+        new |= track_stats(state, target, self.stats_momentum)
         new |= {"seed": state["seed"] + 1}
         kept, accepted = accept(state, new, torch.ones((), dtype=torch.bool, device=x.device))
         return Step(kept, target, {"accepted": accepted, "loss": value})
+
+    def _learnt(self, backbone: Backbone, state: State) -> Tensors:
+        return group(state, "teacher")
 
     def _answer(self, backbone: Backbone, state: State, x: Tensor, generator: torch.Generator) -> Output:
         """Return what the teacher says of `x`, normalised by its own statistics; equation 2."""

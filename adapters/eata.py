@@ -80,7 +80,7 @@ class Eata(Descent):
 
         new, value, (output, reliable, selected) = descend(state, loss, self._optimizer())
         new |= self._remember(state, output.logits.softmax(1), selected)
-        new |= track_stats(state, output.moments, self.stats_momentum)
+        new |= track_stats(state, output, self.stats_momentum)
         kept, accepted = accept(state, new, selected.any(), value, output.logits)
         counts = {"reliable": reliable.sum(), "selected": selected.sum()}
         return Step(kept, output, {"accepted": accepted, "loss": value, **counts})

@@ -1,11 +1,12 @@
-"""Which normalisation statistics a stream answers with: its batch's own, or its own moving ones.
+"""Which normalisation statistics a stream answers with: its batch's own, or those of all images that it has seen.
 
-With moving statistics ("ema") a row's answer does not depend on its neighbours and a batch of one is fine. Learning
+With the stream's own ("ema") a row's answer does not depend on its neighbours and a batch of one is fine. Learning
 still normalises by the window's own statistics, with their gradient: it is what holds entropy minimisation back.
 
-Source: Ioffe & Szegedy 2015 for moving statistics; James & Stein 1961 for the gain.
-Differs: the gain is not fixed. A layer keeps its stored mean as far as the window's differs from it by no more than
-sampling noise, and follows at once when the domain switches; a fixed 0.1 is too slow then and too restless otherwise.
+Source: Schneider et al., NeurIPS 2020, arXiv:2006.16971, for the source as a prior worth some images.
+Differs: worth 4, where the paper has 16 and more; what was seen accumulates, every layer alike, because moments were
+measured layer behind layer and fit together only as a whole; a window counts at least a tenth, so that slow change is
+followed however much was seen.
 """
 
 from dataclasses import dataclass, replace
@@ -14,14 +15,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tta_server.adapters.base import Adapter, State, TooFewImagesError, group, ungroup
+from tta_server.adapters.base import Adapter, State, TooFewImagesError, accept, group, ungroup
 from tta_server.adapters.bounds import OptionalShare
-from tta_server.models import Backbone, Output, Tensors
+from tta_server.models import Backbone, Output, Tensors, TooFewValuesError
 
 Stats = Literal["batch", "ema"]
 
-MIN_GAIN = 0.05
-"""A layer always follows a little, so that slow drift below the noise is not ignored for ever."""
+_COUNT = "count/images"
+_PRIOR_IMAGES, _MOST_IMAGES = 4.0, 2.0**20  # counted exactly in float32
+_LEAST_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Normalised(Adapter):
 
     Attributes:
         stats: "batch" answers each batch from its own statistics (the papers), "ema" from the stream's moving ones.
-        stats_momentum: Share of a new batch in the moving statistics, in (0, 1]; None chooses it per layer.
+        stats_momentum: Share of a new batch in the moving statistics, in (0, 1]; None is its share of all images seen.
     """
 
     stats: Stats = "ema"
@@ -43,87 +45,78 @@ class Normalised(Adapter):
 
     def predict(self, backbone: Backbone, state: State, x: Tensor) -> Output:
         """Answer `x` (N, C, H, W)."""
-        return predict(backbone, state, x, self.stats)
+        self._check_rows(backbone, x)
+        if self.stats == "batch":
+            return backbone.forward(x, self._learnt(backbone, state), "batch")
+        return backbone.forward(x, {**self._learnt(backbone, state), **group(state, "stats")})
+
+    def begin(self, backbone: Backbone, state: State, x: Tensor) -> State:
+        """Return `state` with its statistics moved by `x`, unless that is one value a channel; waits for the device."""
+        if _COUNT not in state:
+            return state
+        share = self.stats_momentum or float(_share(state, len(x)))
+        try:
+            output = backbone.forward(x, {**self._learnt(backbone, state), **group(state, "stats")}, share)
+        except TooFewValuesError:
+            return state
+        return accept(state, track_stats(state, output, self.stats_momentum), x.isfinite().all(), output.logits)[0]
 
     def alone(self) -> Adapter:
         """Return the adapter that answers each batch from its own statistics."""
         return replace(self, stats="batch")
 
+    def _learnt(self, backbone: Backbone, state: State) -> Tensors:
+        """Return what answers in place of the network's own tensors, beside statistics."""
+        return group(state, "theta")
+
     def _check_rows(self, backbone: Backbone, x: Tensor) -> None:
-        if self.stats == "batch":
-            check_rows(backbone, x)
+        if self.stats == "batch" and x.shape[0] < 2 and "batchnorm" in backbone.spec.capabilities:
+            raise TooFewImagesError(
+                "batch statistics need at least 2 images, got 1; send more at once, or use stats='ema'"
+            )
 
 
-def init_stats(backbone: Backbone) -> dict[str, Tensor]:
+def source_stats(backbone: Backbone) -> dict[str, Tensor]:
     """Return the source statistics as the `stats/` group of a state."""
     return ungroup("stats", {name: tensor.clone() for name, tensor in backbone.norm_stats().items()})
 
 
-def predict(backbone: Backbone, state: State, x: Tensor, stats: Stats) -> Output:
-    """Answer `x` (N, C, H, W) with the scales, shifts and statistics of `state`.
+def init_stats(backbone: Backbone) -> dict[str, Tensor]:
+    """Return the source statistics (`stats/`), if there are any, and the images they count for (`count/images`)."""
+    stats = source_stats(backbone)
+    return stats | {_COUNT: torch.tensor(_PRIOR_IMAGES, device=backbone.device)} if stats else {}
 
-    Raises:
-        ValueError: If `stats` is "batch" and there is only one image.
+
+def track_stats(state: State, output: Output, momentum: float | None = None) -> dict[str, Tensor]:
+    """Return `stats/` and `count/images` of `state`, moved by the images of `output`; empty if it has none.
+
+    Their share is `momentum`, else theirs of all images seen, at least a tenth.
     """
-    theta = group(state, "theta")
-    if stats == "ema":
-        return backbone.forward(x, theta | group(state, "stats"))
-    check_rows(backbone, x)
-    return backbone.forward(x, theta, "batch")
+    if _COUNT not in state:
+        return {}
+    images, stats = len(output.logits), group(state, "stats")
+    moved = track(stats, output.moments, momentum) if momentum else pool(stats, output.moments, _share(state, images))
+    return ungroup("stats", moved) | {_COUNT: (state[_COUNT] + images).clamp(max=_MOST_IMAGES)}
 
 
-def check_rows(backbone: Backbone, x: Tensor) -> None:
-    """Refuse to take batch statistics of a single image.
+def track(stored: Tensors, moments: Tensors, momentum: float) -> dict[str, Tensor]:
+    """Return `<layer>.running_mean` and `.running_var` (C,), moved as BatchNorm does in training.
 
-    Raises:
-        TooFewImagesError: If `x` (N, C, H, W) has one image and the backbone has BatchNorm layers.
+    A layer that the forward, which reported the moments of a window, did not reach keeps its own.
     """
-    if x.shape[0] < 2 and "batchnorm" in backbone.spec.capabilities:
-        raise TooFewImagesError("batch statistics need at least 2 images, got 1; send more at once, or use stats='ema'")
+    return {name: torch.lerp(old, moments[name], momentum) if name in moments else old for name, old in stored.items()}
 
 
-def track(stored: Tensors, moments: Tensors, momentum: float | None = None) -> dict[str, Tensor]:
-    """Move stored statistics towards those of a window.
-
-    Args:
-        stored: `<layer>.running_mean` and `<layer>.running_var` (C,).
-        moments: What a forward with batch statistics reported of the window.
-        momentum: Share of the window, in (0, 1]; None chooses it per layer, see `gain`.
-
-    Returns:
-        New statistics, named as `stored`; a layer that the forward did not reach keeps its own.
-    """
-    moved = dict(stored)
-    for name in stored:
-        layer, _, kind = name.rpartition(".")
-        if kind == "running_mean" and name in moments:
-            mean, var = name, f"{layer}.running_var"
-            share = gain(stored[mean], stored[var], moments[mean], moments[f"{layer}.noise"])
-            for key in (mean, var):
-                moved[key] = torch.lerp(stored[key], moments[key], share if momentum is None else momentum)
-    return moved
+def pool(stored: Tensors, moments: Tensors, share: Tensor) -> dict[str, Tensor]:
+    """Return statistics as `track` does, of images of which a `share` (0-d) has the moments; law of total variance."""
+    pooled = dict(stored)
+    for mean in (name for name in stored if name.endswith(".running_mean") and name in moments):
+        var, part = f"{mean.removesuffix('mean')}var", share.to(stored[mean])
+        between = part * (1 - part) * (moments[mean] - stored[mean]).square()
+        pooled[mean] = torch.lerp(stored[mean], moments[mean], part)
+        pooled[var] = torch.lerp(stored[var], moments[var], part) + between
+    return pooled
 
 
-def track_stats(state: State, moments: Tensors, momentum: float | None = None) -> dict[str, Tensor]:
-    """Return the `stats/` group of `state`, moved as `track` does; empty if the state has none."""
-    return ungroup("stats", track(group(state, "stats"), moments, momentum))
-
-
-def gain(mean: Tensor, var: Tensor, window_mean: Tensor, noise: Tensor) -> Tensor:
-    """Return how far a layer's statistics should follow a window: positive-part James-Stein shrinkage.
-
-    With the distance D = mean over channels of (window_mean - mean)^2 / var and the noise V = mean of noise / var, the
-    part of D that is not sampling noise is (D - V) / D.
-
-    Args:
-        mean: Stored mean (C,).
-        var: Stored variance (C,).
-        window_mean: Mean over the window (C,).
-        noise: Squared standard error of that mean (C,); infinite where it is unknown.
-
-    Returns:
-        A share in [MIN_GAIN, 1], 0-d.
-    """
-    scale = var.clamp(min=1e-12)
-    distance = ((window_mean - mean).square() / scale).mean()
-    return ((distance - (noise / scale).mean()) / distance.clamp(min=1e-12)).clamp(MIN_GAIN, 1)
+def _share(state: State, images: int) -> Tensor:
+    return (images / (images + state[_COUNT])).clamp(_LEAST_SHARE, 1)

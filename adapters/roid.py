@@ -79,7 +79,7 @@ class Roid(Descent):
             state["moving/prediction"], output.logits.softmax(1).mean(0).to(state["moving/prediction"]), _MOVING_SHARE
         )
         new |= {"moving/prediction": prediction}
-        new |= track_stats(state, output.moments, self.stats_momentum)
+        new |= track_stats(state, output, self.stats_momentum)
         kept, accepted = accept(state, new | {"seed": state["seed"] + 1}, (weights > 0).any(), value, output.logits)
         return Step(
             kept,

@@ -19,7 +19,7 @@ from tta_server.adapters.base import Adapter, State, Step, accept, group, regist
 from tta_server.adapters.bounds import Betas, LearningRate, PositiveShare, Weight, Within, check_bytes
 from tta_server.adapters.declared import Region
 from tta_server.adapters.losses import cross_entropy, entropy, one_hot
-from tta_server.adapters.moments import init_stats, track, track_stats
+from tta_server.adapters.moments import source_stats, track
 from tta_server.adapters.optim import Optimizer
 from tta_server.models import Backbone, Output, Reference, Tensors
 
@@ -62,7 +62,8 @@ class Rotta(Adapter):
         device, places = backbone.device, self.capacity
         images = (places, *backbone.spec.input_shape)
         check_bytes(f"a capacity of {places}", torch.empty(images, dtype=torch.uint8, device="meta"))
-        state = init_affine(backbone, self._optimizer(), "ema")
+        stats = source_stats(backbone)
+        state = init_affine(backbone, self._optimizer(), "batch") | stats
         memory = {
             "images": torch.zeros(images, dtype=torch.uint8, device=device),
             "labels": torch.zeros(places, dtype=torch.int64, device=device),
@@ -70,7 +71,7 @@ class Rotta(Adapter):
             "age": torch.zeros(places, device=device),
             "used": torch.zeros(places, dtype=torch.bool, device=device),
         }
-        teacher = group(state, "theta") | group(init_stats(backbone), "stats")
+        teacher = group(state, "theta") | group(stats, "stats")
         counters = {"seed": torch.zeros((), dtype=torch.int64), "seen": torch.zeros((), dtype=torch.int64)}
         return state | ungroup("teacher", teacher) | ungroup("memory", memory) | counters
 
@@ -158,7 +159,7 @@ class Rotta(Adapter):
         pulled = {name: torch.lerp(teacher[name], tensor, self.teacher_share) for name, tensor in theta.items()}
         moved = {name: teacher[name] for name in stats}
         pulled |= track(moved, target.moments, self.stats_momentum)
-        new |= track_stats(state, output.moments, self.stats_momentum)
+        new |= ungroup("stats", track(stats, output.moments, self.stats_momentum))
         return new | ungroup("teacher", pulled), value
 
     def _optimizer(self) -> Optimizer:

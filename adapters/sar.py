@@ -88,7 +88,7 @@ class Sar(Normalised):
         moved, slots = self._optimizer().step(theta, gradients, state)
         new = ungroup("theta", moved) | slots | self._watch(state, value.detach().to(state["moving/entropy"]))
         new, collapsed = self._recover(backbone, new)
-        new |= track_stats(state, output.moments, self.stats_momentum)
+        new |= track_stats(state, output, self.stats_momentum)
         kept, accepted = accept(state, new, selected.any(), value, output.logits)
         counts = {"reliable": reliable.sum(), "selected": selected.sum(), "reset": collapsed & accepted}
         return Step(kept, output, {"accepted": accepted, "loss": value, **counts})

@@ -36,6 +36,6 @@ class Tent(Descent):
             return entropy(output.logits).mean(), output
 
         new, value, output = descend(state, loss, self._optimizer())
-        new |= track_stats(state, output.moments, self.stats_momentum)
+        new |= track_stats(state, output, self.stats_momentum)
         kept, accepted = accept(state, new, torch.ones((), dtype=torch.bool, device=x.device), value, output.logits)
         return Step(kept, output, {"accepted": accepted, "loss": value})

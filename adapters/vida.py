@@ -103,8 +103,7 @@ class Vida(Descent):
     def predict(self, backbone: Backbone, state: State, x: Tensor) -> Output:
         """Answer `x` (N, C, H, W) with the teacher."""
         if self.stats == "ema":
-            overrides = fold(backbone, group(state, "teacher"), group(state, "scale"))
-            return backbone.forward(x, overrides | group(state, "stats"))
+            return super().predict(backbone, state, x)
         return self._answer(backbone, state, x, seeded(state))[0]
 
     def regions(self, backbone: Backbone, initial: State) -> tuple[Region, ...]:
@@ -145,13 +144,16 @@ class Vida(Descent):
 
         gradients, value = grad_and_value(loss)(group(state, "theta"))
         new = self._move(backbone, state, gradients, spawn(generator, x.device))
-        new |= track_stats(state, target.moments, self.stats_momentum)
+        new |= track_stats(state, target, self.stats_momentum)
         new |= ungroup("scale", scales) | {"seed": state["seed"] + 1}
         kept, accepted = accept(state, new, torch.ones((), dtype=torch.bool, device=x.device))
         return Step(kept, target, {"accepted": accepted, "loss": value, "uncertainty": uncertainty})
 
     def _draw(self, fitting: Tensors, seed: int) -> dict[str, Tensor]:
         return draw(fitting, (self.rank_low, self.rank_high), torch.Generator().manual_seed(seed))
+
+    def _learnt(self, backbone: Backbone, state: State) -> Tensors:
+        return fold(backbone, group(state, "teacher"), group(state, "scale"))
 
     def _answer(
         self, backbone: Backbone, state: State, x: Tensor, generator: torch.Generator

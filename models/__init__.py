@@ -1,6 +1,6 @@
 """The frozen side: networks, their normalisation layers, preprocessing and the catalog of models."""
 
-from tta_server.models.backbone import EMPTY, Backbone, Output, Spec, Statistics, Tensors
+from tta_server.models.backbone import EMPTY, Backbone, Output, Spec, Statistics, Tensors, TooFewValuesError
 from tta_server.models.catalog import Custom, Model, load
 from tta_server.models.preprocess import Preprocess
 from tta_server.models.reference import Reference, load_reference
@@ -17,6 +17,7 @@ __all__ = [
     "Spec",
     "Statistics",
     "Tensors",
+    "TooFewValuesError",
     "TorchBackbone",
     "load",
     "load_reference",

@@ -24,6 +24,10 @@ Statistics = Literal["stored", "batch", "median"] | float
 over the batch's images in their place, or a mix of stored and own, given as the share of the batch in [0, 1]."""
 
 
+class TooFewValuesError(ValueError):
+    """A BatchNorm layer would take the statistics of a single value per channel."""
+
+
 class Output(NamedTuple):
     """What a network says of a batch of N images.
 
@@ -32,8 +36,7 @@ class Output(NamedTuple):
             is the answer, whoever made them.
         features: Input of the classification head (N, D).
         moments: Only after a forward that took the batch's statistics, alone or mixed: per BatchNorm layer the batch's
-            `<layer>.running_mean` and `<layer>.running_var` (unbiased), and `<layer>.noise`, the squared standard
-            error of that mean over the images, each (C,) and without gradient.
+            `<layer>.running_mean` and `<layer>.running_var` (unbiased), each (C,) and without gradient.
     """
 
     logits: Tensor
@@ -88,6 +91,7 @@ class Backbone(Protocol):
 
         Raises:
             ValueError: If an override is not a tensor of this network.
+            TooFewValuesError: If a layer should take the batch's statistics of one value per channel.
         """
         ...
 

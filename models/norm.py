@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tta_server.models.backbone import Statistics
+from tta_server.models.backbone import Statistics, TooFewValuesError
 from tta_server.models.slots import median_moments, moments, normalise, normalise_by_batch, normalise_by_stored
 
 
@@ -72,7 +72,7 @@ class StreamNorm(nn.Module):
         """Return `x` normalised, scaled and shifted; same shape.
 
         Raises:
-            ValueError: If the batch's statistics are asked for and it has one value per channel.
+            TooFewValuesError: If the batch's statistics are asked for and it has one value per channel.
         """
         if self.call.streams is not None:
             return self._stacked(x.view(self.call.streams, -1, *x.shape[1:])).flatten(0, 1)
@@ -126,7 +126,7 @@ class StreamNorm(nn.Module):
 
     def _check_values(self, x: Tensor) -> None:
         if x.numel() == x.shape[1]:
-            raise ValueError(
+            raise TooFewValuesError(
                 f"layer '{self.name}' needs more than one value per channel for batch statistics, got shape "
                 f"{tuple(x.shape)}; send more images at once"
             )
@@ -135,19 +135,10 @@ class StreamNorm(nn.Module):
         """Hand out the moments of `x` (N, C, ...) or (S, N, C, ...), with a `mean` of (C,) or (S, C)."""
         images, *extent = x.shape[mean.dim() - 1 :]
         values = images * math.prod(extent[1:])
-        image_means = x.detach().flatten(mean.dim() + 1).mean(-1) if len(extent) > 1 else x.detach()
-        # The spread between one image and itself says nothing: the error is unknown, not zero.
-        noise = _variance(image_means) / images if images > 1 else torch.full_like(mean, torch.inf)
-        found = {"running_mean": mean, "running_var": biased * (values / (values - 1)), "noise": noise}
+        found = {"running_mean": mean, "running_var": biased * (values / (values - 1))}
         for kind, tensor in found.items():
             # The kernel computes in float32 what a network may keep in half of it.
             self.call.moments[f"{self.name}.{kind}"] = tensor.to(self.running_mean.dtype)
-
-
-def _variance(image_means: Tensor) -> Tensor:
-    # Spelt out: over a dimension that is not the last, torch's own takes up to 40 times as long on a CPU.
-    centered = image_means - image_means.mean(-2, keepdim=True)
-    return centered.square().sum(-2) / (image_means.shape[-2] - 1)
 
 
 def replace_batch_norm(module: nn.Module, call: NormCall) -> list[str]:

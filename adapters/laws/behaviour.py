@@ -1,4 +1,4 @@
-"""The laws of `init`, `predict` and `adapt`; the numbers are those of DESIGN.md."""
+"""The laws of `init`, `begin`, `predict` and `adapt`; the numbers are those of DESIGN.md."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -109,6 +109,28 @@ def init_is_a_full_reset(subject: Subject) -> None:
     must(bits(again) == bits(fresh), "a fresh state differs after something was learnt")
     one, other = subject.learn(again, 2), subject.learn(fresh, 2)
     must(bits(one) == bits(other) and layout(learnt) == layout(again), "a reset stream learns otherwise")
+
+
+@law
+def begin_moves_nothing_but_statistics(subject: Subject) -> None:
+    """Law 15: alike each time, in a state of its own; images that are not finite move nothing."""
+    state, backbone = subject.begin(), subject.backbone
+    before, digest, x = bits(state), backbone.digest(), subject.batches[0].clone()
+    for images in (x, x[:1]):
+        one, other = (subject.adapter.begin(backbone, state, images) for _ in range(2))
+        must(bits(one) == bits(other), "begin differs each time")
+        must(layout(one) == layout(state) and finite(one), "begin changes the layout, or makes a number not finite")
+        must(not any(tensor.requires_grad for tensor in one.values()), "what begin returns has a gradient")
+        moved = [name for name, content in bits(one).items() if content != before[name]]
+        free = {name for name in state if name.partition("/")[2] in backbone.norm_stats() or name.startswith("count/")}
+        must(set(moved) <= free, f"begin moves {moved}, not only statistics and counts")
+        answers = subject.logits(one, subject.batches[1])
+        must(bool(answers.isfinite().all()), "after begin answers are not finite")
+    must(bits(state) == before and backbone.digest() == digest, "begin changes the state given, or the network")
+    must(torch.equal(x, subject.batches[0]), "begin changes the images in place")
+    for value in (torch.nan, torch.inf):
+        broken = torch.cat([x[:-1], torch.full_like(x[:1], value)])
+        must(bits(subject.adapter.begin(backbone, state, broken)) == before, f"begin takes in an image of {value}")
 
 
 @law

@@ -190,6 +190,14 @@ class Forgetful(Tent):
         return step
 
 
+@dataclass(frozen=True)
+class Hasty(Tent):
+    """Begins with a step."""
+
+    def begin(self, backbone, state, x):
+        return self.adapt(backbone, state, x).state
+
+
 BROKEN = {
     Loose: "settings_are_bounded",
     InPlace: "neither_verb_changes_the_state_or_the_backbone",
@@ -199,6 +207,7 @@ BROKEN = {
     Counting: "learning_is_deterministic",
     Growing: "the_layout_of_a_state_never_changes",
     Seedless: "a_seed_moves_with_each_step_that_draws",
+    Hasty: "begin_moves_nothing_but_statistics",
     Trusting: "a_step_that_is_not_accepted_leaves_the_state_bitwise",
     Impatient: "a_step_that_is_not_accepted_leaves_the_state_bitwise",
     Lonely: "a_batch_of_one_works_or_is_refused_before_anything_changes",

@@ -111,6 +111,18 @@ def test_the_name_of_the_model_does_not_matter_if_its_weights_are_the_same(tent,
     assert load_state(tent, renamed, dumped).keys() == tent.init(renamed).keys()
 
 
+def test_a_count_that_an_older_file_does_not_have_begins_as_in_a_fresh_state(tent, backbone, dumped):
+    kept = {name: tensor for name, tensor in load(dumped).items() if not name.startswith("count/")}
+    older = save(kept, {"tta_state": json.dumps(metadata(dumped))})
+
+    state = load_state(tent, backbone, older)
+
+    assert bits(state) == bits({**load_state(tent, backbone, dumped), "count/images": torch.tensor(4.0)})
+    assert list(state) == list(tent.init(backbone))
+    with pytest.raises(ValueError, match="does not have the tensors"):
+        load_state(adapters.create("tent", stats="batch"), backbone, dumped)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -119,9 +119,9 @@ def test_the_statistics_do_not_depend_on_what_the_parameters_learn_with(backbone
 @pytest.mark.parametrize(
     ("settings", "groups"),
     [
-        ({}, {"theta", "momentum", "stats"}),
+        ({}, {"theta", "momentum", "stats", "count"}),
         ({"stats": "batch"}, {"theta", "momentum"}),
-        ({"optimizer": "adam"}, {"theta", "adam_mean", "adam_square", "adam", "stats"}),
+        ({"optimizer": "adam"}, {"theta", "adam_mean", "adam_square", "adam", "stats", "count"}),
     ],
 )
 def test_a_state_holds_only_what_these_settings_need(backbone, settings, groups):
