@@ -1,0 +1,405 @@
+"""A stream is a set of domains: each image is answered by the domain that it looks like, and only that one learns."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.states import bits
+from tests.tta_server.runtime.fakes import (
+    Wired,
+    ask,
+    bright,
+    dark,
+    is_due,
+    learn_all,
+    queued,
+    rows,
+    tiny,
+    wired,
+)
+from tta_server import adapters
+from tta_server.runtime.job import HOME, Answer, Job
+from tta_server.streams.names import domain_name, is_domain, number_of, stream_of_domain
+
+KINDS = {"home": rows, "dark": dark, "bright": bright}
+"""Inputs that a stream may show; the first is what the network was trained on."""
+
+
+def telling(**keys: object) -> Wired:
+    """Return a worker whose streams tell domains apart; windows of 16."""
+    return wired(**({"domains": 16, "window": 16, "adapter": adapters.create("tent", lr=0.01)} | keys))
+
+
+def frozen(images: np.ndarray) -> np.ndarray:
+    """Return what the source says (n, K)."""
+    return tiny().forward(torch.from_numpy(images).float() / 255).logits.softmax(1).numpy()
+
+
+def domains(subject: Wired, name: str = "door") -> list[str]:
+    return list(subject.worker.parts.registry.domains(name))
+
+
+# Where images go
+def test_what_looks_like_the_source_is_answered_as_the_frozen_model_does_and_not_learnt_from():
+    subject = telling()
+
+    for seed in range(8):
+        answer = ask(subject, "door", rows(16, seed))
+        assert np.array_equal(answer.probabilities, frozen(rows(16, seed)))
+        assert (answer.domains, answer.version, answer.adapted) == ((HOME,) * 16, 0, False)
+    assert not is_due(subject)
+    assert domains(subject) == []
+    assert subject.stream("door").version == 0
+
+
+def test_what_looks_strange_opens_a_domain_at_once_and_comes_back_to_it():
+    subject = telling()
+    ask(subject, "door", rows(16))
+
+    first = ask(subject, "door", dark(16))
+    other = ask(subject, "door", bright(16))
+    home = ask(subject, "door", rows(16, 1))
+    again = ask(subject, "door", dark(16, 1))
+
+    assert [set(answer.domains) for answer in (first, other, home, again)] == [
+        {"door@1"},
+        {"door@2"},
+        {HOME},
+        {"door@1"},
+    ]
+    assert first.adapted
+    assert not home.adapted
+    assert not np.allclose(first.probabilities, frozen(dark(16)), atol=1e-3)  # its statistics are in use already
+
+
+def test_a_request_that_shows_two_kinds_is_answered_image_by_image_in_its_own_order():
+    subject = telling()
+    ask(subject, "door", dark(16))
+    order = np.random.default_rng(0).permutation(32)
+    mixed = np.concatenate([rows(16, 1), dark(16, 1)])[order]
+
+    answer = ask(subject, "door", mixed)
+
+    assert list(answer.domains) == [HOME if place < 16 else "door@1" for place in order]
+    assert np.allclose(answer.probabilities[order < 16], frozen(mixed)[order < 16], atol=1e-5)
+    assert answer.probabilities.shape == (32, 4)
+
+
+def test_single_images_are_judged_with_those_before_them():
+    subject = telling()
+    for seed in range(4):
+        assert ask(subject, "door", rows(1, seed)).domains == (HOME,)
+
+    found = [ask(subject, "door", dark(1, seed)).domains[0] for seed in range(12)]
+
+    assert found[-4:] == ["door@1"] * 4
+    assert domains(subject) == ["door@1"]
+
+
+def test_images_that_are_no_numbers_are_at_home_and_change_nothing():
+    subject = telling()
+    ask(subject, "door", dark(16))
+    waiting = len(subject.stream("door@1").window)
+    broken = (dark(16, 1) / 255).astype(np.float32)
+    broken[3] = np.nan
+    job = queued("door", broken, 0.0)
+
+    subject.worker.answer([job])
+
+    assert job.future.exception() is not None
+    after = subject.stream("door@1")
+    assert len(after.window) == waiting
+    assert after.place.centre.isfinite().all()
+
+
+@pytest.mark.parametrize("keys", [{"adapter": adapters.create("tent", stats="batch")}, {"mode": "inline"}])
+def test_rows_that_one_forward_must_see_together_stay_together(keys):
+    subject = telling(**keys)
+    mixed = np.concatenate([rows(6, 1), dark(10, 1)])
+    ask(subject, "door", dark(16))
+
+    answer = ask(subject, "door", mixed)
+
+    assert len(set(answer.domains)) == 1
+
+
+# Who learns
+def test_only_the_domain_of_a_window_learns_and_its_window_holds_its_images_alone():
+    subject = telling()
+    ask(subject, "door", dark(8))
+    ask(subject, "door", bright(8))
+    assert {len(subject.stream(name).window) for name in ("door@1", "door@2")} == {8}
+    held = subject.stream("door@2").state
+
+    ask(subject, "door", np.concatenate([dark(8, 1), rows(8, 1)]))
+    learn_all(subject)
+
+    assert subject.stream("door@1").steps == 1
+    assert subject.stream("door@2").steps == 0
+    assert subject.stream("door@2").state is held
+
+
+def test_the_first_step_starts_from_the_source_and_not_from_what_the_domain_was_begun_with():
+    subject = telling()
+    for seed in range(2):
+        ask(subject, "door", dark(8, seed))
+    stream = subject.stream("door@1")
+    window = torch.cat([torch.from_numpy(row.image) for row in stream.window]).float() / 255
+    method = stream.method
+
+    learn_all(subject)
+
+    expected = method.adapter.adapt(tiny(), method.initial, window).state
+    assert bits(stream.state) == bits(expected)
+
+
+def test_every_offered_image_of_a_domain_is_learnt_from_or_waits():
+    subject = telling()
+    for seed in range(5):
+        ask(subject, "door", dark(9, seed))
+    learn_all(subject)
+
+    stream = subject.stream("door@1")
+    assert stream.images == 45
+    assert stream.learnt + sum(stream.dropped.values()) + len(stream.window) == 45
+    assert subject.stream("door").learnt == stream.learnt
+
+
+def test_in_the_shadow_domains_learn_and_the_frozen_model_answers():
+    subject = telling(mode="shadow")
+    for seed in range(2):
+        answer = ask(subject, "door", dark(16, seed))
+        learn_all(subject)
+        assert np.allclose(answer.probabilities, frozen(dark(16, seed)), atol=1e-6)
+        assert not answer.adapted
+    assert subject.stream("door@1").steps == 2
+
+
+def test_a_stream_that_is_off_is_not_told_apart():
+    subject = telling(mode="off")
+
+    answer = ask(subject, "door", dark(16))
+
+    assert answer.domains == ()
+    assert domains(subject) == []
+
+
+# Bounds
+def test_a_stream_has_no_more_domains_than_it_may_and_the_idlest_goes():
+    subject = telling(domains=2)
+    lamps = [lambda n, s, c=c: np.clip(rows(n, s) // 8 + 30 * c, 0, 255).astype(np.uint8) for c in range(8)]
+
+    for seed, lamp in enumerate(lamps):
+        ask(subject, "door", lamp(16, seed))
+        assert len(domains(subject)) <= 2
+        assert len(subject.worker.parts.registry.every_stream_in_memory()) <= 3
+
+    numbers = [number_of(name) for name in domains(subject)]
+    assert numbers == sorted(numbers)
+    assert numbers[-1] > 2  # a number is never given twice
+
+
+def test_domains_are_no_streams_to_lists_and_limits():
+    subject = telling(max_streams=1)
+    ask(subject, "door", dark(16))
+
+    assert [one["name"] for one in subject.commands.list()] == ["door"]
+    assert len(subject.worker.parts.registry) == 1
+
+
+# What outlives
+SCRIPT = [(dark, 16), (bright, 16), (dark, 8), (rows, 16), (dark, 24), (bright, 9), (dark, 3), (rows, 2), (dark, 16)]
+
+
+def show(subject: Wired, script: list, begin: int = 0) -> list[Answer]:
+    found = []
+    for seed, (kind, count) in enumerate(script, begin):
+        found.append(ask(subject, "door", kind(count, seed)))
+        learn_all(subject)
+    return found
+
+
+@pytest.mark.parametrize("cut", range(1, len(SCRIPT)))
+def test_after_a_restart_everything_goes_on_bit_for_bit(tmp_path: Path, cut: int):
+    expected = show(telling(), SCRIPT)
+    first = telling(storage=str(tmp_path))
+    show(first, SCRIPT[:cut])
+    first.commands.save()
+    first.kept.keeper.close()
+
+    second = telling(storage=str(tmp_path))
+    found = show(second, SCRIPT[cut:], cut)
+
+    for answer, other in zip(found, expected[cut:], strict=True):
+        assert answer.domains == other.domains
+        assert answer.probabilities.tobytes() == other.probabilities.tobytes()
+        assert answer.version == other.version
+
+
+@pytest.mark.parametrize("name", ["door", "door@1"])
+def test_after_it_was_on_disk_everything_goes_on_bit_for_bit(tmp_path: Path, name: str):
+    expected = show(telling(), SCRIPT)
+    subject = telling(storage=str(tmp_path))
+    found = []
+    for seed, step in enumerate(SCRIPT):
+        found += show(subject, [step], seed)
+        if subject.worker.parts.registry.in_memory(name):
+            subject.commands.evict(name)
+
+    assert [answer.probabilities.tobytes() for answer in found] == [one.probabilities.tobytes() for one in expected]
+    assert [answer.domains for answer in found] == [one.domains for one in expected]
+
+
+def test_a_stream_that_learnt_before_domains_were_told_apart_goes_on_as_it_was(tmp_path: Path):
+    first = wired(window=4, storage=str(tmp_path))
+    ask(first, "door", dark(4))
+    learn_all(first)
+    expected = ask(first, "door", dark(4, 1))
+    first.commands.save()
+    first.kept.keeper.close()
+
+    second = telling(storage=str(tmp_path), window=4, adapter=None)
+
+    assert ask(second, "door", dark(4, 1)).probabilities.tobytes() == expected.probabilities.tobytes()
+    assert domains(second) == []
+
+
+def test_the_files_of_a_domain_that_made_room_are_erased(tmp_path: Path):
+    subject = telling(domains=2, storage=str(tmp_path))
+    lamps = [lambda n, s, c=c: np.clip(rows(n, s) // 8 + 60 * c, 0, 255).astype(np.uint8) for c in range(4)]
+    for seed, lamp in enumerate(lamps):
+        ask(subject, "door", lamp(16, seed))
+        learn_all(subject)
+
+    assert subject.kept.keeper.flush(30)
+    subject.commands.save()
+    assert subject.kept.keeper.flush(30)
+    assert {name for name in subject.kept.store.names() if is_domain(name)} == set(domains(subject))
+
+
+def test_a_deleted_stream_leaves_no_domain(tmp_path: Path):
+    subject = telling(storage=str(tmp_path))
+    show(subject, SCRIPT)
+
+    subject.worker.parts.registry.delete("door").result(30)
+
+    assert subject.kept.store.names() == []
+    assert subject.worker.parts.registry.every_stream_in_memory() == []
+    assert ask(subject, "door", dark(16)).domains[0] == "door@1"
+
+
+def test_a_domain_that_cannot_go_on_stops_no_other(tmp_path: Path):
+    subject = telling(storage=str(tmp_path))
+    show(subject, [(dark, 16), (bright, 16)])
+    subject.worker.parts.registry.set_aside("door@1", RuntimeError("broken on purpose"))
+
+    answers = [ask(subject, "door", kind(16, 50)) for kind in (rows, bright, dark)]
+
+    assert [set(answer.domains) for answer in answers] == [{HOME}, {"door@2"}, {"door@3"}]
+
+
+# Streams beside one another
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ab"), st.sampled_from(sorted(KINDS)), st.sampled_from([1, 8, 16])),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_a_stream_is_told_apart_as_if_it_were_alone(script: list[tuple[str, str, int]]):
+    together = telling()
+    alone = {name: telling() for name in "ab"}
+
+    for seed, (name, kind, count) in enumerate(script):
+        images = KINDS[kind](count, seed)
+        for subject in (together, alone[name]):
+            ask(subject, name, images)
+            learn_all(subject)
+
+    for name, subject in alone.items():
+        assert [stream_of_domain(one) for one in domains(subject, name)] == [name] * len(domains(subject, name))
+        assert domains(together, name) == domains(subject, name)
+        for domain in domains(subject, name):
+            assert bits(together.stream(domain).state) == bits(subject.stream(domain).state)
+
+
+def test_requests_of_several_streams_are_told_apart_in_one_group():
+    subject, names = telling(), "abcd"
+    for name in names:
+        for seed in range(2):
+            ask(subject, name, dark(16, seed))
+        learn_all(subject)
+    jobs = [queued(name, KINDS[kind](4, 7), 0.0) for name, kind in zip(names, ["dark", "home"] * 2, strict=True)]
+
+    assert len({subject.worker.group(job) for job in jobs}) == 1
+    subject.worker.answer(jobs)
+
+    assert all(job.future.result(0).probabilities.shape == (4, 4) for job in jobs)
+
+
+def test_a_network_that_fails_fails_the_request_and_no_other(monkeypatch: pytest.MonkeyPatch):
+    subject = telling()
+    router = subject.worker.parts.router
+    assert router is not None
+    usual = router._look
+
+    def fails(jobs: list[Job], whole: bool) -> dict:
+        if any(job.stream == "bad" for job in jobs):
+            raise RuntimeError("no look today")
+        return usual(jobs, whole)
+
+    monkeypatch.setattr(router, "_look", fails)
+    jobs = [queued(name, rows(4), 0.0) for name in ("good", "bad", "fine")]
+
+    subject.worker.answer(jobs)
+
+    assert [job.future.exception() is None for job in jobs] == [True, False, True]
+
+
+def test_versions_grow_by_one_with_whatever_a_domain_does():
+    subject = telling()
+    seen = [answer.version for answer in show(subject, SCRIPT)]
+
+    assert seen == sorted(seen)
+    assert subject.stream("door").version == sum(subject.stream(name).version for name in domains(subject))
+
+
+def test_without_a_style_streams_learn_in_the_shadow(caplog: pytest.LogCaptureFixture):
+    subject = wired(domains=16, window=4, styleless=True)
+
+    answer = ask(subject, "door", dark(4))
+    learn_all(subject)
+
+    assert np.array_equal(answer.probabilities, frozen(dark(4)))
+    assert subject.stream("door").mode == "shadow"
+    assert subject.stream("door").steps == 1
+    assert "calibrate" in caplog.text
+
+
+# Names
+@given(st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,20}", fullmatch=True), st.integers(1, 10**6))
+def test_a_domain_s_name_says_its_stream_and_number(stream: str, number: int):
+    name = domain_name(stream, number)
+
+    assert (stream_of_domain(name), number_of(name), is_domain(name), is_domain(stream)) == (
+        stream,
+        number,
+        True,
+        False,
+    )
+
+
+def test_what_happens_to_domains_is_told_of_the_stream(tmp_path: Path):
+    subject = telling(storage=str(tmp_path))
+    show(subject, SCRIPT)
+
+    told = Counter((entry.stream, entry.event) for entry in subject.audited())
+    assert told["door", "open"] == len(domains(subject))
+    assert told["door@1", "begin"] >= 1
+    assert told["door@1", "commit"] == subject.stream("door@1").steps
