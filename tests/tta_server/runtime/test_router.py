@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load
 
 from tests.states import bits
 from tests.tta_server.runtime.fakes import (
@@ -24,6 +25,7 @@ from tests.tta_server.runtime.fakes import (
 )
 from tta_server import adapters
 from tta_server.runtime.job import HOME, Answer, Job
+from tta_server.storage.replay import Recipe, replay
 from tta_server.streams.names import domain_name, is_domain, number_of, stream_of_domain
 
 KINDS = {"home": rows, "dark": dark, "bright": bright}
@@ -403,3 +405,19 @@ def test_what_happens_to_domains_is_told_of_the_stream(tmp_path: Path):
     assert told["door", "open"] == len(domains(subject))
     assert told["door@1", "begin"] >= 1
     assert told["door@1", "commit"] == subject.stream("door@1").steps
+
+
+def test_the_log_of_a_domain_replays_to_its_state(tmp_path: Path):
+    subject = telling(storage=str(tmp_path), keep_inputs=True)
+    show(subject, SCRIPT * 2)
+    told = [entry for entry in subject.audited() if entry.stream == "door@1"]
+    stream = subject.stream("door@1")
+
+    def window(digest: str) -> torch.Tensor:
+        images = load(subject.kept.store.read_input("door@1", digest) or b"")
+        return torch.cat([images[name] for name in sorted(images)]).float() / 255
+
+    state = replay(told, Recipe(stream.method.adapter, tiny(), None, window))
+
+    assert {entry.event for entry in told} >= {"begin", "commit"}
+    assert bits(state) == bits(stream.state)
