@@ -57,7 +57,7 @@ def test_the_adapter_is_compared(folder):
 
 def test_the_adapter_is_served_kept_and_named_by_requests_which_import_nothing(folder):
     config = yaml.safe_load(block("yaml", "my_adapters:Prior"))
-    config |= {"engine": {"max_rows": ROWS, "window_rows": ROWS}, "guard": {"at_home": False}}
+    config |= {"engine": {"max_rows": ROWS, "window_rows": ROWS}}
     config |= {"model": {"device": "cpu"}, "storage": {"url": str(folder / "kept"), "save_every_s": 0}}
     (folder / "trap.py").write_text("open('sprung', 'w').close()\n", encoding="utf-8")
     (folder / "first").mkdir()

@@ -214,12 +214,6 @@ class GuardSettings(Section):
     freeze_after: int = Field(
         3, ge=1, description="Restores in a row, with no complete check passed in between, that switch a stream off."
     )
-    at_home: bool = Field(
-        True, description="While nothing drifts, learn nothing and answer as the frozen model; needs a bundle."
-    )
-    outliers: float = Field(
-        0.2, ge=0, lt=0.5, description="Share of strange images in a window that does not yet count as drift."
-    )
     max_update: float = Field(
         0.1, gt=0, description="Largest step, relative to the norm of the frozen model's parameters."
     )

@@ -1,11 +1,11 @@
-"""The adapted model beside the frozen one, on the same windows."""
+"""What a stream answers beside what the frozen model does, on the same windows."""
 
 import math
 
 import torch
 
 from tta_server.guard import risk
-from tta_server.guard.home import Home
+from tta_server.guard.estimate import Estimator
 from tta_server.guard.record import Record, gather, smooth
 from tta_server.guard.variety import diversity
 from tta_server.guard.verdict import Cause
@@ -20,26 +20,26 @@ _GATHERED = 0.5  # of them, before their diversity is judged
 class Compare:
     """Keep account of where the adapted model stands beside the frozen one."""
 
-    def __init__(self, settings: GuardSettings, home: Home | None) -> None:
-        """Compare answers only, if the bundle does not say where home is.
+    def __init__(self, settings: GuardSettings, estimator: Estimator | None) -> None:
+        """Compare the classes that are answered only, if there is no estimator.
 
         Args:
             settings: What is let pass.
-            home: The source data as the frozen model sees them.
+            estimator: Tells on how many images a model is lost.
         """
         self._settings = settings
-        self._home = home
+        self._estimator = estimator
 
-    def look(self, record: Record, adapted: Output, frozen: Output) -> Record:
-        """Take one window into account."""
+    def look(self, record: Record, answered: Output, frozen: Output) -> Record:
+        """Take one window into account: what the stream answers to it, and what the frozen model does."""
         images = len(frozen.logits)
         share = 1 - math.exp(-images / _RECENT_IMAGES)
         weight = gather(record.answered, share)
-        both = torch.stack([adapted.logits.softmax(1).mean(0), frozen.logits.softmax(1).mean(0)]).double().cpu()
+        both = torch.stack([answered.logits.softmax(1).mean(0), frozen.logits.softmax(1).mean(0)]).double().cpu()
         kept = torch.stack([record.adapted_shares, record.frozen_shares])
         both = kept + (both - kept) * (share / weight)
         record = record.but(adapted_shares=both[0], frozen_shares=both[1], answered=weight)
-        return self._weigh(record, self._home, adapted, frozen) if self._home else record
+        return self._weigh(record, self._estimator, answered, frozen) if self._estimator else record
 
     def uniform(self, record: Record) -> tuple[Cause, str]:
         """Return why the recent answers are too much alike; an empty reason if they are not."""
@@ -60,15 +60,15 @@ class Compare:
     def measures(self, record: Record) -> dict[str, float]:
         """Return the numbers that a verdict reports."""
         found = {"diversity": diversity(record.adapted_shares)}
-        if self._home:
+        if self._estimator:
             found["risk_lower_bound"] = risk.lower_bound(record.evidence, self._settings.risk_windows)
             found["lost_excess"], found["estimated_gain"] = record.excess, record.gain
         return found
 
-    def _weigh(self, record: Record, home: Home, adapted: Output, frozen: Output) -> Record:
+    def _weigh(self, record: Record, estimator: Estimator, answered: Output, frozen: Output) -> Record:
         images = len(frozen.logits)
         steady, recent = min(1.0, images / _STEADY_IMAGES), 1 - math.exp(-images / _RECENT_IMAGES)
-        own, usual = home.reading(adapted), home.reading(frozen)
+        own, usual = estimator.of(answered), estimator.of(frozen)
         excess, gain = own.lost - usual.lost, own.accuracy - usual.accuracy
         tolerance, windows = self._settings.risk_tolerance, self._settings.risk_windows
         run = 0.0 if record.source else excess  # a risk is run only where the adapted model answers

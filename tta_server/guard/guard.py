@@ -1,17 +1,19 @@
 """The guard: decides for every window whether it may be learnt from, and for every step whether it is taken over.
 
-In order of trust: finite numbers; size of the update; trust region; diversity of the answers; the canary; the risk
-monitor; the estimated gain. A number that a collapsing model's own confidence raises is never the sole ground.
+What is compared with the frozen model is what the stream answers, with the statistics that it keeps, and not what the
+step made of the window: the two differ most where harm is done. In order of trust: finite numbers; diversity of the
+answers; the risk monitor; size of the update; trust region; the canary; where the stream stands beside the frozen
+model. A number that a collapsing model's own confidence raises is never the sole ground.
 """
 
 import torch
 from torch import Tensor
 
 from tta_server.adapters import Adapter, State, Step
-from tta_server.guard import home
+from tta_server.guard import estimate
 from tta_server.guard.canary import Canary, CanaryReading, obstacle
 from tta_server.guard.compare import Compare
-from tta_server.guard.home import Home, Shares
+from tta_server.guard.estimate import Estimator
 from tta_server.guard.ranges import unsound
 from tta_server.guard.record import Record
 from tta_server.guard.trust import Trust
@@ -49,8 +51,8 @@ class Guard:
         self._classes = backbone.spec.classes
         initial = adapter.init(backbone, reference)
         self._trust = Trust(adapter, backbone, initial)
-        self._home = Home(reference) if reference is not None and reference.parts >= home.PARTS else None
-        self._compare = Compare(settings, self._home)
+        known = reference is not None and reference.parts >= estimate.PARTS
+        self._compare = Compare(settings, Estimator(reference) if reference and known else None)
         self._probe = _probe(backbone, reference)
         self._no_canary = obstacle(adapter, initial, reference)
         self._canary: Canary | None = None
@@ -74,20 +76,13 @@ class Guard:
         if not bool(x.isfinite().all() & frozen.logits.isfinite().all() & frozen.features.isfinite().all()):
             reason = "the window, or what the frozen model says of it, is not finite"
             return Admission(False, "not_finite", reason, memory, _serve(record))
-        if self._home:
-            record = self._home.look(record, frozen, self._settings.outliers)
-        memory, measures = record.memory(), {"far_share": record.far, "unsure_share": record.unsure}
-        if self._home and self._settings.at_home and not record.away:
-            limits = self._home.tolerated(len(x), self._settings.outliers)
-            reason = f"nothing drifts: {Shares(record.far, record.unsure)}; drift is more than {limits.shown}"
-            return Admission(False, "at_home", reason, memory, "source", measures)
         pictures, needed = distinct(x), enough(len(x))
         if pictures < needed:
             reason = f"the window shows {pictures} different pictures, expected at least {needed} of {len(x)} images"
-            return Admission(False, "too_few_pictures", reason, memory, _serve(record), measures)
-        return Admission(True, "healthy", "the window may be learnt from", memory, _serve(record), measures)
+            return Admission(False, "too_few_pictures", reason, memory, _serve(record))
+        return Admission(True, "healthy", "the window may be learnt from", memory, _serve(record))
 
-    def judge(self, memory: Memory, old: State, step: Step, x: Tensor, frozen: Output) -> Verdict:
+    def judge(self, memory: Memory, old: State, step: Step, x: Tensor, frozen: Output, answered: Output) -> Verdict:
         """Decide what becomes of a step.
 
         Args:
@@ -96,16 +91,22 @@ class Guard:
             step: What the adapter made of the window.
             x: The window (N, C, H, W).
             frozen: What the source model says of it.
+            answered: What the stream answers to it: `old`, with the statistics that it keeps.
         """
         record = Record.of(memory)
-        wrong = _broken(step)
-        if wrong:
-            return Verdict(*wrong, old, memory, _serve(record))
+        if not bool(answered.logits.isfinite().all() & answered.features.isfinite().all()):
+            reason = "what the stream answers to the window is not finite"
+            return _refused(Finding(_restore(record), "not_finite", reason), old, record, {})
+        record = self._compare.look(record, answered, frozen)
+        measures = self._compare.measures(record)
+        if wrong := self._harmful(record) or _broken(step):
+            return _refused(wrong, old, record, measures)
         update = self._trust.update(old, step.state)
+        measures["update_norm"] = update
         if update > self._settings.max_update:
             reason = f"the step moves the parameters by {update:.2g}, more than {self._settings.max_update:.2g}"
-            return Verdict("reject", "update", reason, old, memory, _serve(record), measures={"update_norm": update})
-        return self._examine(record, old, step, frozen, update)
+            return _refused(Finding("reject", "update", reason), old, record, measures)
+        return self._examine(record, old, step, measures)
 
     def vet(self, state: State, initial: State, closely: bool = True) -> Finding | None:
         """Judge a state that comes from a file as if a step had made it.
@@ -139,22 +140,18 @@ class Guard:
             return Finding("reject", "update", reason)
         return None
 
-    def _examine(self, record: Record, old: State, step: Step, frozen: Output, update: float) -> Verdict:
-        """Judge a step that is sound and small by what its state, drawn into the trust region, would answer."""
+    def _examine(self, record: Record, old: State, step: Step, measures: dict[str, float]) -> Verdict:
+        """Judge a step that is sound and small by what its state, drawn into the trust region, reads."""
         state = self._trust.project(step.state, self._settings.max_distance)
-        record = self._compare.look(record, step.output, frozen)
-        measures = self._compare.measures(record)
-        measures |= {"update_norm": update, "parameter_distance": self._trust.distance(state)}
-        moved = record.but(since_check=record.since_check + 1, path=record.path + update)
+        measures["parameter_distance"] = self._trust.distance(state)
+        moved = record.but(since_check=record.since_check + 1, path=record.path + measures["update_norm"])
         # A step that the comparison refuses need not be read: nothing moves.
         reading = self._canary.read(state) if self._canary and not record.source and self._due(moved) else None
         if reading:
             measures["canary_accuracy"] = reading.accuracy
             moved = moved.but(since_check=0, path=0.0)
-        wrong = self._uniform(record) or self._misread(reading, record) or self._worse(record)
-        if wrong:
-            record = record if wrong.action == "reject" else record.restored()
-            return Verdict(*wrong, old, record.memory(), _serve(record), measures=measures)
+        if wrong := self._misread(reading, record) or self._worse(record):
+            return _refused(wrong, old, record, measures)
         return self._commit(moved, state, step, reading, measures)
 
     def _commit(
@@ -181,8 +178,16 @@ class Guard:
             return reading is not None and reading.drop <= self._settings.canary_margin
         return self._due(record)
 
-    def _uniform(self, record: Record) -> Finding | None:
+    def _harmful(self, record: Record) -> Finding | None:
+        """Return why what the stream has learnt must be taken back; where nothing is learnt, nothing can be."""
+        if not record.steps:
+            return None
         cause, reason = self._compare.uniform(record)
+        if not reason and self._compare.alarmed(record):
+            cause, reason = (
+                "risk",
+                f"the stream has been lost more often than the frozen model, last {record.excess:+.0%}",
+            )
         return Finding(_restore(record), cause, reason) if reason else None
 
     def _misread(self, reading: CanaryReading | None, record: Record) -> Finding | None:
@@ -192,9 +197,6 @@ class Guard:
         return Finding(_restore(record), "canary", reason)
 
     def _worse(self, record: Record) -> Finding | None:
-        if record.steps and self._compare.alarmed(record):
-            reason = f"the adapted model has been lost on more images than the frozen one, last {record.excess:+.0%}"
-            return Finding(_restore(record), "risk", reason)
         if not record.source:
             return None
         if record.gain < self._settings.min_gain:
@@ -222,6 +224,11 @@ def _broken(step: Step) -> Finding | None:
     if not bool(step.scalars["accepted"]):
         return Finding("reject", "nothing_selected", "the adapter found nothing in the window to learn from")
     return None
+
+
+def _refused(wrong: Finding, old: State, record: Record, measures: dict[str, float]) -> Verdict:
+    record = record if wrong.action == "reject" else record.restored()
+    return Verdict(*wrong, old, record.memory(), _serve(record), measures=measures)
 
 
 def _restore(record: Record) -> Action:

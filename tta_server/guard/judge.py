@@ -21,8 +21,8 @@ class Judge(Protocol):
         """Decide whether the window `x` (N, C, H, W) may be learnt from; `frozen` is the source model's answer."""
         ...
 
-    def judge(self, memory: Memory, old: State, step: Step, x: Tensor, frozen: Output) -> Verdict:
-        """Decide what becomes of a step on the window `x`."""
+    def judge(self, memory: Memory, old: State, step: Step, x: Tensor, frozen: Output, answered: Output) -> Verdict:
+        """Decide what becomes of a step on the window `x`; `answered` is what the state before it answers."""
         ...
 
     def vet(self, state: State, initial: State, closely: bool = True) -> Finding | None:
@@ -48,7 +48,7 @@ class Unguarded:
         """Admit every window."""
         return Admission(True, "healthy", "the guard is off", memory)
 
-    def judge(self, memory: Memory, old: State, step: Step, x: Tensor, frozen: Output) -> Verdict:
+    def judge(self, memory: Memory, old: State, step: Step, x: Tensor, frozen: Output, answered: Output) -> Verdict:
         """Commit what the adapter accepted."""
         if bool(step.scalars["accepted"]):
             return Verdict("commit", "healthy", "the guard is off", step.state, memory)

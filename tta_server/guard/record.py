@@ -17,11 +17,7 @@ class Record:
     """The guard's memory of one stream; all on the CPU.
 
     Attributes:
-        away: Whether what it sees is not what the source was trained on.
         source: Whether the frozen model answers because the adapted one is lost more often.
-        far: Smoothed share of far images; see `home.Shares`.
-        unsure: Smoothed share of unsure images.
-        weight: How much these two have gathered, in [0, 1].
         excess: Smoothed difference of the shares of images on which the adapted and the frozen model are lost.
         trend: The same, smoothed over more windows.
         gain: Smoothed difference of their estimated accuracies.
@@ -37,11 +33,7 @@ class Record:
         failures: Restores since the last complete check that found the stream good.
     """
 
-    away: bool
     source: bool
-    far: float
-    unsure: float
-    weight: float
     excess: float
     trend: float
     gain: float
@@ -61,11 +53,7 @@ class Record:
         """Return the record of a stream that has seen nothing."""
         nothing = torch.zeros(classes, dtype=torch.float64)
         return cls(
-            away=False,
             source=False,
-            far=0.0,
-            unsure=0.0,
-            weight=0.0,
             excess=0.0,
             trend=0.0,
             gain=0.0,
@@ -96,13 +84,7 @@ class Record:
 
     def restored(self) -> "Record":
         """Return the record of a stream that is taken back: it is compared anew."""
-        fresh = Record.fresh(len(self.adapted_shares))
-        place = {name: getattr(self, name) for name in ("away", "far", "unsure", "weight")}
-        return fresh.but(**place, failures=self.failures + 1)
-
-    def returned(self) -> "Record":
-        """Return the record of a stream that is at home: the next domain is compared anew."""
-        return self.but(source=False, excess=0.0, trend=0.0, gain=0.0, compared=0.0, trended=0.0)
+        return Record.fresh(len(self.adapted_shares)).but(failures=self.failures + 1)
 
     def but(self, **changes: Any) -> "Record":  # noqa: ANN401
         """Return the record with some fields changed."""

@@ -3,12 +3,12 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from tta_server.adapters import Adapter, Step
-from tta_server.adapters.stack import adapt_stacked
+from tta_server.adapters.stack import adapt_stacked, predict_stacked
 from tta_server.guard.judge import Unguarded
 from tta_server.guard.verdict import Admission, Serve, Verdict
 from tta_server.models import EMPTY, Backbone, Output
@@ -22,6 +22,14 @@ from tta_server.telemetry.metrics import Metrics
 log = logging.getLogger(__name__)
 
 _UNSEEN = Output(torch.empty(0), torch.empty(0))
+
+
+class _Seen(NamedTuple):
+    """What is known of a window that may be learnt from: what both models answer to it, and why it may."""
+
+    frozen: Output
+    answered: Output
+    admission: Admission
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ class Learner:
             if admission.learn:
                 step = self._adapt([lesson])[0]
                 output = step.output
-                self._judge(lesson, step, frozen, admission)
+                self._judge(lesson, step, _Seen(frozen, output, admission))
             else:
                 output = frozen if admission.serve == "source" else self._predict(lesson)
                 self._skip(lesson, admission)
@@ -105,13 +113,14 @@ class Learner:
         admitted = [i for i, admission in enumerate(admissions) if admission.learn]
         # The step comes before any stream changes: if it fails, the windows can be learnt from one by one.
         steps = self._adapt([lessons[i] for i in admitted])
+        answered = self._answered([lessons[i] for i in admitted], steps)
         for i, admission in enumerate(admissions):
             if not admission.learn:
                 self._skip(lessons[i], admission)
         for slot, (i, step) in enumerate(zip(admitted, steps, strict=True)):
             stack = (slot, len(steps)) if len(steps) > 1 else None
             try:
-                self._judge(lessons[i], step, frozen[i], admissions[i], stack)
+                self._judge(lessons[i], step, _Seen(frozen[i], answered[slot], admissions[i]), stack)
             except Exception as error:
                 self._fail(lessons[i].stream, lessons[i].rows, error)
 
@@ -120,10 +129,7 @@ class Learner:
         return Lesson(stream, rows, x, digest(rows))
 
     def _admit(self, lessons: Sequence[Lesson]) -> tuple[list[Output], list[Admission]]:
-        if all(isinstance(lesson.stream.method.guard, Unguarded) for lesson in lessons):
-            frozen = [_UNSEEN] * len(lessons)  # nobody looks at it
-        else:
-            frozen = self._frozen(lessons)
+        frozen = [_UNSEEN] * len(lessons) if _unguarded(lessons) else self._frozen(lessons)
         with self._metrics.timed("judge"):
             return frozen, [
                 lesson.stream.method.guard.admit(lesson.stream.memory, lesson.stream.state, lesson.x, output)
@@ -150,6 +156,20 @@ class Learner:
             states = [lesson.stream.base for lesson in lessons]
             return adapt_stacked(adapter, self._backbone, states, torch.stack([lesson.x for lesson in lessons]))
 
+    def _answered(self, lessons: Sequence[Lesson], steps: Sequence[Step]) -> list[Output]:
+        """Return what the streams answer to the windows that they learn from."""
+        if _unguarded(lessons):
+            return [_UNSEEN] * len(lessons)
+        adapter = lessons[0].stream.method.adapter
+        if adapter.batch_coupled:  # an answer is then made of the batch's own statistics, as the step is
+            return [step.output for step in steps]
+        with self._metrics.timed("judge"):
+            if len(lessons) == 1:
+                return [self._predict(lessons[0])]
+            states = [lesson.stream.state for lesson in lessons]
+            together = predict_stacked(adapter, self._backbone, states, torch.stack([lesson.x for lesson in lessons]))
+            return [Output(*parts) for parts in zip(together.logits, together.features, strict=True)]
+
     def _skip(self, lesson: Lesson, admission: Admission) -> None:
         stream, before = lesson.stream, lesson.stream.standing
         stream.memory, stream.serve = admission.memory, admission.serve
@@ -168,17 +188,12 @@ class Learner:
             )
         )
 
-    def _judge(
-        self,
-        lesson: Lesson,
-        step: Step,
-        frozen: Output,
-        admission: Admission,
-        stack: tuple[int, int] | None = None,
-    ) -> None:
+    def _judge(self, lesson: Lesson, step: Step, seen: _Seen, stack: tuple[int, int] | None = None) -> None:
         stream = lesson.stream
         with self._metrics.timed("judge"):
-            verdict = stream.method.guard.judge(admission.memory, stream.base, step, lesson.x, frozen)
+            verdict = stream.method.guard.judge(
+                seen.admission.memory, stream.base, step, lesson.x, seen.frozen, seen.answered
+            )
         before = stream.standing
         self._apply(lesson, verdict)
         self._tell(
@@ -244,6 +259,11 @@ class Learner:
             stream.name, "failed", standing, standing, stream, reason=reason, error=error, rows=len(rows)
         )
         self._tell(told)
+
+
+def _unguarded(lessons: Sequence[Lesson]) -> bool:
+    """Say whether nobody looks at what models answer to the windows."""
+    return all(isinstance(lesson.stream.method.guard, Unguarded) for lesson in lessons)
 
 
 def _alike(windows: Sequence[tuple[Stream, Sequence[Sample]]]) -> list[list[tuple[Stream, Sequence[Sample]]]]:

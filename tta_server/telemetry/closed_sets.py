@@ -5,14 +5,13 @@ from typing import Final, Literal, get_args
 RequestOutcome = Literal["ok", "rejected", "overloaded", "cancelled", "error"]
 Stage = Literal["decode", "queue", "route", "forward", "judge", "adapt"]
 WindowOutcome = Literal["updated", "rejected", "skipped", "restored", "failed", "dropped"]
-"""What became of a window: learnt from; the step refused; not learnt from, because nothing drifts or it is no fair
-sample; the stream taken back; an error; no time for it."""
+"""What became of a window: learnt from; the step refused; not learnt from, because it is no fair sample; the stream
+taken back; an error; no time for it."""
 
 Cause = Literal[
     "healthy",
     "nothing_selected",
     "not_finite",
-    "at_home",
     "too_few_pictures",
     "class_share",
     "update",
@@ -22,7 +21,7 @@ Cause = Literal[
     "risk",
     "estimated_accuracy",
 ]
-"""Why the guard decided as it did, in order of trust but for the first five."""
+"""Why the guard decided as it did, in order of trust but for the first four."""
 
 RestoreCause = Cause | Literal["periodic", "operator"]
 DropReason = Literal[

@@ -130,7 +130,9 @@ def test_a_server_without_a_bundle_says_what_that_costs(options):
     shown = console.export_text()
     assert "none; make one with 'tta-server calibrate'" in shown
     assert "no canary: the guard cannot check" in shown
-    assert "no histogram, features, confidence, energy: the guard cannot tell whether anything drifts" in shown
+    assert (
+        "no histogram, features, confidence, energy: the guard cannot tell on how many images a stream is lost" in shown
+    )
 
 
 def test_either_labelled_images_are_given_or_unlabelled_ones(options, folder, capsys):

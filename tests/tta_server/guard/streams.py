@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tta_server.adapters import Adapter, State
 from tta_server.guard.guard import Guard
-from tta_server.guard.verdict import Memory
+from tta_server.guard.verdict import Memory, Verdict
 from tta_server.models import Model, catalog, glyphs
 from tta_server.settings import GuardSettings
 
@@ -42,6 +42,13 @@ def make_guard(adapter: Adapter, window_rows: int = 16, **settings: object) -> G
     return Guard(model().backbone, adapter, model().reference, GuardSettings(**settings), window_rows)
 
 
+def judged(guard: Guard, adapter: Adapter, memory: Memory, state: State, x: Tensor) -> Verdict:
+    """Take a step on a window, and return what the guard makes of it."""
+    backbone = model().backbone
+    step = adapter.adapt(backbone, state, x)
+    return guard.judge(memory, state, step, x, backbone.forward(x), adapter.predict(backbone, state, x))
+
+
 @dataclass
 class Trail:
     """What became of a stream."""
@@ -65,7 +72,7 @@ def follow(guard: Guard, adapter: Adapter, windows: list[Tensor]) -> Trail:
             trail.actions.append("skip")
             trail.causes.append(admission.cause)
             continue
-        verdict = guard.judge(trail.memory, trail.state, adapter.adapt(backbone, trail.state, x), x, frozen)
+        verdict = judged(guard, adapter, trail.memory, trail.state, x)
         trail.memory = verdict.memory
         if verdict.action == "commit":
             trail.state = verdict.state

@@ -2,11 +2,11 @@
 
 import pytest
 
-from tests.tta_server.guard.streams import clean, foggy, model
+from tests.tta_server.guard.streams import clean, foggy, judged, model
 from tta_server import adapters
 from tta_server.adapters.base import check
+from tta_server.guard.estimate import Estimator
 from tta_server.guard.guard import Guard
-from tta_server.guard.home import Home
 from tta_server.guard.lacking import COSTS, lacking, sentences
 from tta_server.models import Reference
 from tta_server.settings import GuardSettings
@@ -67,32 +67,19 @@ def test_a_guard_judges_with_whatever_is_there(parts):
     tent, backbone = adapters.create("tent"), model().backbone
     guard = Guard(backbone, tent, without(*parts), GuardSettings(), 16)
     state, memory, x = tent.init(backbone), guard.start(), foggy(clean(0, 16))
-    frozen = backbone.forward(x)
 
-    admission = guard.admit(memory, state, x, frozen)
-    verdict = guard.judge(admission.memory, state, tent.adapt(backbone, state, x), x, frozen)
+    admission = guard.admit(memory, state, x, backbone.forward(x))
+    verdict = judged(guard, tent, admission.memory, state, x)
 
     assert admission.learn
     assert verdict.action in {"commit", "reject"}
     assert ("estimated_gain" in verdict.measures) == parts.isdisjoint({"features", "confidence", "energy", "histogram"})
 
 
-@pytest.mark.parametrize("corrupt", [lambda x: x, foggy], ids=["clean", "foggy"])
-def test_without_labels_home_is_the_same_place(corrupt):
-    tent, backbone = adapters.create("tent"), model().backbone
-    one, other = (
-        Guard(backbone, tent, reference, GuardSettings(), 16) for reference in (without("memory"), without(*LABELLED))
-    )
-    x = corrupt(clean(0, 64))
-    frozen, state = backbone.forward(x), tent.init(backbone)
-
-    assert one.admit(one.start(), state, x, frozen).cause == other.admit(other.start(), state, x, frozen).cause
-
-
 def test_without_labels_the_estimated_accuracy_still_falls_with_the_true_one():
-    home, backbone = Home(without(*LABELLED)), model().backbone
+    estimator, backbone = Estimator(without(*LABELLED)), model().backbone
 
-    near, far = (home.reading(backbone.forward(x)) for x in (clean(0, 128), foggy(clean(0, 128))))
+    near, far = (estimator.of(backbone.forward(x)) for x in (clean(0, 128), foggy(clean(0, 128))))
 
     assert near.accuracy > 0.85
     assert far.accuracy < near.accuracy - 0.2

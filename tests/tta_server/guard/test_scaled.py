@@ -31,7 +31,7 @@ class Case:
         guard, frozen = make_guard(self.adapter, WINDOW), self.backbone.forward(self.x)
         memory = guard.admit(guard.start(), old, self.x, frozen).memory
         step = Step(new, self.adapter.predict(self.backbone, new, self.x), {"accepted": torch.tensor(True)})
-        return guard.judge(memory, old, step, self.x, frozen)
+        return guard.judge(memory, old, step, self.x, frozen, self.adapter.predict(self.backbone, old, self.x))
 
 
 def learning():

@@ -160,10 +160,11 @@ class Scripted:
         assert len(frozen.logits) == len(x), "the source was not asked about this window"
         word, serve = self._word(memory)
         if word == "skip":
-            return Admission(False, "at_home", "as told", self._next(memory), serve, {"diversity": 0.25})
+            return Admission(False, "too_few_pictures", "as told", self._next(memory), serve, {"diversity": 0.25})
         return Admission(True, "healthy", "as told", memory)
 
-    def judge(self, memory: Memory, old: State, step: Step, x: Tensor, frozen: Output) -> Verdict:
+    def judge(self, memory: Memory, old: State, step: Step, x: Tensor, frozen: Output, answered: Output) -> Verdict:
+        assert len(answered.logits) == len(x), "the stream was not asked about this window"
         word, serve = self._word(memory)
         if word == "fail":
             raise RuntimeError("no verdict today")

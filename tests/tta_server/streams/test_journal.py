@@ -41,7 +41,7 @@ def test_every_verdict_is_a_line(folder):
     ]
     assert {line.stream for line in lines} == {"door"}
     assert {line.who for line in lines} == {"engine"}
-    assert [line.cause for line in lines] == ["healthy", "canary", "at_home", "canary", ""]
+    assert [line.cause for line in lines] == ["healthy", "canary", "too_few_pictures", "canary", ""]
     assert lines[-1].reason == "RuntimeError: no verdict today"
 
 
