@@ -148,6 +148,7 @@ class LastVerdict(Told):
     """What happened to a stream, and why."""
 
     time: str
+    domain: str = Field("", description="The domain that it happened to; empty if it is the stream's own.")
     verdict: str
     cause: str
     reason: str

@@ -5,7 +5,8 @@ and not learnt from. What lies nowhere opens a domain.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from tta_server.streams.names import domain_name
 from tta_server.streams.registry import Registry
 from tta_server.streams.stream import Stream
 from tta_server.streams.whereabouts import Whereabouts
+from tta_server.telemetry.closed_sets import DropReason
 
 _GROWN = 1.5  # a domain that no step was taken in is begun anew once it has seen so many times the images
 
@@ -137,8 +139,8 @@ class Router:
         domain = self._registry.existing(kept)
         if domain.place:
             domain.place = domain.place.merged(known[gone])
-        self._registry.delete(gone)
-        self._tell("merge", stream, f"'{gone}' had become like '{kept}'", {"domain": kept, "merged": gone})
+        reason = f"'{gone}' had become like '{kept}'"
+        self._leave("merge", stream, gone, reason, {"domain": kept, "merged": gone})
         if _been(stream).current == gone:
             stream.whereabouts = _been(stream).at(kept)
 
@@ -173,8 +175,7 @@ class Router:
             spared = self._registry.idlest_domain(stream.name, busy)
             if not spared:
                 return stream
-            self._registry.delete(spared)
-            self._tell("forget", stream, f"a new one took the place of '{spared}'", {"domain": spared})
+            self._leave("forget", stream, spared, f"a new one took the place of '{spared}'", {"domain": spared})
         name = domain_name(stream.name, _been(stream).next)
         stream.whereabouts = _been(stream).opened()
         domain = self._registry.create(name, stream.mode, stream.method)
@@ -183,9 +184,21 @@ class Router:
         self._tell("open", stream, reason, {"domain": name})
         return domain
 
-    def _tell(self, kind: Event, stream: Stream, reason: str, extra: dict[str, str]) -> None:
-        standing = stream.standing
-        self._news.tell(StreamEvent(stream.name, kind, standing, standing, stream, reason=reason, extra=extra))
+    def _leave(self, kind: Event, stream: Stream, domain: str, reason: str, extra: dict[str, str]) -> None:
+        waiting = self._registry.summary(domain).images_in_window
+        self._registry.delete(domain)
+        self._tell(kind, stream, reason, extra, {"reset": waiting} if waiting else {})
+
+    def _tell(
+        self,
+        kind: Event,
+        stream: Stream,
+        reason: str,
+        extra: dict[str, str],
+        lost: Mapping[DropReason, int] = MappingProxyType({}),
+    ) -> None:
+        at = stream.standing
+        self._news.tell(StreamEvent(stream.name, kind, at, at, stream, reason=reason, lost=lost, extra=extra))
 
 
 def _been(stream: Stream) -> Whereabouts:

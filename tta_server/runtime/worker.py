@@ -168,7 +168,8 @@ class Worker:
                 parts = router.place(job, stream, look)
                 for part in parts:
                     router.begin(part)
-                router.tidy(stream)
+                if any(part.stream is not stream for part in parts):
+                    router.tidy(stream)
                 drafts[job] = Draft(job, stream, parts)
                 answered |= {part: look.of(part) for part in parts if look.scores and part.stream.answers_as_source}
         return answered

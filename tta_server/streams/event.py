@@ -9,6 +9,7 @@ from tta_server.adapters import Step
 from tta_server.guard.verdict import Verdict
 from tta_server.storage.audit import EVENTS, Event, now
 from tta_server.streams.lesson import Lesson
+from tta_server.streams.names import is_domain
 from tta_server.streams.stream import Standing, Stream
 from tta_server.telemetry.closed_sets import DropReason, RestoreCause, WindowOutcome
 
@@ -184,6 +185,7 @@ def keep_books(event: StreamEvent) -> None:
 def _verdict(event: StreamEvent) -> dict[str, Any]:
     return {
         "time": event.time,
+        "domain": event.stream if is_domain(event.stream) else "",
         "verdict": event.kind,
         "cause": event.cause,
         "reason": event.reason,

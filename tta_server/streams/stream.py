@@ -170,10 +170,15 @@ class Stream:
         own = 0 if self.state is self.method.initial else size_bytes(self.state)
         kept = sum(size_bytes(kept.state) for kept in [self.history.find(self.version)] if kept)
         return {
-            "state": own + size_bytes(self.memory),
+            "state": own + size_bytes(self.memory) + self._where_bytes,
             "history": self.history.bytes - kept,  # the current state is in there too
             "window": self.window.bytes,
         }
+
+    @property
+    def _where_bytes(self) -> int:
+        tensors = {"place": self.place.centre} if self.place else {}
+        return size_bytes(tensors | ({"recent": self.whereabouts.recent} if self.whereabouts else {}))
 
     def observe(self, entropy_ratio: float, confidence: float, rows: int) -> None:
         """Fold the mean entropy and confidence of `rows` new answers into the recent ones."""
