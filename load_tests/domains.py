@@ -139,7 +139,7 @@ def _sides(backbone: Backbone, space: StyleSpace, lr: float, opened: list[int]) 
     for rows in (16, 1):
         routed = Routed(backbone, space, lr, WINDOW)
         yield f"routed by style, requests of {rows}", routed.answer, rows
-        opened.append(len(routed.domains))
+        opened.append(routed.routing.opened)
 
 
 def _learning(adapter: adapters.Adapter, backbone: Backbone) -> Answer:
