@@ -1,11 +1,11 @@
 """Which domain each image of a request belongs to.
 
-A request usually shows one domain, and the mean of many images tells domains apart that single images do not: so the
-request is judged as a whole first. Only if it lies nowhere, or scatters more than any one domain does, it is divided:
-two cameras may share a stream.
+A request usually shows one domain, and the mean of many images tells domains apart that single images do not: so it is
+cut where it changes, and each part is judged as a whole. Only a part that scatters more than any one domain does is
+divided image by image: two cameras may share a stream. What lies within the source's reach is at home, however near a
+learnt domain is: there, the frozen model is what a user has asked for.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -39,13 +39,11 @@ def route(places: Sequence[Place], styles: Tensor, limit: float) -> list[int]:
     Returns:
         An index of `places` for each image, or `NEW`.
     """
-    change = _change(styles, limit)
-    if change:
-        return route(places, styles[:change], limit) + route(places, styles[change:], limit)
-    near = _near(places, styles, limit)
-    if near is None or (spread(styles) or 0.0) > _WIDE * places[near].spread:
-        return _divide(places, styles, limit)
-    return [near] * len(styles)
+    found = torch.tensor(_places_of(places, styles, limit))
+    strange = found == NEW
+    if strange.any() and not _is_new(places, styles[strange], limit):
+        found[strange] = 0
+    return [int(index) for index in found]
 
 
 def follow(places: Sequence[Place], recent: Tensor, current: int, limit: float) -> int:
@@ -119,7 +117,19 @@ def _is_new(places: Sequence[Place], styles: Tensor, limit: float) -> bool:
     return len(styles) >= _LEAST_OF_A_NEW_ONE and all(place.distance(styles) >= needed for place in places)
 
 
+def _places_of(places: Sequence[Place], styles: Tensor, limit: float) -> list[int]:
+    """Return where each image lies; `NEW` of those that lie nowhere, however few."""
+    change = _change(styles, limit)
+    if change:
+        return _places_of(places, styles[:change], limit) + _places_of(places, styles[change:], limit)
+    near = _near(places, styles, limit)
+    if (spread(styles) or 0.0) > _WIDE * places[near or 0].spread:
+        return _divide(places, styles, limit)
+    return [NEW if near is None else near] * len(styles)
+
+
 def _divide(places: Sequence[Place], styles: Tensor, limit: float) -> list[int]:
+    """Return where each image lies on its own."""
     each = torch.stack([place.each(styles) for place in places])
     nearest = each.argmin(0)
     found = torch.full((len(styles),), NEW)
@@ -131,7 +141,4 @@ def _divide(places: Sequence[Place], styles: Tensor, limit: float) -> list[int]:
             own &= each[index] < _STRANGE
         if own.any() and place.distance(styles[own]) < reach(index, limit):
             found[own] = index
-    rest = found == NEW
-    if rest.any() and not _is_new(places, styles[rest], limit):
-        found[rest] = _near(places, styles[rest], math.inf) or 0
     return [int(index) for index in found]
