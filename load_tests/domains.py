@@ -1,24 +1,24 @@
-"""What a state for each domain would gain: a prototype of routing by style, offline, beside what there is.
+"""What a state for each domain gains: a prototype of routing by style, offline, beside what there is.
 
     python -m load_tests.domains
+    python -m load_tests.domains --stream turns --requests 16 1
     python -m load_tests.domains --config model.yaml --source calibrate/ --images evaluate/
 
-The server does not route yet; this says what it is worth, on a network of yours too. Every stream shows clean images,
-each corruption in turn, and clean images again. Nothing is judged by a guard. Each seed draws other images.
+This says what routing is worth without a guard, on a network of yours too. Each seed draws other images.
 """
 
 import argparse
+import math
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from load_tests.courses import CLEAN, CLEAN_AFTER, KINDS, ROUNDS, Pool, Stretch, by_name, streams
 from load_tests.machine import describe, load_average
 from load_tests.routed import Routed
 from tta_server import adapters
@@ -27,48 +27,17 @@ from tta_server.app import load_model
 from tta_server.calibrate.labelled import Labelled, read
 from tta_server.calibrate.style import style
 from tta_server.domains.space import StyleSpace
-from tta_server.evaluate.corruptions import CORRUPTIONS, corrupt
+from tta_server.evaluate.corruptions import CORRUPTIONS
 from tta_server.models import Backbone, Model, Reference, glyphs
 from tta_server.settings_file import load_settings
 
-CLEAN_BEFORE, CLEAN_AFTER = "clean before", "clean after"
 FIRST = 64
 WINDOW = 64
+LONG = 20 * WINDOW  # what is promised is promised of 20 windows in a row
 
 Answer = Callable[[Tensor], Tensor]
-
-
-class Phase(NamedTuple):
-    """One domain of a stream.
-
-    Attributes:
-        name: What it shows.
-        images: uint8 (N, C, H, W).
-        labels: (N,).
-    """
-
-    name: str
-    images: np.ndarray
-    labels: np.ndarray
-
-
-@dataclass(frozen=True)
-class Errors:
-    """Errors of one stream in %, by phase: of all images, and of the first ones."""
-
-    whole: dict[str, float]
-    first: dict[str, float]
-
-    def line(self, frozen: "Errors") -> dict[str, float]:
-        """Return the numbers of a row of the table."""
-        return {
-            "mean": statistics.mean(self.whole[name] for name in CORRUPTIONS),
-            "first 64": statistics.mean(self.first[name] for name in CORRUPTIONS),
-            "worst domain over frozen": max(self.whole[name] - frozen.whole[name] for name in CORRUPTIONS),
-            "worst first 64 over frozen": max(self.first[name] - frozen.first[name] for name in CORRUPTIONS),
-            CLEAN_BEFORE: self.whole[CLEAN_BEFORE],
-            CLEAN_AFTER: self.whole[CLEAN_AFTER],
-        }
+Line = dict[str, float]
+Wrong = list[np.ndarray]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,18 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     model = load_model(load_settings(options.config, {} if options.config else {"model": {"device": "cpu"}}).model)
     before = load_average()
-    found: dict[str, list[dict[str, float]]] = {}
-    opened = []
+    found: dict[str, list[Line]] = {}
     for seed in range(options.seeds):
-        source, phases = _data(model, options, seed)
+        source, pool = _data(model, options, seed)
         space = _space(model.backbone, source, seed)
-        frozen = _run(lambda x: model.backbone.forward(x).logits, phases, WINDOW)
-        for name, answer, rows in _sides(model.backbone, space, options.lr, opened):
-            found.setdefault(name, []).append(_run(answer, phases, rows).line(frozen))
+        for stream, stretches in streams(options.stream, pool.labels, options.count, seed).items():
+            for side, line in _lines(model.backbone, space, stretches, pool, options):
+                found.setdefault(f"{stream}: {side}" if stream != options.stream else side, []).append(line)
     facts = describe(model.backbone.device) | {"load average": f"{before:.1f} before, {load_average():.1f} after"}
-    lines = [f"- {name}: {fact}" for name, fact in facts.items()] + ["", *_table(found)]
-    lines += ["", f"Domains that were opened, stream by stream: {', '.join(map(str, opened))}."]
-    report = "\n".join(lines)
+    report = "\n".join([*(f"- {name}: {fact}" for name, fact in facts.items()), "", *_table(found)])
     print(report)
     if options.out:
         options.out.write_text(report + "\n", encoding="utf-8")
@@ -100,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, help="configuration of the model (default: the embedded one)")
     parser.add_argument("--source", default="glyphs", help="its source images, a folder a class")
     parser.add_argument("--images", default="glyphs", help="the images that are shown, a folder a class")
+    parser.add_argument("--stream", default="continual", choices=KINDS, help="what is shown (default: %(default)s)")
+    parser.add_argument("--requests", type=int, nargs="+", default=[16, 1], help="sizes of requests that are routed")
     parser.add_argument("--count", type=int, default=256, help="images of each domain (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="streams, each of other images (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=2.5e-4, help="learning rate of TENT (default: %(default)s)")
@@ -107,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _data(model: Model, options: argparse.Namespace, seed: int) -> tuple[Labelled, list[Phase]]:
+def _data(model: Model, options: argparse.Namespace, seed: int) -> tuple[Labelled, Pool]:
     def told(_what: str, _done: int, _total: int) -> None:
         pass
 
@@ -115,15 +83,8 @@ def _data(model: Model, options: argparse.Namespace, seed: int) -> tuple[Labelle
     shown = (
         Labelled(*glyphs.images("test")) if options.images == "glyphs" else read(options.images, model, 4000, 0, told)
     )
-    rng = np.random.default_rng(seed)
-    phases = []
-    for name in (CLEAN_BEFORE, *CORRUPTIONS, CLEAN_AFTER):
-        rows = rng.permutation(len(shown.labels))[: options.count]
-        images = shown.images[rows]
-        phases.append(
-            Phase(name, corrupt(images, name, 5, seed) if name in CORRUPTIONS else images, shown.labels[rows])
-        )
-    return source, phases
+    rows = np.random.default_rng(seed).permutation(len(shown.labels))[: max(640, options.count)]
+    return source, Pool(shown.images[rows], shown.labels[rows], seed)
 
 
 def _space(backbone: Backbone, source: Labelled, seed: int) -> StyleSpace:
@@ -131,15 +92,70 @@ def _space(backbone: Backbone, source: Labelled, seed: int) -> StyleSpace:
     return StyleSpace.of(Reference(backbone.spec.digest, tensors, about))
 
 
-def _sides(backbone: Backbone, space: StyleSpace, lr: float, opened: list[int]) -> Iterator[tuple[str, Answer, int]]:
-    yield "frozen", lambda x: backbone.forward(x).logits, 16
-    yield "one state (`stats: ema`)", _one_state(backbone, lr), 16
-    batch = adapters.create("tent", lr=lr, stats="batch")
-    yield "each batch of 64 by its own statistics (`stats: batch`)", _learning(batch, backbone), WINDOW
-    for rows in (16, 1):
-        routed = Routed(backbone, space, lr, WINDOW)
-        yield f"routed by style, requests of {rows}", routed.answer, rows
-        opened.append(len(routed.domains))
+def _lines(
+    backbone: Backbone, space: StyleSpace, stretches: list[Stretch], pool: Pool, options: argparse.Namespace
+) -> Iterator[tuple[str, Line]]:
+    """Answer a stream by each side, and say what became of it."""
+    describes = {"continual": _continual, "recurring": _recurring}.get(options.stream, _any)
+    frozen = _run(lambda x: backbone.forward(x).logits, stretches, pool, WINDOW)
+    yield "frozen", describes(stretches, frozen, frozen)
+    if options.stream == "continual":
+        yield (
+            "one state (`stats: ema`)",
+            describes(stretches, _run(_one_state(backbone, options.lr), stretches, pool, 16), frozen),
+        )
+        batch = adapters.create("tent", lr=options.lr, stats="batch")
+        wrong = _run(_learning(batch, backbone), stretches, pool, WINDOW)
+        yield "each batch of 64 by its own statistics (`stats: batch`)", describes(stretches, wrong, frozen)
+    for rows in options.requests:
+        routed = Routed(backbone, space, options.lr, WINDOW)
+        line = describes(stretches, _run(routed.answer, stretches, pool, rows), frozen)
+        counts = {"opened": float(routed.routing.opened), "merged": float(routed.routing.merged)}
+        yield f"routed by style, requests of {rows}", line | counts
+
+
+def _continual(stretches: list[Stretch], wrong: Wrong, frozen: Wrong) -> Line:
+    """Say what a stream through all corruptions cost, in %."""
+    whole, first = by_name(stretches, wrong), by_name(stretches, [part[:FIRST] for part in wrong])
+    whole_frozen, first_frozen = by_name(stretches, frozen), by_name(stretches, [part[:FIRST] for part in frozen])
+    return {
+        "mean": statistics.mean(whole[name] for name in CORRUPTIONS),
+        "first 64": statistics.mean(first[name] for name in CORRUPTIONS),
+        "worst domain over frozen": max(whole[name] - whole_frozen[name] for name in CORRUPTIONS),
+        "worst first 64 over frozen": max(first[name] - first_frozen[name] for name in CORRUPTIONS),
+        "clean before": whole[CLEAN],
+        "clean after": whole[CLEAN_AFTER],
+    }
+
+
+def _recurring(stretches: list[Stretch], wrong: Wrong, frozen: Wrong) -> Line:
+    """Say how each round went, in %, and how the first images of known domains went against those after them."""
+    size = len(CORRUPTIONS)
+    rounds = [wrong[start : start + size] for start in range(0, len(wrong), size)]
+    known = [np.stack(shown) for shown in zip(*rounds[1:], strict=True)]
+    late = [100 * float(each[:, :FIRST].mean() - each[:, FIRST:].mean()) for each in known if each.shape[1] > FIRST]
+    means = {f"round {number + 1}": 100 * float(np.concatenate(rounds[number]).mean()) for number in range(ROUNDS)}
+    over = {"known: first 64 over later": statistics.mean(late), "the worst": max(late)} if late else {}
+    return means | over | {"worst 20 windows over frozen": _worst(wrong, frozen)}
+
+
+def _any(stretches: list[Stretch], wrong: Wrong, frozen: Wrong) -> Line:
+    """Say what clean and spoilt images cost, in %."""
+    found = {}
+    for name, is_clean in (("clean", True), ("spoilt", False)):
+        own = [
+            answers for stretch, answers in zip(stretches, wrong, strict=True) if (stretch.name == CLEAN) is is_clean
+        ]
+        found[name] = 100 * float(np.concatenate(own).mean()) if own else math.nan
+    return found | {"worst 20 windows over frozen": _worst(wrong, frozen)}
+
+
+def _worst(wrong: Wrong, frozen: Wrong) -> float:
+    """Return by how many points the worst 20 windows in a row are above the frozen model; all, if there are fewer."""
+    over = np.concatenate(wrong).astype(float) - np.concatenate(frozen)
+    sums = np.concatenate([[0.0], over.cumsum()])
+    length = min(LONG, len(over))
+    return 100 * float((sums[length:] - sums[:-length]).max()) / length
 
 
 def _learning(adapter: adapters.Adapter, backbone: Backbone) -> Answer:
@@ -171,28 +187,32 @@ def _one_state(backbone: Backbone, lr: float) -> Answer:
     return answer
 
 
-def _run(answer: Answer, phases: Sequence[Phase], rows: int) -> Errors:
-    whole, first = {}, {}
-    for phase in phases:
-        x = torch.from_numpy(phase.images).float() / 255
-        with torch.no_grad():
-            predicted = torch.cat([answer(part).argmax(1) for part in x.split(rows)]).numpy()
-        wrong = predicted != phase.labels
-        whole[phase.name], first[phase.name] = 100 * float(wrong.mean()), 100 * float(wrong[:FIRST].mean())
-    return Errors(whole, first)
+def _run(answer: Answer, stretches: Sequence[Stretch], pool: Pool, rows: int) -> Wrong:
+    """Show a stream in requests of so many images, which may hold two kinds; returns what was wrong, by stretch."""
+    x = torch.from_numpy(np.concatenate([pool.images(stretch) for stretch in stretches]))
+    labels = np.concatenate([pool.labels[stretch.rows] for stretch in stretches])
+    with torch.no_grad():
+        predicted = torch.cat([answer(part.float() / 255).argmax(1) for part in x.split(rows)]).numpy()
+    wrong, parts = predicted != labels, []
+    for stretch in stretches:
+        parts.append(wrong[: len(stretch.rows)])
+        wrong = wrong[len(stretch.rows) :]
+    return parts
 
 
-def _table(found: dict[str, list[dict[str, float]]]) -> Iterator[str]:
-    columns = list(next(iter(found.values()))[0])
+def _table(found: dict[str, list[Line]]) -> Iterator[str]:
+    columns = list(dict.fromkeys(column for lines in found.values() for column in lines[0]))
     yield "| | " + " | ".join(columns) + " |"
     yield "| --- |" + " --- |" * len(columns)
     for name, seeds in found.items():
-        cells = [[line[column] for line in seeds] for column in columns]
-        yield (
-            f"| {name} | "
-            + " | ".join(f"{statistics.mean(c):.1f} ({min(c):.1f} to {max(c):.1f})" for c in cells)
-            + " |"
-        )
+        cells = [[line[column] for line in seeds] if column in seeds[0] else [] for column in columns]
+        yield f"| {name} | " + " | ".join(_cell(values) for values in cells) + " |"
+
+
+def _cell(values: list[float]) -> str:
+    if not values or math.isnan(values[0]):
+        return ""
+    return f"{statistics.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
 if __name__ == "__main__":

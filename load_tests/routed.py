@@ -9,17 +9,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from load_tests.routing import SOURCE, Routing
 from tta_server import adapters
 from tta_server.adapters import State
 from tta_server.adapters.base import group
-from tta_server.domains.place import Place
-from tta_server.domains.route import NEW, follow, is_few, route
 from tta_server.domains.space import StyleSpace
 from tta_server.models import Backbone, Tensors
 
 _PRIOR_IMAGES = 4  # that the source's statistics are worth
 _LEAST_SHARE = 0.1  # of a window in a domain's statistics
-_RECENT = 8  # images that requests of few are judged together with
 _MOST_DOMAINS = 16
 
 
@@ -28,21 +26,17 @@ class Domain:
     """What a stream has learnt of one kind of input.
 
     Attributes:
-        place: Where it lies.
         state: Scales, shifts and the optimiser's slots.
         stats: Means and variances.
         images: How many the statistics are of, while no step was taken.
         steps: Steps taken.
-        asked: When it was last asked.
         waiting: Images that wait to be learnt from.
     """
 
-    place: Place
     state: State
     stats: Tensors
     images: int = 0
     steps: int = 0
-    asked: int = 0
     waiting: list[Tensor] = field(default_factory=list)
 
 
@@ -51,58 +45,37 @@ class Routed:
 
     def __init__(self, backbone: Backbone, space: StyleSpace, lr: float, window: int) -> None:
         """Begin at home."""
-        self.domains: list[Domain] = []
+        self.routing = Routing(space, _MOST_DOMAINS)
+        self._domains: dict[int, Domain] = {}
         self._backbone = backbone
         self._space = space
         self._window = window
         self._adapter = adapters.create("tent", lr=lr, stats="batch")
-        self._home = Place.source(len(space.mean), space.images)
-        self._recent = torch.zeros(0, len(space.mean), dtype=torch.float64)
-        self._current = 0
-        self._asked = 0
 
     def answer(self, x: Tensor) -> Tensor:
         """Answer one request (N, C, H, W), and learn from the windows that it fills; returns logits (N, K)."""
-        self._asked += 1
         styles, output = self._space.styles(self._backbone, x)
         assert output is not None
         logits = output.logits.clone()
-        self._recent = torch.cat([self._recent, styles])[-_RECENT:]
-        places = self._where(styles)
-        for index in sorted(set(places) - {0}):
-            own = torch.tensor([place == index for place in places])
-            logits[own] = self._answer(self.domains[index - 1], x[own])
-        self._current = places[-1]
-        for domain in self.domains:
+        found = self.routing.where(styles)
+        for number in self._domains.keys() - self.routing.asked.keys():
+            del self._domains[number]
+        for number in sorted(set(found) - {SOURCE}):
+            own = torch.tensor([each == number for each in found])
+            logits[own] = self._answer(self._domain(number), x[own])
+        for domain in self._domains.values():
             self._learn(domain)
+        while pair := self.routing.merge():
+            stays, joins = pair
+            self._domains[stays].waiting += self._domains.pop(joins).waiting
         return logits
 
-    def _where(self, styles: Tensor) -> list[int]:
-        places = [self._home, *(domain.place for domain in self.domains)]
-        if is_few(len(styles)):
-            found = [follow(places, self._recent, self._current, self._space.limit)] * len(styles)
-        else:
-            found = route(places, styles, self._space.limit)
-        for index in set(found) - {0, NEW}:
-            own = torch.tensor([place == index for place in found])
-            self.domains[index - 1].place = self.domains[index - 1].place.seen(styles[own])
-        if NEW not in found:
-            return found
-        if len(self.domains) == _MOST_DOMAINS:
-            oldest = min(range(len(self.domains)), key=lambda i: self.domains[i].asked)
-            if oldest + 1 in found:
-                return [max(place, 0) for place in found]
-            del self.domains[oldest]
-            found = [place - 1 if place > oldest else place for place in found]
-        new = torch.tensor([place == NEW for place in found])
-        first = self._recent if is_few(len(styles)) else styles[new]
-        self.domains.append(
-            Domain(Place.first(first), self._adapter.init(self._backbone), dict(self._backbone.norm_stats()))
-        )
-        return [len(self.domains) if place == NEW else place for place in found]
+    def _domain(self, number: int) -> Domain:
+        if number not in self._domains:
+            self._domains[number] = Domain(self._adapter.init(self._backbone), dict(self._backbone.norm_stats()))
+        return self._domains[number]
 
     def _answer(self, domain: Domain, x: Tensor) -> Tensor:
-        domain.asked = self._asked
         domain.waiting.extend(x)
         theta = group(domain.state, "theta")
         if domain.steps:

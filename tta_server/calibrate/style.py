@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tta_server.calibrate.labelled import Progress
 from tta_server.domains.place import Place
-from tta_server.domains.space import PART, StyleSpace, fit
+from tta_server.domains.space import PART, StyleSpace, fit, kin
 from tta_server.guard.canary import bank
 from tta_server.models import Backbone
 
@@ -28,7 +28,6 @@ _MOST_IMAGES = 1000  # more change nothing that is seen
 _SPOILT_IMAGES = 64
 
 _FITTED = 0.6  # of the images; the rest say how far others lie
-_WINDOW = 16
 _LEVEL, _MARGIN = 0.95, 1.5  # the limit is this quantile of windows of one class, times a margin
 
 
@@ -66,12 +65,12 @@ def style(
     spoilt, _ = _look(backbone, every, widths, batch, partial(progress, "styles of spoilt images"))
 
     def score(layers: tuple[str, ...]) -> float:
-        space, others = _space(layers, clean, fitted)
+        space, others = _space(layers, clean, classes[:fitted])
         whitened = space.whiten(_joined(spoilt, layers)).chunk(len(ways))
         return mean(_area(space, others, way) for way in whitened)
 
     layers = max(_choices(widths), key=score)
-    space, others = _space(layers, clean, fitted)
+    space, others = _space(layers, clean, classes[:fitted])
     about = {"layers": list(layers), "images": space.images, "limit": _limit(space, others, classes[fitted:])}
     tensors = {f"{PART}/mean": space.mean.float().cpu(), f"{PART}/whitener": space.whitener.float().cpu()}
     return tensors, {PART: about | {"area": score(layers)}}
@@ -120,11 +119,11 @@ def _joined(styles: Mapping[str, Tensor], layers: Sequence[str]) -> Tensor:
     return torch.cat([styles[layer] for layer in layers], 1)
 
 
-def _space(layers: tuple[str, ...], clean: Mapping[str, Tensor], fitted: int) -> tuple[StyleSpace, Tensor]:
-    """Return the space of some layers, and the source images in it that it was not fitted on."""
+def _space(layers: tuple[str, ...], clean: Mapping[str, Tensor], classes: Tensor) -> tuple[StyleSpace, Tensor]:
+    """Return the space of some layers, fitted on the images whose classes are given, and the other images in it."""
     styles = _joined(clean, layers)
-    space = fit(layers, styles[:fitted], styles[fitted:])
-    return space, space.whiten(styles[fitted:])
+    space = fit(layers, styles[: len(classes)], styles[len(classes) :], classes)
+    return space, space.whiten(styles[len(classes) :])
 
 
 def _area(space: StyleSpace, clean: Tensor, spoilt: Tensor) -> float:
@@ -138,8 +137,5 @@ def _area(space: StyleSpace, clean: Tensor, spoilt: Tensor) -> float:
 def _limit(space: StyleSpace, styles: Tensor, classes: Tensor) -> float:
     """Return the distance beyond which images are not the source's: windows of one class are, and lie far out."""
     home = Place.source(len(space.mean), space.images)
-    windows = torch.split(styles[classes.argsort(stable=True)], _WINDOW)
-    distances = torch.tensor(
-        [home.distance(window) for window in windows if len(window) == _WINDOW or len(windows) == 1]
-    )
+    distances = torch.tensor([home.distance(window) for window in kin(styles, classes)])
     return _MARGIN * max(1.0, float(distances.quantile(_LEVEL)))

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from tta_server.domains.space import KIN_IMAGES
+
 _MEMORY_IMAGES = 256  # a centre moves along with what comes as a mean over about so many
 
 
@@ -36,11 +38,11 @@ class Place:
     def distance(self, styles: Tensor) -> float:
         """Return how far the mean of styles (N, D) lies from here, over what chance explains.
 
-        The squared distance of two means over D, divided by the spread times (1 / N + 1 / images): about 1 if the
-        images belong here, whatever their number.
+        The squared distance of two means over D, divided by the spread times (1 / N + 1 / images + 1 / 16): below 1 if
+        the images are drawn from here at random, and about 1 if they are all of one class. That there are many of one
+        class brings them no nearer, so the last term stays; see `space.KIN_IMAGES`.
         """
-        apart = float((styles.mean(0) - self.centre).square().mean())
-        return apart / (self.spread * (1 / len(styles) + 1 / self.images))
+        return self._over_chance(styles.mean(0), len(styles), self.spread)
 
     def each(self, styles: Tensor) -> Tensor:
         """Return the distance of each of N images on its own (N,)."""
@@ -72,6 +74,14 @@ class Place:
     def apart(self, other: "Place") -> float:
         """Return how far two domains are apart, over the spread of the wider one: below 1 hardly at all."""
         return float((self.centre - other.centre).square().mean()) / max(self.spread, other.spread)
+
+    def between(self, other: "Place") -> float:
+        """Return how far two domains are apart, over what chance explains in the narrower one; see `distance`."""
+        return self._over_chance(other.centre, other.images, min(self.spread, other.spread))
+
+    def _over_chance(self, mean: Tensor, images: int, spread: float) -> float:
+        apart = float((mean - self.centre).square().mean())
+        return apart / (spread * (1 / images + 1 / self.images + 1 / KIN_IMAGES))
 
 
 def spread(styles: Tensor) -> float | None:

@@ -1,8 +1,9 @@
 """Which domain each image of a request belongs to.
 
-A request usually shows one domain, and the mean of many images tells domains apart that single images do not: so the
-request is judged as a whole first. Only if it lies nowhere, or scatters more than any one domain does, it is divided:
-two cameras may share a stream.
+A request usually shows one domain, and the mean of many images tells domains apart that single images do not: so it is
+cut where it changes, and each part is judged as a whole. Only a part that scatters more than any one domain does is
+divided image by image: two cameras may share a stream. What lies within the source's reach is at home, however near a
+learnt domain is: there, the frozen model is what a user has asked for.
 """
 
 from collections.abc import Sequence
@@ -11,11 +12,16 @@ import torch
 from torch import Tensor
 
 from tta_server.domains.place import Place, spread
+from tta_server.domains.space import KIN_IMAGES
 
 NEW = -1
 """In the place of an index: no known domain."""
 
-_STEADY_IMAGES = 8  # requests of fewer are judged together with the images before them
+RECENT = 16
+"""Images of a stream that are kept to judge requests of few together with."""
+
+_FEW = 8
+_REACH = 2.0  # times the limit: how far from a learnt domain images may lie that still belong to it
 _LEAST_OF_A_NEW_ONE = 4
 _WIDE = 2.0  # times a domain's own spread: then a request is looked at image by image
 _STRANGE = 2.0  # distance of a single image that about one in a hundred of a domain exceeds
@@ -27,17 +33,17 @@ def route(places: Sequence[Place], styles: Tensor, limit: float) -> list[int]:
 
     Args:
         places: Of the known domains, the source's first.
-        styles: Whitened (N, D).
-        limit: Distance from which images do not belong to a domain.
+        styles: Whitened, in order (N, D).
+        limit: Distance from which images are not the source's any more.
 
     Returns:
         An index of `places` for each image, or `NEW`.
     """
-    nearest, distance = _nearest(places, styles)
-    wide = (spread(styles) or 0.0) > _WIDE * places[nearest].spread
-    if distance < limit and not wide:
-        return [nearest] * len(styles)
-    return _divide(places, styles, limit)
+    found = torch.tensor(_places_of(places, styles, limit))
+    strange = found == NEW
+    if strange.any() and not _is_new(places, styles[strange], limit):
+        found[strange] = 0
+    return [int(index) for index in found]
 
 
 def follow(places: Sequence[Place], recent: Tensor, current: int, limit: float) -> int:
@@ -45,34 +51,85 @@ def follow(places: Sequence[Place], recent: Tensor, current: int, limit: float) 
 
     Args:
         places: Of the known domains, the source's first.
-        recent: Whitened styles of the stream's last images, those of the request included (N, D).
+        recent: Whitened styles of the stream's last images, those of the request included (N, D), N >= 1.
         current: Where the stream has been.
         limit: As for `route`.
 
     Returns:
-        An index of `places`, or `NEW`: to move takes a place that is clearly nearer, or none that is near.
+        An index of `places`, or `NEW`. To move from one learnt domain to another takes one that is clearly nearer.
+        Images that lie nowhere, but are too few for a domain of their own, are the source's.
     """
-    nearest, distance = _nearest(places, recent)
-    here = places[current].distance(recent)
-    if here < limit and distance > _CLEARLY_NEARER * here:
-        return current
-    if distance < limit:
-        return nearest
-    return NEW if len(recent) >= _LEAST_OF_A_NEW_ONE else current
+    images = settled(recent, limit)
+    near = _near(places, images, limit)
+    if near is None:
+        return NEW if _is_new(places, images, limit) else 0
+    stays = current and near and _CLEARLY_NEARER * places[current].distance(images) < places[near].distance(images)
+    return current if stays else near
+
+
+def settled(recent: Tensor, limit: float) -> Tensor:
+    """Return the last of a stream's images, whitened and in order (N, D), from the last change on; see `route`."""
+    change = _change(recent, limit)
+    return settled(recent[change:], limit) if change else recent
 
 
 def is_few(images: int) -> bool:
     """Say whether so many images are judged together with those before them."""
-    return images < _STEADY_IMAGES
+    return images < _FEW
 
 
-def _nearest(places: Sequence[Place], styles: Tensor) -> tuple[int, float]:
+def reach(index: int, limit: float) -> float:
+    """Return the distance from which images do not belong to a place any more.
+
+    A learnt domain reaches farther than the source: its centre may be known from images of one class, and classes
+    differ more when images are spoilt. To miss the source costs a user something, to join two like domains hardly.
+    """
+    return _REACH * limit if index else limit
+
+
+def _change(styles: Tensor, limit: float) -> int:
+    """Return before which image a stream has changed most, 0 if it has not.
+
+    A change is where the images before and after it lie as far apart as a domain reaches; how much images scatter is
+    said by the median distance of two that follow one another, which a change leaves alone.
+    """
+    count = len(styles)
+    if count < 2:
+        return 0
+    usual = max(1.0, float((styles[1:] - styles[:-1]).square().mean(1).median()) / 2)
+    before = torch.arange(1, count, dtype=styles.dtype)
+    sums = styles.cumsum(0)
+    means, later = sums[:-1] / before[:, None], (sums[-1] - sums[:-1]) / (count - before)[:, None]
+    apart = (means - later).square().mean(1) / (1 / before + 1 / (count - before) + 1 / KIN_IMAGES)
+    return int(apart.argmax()) + 1 if apart.max() >= usual * reach(1, limit) else 0
+
+
+def _near(places: Sequence[Place], styles: Tensor, limit: float) -> int | None:
+    """Return the source if images lie within its reach, else the nearest of the places within whose reach they lie."""
     distances = [place.distance(styles) for place in places]
-    nearest = min(range(len(places)), key=distances.__getitem__)
-    return nearest, distances[nearest]
+    within = [index for index, distance in enumerate(distances) if distance < reach(index, limit)]
+    return 0 if 0 in within else min(within, key=distances.__getitem__, default=None)
+
+
+def _is_new(places: Sequence[Place], styles: Tensor, limit: float) -> bool:
+    """Say whether images that lie nowhere are a domain: the fewer they are, the farther out they must lie."""
+    needed = limit * max(1.0, KIN_IMAGES / len(styles))
+    return len(styles) >= _LEAST_OF_A_NEW_ONE and all(place.distance(styles) >= needed for place in places)
+
+
+def _places_of(places: Sequence[Place], styles: Tensor, limit: float) -> list[int]:
+    """Return where each image lies; `NEW` of those that lie nowhere, however few."""
+    change = _change(styles, limit)
+    if change:
+        return _places_of(places, styles[:change], limit) + _places_of(places, styles[change:], limit)
+    near = _near(places, styles, limit)
+    if (spread(styles) or 0.0) > _WIDE * places[near or 0].spread:
+        return _divide(places, styles, limit)
+    return [NEW if near is None else near] * len(styles)
 
 
 def _divide(places: Sequence[Place], styles: Tensor, limit: float) -> list[int]:
+    """Return where each image lies on its own."""
     each = torch.stack([place.each(styles) for place in places])
     nearest = each.argmin(0)
     found = torch.full((len(styles),), NEW)
@@ -80,13 +137,8 @@ def _divide(places: Sequence[Place], styles: Tensor, limit: float) -> list[int]:
         own = nearest == index
         if not own.any():
             continue
-        if place.distance(styles[own]) >= limit:
+        if place.distance(styles[own]) >= reach(index, limit):
             own &= each[index] < _STRANGE
-        if own.any() and place.distance(styles[own]) < limit:
+        if own.any() and place.distance(styles[own]) < reach(index, limit):
             found[own] = index
-    rest = found == NEW
-    if rest.any():
-        near, distance = _nearest(places, styles[rest])
-        if distance < limit or int(rest.sum()) < _LEAST_OF_A_NEW_ONE:
-            found[rest] = near
     return [int(index) for index in found]

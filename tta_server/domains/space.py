@@ -1,6 +1,8 @@
 """The space in which styles are compared: whitened by how the source's images vary.
 
 Noise hides in directions in which source images hardly vary, so the whole covariance counts and not only variances.
+Streams may be sorted, so directions in which classes differ count less: there, images of one class lie far out together
+without being spoilt.
 """
 
 from dataclasses import dataclass
@@ -12,6 +14,9 @@ from tta_server.models import Backbone, Output, Reference
 
 PART = "style"
 """The part of the reference bundle that holds a space."""
+
+KIN_IMAGES = 16
+"""So many images of one class lie together; the mean of more is no nearer to the mean of all classes."""
 
 _SHRINKAGE = 0.1  # of the covariance to its diagonal: there are hardly more images than dimensions
 _LEAST_VARIANCE = 0.01  # of the median of all: a direction that no source image uses must not decide alone
@@ -56,14 +61,17 @@ class StyleSpace:
         return (styles.double() - self.mean) @ self.whitener
 
 
-def fit(layers: tuple[str, ...], styles: Tensor, held_out: Tensor, limit: float = 1.0) -> StyleSpace:
+def fit(layers: tuple[str, ...], styles: Tensor, held_out: Tensor, classes: Tensor, limit: float = 1.0) -> StyleSpace:
     """Return the space of source images.
+
+    Whitened by how images vary, and as much by how the means of windows of one class vary.
 
     Args:
         layers: What the styles were taken of.
         styles: Of the images that the covariance is fitted on (N, D), N >= 2.
         held_out: Of others (M, D), M >= 1: the scale of distances is theirs, because those of fitted images are too
             small.
+        classes: Of the first, as the network predicts them (N,).
         limit: See `StyleSpace`.
 
     Raises:
@@ -73,7 +81,8 @@ def fit(layers: tuple[str, ...], styles: Tensor, held_out: Tensor, limit: float 
         raise ValueError(f"a style space needs at least 3 images, got {len(styles) + len(held_out)}")
     values = styles.double()
     mean = values.mean(0)
-    covariance = torch.cov(values.T)
+    means = torch.stack([window.mean(0) - mean for window in kin(values, classes)])
+    covariance = torch.cov(values.T) + KIN_IMAGES * means.T @ means / len(means)
     own = covariance.diagonal()
     least = _LEAST_VARIANCE * own.median().clamp(min=torch.finfo(torch.float32).tiny)
     shrunk = (1 - _SHRINKAGE) * covariance + torch.diag(_SHRINKAGE * own + (least - own).clamp(min=0))
@@ -83,3 +92,17 @@ def fit(layers: tuple[str, ...], styles: Tensor, held_out: Tensor, limit: float 
     if not usual:
         raise ValueError(f"the styles of these {len(styles) + len(held_out)} images do not vary")
     return StyleSpace(layers, mean, whitener / usual.sqrt(), len(styles), limit)
+
+
+def kin(styles: Tensor, classes: Tensor) -> list[Tensor]:
+    """Return the windows that a stream sorted by class shows.
+
+    Args:
+        styles: (N, D), N >= 1.
+        classes: (N,).
+
+    Returns:
+        Styles of `KIN_IMAGES` images each (16, D), what is left over dropped; all in one if there are fewer.
+    """
+    windows = torch.split(styles[classes.argsort(stable=True)], KIN_IMAGES)
+    return [window for window in windows if len(window) == KIN_IMAGES or len(windows) == 1]

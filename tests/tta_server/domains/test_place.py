@@ -1,9 +1,11 @@
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from tta_server.domains.place import Place, spread
+from tta_server.domains.space import KIN_IMAGES
 
 FEW = settings(deadline=None, max_examples=40)
 counts = st.integers(2, 20)
@@ -40,11 +42,20 @@ def test_merging_two_domains_gives_the_place_of_both(first, second, at, width, s
     assert_close(again.spread, merged.spread)
 
 
-def test_the_distance_of_images_that_belong_is_about_1_whatever_their_number():
+def test_the_distance_of_images_that_belong_is_at_most_1_whatever_their_number():
     place = Place.first(cloud(400, 3.0, 2.0, 50))
 
     for images in (1, 4, 16, 64):
         found = [place.distance(cloud(images, 3.0, 2.0, 50, seed)) for seed in range(1, 21)]
+        chance = (1 / images + 1 / 400) / (1 / images + 1 / 400 + 1 / KIN_IMAGES)
+        assert 0.8 < sum(found) / len(found) / chance < 1.25
+
+
+def test_many_images_of_one_class_lie_no_farther_than_few():
+    kin = torch.full((1, 50), KIN_IMAGES**-0.5, dtype=torch.float64)  # as far out as chance puts 16 images
+
+    for images in (16, 64, 1024):
+        found = [Place.source(50, 600).distance(kin + cloud(images, dimensions=50, seed=seed)) for seed in range(20)]
         assert 0.8 < sum(found) / len(found) < 1.25
 
 
@@ -89,3 +100,13 @@ def test_places_are_apart_by_the_spread_of_the_wider():
 
     assert narrow.apart(wide) == wide.apart(narrow) == 1.0
     assert narrow.apart(narrow) == 0.0
+
+
+@FEW
+@given(first=counts, second=counts, at=st.floats(-3, 3), seed=st.integers(0, 99))
+def test_two_places_are_as_far_apart_as_one_is_from_the_images_of_the_other(first, second, at, seed):
+    one, images = Place.first(cloud(first, seed=seed)), cloud(second, at, seed=seed + 1)
+    other = Place.first(images)
+
+    assert one.between(other) == pytest.approx(other.between(one))
+    assert one.between(other) == pytest.approx(one.distance(images) * one.spread / min(one.spread, other.spread))

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tta_server.domains.place import Place
-from tta_server.domains.route import NEW, follow, is_few, route
+from tta_server.domains.route import NEW, RECENT, follow, is_few, reach, route, settled
 
 LIMIT, DIMENSIONS = 4.0, 100
 HOME = Place.source(DIMENSIONS, 500)
@@ -52,37 +52,101 @@ def test_a_request_that_shows_two_domains_is_divided(share, known, seed):
 
 
 @FEW
-@given(n=st.integers(8, 40), at=st.floats(-6, 6), width=st.floats(0.5, 3), seed=st.integers(0, 99))
-def test_the_order_of_the_images_does_not_matter(n, at, width, seed):
-    places, request = [HOME, learnt(4.0), learnt(-4.0, 2.0)], cloud(n, at, width, seed)
+@given(n=st.integers(8, 40), at=st.floats(-2, 2), width=st.floats(0.5, 2), seed=st.integers(0, 99))
+def test_a_request_without_a_change_goes_to_one_place_in_any_order(n, at, width, seed):
+    places, request = [HOME, learnt(9.0), learnt(-9.0, 2.0)], cloud(n, at, width, seed)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 
     found = route(places, request, LIMIT)
 
-    assert route(places, request[order], LIMIT) == [found[i] for i in order]
+    assert len(set(found)) == 1
+    assert route(places, request[order], LIMIT) == found
+
+
+@FEW
+@given(n=st.integers(1, 40), at=st.floats(-6, 6), width=st.floats(0.5, 3), seed=st.integers(0, 99))
+def test_every_image_belongs_somewhere(n, at, width, seed):
+    found = route([HOME, learnt(4.0), learnt(-4.0, 2.0)], cloud(n, at, width, seed), LIMIT)
+
+    assert len(found) == n
     assert all(index in (NEW, 0, 1, 2) for index in found)
+
+
+@FEW
+@given(lengths=st.lists(st.integers(4, 12), min_size=1, max_size=4), seed=st.integers(0, 99))
+def test_a_request_is_cut_where_it_changes(lengths, seed):
+    at = [0.0, 9.0, -9.0, 9.0][: len(lengths)]
+    parts = [cloud(n, here, seed=seed + i) for i, (n, here) in enumerate(zip(lengths, at, strict=True))]
+
+    found = route([HOME, learnt(9.0), learnt(-9.0)], torch.cat(parts), LIMIT)
+
+    assert found == [{0.0: 0, 9.0: 1, -9.0: 2}[here] for n, here in zip(lengths, at, strict=True) for _ in range(n)]
+
+
+@FEW
+@given(n=st.integers(1, 40), at=st.floats(0, 4), seed=st.integers(0, 99))
+def test_who_lies_within_reach_of_the_source_is_at_home_however_near_another_place_is(n, at, seed):
+    request = cloud(n, at, seed=seed)
+    places = [HOME, Place.first(request)]
+
+    at_home = HOME.distance(request) < LIMIT
+
+    assert (route(places, request, LIMIT) == [0] * n) == at_home
+    assert (follow(places, request, 1, LIMIT) == 0) == at_home
+
+
+def test_a_learnt_domain_reaches_farther_than_the_source():
+    request = cloud(16, 0.9, seed=6)
+
+    assert LIMIT < HOME.distance(request) < reach(1, LIMIT)
+    assert route([HOME], request, LIMIT) == [NEW] * 16
+    assert route([Place.source(DIMENSIONS, 500), learnt(0.0)], request, LIMIT) == [1] * 16
 
 
 def test_a_wide_domain_takes_in_what_a_narrow_one_would_not():
     request = cloud(16, 6.0, 3.0, seed=4)
 
     assert route([HOME, learnt(5.8, 3.0)], request, LIMIT) == [1] * 16
-    assert NEW in route([HOME, learnt(5.8, 1.0)], request, LIMIT)
+    assert NEW in route([HOME, learnt(4.0, 1.0)], request, LIMIT)
 
 
 def test_few_images_stay_where_the_stream_is_unless_another_place_is_clearly_nearer():
-    places = [HOME, learnt(0.6)]
-    between = cloud(8, 0.3, seed=3)
+    places = [HOME, learnt(9.0), learnt(9.6)]
+    between = cloud(8, 9.3, seed=3)
 
-    assert follow(places, between, 0, LIMIT) == 0
     assert follow(places, between, 1, LIMIT) == 1
-    assert follow([HOME, learnt(9.0)], cloud(8, 9.0), 0, LIMIT) == 1
-    assert follow([HOME, learnt(9.0)], cloud(8), 1, LIMIT) == 0
+    assert follow(places, between, 2, LIMIT) == 2
+    assert follow(places, cloud(8, 9.0), 0, LIMIT) == 1
+    assert follow(places, cloud(8), 1, LIMIT) == 0
+
+
+@FEW
+@given(before=st.integers(2, 15), shown=st.integers(1, 15), seed=st.integers(0, 99))
+def test_a_change_shows_with_the_first_image(before, shown, seed):
+    recent = torch.cat([cloud(before, 9.0, seed=seed), cloud(shown, -9.0, seed=seed + 1)])[-RECENT:]
+
+    assert len(settled(recent, LIMIT)) == min(shown, RECENT)
+    assert follow([HOME, learnt(9.0), learnt(-9.0)], recent, 1, LIMIT) == 2
+
+
+@FEW
+@given(n=st.integers(1, RECENT), at=st.floats(-9, 9), width=st.floats(0.5, 3), seed=st.integers(0, 99))
+def test_images_of_one_domain_are_settled(n, at, width, seed):
+    recent = cloud(n, at, width, seed)
+
+    assert torch.equal(settled(recent, LIMIT), recent)
 
 
 @pytest.mark.parametrize(("seen", "expected"), [(1, 0), (3, 0), (4, NEW), (8, NEW)])
-def test_a_single_strange_image_opens_no_domain(seen, expected):
-    assert follow([HOME], cloud(seen, 12.0), 0, LIMIT) == expected
+def test_a_single_strange_image_opens_no_domain_and_is_the_sources(seen, expected):
+    assert follow([HOME, learnt(-12.0)], cloud(seen, 12.0), 1, LIMIT) == expected
+
+
+def test_the_fewer_images_are_the_farther_out_a_new_domain_lies():
+    def opens(n):
+        return next(at for at in torch.arange(0, 9, 0.05).tolist() if follow([HOME], cloud(n, at), 0, LIMIT) == NEW)
+
+    assert opens(4) > 1.5 * opens(8) > 1.5 * opens(16)
 
 
 def test_requests_are_few_below_eight_images():

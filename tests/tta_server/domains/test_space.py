@@ -6,10 +6,11 @@ from torch.testing import assert_close
 
 from tests.networks import reference_network
 from tta_server.domains.place import Place
-from tta_server.domains.space import PART, StyleSpace, fit
+from tta_server.domains.space import KIN_IMAGES, PART, StyleSpace, fit, kin
 from tta_server.models import Reference, TorchBackbone
 
 LAYERS = ("bn1",)
+FEW = settings(deadline=None, max_examples=20)
 
 
 def styles(n, dimensions=6, seed=0):
@@ -18,25 +19,30 @@ def styles(n, dimensions=6, seed=0):
     return torch.randn(n, dimensions, generator=generator) @ mixing + 3
 
 
+def some(n):
+    return torch.arange(n) % 7
+
+
 def test_other_source_images_lie_at_a_distance_of_1():
     held_out = styles(300, seed=1)
 
-    space = fit(LAYERS, styles(300), held_out)
+    space = fit(LAYERS, styles(300), held_out, some(300))
 
     home = Place.source(6, space.images)
     assert_close(home.each(space.whiten(held_out)).mean().item(), 1.0, atol=0.01, rtol=0)
     windows = space.whiten(styles(1600, seed=2)).split(16)
-    assert 0.8 < sum(home.distance(window) for window in windows) / len(windows) < 1.2
+    chance = (1 / 16 + 1 / 300) / (1 / 16 + 1 / 300 + 1 / KIN_IMAGES)
+    assert_close(sum(home.distance(window) for window in windows) / len(windows), chance, rtol=0.2, atol=0)
 
 
-@settings(deadline=None, max_examples=20)
+@FEW
 @given(scales=st.lists(st.floats(0.4, 2.5), min_size=6, max_size=6), seed=st.integers(0, 99))
 def test_the_unit_of_a_channel_changes_no_distance(scales, seed):
     unit, seen = torch.tensor(scales), styles(4, seed=seed)
     fitted, held_out = styles(200, seed=seed + 1), styles(50, seed=seed + 2)
 
-    plain = fit(LAYERS, fitted, held_out)
-    scaled = fit(LAYERS, fitted * unit, held_out * unit)
+    plain = fit(LAYERS, fitted, held_out, some(len(fitted)))
+    scaled = fit(LAYERS, fitted * unit, held_out * unit, some(200))
 
     there = scaled.whiten(seen * unit).square().sum(1)
     assert_close(there, plain.whiten(seen).square().sum(1), rtol=0.2, atol=0.05)
@@ -47,10 +53,40 @@ def test_a_direction_that_source_images_hardly_use_counts():
     values, axes = torch.linalg.eigh(torch.cov(fitted.T))
     step = axes[:, 0] * values[-1].sqrt() / 2  # small beside how images vary, but not in this direction
 
-    space = fit(LAYERS, fitted, held_out)
+    space = fit(LAYERS, fitted, held_out, some(len(fitted)))
 
     home = Place.source(6, space.images)
     assert home.distance(space.whiten(held_out[:16] + step)) > 5 * home.distance(space.whiten(held_out[:16]))
+
+
+def test_images_of_one_class_lie_near_and_what_no_class_shows_lies_as_far_as_ever():
+    centres = 6 * torch.randn(4, 12, generator=torch.Generator().manual_seed(5))
+    centres[:, 6:] = 0
+    classes, others = torch.arange(600) % 4, torch.arange(200) % 4
+    fitted, held_out = styles(600, 12) + centres[classes], styles(200, 12, seed=1) + centres[others]
+
+    apart, together = fit(LAYERS, fitted, held_out, torch.arange(600)), fit(LAYERS, fitted, held_out, classes)
+
+    def far(space, seen):
+        return Place.source(12, space.images).distance(space.whiten(seen))
+
+    of_one_class = held_out[others == 0][:16]
+    assert far(together, of_one_class) < 0.6 * far(apart, of_one_class)
+    step = torch.zeros(12)
+    step[6:] = 4
+    assert far(together, held_out[:16] + step) > far(apart, held_out[:16] + step)
+
+
+@FEW
+@given(n=st.integers(1, 100), classes=st.integers(1, 9))
+def test_windows_of_kin_are_full_and_sorted(n, classes):
+    labels = torch.randperm(n, generator=torch.Generator().manual_seed(n)) % classes
+
+    windows = kin(labels[:, None].double(), labels)
+
+    assert len(windows) == max(1, n // KIN_IMAGES)
+    assert all(len(window) == min(n, KIN_IMAGES) for window in windows)
+    assert_close(torch.cat(windows)[:, 0], labels.sort().values[: sum(map(len, windows))].double())
 
 
 @pytest.mark.parametrize("dead", [0.0, 7.0])
@@ -58,14 +94,14 @@ def test_a_channel_that_never_changes_leaves_the_space_finite(dead):
     fitted, held_out = styles(50), styles(20, seed=1)
     fitted[:, 2] = held_out[:, 2] = dead
 
-    space = fit(LAYERS, fitted, held_out)
+    space = fit(LAYERS, fitted, held_out, some(len(fitted)))
 
     assert space.whitener.isfinite().all()
     assert space.whiten(held_out).isfinite().all()
 
 
 def test_fewer_images_than_dimensions_are_enough():
-    space = fit(LAYERS, styles(5, 40), styles(3, 40, seed=1))
+    space = fit(LAYERS, styles(5, 40), styles(3, 40, seed=1), some(5))
 
     assert space.whitener.isfinite().all()
 
@@ -73,7 +109,7 @@ def test_fewer_images_than_dimensions_are_enough():
 @pytest.mark.parametrize(("fitted", "held_out"), [(1, 5), (5, 0), (0, 0)])
 def test_too_few_images_are_refused(fitted, held_out):
     with pytest.raises(ValueError, match="a style space needs at least 3 images"):
-        fit(LAYERS, styles(fitted), styles(held_out))
+        fit(LAYERS, styles(fitted), styles(held_out), some(fitted))
 
 
 def test_a_space_comes_back_from_a_bundle_and_looks_at_images():
@@ -81,7 +117,7 @@ def test_a_space_comes_back_from_a_bundle_and_looks_at_images():
     x = torch.rand(12, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     layers = backbone.norm_layers[:2]
     raw, _ = backbone.styles(x, layers)
-    space = fit(layers, raw[:8], raw[8:], limit=3.5)
+    space = fit(layers, raw[:8], raw[8:], some(8), limit=3.5)
     about = {PART: {"layers": list(layers), "images": space.images, "limit": space.limit}}
     bundle = Reference("", {f"{PART}/mean": space.mean, f"{PART}/whitener": space.whitener}, about)
 
