@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tta_server.domains.merge import alike
 from tta_server.domains.place import Place
-from tta_server.domains.route import NEW, follow, is_few, route
+from tta_server.domains.route import NEW, follow, is_few, route, settled
 from tta_server.domains.space import StyleSpace
 from tta_server.models import Backbone
 from tta_server.runtime.device import on_device, read
@@ -104,7 +104,9 @@ class Router:
                 asked[index] = self._registry.open(name, job.arrived_s)
                 asked[index].place = place.seen(look.styles[torch.from_numpy(found == index)])
         if (found == NEW).any():
-            first = _been(stream).recent if is_few(job.rows) else look.styles[torch.from_numpy(found == NEW)]
+            first = look.styles[torch.from_numpy(found == NEW)]
+            if is_few(job.rows):
+                first = settled(_been(stream).recent, self._space.limit)
             asked[NEW] = self._open(stream, first, job, {one.name for one in asked.values()})
         last = asked[int(found[-1])]
         stream.whereabouts = _been(stream).at(last.name if last.parent else "")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-_RECENT_IMAGES = 8  # requests of fewer are judged together with the images before them
+from tta_server.domains.route import RECENT
 
 
 @dataclass(frozen=True, eq=False)
@@ -13,7 +13,7 @@ class Whereabouts:
     """Where a stream has been.
 
     Attributes:
-        recent: Whitened styles of its last images (n, D), n <= 8, float64, on the CPU.
+        recent: Whitened styles of its last images (n, D), n <= 16, float64, on the CPU.
         current: The domain that its last image belonged to; empty if it was at home.
         next: Number of the next domain that is opened.
     """
@@ -29,7 +29,7 @@ class Whereabouts:
 
     def after(self, styles: Tensor) -> "Whereabouts":
         """Return them after images of these styles (n, D)."""
-        return replace(self, recent=torch.cat([self.recent, styles])[-_RECENT_IMAGES:])
+        return replace(self, recent=torch.cat([self.recent, styles])[-RECENT:])
 
     def at(self, current: str) -> "Whereabouts":
         """Return them once it is said which domain the last image belonged to."""
