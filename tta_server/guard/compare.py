@@ -37,19 +37,15 @@ class Compare:
         both = torch.stack([answered.logits.softmax(1).mean(0), frozen.logits.softmax(1).mean(0)]).double().cpu()
         kept = torch.stack([record.adapted_shares, record.frozen_shares])
         both = kept + (both - kept) * (share / weight)
-        return self.weigh(record.but(adapted_shares=both[0], frozen_shares=both[1], answered=weight), answered, frozen)
+        return self._weigh(record.but(adapted_shares=both[0], frozen_shares=both[1], answered=weight), answered, frozen)
 
-    def weigh(self, record: Record, answered: Output, frozen: Output) -> Record:
-        """Take only into account who is right where both differ, and so who should answer."""
-        if not self._referee:
-            return record
-        score, kept = self._referee.score(answered, frozen), math.exp(-len(frozen.logits) / _SCORED_IMAGES)
-        record = record.but(
-            stream_score=record.stream_score * kept + score.stream,
-            frozen_score=record.frozen_score * kept + score.frozen,
-            scored=record.scored * kept + len(frozen.logits),
-        )
-        return record.but(source=balance(record) < (0.0 if record.source else self._settings.min_balance))
+    def begin(self, record: Record, answered: Output, frozen: Output) -> Record:
+        """Say anew who should answer before the first step; the stream only if nothing speaks against it.
+
+        Few images of one class are all that it may have seen.
+        """
+        fresh = record.but(source=self._referee is not None, stream_score=0.0, frozen_score=0.0, scored=0.0)
+        return self._weigh(fresh, answered, frozen)
 
     def uniform(self, record: Record) -> tuple[Cause, str]:
         """Return why the recent answers are too much alike; an empty reason if they are not."""
@@ -70,6 +66,17 @@ class Compare:
             found["balance"] = balance(record)
             found["estimated_gain"] = (record.stream_score - record.frozen_score) / record.scored
         return found
+
+    def _weigh(self, record: Record, answered: Output, frozen: Output) -> Record:
+        if not self._referee:
+            return record
+        score, kept = self._referee.score(answered, frozen), math.exp(-len(frozen.logits) / _SCORED_IMAGES)
+        record = record.but(
+            stream_score=record.stream_score * kept + score.stream,
+            frozen_score=record.frozen_score * kept + score.frozen,
+            scored=record.scored * kept + len(frozen.logits),
+        )
+        return record.but(source=balance(record) < (0.0 if record.source else self._settings.min_balance))
 
 
 def balance(record: Record) -> float:

@@ -84,8 +84,7 @@ class Guard:
 
     def weigh(self, memory: Memory, frozen: Output, answered: Output) -> tuple[Memory, Serve]:
         """Say who answers before the first step, anew for each set of images; see `Judge.weigh`."""
-        fresh = Record.of(memory).but(stream_score=0.0, frozen_score=0.0, scored=0.0)
-        record = self._compare.weigh(fresh, answered, frozen)
+        record = self._compare.begin(Record.of(memory), answered, frozen)
         return record.memory(), _serve(record)
 
     def judge(self, memory: Memory, old: State, step: Step, x: Tensor, frozen: Output, answered: Output) -> Verdict:

@@ -235,6 +235,27 @@ def test_before_the_first_step_each_look_counts_alone(guard, lost):
     assert layout(memory) == layout(guard.start())
 
 
+def test_it_takes_less_to_refuse_a_beginner_than_a_stream_that_answers(guard, tent, admitted, drifting):
+    state, memory, _ = admitted
+    step = tent.adapt(model().backbone, state, drifting)
+    sure = model().backbone.forward(clean(0, WINDOW))
+    wrong = sure.logits.roll(1, 1)
+    ours, theirs = torch.arange(WINDOW) < 5, torch.arange(WINDOW) >= 10  # five against six
+    one = sure._replace(logits=torch.where(ours[:, None], wrong, sure.logits), features=sure.features.clone())
+    other = sure._replace(logits=torch.where(theirs[:, None], wrong, sure.logits), features=sure.features.clone())
+    one.features[theirs] += 100
+    other.features[ours] += 100
+
+    assert guard.weigh(memory, other, one)[1] == "source"
+    assert guard.judge(memory, state, step, drifting, other, one).serve == "adapted"
+
+
+def test_without_a_bundle_a_stream_answers_from_the_beginning(tent, lost):
+    plain = Guard(model().backbone, tent, None, GuardSettings(), WINDOW)
+
+    assert plain.weigh(plain.start(), *lost)[1] == "adapted"
+
+
 @pytest.mark.parametrize("name", ["lame", "adanpc"])
 def test_methods_that_learn_no_parameters_are_judged_by_their_answers(name, drifting, lost):
     adapter = adapters.create(name)
