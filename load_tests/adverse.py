@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ UNCOUNTED = -9
 RATE = 2.5e-4  # TENT's default
 DEMO_RATE = 5e-3
 _EASY, _HARD = "motion_blur", ("elastic_transform", "jpeg_compression")
+_MILD = ("brightness", "contrast")  # the frozen model reads them well
+_TURNS_IMAGES = 1536
 
 Stretch = tuple[Images, npt.NDArray[np.int64]]
 
@@ -91,6 +94,8 @@ def streams(album: Album) -> Iterator[Stream]:
     for how, settings in {"": {}, ", rate x 30": fast, ", the demo's rate x 30": faster}.items():
         for name in ("clean", *_HARD):
             yield Stream(f"{name}, class by class{how}", _again(album.sorted, name), 16, 16, settings)
+    for name in (_EASY, *_MILD):
+        yield Stream(f"{name}, class by class", _again(album.sorted, name), 16, 16)
     for name in ("clean", _HARD[0]):
         yield Stream(f"{name}, batch size 1", _again(album.mixed, name), 64, 1)
         yield Stream(f"{name}, batch size 1 and windows of 2", _again(album.mixed, name), 2, 1)
@@ -102,6 +107,35 @@ def streams(album: Album) -> Iterator[Stream]:
         yield Stream(f"{name}, 4 images again and again", _still(album, name, 0))
         yield Stream(f"{name}, 4 images that flicker", _still(album, name, 2))
         yield Stream(f"{name}, 1 % NaN", _some(_again(album.mixed, name), 0.01, _nan))
+
+
+def turns(album: Album, count: int) -> Iterator[Stream]:
+    """Return streams in which two or three domains take turns, such as day and night or two cameras; drawn at random.
+
+    Domains, images of a turn, where in a turn the stream begins, images of a request and of a window all vary; nobody
+    means harm, but what suits one domain ruins another.
+    """
+    for index in range(count):
+        rng = np.random.default_rng([index, 7])
+        names = rng.choice(("clean", *CORRUPTIONS), rng.integers(2, 4), replace=False).tolist()
+        lengths = rng.choice((16, 32, 64, 80, 256), len(names)).tolist()
+        begin, request = int(rng.integers(max(lengths))), int(rng.choice((1, 4, 16, 64)))
+        said = " and ".join(f"{length} of {name}" for name, length in zip(names, lengths, strict=True))
+        made = partial(_turns, album, names, lengths, begin)
+        yield Stream(f"{said} in turn, requests of {request}", made, int(rng.choice((16, 64))), request)
+
+
+def _turns(album: Album, names: Sequence[str], lengths: Sequence[int], begin: int) -> Stretch:
+    shown = [_again(album.mixed, name, 3)() for name in names]
+    places = [0] * len(names)
+    blocks: list[Stretch] = []
+    while sum(map(len, (labels for _, labels in blocks))) < begin + _TURNS_IMAGES:
+        which = len(blocks) % len(names)
+        rows = np.arange(places[which], places[which] + lengths[which]) % len(shown[which][1])
+        places[which] += lengths[which]
+        blocks.append((shown[which][0][rows], shown[which][1][rows]))
+    images, labels = _join(blocks)
+    return images[begin : begin + _TURNS_IMAGES], labels[begin : begin + _TURNS_IMAGES]
 
 
 def _condition(name: str) -> Condition:

@@ -10,7 +10,7 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from load_tests.adverse import DEMO_RATE, UNCOUNTED, Album, Stream, streams
+from load_tests.adverse import DEMO_RATE, UNCOUNTED, Album, Stream, streams, turns
 from load_tests.machine import describe, load_average
 from tta_server import adapters
 from tta_server.adapters import Adapter
@@ -52,7 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"- load average: {load_average():.1f} before")
     kept = True
     if "adverse" in options.parts:
-        kept &= _adverse(bench, Album(dataset, reader, _EACH), options.only)
+        kept &= _adverse(bench, "Streams made to do harm", streams(Album(dataset, reader, _EACH)), options.only)
+    if "turns" in options.parts:
+        taken = turns(Album(dataset, reader, _EACH), options.turns)
+        kept &= _adverse(bench, "Domains that take turns", taken, options.only)
     if "protocols" in options.parts:
         kept &= _protocols(bench, options.images)
     if "healthy" in options.parts:
@@ -63,9 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m load_tests.guard", description="Measure what the guard does.")
-    parts = ("adverse", "protocols", "healthy")
+    parts = ("adverse", "turns", "protocols", "healthy")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help="which tables (default: all)")
     parser.add_argument("--only", default="", help="of the adverse streams, those whose names contain this")
+    parser.add_argument(
+        "--turns", type=int, default=200, help="streams whose domains take turns (default: %(default)s)"
+    )
     parser.add_argument(
         "--images", type=int, default=256, help="of each condition of the protocols (default: %(default)s)"
     )
@@ -76,15 +82,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _adverse(bench: Bench, album: Album, only: str) -> bool:
+def _adverse(bench: Bench, title: str, shown: Iterable[Stream], only: str) -> bool:
     print(
-        f"\n**Streams made to do harm**: error in %; the worst running mean of {TOGETHER} windows of {COUNTED} "
+        f"\n**{title}**: error in %; the worst running mean of {TOGETHER} windows of {COUNTED} "
         f"images, in points above frozen; the most windows in a row that are more than {100 * MARGIN:.0f} points above "
         "frozen.\n"
     )
     _head("stream, frozen, alone, guarded, worst: alone, guarded, in a row: alone, guarded, restores, switched off")
     kept = True
-    for stream in streams(album):
+    for stream in shown:
         if only in stream.name:
             kept &= _survives(bench, stream)
     return kept

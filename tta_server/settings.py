@@ -239,17 +239,12 @@ class GuardSettings(Section):
         le=1,
         description="How much less of the canary than the source a stream may read, beside chance.",
     )
-    risk_tolerance: float = Field(
-        0.2,
-        ge=0,
-        lt=0.5,
-        description="How much more often the adapted model may be lost than the frozen one, as a share of images.",
-    )
-    risk_windows: int = Field(
-        10_000, ge=10, description="Least mean number of windows between two false alarms of the risk monitor."
-    )
-    min_gain: float = Field(
-        -0.6, ge=-1, le=0, description="Least estimated gain in accuracy over the frozen model; -1 only reports it."
+    min_balance: float = Field(
+        -0.2,
+        ge=-1,
+        le=0,
+        description="Where a stream and the frozen model differ, whose answers are credible: 1 the stream's alone, -1 "
+        "the frozen model's alone. Below this the frozen model answers, until it is 0 again; -1 never.",
     )
 
 

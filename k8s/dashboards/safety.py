@@ -86,19 +86,18 @@ _MEASURES: Final = [
         look=Look(maximum=1),
     ),
     series(
-        "Lower bound of the risk",
-        "How sure it is that the adapted model is lost on more images than the frozen one, beyond what "
-        "guard.risk_tolerance allows. Above 0: alarm, and the stream is taken back. Rising towards 0: look at the "
-        "stream's images.",
-        [Query(f"tta_risk_lower_bound_ratio{{{STREAM}}}", BY_STREAM)],
-        unit="percentunit",
+        "Balance",
+        "Where the stream and the frozen model differ, whose answers are sure and from features like the source's: 1 "
+        "the stream's alone, -1 the frozen model's alone. Below guard.min_balance the frozen model answers, until it "
+        "is 0 again. Long below 0: nothing is gained on this input.",
+        [Query(f"tta_balance_ratio{{{STREAM}}}", BY_STREAM)],
+        unit="none",
         look=Look(minimum=None),
     ),
     series(
         "Estimated gain",
-        "Estimated accuracy of the adapted model minus that of the frozen one, from confidence alone. A collapse "
-        "deceives it: a model that is certain of one class looks like a gain. Never act on it without 'Accuracy on "
-        "labelled images' or the other panels of this row.",
+        "Share of recent images on which only the stream's answer is credible, minus those on which only the frozen "
+        "model's is, of all that they answer differently. An estimate: 'Accuracy on labelled images' is exact.",
         [Query(f"tta_estimated_gain_ratio{{{STREAM}}}", BY_STREAM)],
         unit="percentunit",
         look=Look(minimum=None),

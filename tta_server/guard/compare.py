@@ -1,45 +1,51 @@
-"""What a stream answers beside what the frozen model does, on the same windows."""
+"""What a stream answers beside what the frozen model does, on the same images."""
 
 import math
 
 import torch
 
-from tta_server.guard import risk
-from tta_server.guard.estimate import Estimator
-from tta_server.guard.record import Record, gather, smooth
+from tta_server.guard.record import Record
+from tta_server.guard.referee import Referee
 from tta_server.guard.variety import diversity
 from tta_server.guard.verdict import Cause
 from tta_server.models import Output
 from tta_server.settings import GuardSettings
 
-_STEADY_IMAGES = 32  # images over which shares of smaller windows are smoothed
 _RECENT_IMAGES = 256  # over which answers are gathered for their diversity
 _GATHERED = 0.5  # of them, before their diversity is judged
+_SCORED_IMAGES = 64  # over which the score is gathered: quick to fall back, quick to return
+_DRAWN = 4  # images that count as a draw: very few decide nothing
 
 
 class Compare:
-    """Keep account of where the adapted model stands beside the frozen one."""
+    """Keep account of where a stream stands beside the frozen model."""
 
-    def __init__(self, settings: GuardSettings, estimator: Estimator | None) -> None:
-        """Compare the classes that are answered only, if there is no estimator.
+    def __init__(self, settings: GuardSettings, referee: Referee | None) -> None:
+        """Compare the classes that are answered only, if there is no referee.
 
         Args:
             settings: What is let pass.
-            estimator: Tells on how many images a model is lost.
+            referee: Tells who is right where both differ.
         """
         self._settings = settings
-        self._estimator = estimator
+        self._referee = referee
 
     def look(self, record: Record, answered: Output, frozen: Output) -> Record:
         """Take one window into account: what the stream answers to it, and what the frozen model does."""
-        images = len(frozen.logits)
-        share = 1 - math.exp(-images / _RECENT_IMAGES)
-        weight = gather(record.answered, share)
+        share = 1 - math.exp(-len(frozen.logits) / _RECENT_IMAGES)
+        weight = record.answered + (1 - record.answered) * share
         both = torch.stack([answered.logits.softmax(1).mean(0), frozen.logits.softmax(1).mean(0)]).double().cpu()
         kept = torch.stack([record.adapted_shares, record.frozen_shares])
         both = kept + (both - kept) * (share / weight)
-        record = record.but(adapted_shares=both[0], frozen_shares=both[1], answered=weight)
-        return self._weigh(record, self._estimator, answered, frozen) if self._estimator else record
+        return self._weigh(record.but(adapted_shares=both[0], frozen_shares=both[1], answered=weight), answered, frozen)
+
+    def begin(self, record: Record, answered: Output, frozen: Output) -> Record:
+        """Say anew who should answer before the first step; the stream only if nothing speaks against it.
+
+        Few images of one class are all that it may have seen.
+        """
+        fresh = record.but(source=self._referee is not None, stream_score=0.0, frozen_score=0.0, scored=0.0)
+        return self._weigh(fresh, answered, frozen)
 
     def uniform(self, record: Record) -> tuple[Cause, str]:
         """Return why the recent answers are too much alike; an empty reason if they are not."""
@@ -53,40 +59,27 @@ class Compare:
             return "class_share", f"one class has {top:.0%} of recent answers, and {usual:.0%} with the frozen model"
         return "healthy", ""
 
-    def alarmed(self, record: Record) -> bool:
-        """Say whether it is established that the adapted model is lost more often than is tolerated."""
-        return risk.alarmed(record.evidence, self._settings.risk_windows)
-
     def measures(self, record: Record) -> dict[str, float]:
         """Return the numbers that a verdict reports."""
         found = {"diversity": diversity(record.adapted_shares)}
-        if self._estimator:
-            found["risk_lower_bound"] = risk.lower_bound(record.evidence, self._settings.risk_windows)
-            found["lost_excess"], found["estimated_gain"] = record.excess, record.gain
+        if self._referee:
+            found["balance"] = balance(record)
+            found["estimated_gain"] = (record.stream_score - record.frozen_score) / record.scored
         return found
 
-    def _weigh(self, record: Record, estimator: Estimator, answered: Output, frozen: Output) -> Record:
-        images = len(frozen.logits)
-        steady, recent = min(1.0, images / _STEADY_IMAGES), 1 - math.exp(-images / _RECENT_IMAGES)
-        own, usual = estimator.of(answered), estimator.of(frozen)
-        excess, gain = own.lost - usual.lost, own.accuracy - usual.accuracy
-        tolerance, windows = self._settings.risk_tolerance, self._settings.risk_windows
-        run = 0.0 if record.source else excess  # a risk is run only where the adapted model answers
+    def _weigh(self, record: Record, answered: Output, frozen: Output) -> Record:
+        if not self._referee:
+            return record
+        score, kept = self._referee.score(answered, frozen), math.exp(-len(frozen.logits) / _SCORED_IMAGES)
         record = record.but(
-            evidence=risk.weigh(record.evidence, run, tolerance, windows),
-            excess=smooth(record.excess, excess, record.compared, steady),
-            gain=smooth(record.gain, gain, record.compared, steady),
-            compared=gather(record.compared, steady),
-            trend=smooth(record.trend, excess, record.trended, recent),
-            trended=gather(record.trended, recent),
+            stream_score=record.stream_score * kept + score.stream,
+            frozen_score=record.frozen_score * kept + score.frozen,
+            scored=record.scored * kept + len(frozen.logits),
         )
-        error = math.sqrt(steady / (2 - steady) / images / 2)  # of a difference of shares, at most
-        return record.but(source=self._prefers_source(record, error))
+        return record.but(source=balance(record) < (0.0 if record.source else self._settings.min_balance))
 
-    def _prefers_source(self, record: Record, error: float) -> bool:
-        """Say whether the frozen model should answer; with hysteresis."""
-        tolerance, gain = self._settings.risk_tolerance, self._settings.min_gain
-        if record.source:
-            return record.excess > tolerance / 2 or record.trend > tolerance / 4 or record.gain < gain / 2
-        lasting = record.trend > tolerance / 2 and record.trended > _GATHERED
-        return record.excess > tolerance + error or lasting or record.gain < gain
+
+def balance(record: Record) -> float:
+    """Return who has been right lately where both differ: 1 the stream alone, -1 the frozen model alone."""
+    won, lost = record.stream_score, record.frozen_score
+    return (won - lost) / (won + lost + _DRAWN)

@@ -2,20 +2,20 @@
 
 What is compared with the frozen model is what the stream answers, with the statistics that it keeps, and not what the
 step made of the window: the two differ most where harm is done. In order of trust: finite numbers; diversity of the
-answers; the risk monitor; size of the update; trust region; the canary; where the stream stands beside the frozen
-model. A number that a collapsing model's own confidence raises is never the sole ground.
+answers; size of the update; trust region; the canary. A stream that stands worse than the frozen model goes on
+learning, for what it has seen may be too little or one-sided, but the frozen model answers.
 """
 
 import torch
 from torch import Tensor
 
 from tta_server.adapters import Adapter, State, Step
-from tta_server.guard import estimate
+from tta_server.guard import referee
 from tta_server.guard.canary import Canary, CanaryReading, obstacle
 from tta_server.guard.compare import Compare
-from tta_server.guard.estimate import Estimator
 from tta_server.guard.ranges import unsound
 from tta_server.guard.record import Record
+from tta_server.guard.referee import Referee
 from tta_server.guard.trust import Trust
 from tta_server.guard.variety import distinct, enough
 from tta_server.guard.verdict import Action, Admission, Cause, Finding, Memory, Serve, Verdict
@@ -51,8 +51,8 @@ class Guard:
         self._classes = backbone.spec.classes
         initial = adapter.init(backbone, reference)
         self._trust = Trust(adapter, backbone, initial)
-        known = reference is not None and reference.parts >= estimate.PARTS
-        self._compare = Compare(settings, Estimator(reference) if reference and known else None)
+        known = reference is not None and reference.parts >= referee.PARTS
+        self._compare = Compare(settings, Referee(reference) if reference and known else None)
         self._probe = _probe(backbone, reference)
         self._no_canary = obstacle(adapter, initial, reference)
         self._canary: Canary | None = None
@@ -81,6 +81,11 @@ class Guard:
             reason = f"the window shows {pictures} different pictures, expected at least {needed} of {len(x)} images"
             return Admission(False, "too_few_pictures", reason, memory, _serve(record))
         return Admission(True, "healthy", "the window may be learnt from", memory, _serve(record))
+
+    def weigh(self, memory: Memory, frozen: Output, answered: Output) -> tuple[Memory, Serve]:
+        """Say who answers before the first step, anew for each set of images; see `Judge.weigh`."""
+        record = self._compare.begin(Record.of(memory), answered, frozen)
+        return record.memory(), _serve(record)
 
     def judge(self, memory: Memory, old: State, step: Step, x: Tensor, frozen: Output, answered: Output) -> Verdict:
         """Decide what becomes of a step.
@@ -145,12 +150,11 @@ class Guard:
         state = self._trust.project(step.state, self._settings.max_distance)
         measures["parameter_distance"] = self._trust.distance(state)
         moved = record.but(since_check=record.since_check + 1, path=record.path + measures["update_norm"])
-        # A step that the comparison refuses need not be read: nothing moves.
-        reading = self._canary.read(state) if self._canary and not record.source and self._due(moved) else None
+        reading = self._canary.read(state) if self._canary and self._due(moved) else None
         if reading:
             measures["canary_accuracy"] = reading.accuracy
             moved = moved.but(since_check=0, path=0.0)
-        if wrong := self._misread(reading, record) or self._worse(record):
+        if wrong := self._misread(reading, record):
             return _refused(wrong, old, record, measures)
         return self._commit(moved, state, step, reading, measures)
 
@@ -161,11 +165,14 @@ class Guard:
         if passed:
             record = record.but(failures=0, since_check=0, path=0.0)
         record = record.but(steps=record.steps + 1)
-        cause: Cause = "healthy" if state is step.state else "trust_region"
+        cause: Cause = "healthy"
         reason = "nothing is wrong with the step"
-        if cause == "trust_region":
+        if record.source:
+            cause, reason = "contradicted", f"the frozen model answers: where both differ, {_standing(record)}"
+        elif state is not step.state:
+            cause = "trust_region"
             reason = f"the parameters are drawn back to {self._settings.max_distance:.2g} from the source"
-        return Verdict("commit", cause, reason, state, record.memory(), "adapted", passed, measures)
+        return Verdict("commit", cause, reason, state, record.memory(), _serve(record), passed, measures)
 
     def _due(self, record: Record) -> bool:
         return record.since_check >= self._settings.canary_every or record.path >= self._settings.canary_path
@@ -183,11 +190,6 @@ class Guard:
         if not record.steps:
             return None
         cause, reason = self._compare.uniform(record)
-        if not reason and self._compare.alarmed(record):
-            cause, reason = (
-                "risk",
-                f"the stream has been lost more often than the frozen model, last {record.excess:+.0%}",
-            )
         return Finding(_restore(record), cause, reason) if reason else None
 
     def _misread(self, reading: CanaryReading | None, record: Record) -> Finding | None:
@@ -195,16 +197,6 @@ class Guard:
             return None
         reason = f"of the canary {reading.accuracy:.1%} is read, and {reading.source:.1%} by the source"
         return Finding(_restore(record), "canary", reason)
-
-    def _worse(self, record: Record) -> Finding | None:
-        if not record.source:
-            return None
-        if record.gain < self._settings.min_gain:
-            reason = f"the estimated accuracy is {record.gain:+.0%} of the frozen model's"
-            return Finding("reject", "estimated_accuracy", reason)
-        return Finding(
-            "reject", "risk", f"the adapted model is lost on {record.excess:+.0%} images than the frozen one"
-        )
 
 
 def _probe(backbone: Backbone, reference: Reference | None) -> Tensor:
@@ -234,6 +226,13 @@ def _refused(wrong: Finding, old: State, record: Record, measures: dict[str, flo
 def _restore(record: Record) -> Action:
     """Return how far to take a stream back: further if the last time did not help."""
     return "reset" if record.failures else "rollback"
+
+
+def _standing(record: Record) -> str:
+    return (
+        f"its answers have lately been credible on {record.frozen_score:.0f} images and the stream's on "
+        f"{record.stream_score:.0f}"
+    )
 
 
 def _serve(record: Record) -> Serve:

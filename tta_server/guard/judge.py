@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tta_server.adapters import State, Step
 from tta_server.guard.ranges import unsound
-from tta_server.guard.verdict import Admission, Finding, Memory, Verdict
+from tta_server.guard.verdict import Admission, Finding, Memory, Serve, Verdict
 from tta_server.models import EMPTY, Output
 
 
@@ -19,6 +19,16 @@ class Judge(Protocol):
 
     def admit(self, memory: Memory, state: State, x: Tensor, frozen: Output) -> Admission:
         """Decide whether the window `x` (N, C, H, W) may be learnt from; `frozen` is the source model's answer."""
+        ...
+
+    def weigh(self, memory: Memory, frozen: Output, answered: Output) -> tuple[Memory, Serve]:
+        """Say which model answers before the first step.
+
+        Args:
+            memory: Of the stream.
+            frozen: What the source model says of all images (N) that wait to be learnt from.
+            answered: What the stream answers to them.
+        """
         ...
 
     def judge(self, memory: Memory, old: State, step: Step, x: Tensor, frozen: Output, answered: Output) -> Verdict:
@@ -47,6 +57,10 @@ class Unguarded:
     def admit(self, memory: Memory, state: State, x: Tensor, frozen: Output) -> Admission:
         """Admit every window."""
         return Admission(True, "healthy", "the guard is off", memory)
+
+    def weigh(self, memory: Memory, frozen: Output, answered: Output) -> tuple[Memory, Serve]:
+        """Have the stream answer."""
+        return memory, "adapted"
 
     def judge(self, memory: Memory, old: State, step: Step, x: Tensor, frozen: Output, answered: Output) -> Verdict:
         """Commit what the adapter accepted."""

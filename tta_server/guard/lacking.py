@@ -5,14 +5,14 @@ from collections.abc import Iterable, Mapping
 from tta_server.adapters import Adapter
 from tta_server.models import Reference
 
-_LOST = "the guard cannot tell on how many images a stream is lost"
+_FEATURES = "the guard cannot tell where a stream is worse than the frozen model"
 _NULL = "drift scores have nothing to be compared with"
 
 COSTS: Mapping[str, str] = {
     "style": "domains cannot be told apart",
     "canary": "the guard cannot check what a stream has learnt on labelled images",
-    "atc": "the guard estimates accuracies as if the frozen model were right on 95% of the source images",
-    **dict.fromkeys(("histogram", "features", "confidence", "energy"), _LOST),
+    "atc": "the guard takes answers for credible as if the frozen model were right on 95% of the source images",
+    **dict.fromkeys(("histogram", "features", "confidence", "energy"), _FEATURES),
     **dict.fromkeys(("null", "null_moments"), _NULL),
 }
 """Parts that the server itself uses, and what it cannot do without them."""

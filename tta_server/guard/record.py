@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tta_server.guard import risk
 from tta_server.guard.verdict import Memory
 
 _PREFIX = "guard/"
@@ -17,13 +16,10 @@ class Record:
     """The guard's memory of one stream; all on the CPU.
 
     Attributes:
-        source: Whether the frozen model answers because the adapted one is lost more often.
-        excess: Smoothed difference of the shares of images on which the adapted and the frozen model are lost.
-        trend: The same, smoothed over more windows.
-        gain: Smoothed difference of their estimated accuracies.
-        compared: How much excess and gain have gathered, in [0, 1].
-        trended: How much the trend has gathered, in [0, 1].
-        evidence: Of the risk monitor.
+        source: Whether the frozen model answers because the stream is worse.
+        stream_score: Recent images on which both differ and the stream's answer is credible.
+        frozen_score: Those on which the frozen model's is.
+        scored: How many recent images the two are of.
         adapted_shares: Smoothed mean prediction of the adapted model (K,).
         frozen_shares: Of the frozen model (K,).
         answered: How much these two have gathered, in [0, 1].
@@ -34,12 +30,9 @@ class Record:
     """
 
     source: bool
-    excess: float
-    trend: float
-    gain: float
-    compared: float
-    trended: float
-    evidence: Tensor
+    stream_score: float
+    frozen_score: float
+    scored: float
     adapted_shares: Tensor
     frozen_shares: Tensor
     answered: float
@@ -54,12 +47,9 @@ class Record:
         nothing = torch.zeros(classes, dtype=torch.float64)
         return cls(
             source=False,
-            excess=0.0,
-            trend=0.0,
-            gain=0.0,
-            compared=0.0,
-            trended=0.0,
-            evidence=risk.fresh(),
+            stream_score=0.0,
+            frozen_score=0.0,
+            scored=0.0,
             adapted_shares=nothing,
             frozen_shares=nothing,
             answered=0.0,
@@ -89,23 +79,6 @@ class Record:
     def but(self, **changes: Any) -> "Record":  # noqa: ANN401
         """Return the record with some fields changed."""
         return replace(self, **changes)
-
-
-def smooth(old: float, new: float, weight: float, share: float) -> float:
-    """Return a moving mean that starts from its first value, not from 0.
-
-    Args:
-        old: The mean so far.
-        new: What is added.
-        weight: How much the mean has gathered, in [0, 1]; 0 before the first value.
-        share: Of a new value once enough is gathered, in (0, 1].
-    """
-    return old + (new - old) * share / gather(weight, share)
-
-
-def gather(weight: float, share: float) -> float:
-    """Return how much a moving mean has gathered after one more value."""
-    return weight + (1 - weight) * share
 
 
 def _tensor(value: bool | float | Tensor) -> Tensor:

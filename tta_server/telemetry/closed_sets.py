@@ -18,8 +18,7 @@ Cause = Literal[
     "trust_region",
     "diversity",
     "canary",
-    "risk",
-    "estimated_accuracy",
+    "contradicted",
 ]
 """Why the guard decided as it did, in order of trust but for the first four."""
 

@@ -36,13 +36,13 @@ _MEASURES: Final = {
         "tta_canary_accuracy_ratio",
         "Accuracy of the stream's state on the labelled canary images and their corruptions.",
     ),
-    "risk_lower_bound": (
-        "tta_risk_lower_bound_ratio",
-        "Lower bound of the adapted model's risk minus the tolerated one; above 0 the monitor alarms.",
+    "balance": (
+        "tta_balance_ratio",
+        "Whose answers are credible where the stream and the source differ: 1 the stream's alone, -1 the source's.",
     ),
     "estimated_gain": (
         "tta_estimated_gain_ratio",
-        "Estimated accuracy of the adapted model minus the source's; too high when a stream collapses.",
+        "Recent images on which the stream is credible and the source says otherwise, minus the reverse, as a share.",
     ),
 }
 """Measures of a verdict that have a gauge: name of the measure to name and help of the family."""

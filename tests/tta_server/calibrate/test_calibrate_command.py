@@ -130,9 +130,7 @@ def test_a_server_without_a_bundle_says_what_that_costs(options):
     shown = console.export_text()
     assert "none; make one with 'tta-server calibrate'" in shown
     assert "no canary: the guard cannot check" in shown
-    assert (
-        "no histogram, features, confidence, energy: the guard cannot tell on how many images a stream is lost" in shown
-    )
+    assert "no histogram, features, confidence, energy: the guard cannot tell where a stream is worse" in shown
 
 
 def test_either_labelled_images_are_given_or_unlabelled_ones(options, folder, capsys):

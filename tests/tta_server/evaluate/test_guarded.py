@@ -53,6 +53,12 @@ def outliers(images, labels):
     return images, np.where(hit, UNCOUNTED, labels)
 
 
+def flicker(images, labels):
+    noise = np.random.default_rng(2).integers(-2, 3, images.shape)
+    still = np.repeat(images[:4], len(images) // 4, 0)
+    return (still + noise).clip(0, 255).astype(np.uint8), np.repeat(labels[:4], len(labels) // 4)
+
+
 def misread(bench, adapter, images, labels, guard=True):
     session = (bench if guard else Bench(bench.backbone, bench.reference, None, WINDOW)).session(adapter, inline=False)
     parts = [slice(start, start + WINDOW) for start in range(0, len(labels), WINDOW)]
@@ -71,10 +77,12 @@ def errors(bench, stream, lr):
 @pytest.mark.parametrize(
     ("stream", "lr"),
     [
+        (pictures("by class"), 30 * DEMO_RATE),
         (drifting("by class"), 30 * DEMO_RATE),
         (outliers(*blurred()), DEMO_RATE),
+        (flicker(*pictures()), 2.5e-4),
     ],
-    ids=["fast, class by class", "outliers"],
+    ids=["fast, class by class, clean", "fast, class by class, drifting", "outliers", "still"],
 )
 def test_a_stream_that_ruins_an_adapter_does_not_ruin_a_guarded_one(bench, stream, lr):
     counted = stream[1] != UNCOUNTED
@@ -92,6 +100,13 @@ def test_the_guard_keeps_what_adapting_gains(bench):
 
     assert alone.mean() < 0.7 * frozen.mean()  # else there is nothing to keep
     assert guarded.mean() <= alone.mean() + 0.02
+    assert session.restores == 0
+
+
+def test_clean_images_are_answered_as_by_the_frozen_model(bench):
+    frozen, _, guarded, session = errors(bench, pictures(), DEMO_RATE)
+
+    assert (guarded == frozen).mean() > 0.99
     assert session.restores == 0
 
 

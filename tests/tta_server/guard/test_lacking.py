@@ -5,9 +5,9 @@ import pytest
 from tests.tta_server.guard.streams import clean, foggy, judged, model
 from tta_server import adapters
 from tta_server.adapters.base import check
-from tta_server.guard.estimate import Estimator
 from tta_server.guard.guard import Guard
 from tta_server.guard.lacking import COSTS, lacking, sentences
+from tta_server.guard.referee import Referee
 from tta_server.models import Reference
 from tta_server.settings import GuardSettings
 
@@ -76,10 +76,10 @@ def test_a_guard_judges_with_whatever_is_there(parts):
     assert ("estimated_gain" in verdict.measures) == parts.isdisjoint({"features", "confidence", "energy", "histogram"})
 
 
-def test_without_labels_the_estimated_accuracy_still_falls_with_the_true_one():
-    estimator, backbone = Estimator(without(*LABELLED)), model().backbone
+def test_without_labels_fewer_answers_are_credible_where_more_are_wrong():
+    referee, backbone = Referee(without(*LABELLED)), model().backbone
 
-    near, far = (estimator.of(backbone.forward(x)) for x in (clean(0, 128), foggy(clean(0, 128))))
+    near, far = (referee.credible(backbone.forward(x)).double().mean() for x in (clean(0, 128), foggy(clean(0, 128))))
 
-    assert near.accuracy > 0.85
-    assert far.accuracy < near.accuracy - 0.2
+    assert near > 0.85
+    assert far < near - 0.2

@@ -1,6 +1,8 @@
-"""How a model, the adapted or the frozen one, does on images without labels: how many it is lost on, how many it reads.
+"""Which of two models is right where they differ: what a stream answers, or what the frozen model does. No labels.
 
-A model is lost on an image whose features lie farther from the source's than those of nearly all source images do.
+An answer is credible if it is sure, and given from features among which source images lie: confidence alone says that a
+frozen model under noise is nearly always right, and features alone that a model whose statistics are of one class is.
+What both models say alike decides nothing, however good or bad it is; so an input that is hard for both favours none.
 """
 
 from typing import NamedTuple
@@ -18,20 +20,20 @@ _LOST = 0.95  # quantile of the source's distances
 _PRIOR_ROWS = 8  # a class's own scale of distances counts half when that many of its features are remembered
 
 
-class Estimate(NamedTuple):
-    """What a model makes of a window.
+class Score(NamedTuple):
+    """Of the images that two models answer differently.
 
     Attributes:
-        lost: Share of images whose features lie beyond nearly all of the source's.
-        accuracy: Share of images that are answered with enough confidence and are not lost: an estimate.
+        stream: On how many the stream's answer is credible.
+        frozen: On how many the frozen model's is.
     """
 
-    lost: float
-    accuracy: float
+    stream: float
+    frozen: float
 
 
-class Estimator:
-    """The source data as the frozen model sees them."""
+class Referee:
+    """Tells credible answers by what the frozen model makes of the source data."""
 
     def __init__(self, reference: Reference) -> None:
         """Take what is needed from the bundle.
@@ -45,19 +47,20 @@ class Estimator:
         threshold = self._source.atc_threshold
         self._sure = self._source.confidence_floor if threshold is None else threshold
 
-    def of(self, output: Output) -> Estimate:
-        """Return what a model makes of a window (N images).
+    def score(self, answered: Output, frozen: Output) -> Score:
+        """Return how the models stand on a window (N images)."""
+        differ = answered.logits.argmax(1) != frozen.logits.argmax(1)
+        credible = torch.stack([self.credible(answered), self.credible(frozen)])
+        return Score(*(credible & differ).sum(1).double().tolist())
 
-        The confidence alone, as in Garg et al., ICLR 2022, arXiv:2201.04234, says that a frozen model under noise is
-        nearly always right.
+    def credible(self, output: Output) -> Tensor:
+        """Say of each answer (N,) whether it is sure and not given from features where no source image lies.
+
+        How sure the frozen model must be is chosen as in Garg et al., ICLR 2022, arXiv:2201.04234.
         """
-        lost = self._distances(output) > self._lost
-        confident = output.logits.softmax(1).amax(1) >= self._sure
-        return Estimate(*torch.stack([lost, confident & ~lost]).double().mean(1).tolist())
-
-    def _distances(self, output: Output) -> Tensor:
         distances = mahalanobis(output.features, self._source.feature_mean, self._source.feature_precision)
-        return distances / self._scale[output.logits.argmax(1)]
+        near = distances / self._scale[output.logits.argmax(1)] <= self._lost
+        return near & (output.logits.softmax(1).amax(1) >= self._sure)
 
 
 def _scales(reference: Reference, source: SourceStatistics) -> Tensor:
