@@ -136,7 +136,7 @@ def _recurring(stretches: list[Stretch], wrong: Wrong, frozen: Wrong) -> Line:
     late = [100 * float(each[:, :FIRST].mean() - each[:, FIRST:].mean()) for each in known if each.shape[1] > FIRST]
     means = {f"round {number + 1}": 100 * float(np.concatenate(rounds[number]).mean()) for number in range(ROUNDS)}
     over = {"known: first 64 over later": statistics.mean(late), "the worst": max(late)} if late else {}
-    return means | over | {"worst 20 windows over frozen": _worst(wrong, frozen)}
+    return means | over | {"worst 20 windows over frozen": worst(wrong, frozen)}
 
 
 def _any(stretches: list[Stretch], wrong: Wrong, frozen: Wrong) -> Line:
@@ -147,10 +147,10 @@ def _any(stretches: list[Stretch], wrong: Wrong, frozen: Wrong) -> Line:
             answers for stretch, answers in zip(stretches, wrong, strict=True) if (stretch.name == CLEAN) is is_clean
         ]
         found[name] = 100 * float(np.concatenate(own).mean()) if own else math.nan
-    return found | {"worst 20 windows over frozen": _worst(wrong, frozen)}
+    return found | {"worst 20 windows over frozen": worst(wrong, frozen)}
 
 
-def _worst(wrong: Wrong, frozen: Wrong) -> float:
+def worst(wrong: Wrong, frozen: Wrong) -> float:
     """Return by how many points the worst 20 windows in a row are above the frozen model; all, if there are fewer."""
     over = np.concatenate(wrong).astype(float) - np.concatenate(frozen)
     sums = np.concatenate([[0.0], over.cumsum()])
