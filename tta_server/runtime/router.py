@@ -19,8 +19,8 @@ from tta_server.domains.space import StyleSpace
 from tta_server.models import Backbone
 from tta_server.runtime.device import on_device, read
 from tta_server.runtime.job import Job, Part, Scores
-from tta_server.storage.audit import Event, now
-from tta_server.streams.event import News, StreamEvent
+from tta_server.storage.audit import now
+from tta_server.streams.event import EventKind, News, StreamEvent
 from tta_server.streams.names import domain_name
 from tta_server.streams.registry import Registry
 from tta_server.streams.stream import Stream
@@ -104,8 +104,9 @@ class Router:
         if (found == NEW).any():
             first = _been(stream).recent if is_few(job.rows) else look.styles[torch.from_numpy(found == NEW)]
             asked[NEW] = self._open(stream, first, job, {one.name for one in asked.values()})
-        last = asked[int(found[-1])]
-        stream.whereabouts = _been(stream).at(last.name if last.parent else "")
+        index = int(found[-1])
+        own = look.styles[sound & torch.from_numpy(found == index)]
+        self._arrive(stream, asked[index], _been(stream).recent if is_few(job.rows) else own, known)
         shares = {index: np.flatnonzero(found == index) for index in dict.fromkeys(found.tolist())}
         return [Part(job, asked[index], None if len(own) == job.rows else own) for index, own in shares.items()]
 
@@ -141,6 +142,16 @@ class Router:
         self._tell("merge", stream, f"'{gone}' had become like '{kept}'", {"domain": kept, "merged": gone})
         if _been(stream).current == gone:
             stream.whereabouts = _been(stream).at(kept)
+
+    def _arrive(self, stream: Stream, last: Stream, styles: Tensor, known: dict[str, Place]) -> None:
+        """Note where a stream is now: who answers the last image, which was judged by these styles (n, D)."""
+        been = _been(stream)
+        if len(styles):
+            here = known.get(last.name) or last.place or self._source
+            been = been.saw(here.distance(styles), self._source.distance(styles))
+        stream.whereabouts = been.at(last.name if last.parent else "")
+        if last.name in known and last.name != been.current:
+            self._tell("recall", stream, "", {"domain": last.name})
 
     def _look(self, jobs: Sequence[Job], whole: bool) -> dict[Job, Look]:
         x = on_device((job.images for job in jobs), self._backbone.device)
@@ -183,7 +194,7 @@ class Router:
         self._tell("open", stream, reason, {"domain": name})
         return domain
 
-    def _tell(self, kind: Event, stream: Stream, reason: str, extra: dict[str, str]) -> None:
+    def _tell(self, kind: EventKind, stream: Stream, reason: str, extra: dict[str, str]) -> None:
         standing = stream.standing
         self._news.tell(StreamEvent(stream.name, kind, standing, standing, stream, reason=reason, extra=extra))
 

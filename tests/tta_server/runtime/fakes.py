@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from tta_server import adapters
 from tta_server.adapters import Adapter, State, Step
 from tta_server.app import open_storage
+from tta_server.domains.space import PART, fit
 from tta_server.guard.judge import Judge
 from tta_server.guard.verdict import Admission, Memory, Verdict
 from tta_server.models import Backbone, Output, Reference, TorchBackbone
 from tta_server.runtime import assemble as assembly
 from tta_server.runtime.assemble import assemble
-from tta_server.runtime.commands import Commands, Who
+from tta_server.runtime.commands import Commands
+from tta_server.runtime.desk import Who
 from tta_server.runtime.engine import Engine
 from tta_server.runtime.job import Answer, Job
 from tta_server.runtime.served import Storage
@@ -66,6 +68,25 @@ def tiny(network: type[Tiny] = Tiny) -> TorchBackbone:
 def rows(count: int, seed: int = 0) -> np.ndarray:
     """Return images (count, 3, 8, 8) as bytes."""
     return np.random.default_rng(seed).integers(0, 256, (count, *SHAPE), dtype=np.uint8)
+
+
+def dark(count: int, seed: int = 0) -> np.ndarray:
+    """Return images (count, 3, 8, 8) that look like `rows` in the dark."""
+    return rows(count, seed) // 4
+
+
+def bright(count: int, seed: int = 0) -> np.ndarray:
+    """Return images (count, 3, 8, 8) that look like `rows` in glaring light."""
+    return 255 - rows(count, seed) // 4
+
+
+def styled(backbone: Backbone) -> Reference:
+    """Return a bundle that says how `rows` look to a tiny network, and nothing else."""
+    x = torch.from_numpy(rows(400, 1000)).float() / 255
+    styles, _ = backbone.styles(x, ("bn",))
+    space = fit(("bn",), styles[:300], styles[300:])
+    tensors = {f"{PART}/mean": space.mean.float(), f"{PART}/whitener": space.whitener.float()}
+    return Reference(backbone.spec.digest, tensors, {PART: {"layers": ["bn"], "images": 300, "limit": 3.0}})
 
 
 def hard_tent() -> Adapter:
@@ -218,6 +239,7 @@ def wired(
     storage: str = "",
     judge: Judge | None = None,
     engine: dict | None = None,
+    domains: int = 1,
     **more: object,
 ) -> Wired:
     """Return a worker over a tiny network, and operators' commands for it.
@@ -229,9 +251,12 @@ def wired(
         storage: Folder of states; empty keeps nothing.
         judge: The guard of every stream; nobody judges without one.
         engine: More of that section.
+        domains: Most domains of a stream; 1 tells none apart.
         more: Of the section `streams`, or of `storage`. Equal images are all learnt from unless `duplicate_memory` is
-            given; `max_bytes` may be below what an operator may set.
+            given; `max_bytes` may be below what an operator may set. With `styleless` the network has no bundle,
+            whatever `domains` says.
     """
+    styleless = more.pop("styleless", False)
     stored = {"save_every_s": 0.0} | {name: more.pop(name) for name in _STORAGE if name in more}
     small = {"max_bytes": more.pop("max_bytes")} if "max_bytes" in more else {}
     settings = load_settings(
@@ -241,7 +266,7 @@ def wired(
             "streams": {"duplicate_memory": 0, **more},
             "storage": {"url": storage, **stored},
             "guard": {"enabled": False},
-            "domains": {"max": 1},
+            "domains": {"max": domains},
         },
     )
     settings = settings.model_copy(update={"streams": settings.streams.model_copy(update=small)})
@@ -250,7 +275,9 @@ def wired(
     with pytest.MonkeyPatch.context() as patch:
         if judge:
             patch.setattr(assembly, "Unguarded", lambda: judge)
-        parts = assemble(backbone or tiny(), None, adapter or hard_tent(), settings, books, kept)
+        network = backbone or tiny()
+        reference = styled(network) if domains > 1 and not styleless else None
+        parts = assemble(network, reference, adapter or hard_tent(), settings, books, kept)
     return Wired(*parts, kept, books)
 
 
