@@ -37,7 +37,7 @@ NeededReason = Annotated[Reason, AfterValidator(_said)]
 
 def _printable(title: str) -> str:
     if not is_title(title):
-        raise ValueError(f"a title is at most {MOST_OF_A_TITLE} printable characters")
+        raise ValueError(f"must be at most {MOST_OF_A_TITLE} printable characters")
     return title
 
 
