@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from k8s.dashboards import safety, servers, streams
+from k8s.dashboards import domains, safety, servers, streams
 from k8s.dashboards.panels import DATASOURCE, Json, place
 from k8s.dashboards.selectors import MODEL, OURS, STREAM
 
@@ -33,7 +33,15 @@ def dashboard() -> Json:
         "templating": {"list": _variables()},
         "annotations": {"list": _annotations()},
         "panels": place(
-            [servers.FLEET, streams.DRIFT, streams.ADAPTATION, safety.SAFETY, safety.KEPT, servers.SERVING]
+            [
+                servers.FLEET,
+                streams.DRIFT,
+                domains.DOMAINS,
+                streams.ADAPTATION,
+                safety.SAFETY,
+                safety.KEPT,
+                servers.SERVING,
+            ]
         ),
     }
 

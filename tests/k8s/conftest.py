@@ -22,6 +22,7 @@ CONFIG = {
     "streams": {"named": {"frozen": {"mode": "off"}}},
     "engine": {"window_rows": 16},
     "guard": {"canary_every": 1},
+    "domains": {"max": 16},
 }
 PROMETHEUS = """
 global: {scrape_interval: 1s, scrape_timeout: 1s}

@@ -26,6 +26,8 @@ def families() -> dict[str, set[str]]:
     metrics.stream.answered("stream", 1, 0.5, 0.5)
     metrics.stream.measures("stream", dict.fromkeys(MEASURES, 0.5))
     metrics.stream.accuracy("stream", 0.5, 0.5)
+    metrics.stream.place("stream", False, 1.0, 2.0)
+    metrics.stream.domains("stream", 1)
     return {
         family.name: {sample.name for sample in family.samples}
         for family in text_string_to_metric_families(metrics.render().decode())
@@ -102,7 +104,7 @@ def test_every_row_leaves_no_gap_before_the_next(dashboard):
 def test_the_rows_are_there_in_order(dashboard):
     rows = [panel["title"] for panel in dashboard["panels"] if panel["type"] == "row"]
 
-    assert rows == ["Fleet", "Drift by stream", "Adaptation", "Safety", "Streams and storage", "Serving"]
+    assert rows == ["Fleet", "Drift by stream", "Domains", "Adaptation", "Safety", "Streams and storage", "Serving"]
     assert dashboard["schemaVersion"] >= 38
 
 

@@ -210,7 +210,45 @@ class StreamDetails(StreamAbout):
     versions_kept: list[int]
     restores_in_a_row: int
     verdicts: list[LastVerdict] = Field(description="The last ones, newest last.")
+    domains: list[str] = Field(description="Names of its domains, the oldest first.")
     labelled: Accuracies
+
+
+class DomainAbout(Told):
+    """What is known of one kind of input that a stream has met, or of input that looks like the source's."""
+
+    id: str = Field(description="Its name wherever one is asked for; 'source' for what is at home.")
+    title: str = Field(description="What an operator calls it.")
+    since: str = Field(description="When it was opened: ISO 8601 in UTC; empty for 'source'.")
+    current: bool = Field(description="Whether the last image of the stream belonged to it.")
+    last_asked: str = Field(description="When its last image came: ISO 8601 in UTC; empty before the first.")
+    images: int = Field(description="Images answered.")
+    share: float = Field(
+        description="Of the stream's images of late; an image counts for 1 / e once 256 others came after it."
+    )
+    steps: int
+    state_version: int
+    answers: AnsweredBy = Field(description="Who answers its images.")
+    frozen: str = Field(description="Why the guard switched it off; empty if it did not.")
+    distance: float | None = Field(
+        description="Squared, from the source, over the spread of the wider one: below 1 hardly any. Null if unknown."
+    )
+    spread: float | None = Field(description="How widely its images scatter; 1 for the source's. Null if unknown.")
+    bytes: int = Field(description="Memory that it takes.")
+    in_memory: bool
+    trouble: str = Field(description="Why it is set aside; empty if it is not.")
+
+
+class DomainList(Told):
+    """What is at home, then a stream's domains, the oldest first."""
+
+    domains: list[DomainAbout]
+
+
+class DomainsOpened(Told):
+    """The domains that were opened, one in each stream that was named."""
+
+    opened: list[str]
 
 
 class Switched(Told):

@@ -10,15 +10,18 @@ from pydantic_core import PydanticCustomError
 from tta_server.api.responses import MOST_SHOWN, NO_OBJECT
 from tta_server.api.stream_id import stream_or_domain
 from tta_server.settings import AdapterSettings, Mode, StreamName
+from tta_server.streams.names import MOST_OF_A_TITLE, is_title
 from tta_server.streams.summary import Summary
 
 MOST_LABELS = 10_000
+MOST_OFFERED = 100
 
 
 def _name(name: str) -> str:
     return stream_or_domain(name)
 
 
+DomainPath = Annotated[int, Path(ge=1, le=10**9, description="Number of the domain.", examples=[2])]
 StreamPath = Annotated[str, Path(description="Name of the stream.", examples=["gate-7"]), AfterValidator(_name)]
 
 
@@ -30,6 +33,15 @@ def _said(reason: str) -> str:
 
 Reason = Annotated[str, Field(max_length=500, description="Why, for the audit log.", examples=["a new lens"])]
 NeededReason = Annotated[Reason, AfterValidator(_said)]
+
+
+def _printable(title: str) -> str:
+    if not is_title(title):
+        raise ValueError(f"must be at most {MOST_OF_A_TITLE} printable characters")
+    return title
+
+
+Title = Annotated[str, Field(description="What to call it; empty for nothing."), AfterValidator(_printable)]
 
 
 class Body(BaseModel):
@@ -130,6 +142,22 @@ class Rollback(Body):
 
     version: int | None = Field(
         None, ge=0, description="A kept version; the newest that passed the guard's check if left out."
+    )
+    reason: NeededReason
+
+
+class Rename(Body):
+    """What to call a domain, and why."""
+
+    title: Title = Field(examples=["fog"])
+    reason: Reason = ""
+
+
+class Offer(Body):
+    """Which streams a domain is offered to, and why."""
+
+    to: list[StreamName] = Field(
+        min_length=1, max_length=MOST_OFFERED, description="Each is given a copy.", examples=[["gate-8"]]
     )
     reason: NeededReason
 

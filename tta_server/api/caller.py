@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import Request
 
-from tta_server.runtime.commands import Who
+from tta_server.runtime.desk import Who
 
 _MOST_CHARACTERS = 64
 

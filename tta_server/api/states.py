@@ -42,38 +42,38 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     async def take_snapshot(name: StreamPath, request: Request, asked: Note | None = None) -> dict[str, Any]:
         """Keep the state that a stream has now; the oldest snapshots beyond `storage.keep_snapshots` go."""
         note = asked.note if asked else ""
-        written = await asyncio.wrap_future(engine.command(lambda c: c.snapshot(name, note)))
+        written = await asyncio.wrap_future(engine.command(lambda c: c.states.snapshot(name, note)))
         try:
             snapshot = await asyncio.wrap_future(written)
         except OSError as error:
             raise TTAError(f"the snapshot cannot be written: {error}") from error
         who = callers.who(request, note)
-        await asyncio.wrap_future(engine.command(lambda c: c.note_snapshot(name, snapshot, who)))
+        await asyncio.wrap_future(engine.command(lambda c: c.states.note_snapshot(name, snapshot, who)))
         return {"id": snapshot}
 
     @routes.post("/restore", **told(StreamDetails, 400, 404))
     async def restore_snapshot(name: StreamPath, asked: Restore, request: Request) -> dict[str, Any]:
         """Go back to a snapshot, under a new version."""
         who = callers.who(request, asked.reason)
-        return await asyncio.wrap_future(engine.command(lambda c: c.restore(name, asked.snapshot, who)))
+        return await asyncio.wrap_future(engine.command(lambda c: c.states.restore(name, asked.snapshot, who)))
 
     @routes.get("/state", response_class=Response, responses=_DOWNLOAD | refusals(400, 404))
     async def export_state(name: StreamPath) -> Response:
         """Return what a stream has learnt as a safetensors file that says what it belongs to."""
-        data = await asyncio.wrap_future(engine.command(lambda c: c.export(name)))
+        data = await asyncio.wrap_future(engine.command(lambda c: c.states.export(name)))
         disposition = f'attachment; filename="{name}.safetensors"'
         return Response(data, media_type=_FILE, headers={"Content-Disposition": disposition})
 
-    @routes.put("/state", openapi_extra=_UPLOAD, **told(StreamDetails, 400, 413, 429))
+    @routes.put("/state", openapi_extra=_UPLOAD, **told(StreamDetails, 400, 404, 409, 413, 429))
     async def import_state(name: StreamPath, request: Request) -> dict[str, Any]:
         """Have a stream go on from such a file, under a new version; model and adapter must be the file's.
 
-        A stream that is not there is opened.
+        A stream that is not there is opened. A stream that tells domains apart opens a domain for the file of one.
         """
         data = await request.body()
         if not data:
             raise BadRequest("the body is empty; send the file that GET /state gave")
         who = callers.who(request)
-        return await asyncio.wrap_future(engine.command(lambda c: c.adopt(name, data, who)))
+        return await asyncio.wrap_future(engine.command(lambda c: c.states.adopt(name, data, who)))
 
     return routes

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -68,11 +69,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     async def delete_stream(name: StreamPath, request: Request) -> None:
         """Erase everything of a stream: memory, files and metric series; its lines of the audit log stay."""
         who = callers.who(request)
-        erased = await asyncio.wrap_future(engine.command(lambda c: c.delete(name, who)))
-        try:
-            await asyncio.wrap_future(erased)
-        except OSError as error:
-            raise TTAError(f"the stream is gone, but its files cannot be erased yet: {error}") from error
+        await erased(await asyncio.wrap_future(engine.command(lambda c: c.delete(name, who))))
 
     @routes.post("/{name}/evict", status_code=204, responses=refusals(400, 404))
     async def evict_stream(name: StreamPath) -> None:
@@ -92,6 +89,18 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         return await asyncio.wrap_future(engine.command(lambda c: c.rollback(name, asked.version, who)))
 
     return routes
+
+
+async def erased(files: "Future[None]") -> None:
+    """Wait until the files of what is gone from memory are erased.
+
+    Raises:
+        TTAError: If they cannot be yet.
+    """
+    try:
+        await asyncio.wrap_future(files)
+    except OSError as error:
+        raise TTAError(f"it is gone, but its files cannot be erased yet: {error}") from error
 
 
 async def _fitting(served: Served, asked: AdapterBody | None) -> Method | None:

@@ -112,7 +112,7 @@ def assemble(
         stack_rows=settings.engine.stack_rows,
         metrics=metrics,
     )
-    return Worker(parts), Commands(parts, shelf, storage.store)
+    return Worker(parts), Commands(parts, shelf, storage.store, settings.domains.max if space else 1)
 
 
 def _space(reference: Reference | None, settings: DomainsSettings) -> StyleSpace | None:

@@ -7,29 +7,18 @@ from concurrent.futures import Future
 from itertools import islice
 from typing import Any, NamedTuple
 
-from tta_server.adapters import State
-from tta_server.errors import BadRequest, NotFound
+from tta_server.errors import BadRequest, NotFound, SetAside
+from tta_server.runtime.desk import Desk, Who
+from tta_server.runtime.domain_commands import DomainCommands
+from tta_server.runtime.state_commands import StateCommands
 from tta_server.runtime.worker import Parts
 from tta_server.settings import Mode
-from tta_server.storage.audit import Event
 from tta_server.storage.store import Store
 from tta_server.streams.event import EVERY, StreamEvent
+from tta_server.streams.names import is_domain, stream_of_domain
 from tta_server.streams.shelf import Shelf
 from tta_server.streams.stream import Method, Standing, Stream
 from tta_server.streams.summary import Summary
-from tta_server.telemetry.closed_sets import DropReason
-
-
-class Who(NamedTuple):
-    """Who asks, and why.
-
-    Attributes:
-        name: As the API knows the caller.
-        reason: What the caller wrote; may be empty where none is required.
-    """
-
-    name: str
-    reason: str = ""
 
 
 class Label(NamedTuple):
@@ -47,19 +36,24 @@ class Label(NamedTuple):
 
 
 class Commands:
-    """Run operators' commands; the device thread alone may call it."""
+    """Run operators' commands; the device thread alone may call it.
 
-    def __init__(self, parts: Parts, shelf: Shelf, store: Store) -> None:
-        """Take the streams and where they are kept."""
+    Attributes:
+        domains: Those about the domains of streams.
+        states: Those about states as files.
+    """
+
+    def __init__(self, parts: Parts, shelf: Shelf, store: Store, most_domains: int) -> None:
+        """Take the streams, where they are kept, and how many domains each may have; 1 if none are told apart."""
+        self._desk = Desk(parts)
+        self.domains = DomainCommands(self._desk, most_domains)
+        self.states = StateCommands(self._desk, self.domains, shelf, store)
         self._streams = parts.registry
         self._methods = parts.methods
         self._metrics = parts.metrics
-        self._news = parts.news
         self._ledger = parts.ledger
         self._source = parts.answerer.source
         self._classes = parts.backbone.spec.classes
-        self._shelf = shelf
-        self._store = store
 
     def list(
         self, limit: int | None = None, after: str = "", wanted: Callable[[Summary], bool] = bool
@@ -87,7 +81,7 @@ class Commands:
         Raises:
             NotFound: If there is none.
         """
-        return self._told(self._streams.existing(name))
+        return self._desk.told(self._streams.existing(name))
 
     def create(self, name: str, mode: Mode | None, method: Method | None, who: Who) -> dict[str, Any]:
         """Open a stream before its first request.
@@ -104,14 +98,15 @@ class Commands:
         """
         usual = self._streams.modes.usual(name)
         stream = self._streams.create(name, mode or usual, method or self._methods.default)
-        self._changed(stream, "create", stream.standing, who, _described(method) if method else None)
-        return self._told(stream)
+        self._desk.changed(stream, "create", stream.standing, who, _described(method) if method else None)
+        return self._desk.told(stream)
 
     def change(self, name: str, mode: Mode | None, method: Method | None, who: Who) -> dict[str, Any]:
         """Switch a stream's mode, its adapter's settings, or both.
 
         A state stays as long as the adapter and the layout of its states do; else the stream starts from the source.
-        Setting a mode lifts a freeze.
+        Setting a mode lifts a freeze. Domains learn as their stream does: what is changed of a stream is changed of
+        each of them.
 
         Args:
             name: The stream.
@@ -121,13 +116,18 @@ class Commands:
 
         Raises:
             NotFound: If there is no such stream.
+            BadRequest: If it is a domain and is to learn in another way than its stream.
         """
-        stream = self._streams.existing(name)
-        if method is not None:
-            self._adapt_by(stream, method, who)
-        if mode is not None:
-            self._switch(stream, mode, who)
-        return self._told(stream)
+        with self._streams.at_work():
+            stream = self._streams.existing(name)
+            if method is not None and stream.parent:
+                raise BadRequest(f"a domain learns as its stream does; change stream '{stream.parent.name}'")
+            for each in (stream, *self._desk.domains_of(stream)):
+                if method is not None:
+                    self._adapt_by(each, method, who)
+                if mode is not None:
+                    self._switch(each, mode, who)
+            return self._desk.told(stream)
 
     def change_all(self, mode: Mode | None, who: Who) -> dict[str, Any]:
         """Switch every stream, and those to come, until the process ends; what is set later for one stream wins.
@@ -148,12 +148,14 @@ class Commands:
                 self._switch(stream, usual, who)
         nothing, extra = Standing(0), {"mode": mode or "configured"}
         told = StreamEvent(EVERY, "mode", nothing, nothing, None, "operator", who.reason, who.name, extra=extra)
-        self._news.tell(told)
+        self._desk.tell(told)
         modes = Counter(summary.mode for summary in self._streams.summaries())
         return {"mode": mode or "configured", "streams": dict(modes)}
 
     def reset(self, name: str, who: Who) -> dict[str, Any]:
         """Put a stream back to the source model; a freeze is lifted if it was what switched the stream off.
+
+        A stream that tells domains apart forgets them.
 
         Raises:
             NotFound: If there is none.
@@ -162,17 +164,23 @@ class Commands:
         before = stream.standing
         if stream.frozen:
             stream.mode = self._streams.modes.usual(name)
-        waiting = stream.reset()
-        self._changed(stream, "reset", before, who, waiting=waiting)
-        return self._told(stream)
+        waiting, forgotten = stream.reset(), self._streams.domain_names(name)
+        if stream.whereabouts is not None:
+            stream.whereabouts = stream.whereabouts.home()
+        for domain in forgotten:
+            waiting += self._streams.summary(domain).images_in_window
+            self._streams.delete(domain)
+        self._desk.changed(stream, "reset", before, who, {"domains": forgotten} if forgotten else {}, waiting)
+        return self._desk.told(stream)
 
     def rollback(self, name: str, version: int | None, who: Who) -> dict[str, Any]:
         """Go back to an earlier version, or to the newest other one that passed the guard's complete check.
 
         Raises:
             NotFound: If there is no such stream, or the version is not kept.
+            BadRequest: If it keeps a state for each of its domains.
         """
-        stream = self._streams.existing(name)
+        stream = self._desk.one_state(name)
         kept = stream.history.newest_passed(stream.state) if version is None else stream.history.find(version)
         if kept is None:
             wanted = "that passed the guard's complete check" if version is None else f"{version}"
@@ -181,62 +189,13 @@ class Commands:
         before = stream.standing
         stream.go_to(kept.state, kept.steps, kept.passed)
         stream.serve = "adapted"
-        self._changed(stream, "rollback", before, who, {"to": kept.version})
-        return self._told(stream)
-
-    def snapshot(self, name: str, note: str) -> "Future[str]":
-        """Keep the state until it is deleted; returns the snapshot's id to come: then call `note_snapshot`.
-
-        Raises:
-            NotFound: If there is no such stream.
-        """
-        return self._shelf.snapshot(self._streams.existing(name), note)
-
-    def note_snapshot(self, name: str, snapshot: str, who: Who) -> None:
-        """Write down that a snapshot was kept.
-
-        Raises:
-            NotFound: If there is no such stream any more.
-        """
-        stream = self._streams.existing(name)
-        self._changed(stream, "snapshot", stream.standing, who, {"snapshot": snapshot})
-
-    def restore(self, name: str, snapshot: str, who: Who) -> dict[str, Any]:
-        """Take over a snapshot's state.
-
-        Raises:
-            NotFound: If there is no such stream or snapshot.
-            BadRequest: If it belongs to other weights or another adapter.
-        """
-        stream = self._streams.existing(name)
-        data = self._store.read(name, snapshot)
-        if data is None:
-            raise NotFound(f"stream '{name}' has no snapshot '{snapshot}'")
-        adopted = self._shelf.adopted(stream.method, data)
-        return self._go_on(stream, adopted, "restore", who, {"snapshot": snapshot})
-
-    def export(self, name: str) -> bytes:
-        """Return a stream's state as a file.
-
-        Raises:
-            NotFound: If there is no such stream.
-        """
-        return self._shelf.export(self._streams.existing(name))
-
-    def adopt(self, name: str, data: bytes, who: Who) -> dict[str, Any]:
-        """Take over the state in a file, which `export` made here or on another server; a new stream is opened for it.
-
-        Raises:
-            Overloaded: If the stream is new and there is no room for it.
-            BadRequest: If it is no state file, or belongs to other weights or another adapter.
-        """
-        known = self._streams.existing(name) if name in self._streams else None
-        adopted = self._shelf.adopted(known.method if known else self._methods.default, data)
-        stream = known or self._streams.create(name, self._streams.modes.usual(name), self._methods.default)
-        return self._go_on(stream, adopted, "import", who, {})
+        self._desk.changed(stream, "rollback", before, who, {"to": kept.version})
+        return self._desk.told(stream)
 
     def delete(self, name: str, who: Who) -> "Future[None]":
-        """Erase a stream: memory, files, metric series, and what is known for labels to come.
+        """Erase a stream: memory, files, metric series, and what is known for labels to come; or a domain of one.
+
+        The next image that looks like those of a domain that is gone opens a new one.
 
         Returns:
             When the files are gone, or the OSError: it is tried again before anything of that name is written.
@@ -244,9 +203,14 @@ class Commands:
         Raises:
             NotFound: If there is none.
         """
-        standing = Standing(self._streams.summary(name).state_version)
+        summary, whose = self._streams.summary(name), self._whose(name)
         erased = self._streams.delete(name)
-        self._news.tell(StreamEvent(name, "delete", standing, standing, None, "operator", who.reason, who.name))
+        standing = Standing(summary.state_version)
+        self._desk.tell(StreamEvent(name, "delete", standing, standing, None, "operator", who.reason, who.name))
+        if whose and whose.whereabouts:
+            if whose.whereabouts.current == name:
+                whose.whereabouts = whose.whereabouts.at("")
+            self._desk.changed(whose, "forget", whose.standing, who, {"domain": name}, summary.images_in_window)
         return erased
 
     def save(self) -> None:
@@ -281,10 +245,17 @@ class Commands:
             "streams": {stream: self._ledger.accuracy(stream) for stream in streams},
         }
 
+    def _whose(self, name: str) -> Stream | None:
+        """Return the stream that a domain belongs to, if that can go on; None of what is no domain."""
+        try:
+            return self._streams.existing(stream_of_domain(name)) if is_domain(name) else None
+        except SetAside:
+            return None
+
     def _switch(self, stream: Stream, mode: Mode, who: Who) -> None:
         old, stream.mode = stream.mode, mode
         stream.frozen, stream.restores = "", 0
-        self._changed(stream, "mode", stream.standing, who._replace(reason=who.reason or f"{old} -> {mode}"))
+        self._desk.changed(stream, "mode", stream.standing, who._replace(reason=who.reason or f"{old} -> {mode}"))
 
     def _adapt_by(self, stream: Stream, method: Method, who: Who) -> None:
         before, old, waiting = stream.standing, stream.method, 0
@@ -295,44 +266,7 @@ class Commands:
         elif stream.state is old.initial:
             stream.state = method.initial
         stream.memory = method.guard.start()
-        self._changed(stream, "settings", before, who, _described(method), waiting)
-
-    def _go_on(
-        self, stream: Stream, adopted: tuple[State, int], event: Event, who: Who, extra: dict[str, Any]
-    ) -> dict[str, Any]:
-        before = stream.standing
-        stream.go_to(*adopted)
-        stream.serve = "adapted"
-        self._changed(stream, event, before, who, extra)
-        return self._told(stream)
-
-    def _changed(
-        self,
-        stream: Stream,
-        event: Event,
-        before: Standing,
-        who: Who,
-        extra: dict[str, Any] | None = None,
-        waiting: int = 0,
-    ) -> None:
-        lost: dict[DropReason, int] = {"reset": waiting} if waiting else {}
-        self._news.tell(
-            StreamEvent(
-                stream.name,
-                event,
-                before,
-                stream.standing,
-                stream,
-                "operator",
-                who.reason,
-                who.name,
-                lost=lost,
-                extra=extra or {},
-            )
-        )
-
-    def _told(self, stream: Stream) -> dict[str, Any]:
-        return stream.details() | {"labelled": self._ledger.accuracy(stream.name)}
+        self._desk.changed(stream, "settings", before, who, _described(method), waiting)
 
 
 def _described(method: Method) -> dict[str, Any]:

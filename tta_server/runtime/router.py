@@ -20,8 +20,8 @@ from tta_server.domains.space import StyleSpace
 from tta_server.models import Backbone
 from tta_server.runtime.device import on_device, read
 from tta_server.runtime.job import Job, Part, Scores
-from tta_server.storage.audit import Event, now
-from tta_server.streams.event import News, StreamEvent
+from tta_server.storage.audit import now
+from tta_server.streams.event import EventKind, News, StreamEvent
 from tta_server.streams.names import domain_name
 from tta_server.streams.registry import Registry
 from tta_server.streams.stream import Stream
@@ -108,8 +108,11 @@ class Router:
             if is_few(job.rows):
                 first = settled(_been(stream).recent, self._space.limit)
             asked[NEW] = self._open(stream, first, job, {one.name for one in asked.values()})
-        last = asked[int(found[-1])]
-        stream.whereabouts = _been(stream).at(last.name if last.parent else "")
+        index = int(found[-1])
+        own = look.styles[sound & torch.from_numpy(found == index)]
+        self._arrive(
+            stream, asked[index], settled(_been(stream).recent, self._space.limit) if is_few(job.rows) else own, known
+        )
         shares = {index: np.flatnonzero(found == index) for index in dict.fromkeys(found.tolist())}
         return [Part(job, asked[index], None if len(own) == job.rows else own) for index, own in shares.items()]
 
@@ -145,6 +148,16 @@ class Router:
         self._leave("merge", stream, gone, reason, {"domain": kept, "merged": gone})
         if _been(stream).current == gone:
             stream.whereabouts = _been(stream).at(kept)
+
+    def _arrive(self, stream: Stream, last: Stream, styles: Tensor, known: dict[str, Place]) -> None:
+        """Note where a stream is now: who answers the last image, which was judged by these styles (n, D)."""
+        been = _been(stream)
+        if len(styles):
+            here = known.get(last.name) or last.place or self._source
+            been = been.saw(here.distance(styles), self._source.distance(styles))
+        stream.whereabouts = been.at(last.name if last.parent else "")
+        if last.name in known and last.name != been.current:
+            self._tell("recall", stream, "", {"domain": last.name})
 
     def _look(self, jobs: Sequence[Job], whole: bool) -> dict[Job, Look]:
         x = on_device((job.images for job in jobs), self._backbone.device)
@@ -186,14 +199,14 @@ class Router:
         self._tell("open", stream, reason, {"domain": name})
         return domain
 
-    def _leave(self, kind: Event, stream: Stream, domain: str, reason: str, extra: dict[str, str]) -> None:
+    def _leave(self, kind: EventKind, stream: Stream, domain: str, reason: str, extra: dict[str, str]) -> None:
         waiting = self._registry.summary(domain).images_in_window
         self._registry.delete(domain)
         self._tell(kind, stream, reason, extra, {"reset": waiting} if waiting else {})
 
     def _tell(
         self,
-        kind: Event,
+        kind: EventKind,
         stream: Stream,
         reason: str,
         extra: dict[str, str],

@@ -22,6 +22,7 @@ from tta_server.runtime.device import read
 from tta_server.runtime.job import Answer, Draft, Job, Part, Scores
 from tta_server.runtime.learner import Learner
 from tta_server.runtime.router import Look, Router
+from tta_server.storage.audit import now
 from tta_server.streams.event import News, StreamEvent
 from tta_server.streams.ledger import Ledger
 from tta_server.streams.methods import Methods
@@ -246,7 +247,10 @@ class Worker:
         ratio = answer.entropy_nats.mean() / np.log(answer.probabilities.shape[1])
         stream.observe(float(ratio), float(answer.probabilities.max(1).mean()), job.rows)
         self._tell(stream, "answered", job.rows)
+        time_now = now()
         for part in draft.parts:
+            if stream.tells_apart:
+                part.stream.lately = part.stream.lately.after(part.rows, stream.images, time_now)
             if part.stream is not stream:
                 part.stream.images += part.rows
             if part.stream.learns_later:

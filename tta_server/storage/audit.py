@@ -35,7 +35,9 @@ Event = Literal[
     "settings",
     "open",  # the stream met what it had not seen: `extra.domain` is to learn it
     "merge",  # two domains had become alike: `extra.domain` goes on, `extra.merged` is gone
-    "forget",  # `extra.domain` made room for another
+    "forget",  # `extra.domain` is gone: it made room for another, or an operator erased it
+    "rename",  # an operator calls the domain `extra.title`
+    "offer",  # the streams `extra.to` were given the domain to start from
     "aside",  # the stream cannot go on; its file is kept as it is
 ]
 EVENTS: Final[tuple[Event, ...]] = get_args(Event)

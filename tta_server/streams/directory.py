@@ -8,7 +8,7 @@ from tta_server.domains.place import Place
 from tta_server.errors import NotFound
 from tta_server.streams.families import Families
 from tta_server.streams.names import is_domain
-from tta_server.streams.shelf import Parked
+from tta_server.streams.parked import Parked
 from tta_server.streams.stream import Stream
 from tta_server.streams.summary import Summary
 
@@ -66,10 +66,18 @@ class Directory:
         """Return the domains of a stream that can answer, the oldest first, and where each lies."""
         found = {}
         for domain in self._families.of(name):
-            known = self._streams.get(domain) or self._parked.get(domain)
+            known = self.known(domain)
             if known and known.place:
                 found[domain] = known.place
         return found
+
+    def known(self, name: str) -> Stream | Parked | None:
+        """Return what is known of a stream that can go on, wherever it is."""
+        return self._streams.get(name) or self._parked.get(name)
+
+    def domain_names(self, name: str) -> list[str]:
+        """Return the names of a stream's domains, the oldest first, those that cannot answer included."""
+        return self._families.of(name)
 
     def count_domains(self, name: str) -> int:
         """Return how many domains a stream has, those that cannot answer included."""

@@ -11,15 +11,15 @@ from tta_server.storage.audit import EVENTS, Event, now
 from tta_server.streams.lesson import Lesson
 from tta_server.streams.names import is_domain
 from tta_server.streams.stream import Standing, Stream
-from tta_server.telemetry.closed_sets import DropReason, RestoreCause, WindowOutcome
+from tta_server.telemetry.closed_sets import DomainOutcome, DropReason, RestoreCause, WindowOutcome
 
 log = logging.getLogger(__name__)
 
 EVERY: Final = "*"  # no stream can have this name
 
-EventKind = Event | Literal["answered", "offered", "shed"]
-"""An event of the audit log; or, too many for it: images were answered, offered for learning, dropped for lack of time.
-"""
+EventKind = Event | Literal["answered", "offered", "shed", "recall"]
+"""An event of the audit log; or, too many for it: images were answered, offered for learning, dropped for lack of time;
+a stream came back to a domain that it knows."""
 
 
 class Words(NamedTuple):
@@ -30,6 +30,7 @@ class Words(NamedTuple):
         dropped: Why the images of that window were not learnt from; None if they were.
         restored: Whether the stream was taken back.
         saved: Whether the stream is written: always, never, or if its state or who answers is another than before.
+        domain: What happened to a domain of the stream, if it is about that.
         fresh: Whether nothing that was measured of the stream holds any more.
     """
 
@@ -37,16 +38,20 @@ class Words(NamedTuple):
     dropped: DropReason | None = None
     restored: bool = False
     saved: Literal["always", "moved", "never"] = "moved"
+    domain: DomainOutcome | None = None
     fresh: bool = False
 
 
 WORDS: Final[Mapping[EventKind, Words]] = {
     "create": Words(saved="never"),
     "load": Words(saved="never"),
-    "open": Words(saved="always"),
+    "open": Words(saved="always", domain="opened"),
     "begin": Words(),
-    "merge": Words(saved="always"),
-    "forget": Words(saved="always"),
+    "merge": Words(saved="always", domain="merged"),
+    "forget": Words(saved="always", domain="forgotten"),
+    "recall": Words(saved="never", domain="recalled"),
+    "rename": Words(saved="always"),
+    "offer": Words(saved="never"),
     "commit": Words("updated"),
     "reject": Words("rejected", "rejected"),
     "skip": Words("skipped", "skipped"),

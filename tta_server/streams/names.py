@@ -3,6 +3,14 @@
 _SIGN = "@"  # no caller may use it in the name of a stream
 
 
+MOST_OF_A_TITLE = 64
+
+
+def is_title(text: str) -> bool:
+    """Say whether an operator may call a domain so."""
+    return len(text) <= MOST_OF_A_TITLE and text.isprintable()
+
+
 def domain_name(stream: str, number: int) -> str:
     """Return the name of a stream's domain; numbers begin with 1 and are not used again."""
     return f"{stream}{_SIGN}{number}"

@@ -94,7 +94,7 @@ class Registry(Directory):
 
     def peek(self, name: str) -> Answering:
         """Return who answers for a stream that may not exist; touches nothing."""
-        if found := self._streams.get(name) or self._parked.get(name):
+        if found := self.known(name):
             return found.answering
         mode, apart = self.modes.usual(name), bool(self._dimensions)
         return Answering(mode, apart or source_answers(mode, "adapted"), self._methods.default, apart and mode != "off")
@@ -247,6 +247,7 @@ class Registry(Directory):
         for domain in self._families.of(name):
             self.delete(domain)
         self._families.forget(name)
+        self._count_domains(stream_of_domain(name))
         if name in self._streams:
             self._remove(name)
         self._parked.pop(name, None)
@@ -322,6 +323,7 @@ class Registry(Directory):
         if not stream.parent:
             self._metrics.stream.open(stream.name, stream.method.adapter.name)
             self._metrics.stream.state(stream.name, stream.version, stream.answers == "source", bool(stream.frozen))
+        self._count_domains(stream_of_domain(stream.name))
         self._settle(stream)
         self._report()
 
@@ -330,6 +332,10 @@ class Registry(Directory):
         self._schedule.set(name, None)
         self._sizes.forget(name)
         self._metrics.stream.close(name)
+
+    def _count_domains(self, name: str) -> None:
+        if name in self._streams and self._streams[name].whereabouts:
+            self._metrics.stream.domains(name, len(self._families.of(name)))
 
     def _over_budget(self) -> bool:
         return self._sizes.total > self._settings.max_bytes

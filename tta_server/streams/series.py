@@ -26,6 +26,7 @@ class Series:
             self._metrics.verdict(event.verdict.action, event.verdict.cause)
         if event.kind == "answered":
             series.answered(stream.name, event.rows, stream.entropy_ratio or 0.0, stream.confidence or 0.0)
+            self._place(stream)
         if event.kind == "offered":
             series.offered(stream.name, event.rows)
         if event.kind == "commit":
@@ -34,6 +35,8 @@ class Series:
             series.window(stream.name, stream.method.adapter.name, words.window)
         for reason, rows in event.dropped.items():
             series.dropped(stream.name, rows, reason)
+        if words.domain:
+            series.domain(stream.name, words.domain)
         if words.restored and event.cause:
             series.restored(stream.name, event.cause)
 
@@ -44,3 +47,8 @@ class Series:
         else:
             series.measures(stream.name, event.measures)
         series.state(stream.name, stream.version, stream.answers == "source", bool(stream.frozen))
+        self._place(stream)
+
+    def _place(self, stream: Stream) -> None:
+        if found := stream.whereabouts:
+            self._metrics.stream.place(stream.name, not found.current, found.distance, found.from_source)

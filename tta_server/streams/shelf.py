@@ -15,7 +15,7 @@ from tta_server.adapters.checkpoint import dump_state, load_beside, load_state, 
 from tta_server.domains.place import Place
 from tta_server.domains.space import StyleSpace
 from tta_server.errors import BadRequest
-from tta_server.guard.verdict import Memory, Serve
+from tta_server.guard.verdict import Memory
 from tta_server.models import Backbone, Reference, Tensors
 from tta_server.models.backbone import size_bytes
 from tta_server.settings import Mode
@@ -23,43 +23,14 @@ from tta_server.storage.keeper import Keeper
 from tta_server.streams.history import Kept
 from tta_server.streams.located import Located, go_on, locate, name_space, stored_place, stored_whereabouts, tensors_of
 from tta_server.streams.methods import Methods
+from tta_server.streams.names import is_title
+from tta_server.streams.parked import Parked
 from tta_server.streams.stored import MOST_STEPS, SCHEMA, Stored, StoredImage, StoredState
-from tta_server.streams.stream import Answering, Method, Stream, source_answers
-from tta_server.streams.summary import Summary
+from tta_server.streams.stream import Method, Stream
 from tta_server.streams.window import Sample
 
 _GUARD, _WINDOW, _HISTORY = "guard/", "window/", "history/"
 _PATIENCE_S = 5.0
-
-
-class Parked(NamedTuple):
-    """What is known of a stream that is on disk only.
-
-    Attributes:
-        summary: What lists say of it.
-        serve: Whether its own state or the source answers, as the guard wants it.
-        method: How it learns; kept, so that nobody has to make it anew when the stream comes back.
-        place: Where it lies, if it is a domain: to be found by what comes.
-        tells_apart: Whether it tells domains apart.
-    """
-
-    summary: Summary
-    serve: Serve
-    method: Method
-    place: Place | None = None
-    tells_apart: bool = False
-
-    @property
-    def answering(self) -> Answering:
-        """Who answers its requests."""
-        mode = self.summary.mode
-        as_source = self.tells_apart or source_answers(mode, self.serve)
-        return Answering(mode, as_source, self.method, self.tells_apart and mode != "off")
-
-    def in_mode(self, mode: Mode) -> "Parked":
-        """Return the same in another mode; its file is as it was until the stream has come back."""
-        answers: Serve = "source" if source_answers(mode, self.serve) else "adapted"
-        return self._replace(summary=replace(self.summary, mode=mode, answers=answers))
 
 
 class Contents(NamedTuple):
@@ -102,6 +73,7 @@ class Shelf:
         """
         self._keeper = keeper
         self._space = name_space(space)
+        self._dimensions = len(space.mean) if space else 0
         self._backbone = backbone
         self._reference = reference
         self._leaving_bytes = 0
@@ -143,7 +115,9 @@ class Shelf:
         summary = found.stored.summary(name, mode, method.adapter.name, size_bytes(found.state))
         # One that learnt before domains were told apart goes on as it was.
         apart = bool(self._space) and not found.located.place and not found.stored.steps
-        return Parked(summary, found.stored.serve, method, found.located.place, apart).in_mode(mode)
+        stored, place = found.stored, found.located.place
+        known = Parked(summary, stored.serve, method, place, apart, stored.title, stored.since, stored.lately)
+        return known.in_mode(mode)
 
     def save(self, stream: Stream) -> None:
         """Have a stream's state written soon; what waits in its window is not."""
@@ -154,7 +128,9 @@ class Shelf:
         self._keeper.save(stream.name, stream.version, self._encoder(stream, whole=True))
         self._leaving_bytes += sum(stream.bytes.values())
         summary = replace(stream.summary(), in_memory=False)
-        return Parked(summary, stream.serve, stream.method, stream.place, stream.whereabouts is not None)
+        apart = stream.whereabouts is not None
+        about = stream.title, stream.since, stream.lately
+        return Parked(summary, stream.serve, stream.method, stream.place, apart, *about)
 
     def drain(self, most_bytes: int) -> None:
         """Wait until parked streams are on disk if they may still take more memory than that.
@@ -191,6 +167,25 @@ class Shelf:
         if wrong := method.guard.vet(state, method.initial):
             raise BadRequest(f"the state is not taken over: {wrong.reason}")
         return state, max(steps, 1)
+
+    def placed(self, data: bytes) -> tuple[Place, str]:
+        """Return where the domain lies that `data` is of, and what an operator called it.
+
+        Raises:
+            BadRequest: If the file does not say, or not of the styles that are compared here.
+        """
+        try:
+            stored = Stored.read(read_about(data)["about"])
+            place = locate(stored, load_beside(data), self._space).place
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BadRequest(str(error)) from error
+        if place is None:
+            raise BadRequest(
+                "the file does not say where its domain lies; send it to a domain, or send one of a domain"
+            )
+        if len(place.centre) != self._dimensions:
+            raise BadRequest(f"the place of the domain has {len(place.centre)} numbers, expected {self._dimensions}")
+        return place, stored.title if is_title(stored.title) else ""
 
     def erase(self, name: str) -> "Future[None]":
         """Have everything of a stream erased; returns when that is done, or the OSError."""
@@ -247,6 +242,7 @@ class Shelf:
             title=stream.title,
             since=stream.since,
             begun=stream.begun,
+            lately=stream.lately,
         )
         older = {kept.version: kept.state for kept in history if kept.version != stream.version}
         return _Encoder(stream, self._backbone, stored, rows, older)
@@ -266,6 +262,7 @@ def revive(stream: Stream, contents: Contents) -> None:
     stream.place, stream.title, stream.since = contents.located.place, stored.title, stored.since
     if stream.whereabouts and contents.located.whereabouts:
         stream.whereabouts = go_on(stream.whereabouts, contents.located.whereabouts)
+    stream.lately = stored.lately
     stream.memory = _memory(stream.memory, contents.memory)
     stream.images, stream.learnt, stream.dropped = stored.images, stored.learnt, Counter(stored.dropped)
     stream.serve, stream.restores, stream.frozen = stored.serve, stored.restores, stored.frozen

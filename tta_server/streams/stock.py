@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 from tta_server.settings import Mode
 from tta_server.streams.methods import Methods
-from tta_server.streams.shelf import MisfitError, Parked, Shelf
+from tta_server.streams.parked import Parked
+from tta_server.streams.shelf import MisfitError, Shelf
 
 
 def take_stock(

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from tta_server.guard.verdict import Serve
 from tta_server.settings import AdapterSettings, Mode
+from tta_server.streams.lately import Lately
 from tta_server.streams.summary import Summary
 
 SCHEMA: Final = 1
@@ -119,6 +120,7 @@ class Stored:
         title: What an operator calls the domain.
         since: When the domain was opened.
         begun: How many waiting images the state has the statistics of, before the first step.
+        lately: How much of what the stream sees is of this domain; of a stream: how much is at home.
     """
 
     schema: Annotated[int, Field(ge=0, le=SCHEMA)] = 0
@@ -144,6 +146,7 @@ class Stored:
     title: str = ""
     since: str = ""
     begun: Count = 0
+    lately: Lately = field(default_factory=Lately)
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 

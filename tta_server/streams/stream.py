@@ -12,6 +12,7 @@ from tta_server.guard.verdict import Memory, Serve
 from tta_server.models.backbone import size_bytes
 from tta_server.settings import AdapterSettings, Mode
 from tta_server.streams.history import History, Kept
+from tta_server.streams.lately import Lately
 from tta_server.streams.summary import Summary
 from tta_server.streams.whereabouts import Whereabouts
 from tta_server.streams.window import Images, Window
@@ -100,6 +101,7 @@ class Stream:
         place: Where it lies among styles, if it is a domain.
         title: What an operator calls the domain; may be empty.
         since: When the domain was opened: ISO 8601 in UTC.
+        lately: How much of what the stream sees is of this domain; of a stream: how much is at home.
         begun: How many waiting images `state` has the statistics of, before the first step.
     """
 
@@ -128,6 +130,7 @@ class Stream:
     title: str = ""
     since: str = ""
     begun: int = 0
+    lately: Lately = field(default_factory=Lately)
 
     @property
     def standing(self) -> Standing:

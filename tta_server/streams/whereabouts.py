@@ -16,11 +16,15 @@ class Whereabouts:
         recent: Whitened styles of its last images (n, D), n <= 16, float64, on the CPU.
         current: The domain that its last image belonged to; empty if it was at home.
         next: Number of the next domain that is opened.
+        distance: Of what it saw last to the place of the domain that it was taken for, see `Place`; None before.
+        from_source: Of the same to the source's place.
     """
 
     recent: Tensor
     current: str = ""
     next: int = 1
+    distance: float | None = None
+    from_source: float | None = None
 
     @classmethod
     def start(cls, dimensions: int) -> "Whereabouts":
@@ -31,9 +35,17 @@ class Whereabouts:
         """Return them after images of these styles (n, D)."""
         return replace(self, recent=torch.cat([self.recent, styles])[-RECENT:])
 
+    def home(self) -> "Whereabouts":
+        """Return those of a stream that has forgotten its domains; their numbers are not used again."""
+        return Whereabouts(self.recent[:0], next=self.next)
+
     def at(self, current: str) -> "Whereabouts":
         """Return them once it is said which domain the last image belonged to."""
         return replace(self, current=current)
+
+    def saw(self, distance: float, from_source: float) -> "Whereabouts":
+        """Return them once it is known how far the last images lie from where they belong, and from the source."""
+        return replace(self, distance=distance, from_source=from_source)
 
     def opened(self) -> "Whereabouts":
         """Return them once a domain was opened."""

@@ -28,6 +28,9 @@ DropReason = Literal[
 ]
 """Why an image that was offered for learning was not learnt from."""
 
+DomainOutcome = Literal["opened", "recalled", "merged", "forgotten"]
+"""What happened to a domain: new; the stream came back to it; two were one; it is gone."""
+
 Action = Literal["commit", "reject", "rollback", "reset"]
 StateKind = Literal["state", "history", "window"]
 Move = Literal["evicted", "revived", "deleted"]
@@ -38,6 +41,7 @@ WINDOW_OUTCOMES: Final[tuple[WindowOutcome, ...]] = get_args(WindowOutcome)
 CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
 RESTORE_CAUSES: Final[tuple[RestoreCause, ...]] = (*CAUSES, "periodic", "operator")
 DROP_REASONS: Final[tuple[DropReason, ...]] = get_args(DropReason)
+DOMAIN_OUTCOMES: Final[tuple[DomainOutcome, ...]] = get_args(DomainOutcome)
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 STATE_KINDS: Final[tuple[StateKind, ...]] = get_args(StateKind)
 MOVES: Final[tuple[Move, ...]] = get_args(Move)

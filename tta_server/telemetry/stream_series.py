@@ -9,9 +9,11 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from tta_server.telemetry.closed_sets import (
+    DOMAIN_OUTCOMES,
     DROP_REASONS,
     RESTORE_CAUSES,
     WINDOW_OUTCOMES,
+    DomainOutcome,
     DropReason,
     RestoreCause,
     WindowOutcome,
@@ -94,6 +96,16 @@ class StreamSeries:
             "Recent mean entropy over ln K: 0 certain, 1 uniform; falls also when a stream collapses.",
         )
         self._confidence = gauge("tta_confidence_ratio", "Recent mean probability of the predicted class.")
+        self._at_home = gauge("tta_stream_at_home", "1 if what the stream saw last looks like the source's images.")
+        self._distance = gauge(
+            "tta_domain_distance_ratio",
+            "Squared distance of the last request from its domain, over what chance explains: about 1 if it belongs.",
+        )
+        self._from_source = gauge(
+            "tta_source_distance_ratio", "Squared distance of the last request from the source, in the same unit."
+        )
+        self._domains = gauge("tta_stream_domains", "Domains that the stream keeps a state for.")
+        self._domain_events = counter("tta_domain_events", "What happened to the stream's domains.", "event")
         self._measures = {name: gauge(family, text) for name, (family, text) in _MEASURES.items()}
         self._accuracy = Gauge(
             "tta_labelled_accuracy_ratio",
@@ -104,7 +116,9 @@ class StreamSeries:
         self._families = [value for value in vars(self).values() if isinstance(value, Counter | Gauge)]
         self._families = [*self._families, *self._measures.values()]
         self._families.remove(self._unlabelled)
-        self._gauges = [family for family in self._families if isinstance(family, Gauge)]
+        self._gauges = [
+            family for family in self._families if isinstance(family, Gauge) and family is not self._domains
+        ]
 
     def open(self, stream: str, adapter: str) -> None:
         """Create the series of a stream, counters at 0; past the limit it shares those of `_other`."""
@@ -119,6 +133,8 @@ class StreamSeries:
             self._batches.labels(*labels, adapter, action)
         for cause in RESTORE_CAUSES:
             self._restores.labels(*labels, cause)
+        for outcome in DOMAIN_OUTCOMES:
+            self._domain_events.labels(*labels, outcome)
         for reason in DROP_REASONS:
             self._dropped.labels(*labels, reason)
 
@@ -167,6 +183,22 @@ class StreamSeries:
         self._version.labels(*labels).set(version)
         self._source.labels(*labels).set(as_source)
         self._frozen.labels(*labels).set(frozen)
+
+    def place(self, stream: str, at_home: bool, distance: float | None, from_source: float | None) -> None:
+        """Record where a stream is, and how far what it saw last lies from there and from the source, if known."""
+        labels = self._model, self._label(stream)
+        self._at_home.labels(*labels).set(at_home)
+        for family, value in ((self._distance, distance), (self._from_source, from_source)):
+            if value is not None:
+                family.labels(*labels).set(value)
+
+    def domains(self, stream: str, count: int) -> None:
+        """Record how many domains a stream has."""
+        self._domains.labels(self._model, self._label(stream)).set(count)
+
+    def domain(self, stream: str, outcome: DomainOutcome) -> None:
+        """Count what happened to a domain."""
+        self._domain_events.labels(self._model, self._label(stream), outcome).inc()
 
     def measures(self, stream: str, measures: Mapping[str, float]) -> None:
         """Record the guard's measures that have a gauge."""

@@ -18,7 +18,7 @@ import pytest
 from tests.server import running
 from tests.tta_server.calls import UNGUARDED, body
 from tests.tta_server.pictures import png
-from tests.tta_server.runtime.fakes import SHAPE, rows, tiny
+from tests.tta_server.runtime.fakes import SHAPE, dark, styled, tiny
 from tta_server.app import build
 from tta_server.models import Model, Preprocess
 from tta_server.settings_file import load_settings
@@ -33,12 +33,14 @@ async def serving(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
         None,
         {
             "adapter": {"name": "tent", "settings": {"lr": 0.1}},
-            "engine": {"max_rows": 4, "window_rows": 4},
+            "engine": {"max_rows": 16, "window_rows": 16},
             "storage": {"url": str(folder), "save_every_s": 0},
             "guard": UNGUARDED,
         },
     )
-    app = build(settings, Model(tiny(), Preprocess(SHAPE[1:]), ("a", "b", "c", "d"))).app
+    network = tiny()
+    model = Model(network, Preprocess(SHAPE[1:]), ("a", "b", "c", "d"), reference=styled(network))
+    app = build(settings, model).app
     transport = httpx.ASGITransport(app)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://x") as client:
         yield client
@@ -56,30 +58,35 @@ async def everything(folder: Path) -> tuple[dict[str, Any], list[Exchange]]:
     made: list[Exchange] = []
     async with serving(folder) as client:
 
-        async def call(method: str, path: str, **content: Any) -> httpx.Response:
-            where = path.format(name="door", model="tiny", version="1")
+        async def call(method: str, path: str, name: str = "door", **content: Any) -> httpx.Response:
+            where = path.format(name=name, model="tiny", version="1", number=1)
             response = await client.request(method, where, **content)
             made.append(Exchange(f"{method} {path.replace('{model}', '{name}')}", response))
             return response
 
-        tensor = {"content": body(rows(4)), "headers": {"X-Stream-Id": "door", "X-Request-Id": "r"}}
+        tensor = {"content": body(dark(16)), "headers": {"X-Stream-Id": "door", "X-Request-Id": "r"}}
         for path in ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"):
             await call("POST", path, **tensor)
-        while not (await client.get("/v1/streams/door")).json()["steps"]:
+        while not (await client.get("/v1/streams/door@1")).json()["steps"]:
             await asyncio.sleep(0.001)
         await call("POST", "/predict", content=png())
         label = {"id": "r", "label": "a"}
         await call("POST", "/v1/labels", json={"labels": [label, label]})
         await call("POST", "/v1/streams", json={"name": "gate", "mode": "off"})
-        await call("POST", "/v1/streams/{name}/rollback", json={"version": 1, "reason": "x"})
-        snapshot = await call("POST", "/v1/streams/{name}/snapshots")
-        await call("POST", "/v1/streams/{name}/restore", json={"snapshot": snapshot.json()["id"], "reason": "x"})
-        state = await call("GET", "/v1/streams/{name}/state")
+        await call("POST", "/v1/streams/{name}/rollback", "door@1", json={"version": 2, "reason": "x"})
+        snapshot = await call("POST", "/v1/streams/{name}/snapshots", "door@1")
+        restored = {"snapshot": snapshot.json()["id"], "reason": "x"}
+        await call("POST", "/v1/streams/{name}/restore", "door@1", json=restored)
+        state = await call("GET", "/v1/streams/{name}/state", "door@1")
         await call("PUT", "/v1/streams/{name}/state", content=state.content)
-        for path in ("", "/{name}", "/{name}/snapshots", "/{name}/audit"):
+        await call("POST", "/v1/streams/{name}/domains/{number}/offer", json={"to": ["gate"], "reason": "x"})
+        await call("PATCH", "/v1/streams/{name}/domains/{number}", json={"title": "night"})
+        await call("GET", "/v1/streams/{name}/snapshots", "door@1")
+        for path in ("", "/{name}", "/{name}/domains", "/{name}/audit"):
             await call("GET", f"/v1/streams{path}")
         await call("PATCH", "/v1/streams/{name}", json={"mode": "shadow"})
         await call("PATCH", "/v1/streams", json={"mode": "off", "reason": "x"})
+        await call("DELETE", "/v1/streams/{name}/domains/{number}")
         await call("POST", "/v1/streams/{name}/reset")
         await call("POST", "/v1/streams/{name}/evict")
         await call("DELETE", "/v1/streams/{name}")

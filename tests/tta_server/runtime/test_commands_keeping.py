@@ -18,10 +18,10 @@ PATIENCE_S = 30
 def test_a_snapshot_can_be_restored_after_a_reset(tmp_path: Path):
     subject = taught(storage=str(tmp_path))
     before = bits(subject.stream("door").state)
-    snapshot = subject.commands.snapshot("door", "before the storm").result(PATIENCE_S)
+    snapshot = subject.commands.states.snapshot("door", "before the storm").result(PATIENCE_S)
     subject.commands.reset("door", WHO)
 
-    told = subject.commands.restore("door", snapshot, WHO)
+    told = subject.commands.states.restore("door", snapshot, WHO)
 
     assert bits(subject.stream("door").state) == before
     assert (told["state_version"], told["steps"]) == (5, 3)
@@ -30,7 +30,7 @@ def test_a_snapshot_can_be_restored_after_a_reset(tmp_path: Path):
 
 def test_an_unknown_snapshot_is_not_found():
     with pytest.raises(NotFound, match="has no snapshot 'x'"):
-        taught().commands.restore("door", "x", WHO)
+        taught().commands.states.restore("door", "x", WHO)
 
 
 # Eviction
@@ -60,7 +60,7 @@ def test_only_what_is_in_memory_can_be_evicted():
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_a_deleted_stream_leaves_nothing(on_disk, tmp_path: Path):
     subject = taught(storage=str(tmp_path), keep_inputs=True)
-    subject.commands.snapshot("door", "").result(PATIENCE_S)
+    subject.commands.states.snapshot("door", "").result(PATIENCE_S)
     ask(subject, "door", rows(4), request_id="r1")
     if on_disk:
         subject.commands.evict("door")

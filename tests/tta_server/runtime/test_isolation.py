@@ -137,7 +137,9 @@ class Server(RuleBasedStateMachine):
     @rule(data=st.data())
     def a_snapshot_is_kept(self, data: st.DataObject) -> None:
         name = self._any(data)
-        here, there = (each.commands.snapshot(name, "").result(30) for each in (self.subject, self.lives[name].twin))
+        here, there = (
+            each.commands.states.snapshot(name, "").result(30) for each in (self.subject, self.lives[name].twin)
+        )
         self.lives[name].snapshots.append((here, there, self.lives[name].version))
 
     @precondition(lambda self: any(life.snapshots for life in self.lives.values()))
@@ -147,7 +149,7 @@ class Server(RuleBasedStateMachine):
         life = self.lives[name]
         here, there, version = data.draw(st.sampled_from(life.snapshots))
         for each, snapshot in ((self.subject, here), (life.twin, there)):
-            each.commands.restore(name, snapshot, WHO)
+            each.commands.states.restore(name, snapshot, WHO)
         life.version += 1
         assert state_digest(self._stream(name).state) == life.digests[version]
 

@@ -81,14 +81,14 @@ STEPS = ["-1", str(MOST_STEPS + 1), "1" * 4300, "1" * 5000, "1e400", "1.5", "tru
 @pytest.mark.parametrize("way", ["import", "restore"])
 def test_a_state_that_no_step_could_have_made_is_refused_and_changes_nothing(wild, way, tmp_path: Path):
     subject = taught(storage=str(tmp_path))
-    data = changed(subject.commands.export("door"), WILD[wild])
+    data = changed(subject.commands.states.export("door"), WILD[wild])
     before = everything(subject)
 
     def take() -> None:
         if way == "import":
-            subject.commands.adopt("door", data, WHO)
+            subject.commands.states.adopt("door", data, WHO)
         else:
-            subject.commands.restore("door", subject.kept.store.snapshot("door", 9, data), WHO)
+            subject.commands.states.restore("door", subject.kept.store.snapshot("door", 9, data), WHO)
 
     with pytest.raises(BadRequest):
         take()
@@ -102,7 +102,7 @@ def test_a_number_of_steps_that_is_none_is_refused_and_changes_nothing(steps):
     before = everything(subject)
 
     with pytest.raises(BadRequest) as caught:
-        subject.commands.adopt("door", changed(subject.commands.export("door"), steps=steps), WHO)
+        subject.commands.states.adopt("door", changed(subject.commands.states.export("door"), steps=steps), WHO)
 
     assert len(str(caught.value)) < 300
     assert everything(subject) == before
@@ -110,10 +110,10 @@ def test_a_number_of_steps_that_is_none_is_refused_and_changes_nothing(steps):
 
 def test_a_good_state_is_taken():
     subject = taught()
-    data = subject.commands.export("door")
+    data = subject.commands.states.export("door")
     subject.commands.reset("door", WHO)
 
-    told = subject.commands.adopt("door", changed(data), WHO)
+    told = subject.commands.states.adopt("door", changed(data), WHO)
 
     assert told["steps"] == 3
     assert ask(subject, "door", rows(2)).adapted
@@ -123,7 +123,9 @@ def test_a_refusal_says_how_far_is_too_far():
     subject = taught()
 
     with pytest.raises(BadRequest, match=r"its parameters are \S+ from the source's, more than 0.3"):
-        subject.commands.adopt("door", changed(subject.commands.export("door"), WILD["parameters times 1000"]), WHO)
+        subject.commands.states.adopt(
+            "door", changed(subject.commands.states.export("door"), WILD["parameters times 1000"]), WHO
+        )
 
 
 @pytest.mark.parametrize("wild", ["a negative variance", "parameters times 1000", "statistics that are not numbers"])

@@ -193,10 +193,10 @@ def test_a_guard_with_another_memory_begins_anew(tmp_path: Path):
 def test_what_is_exported_can_be_adopted_here_and_elsewhere():
     here, there = wired(), wired()
     lived(here)
-    data = here.commands.export("door")
+    data = here.commands.states.export("door")
 
     ask(there, "yard", rows(1))
-    summary = there.commands.adopt("yard", data, WHO)
+    summary = there.commands.states.adopt("yard", data, WHO)
 
     assert bits(there.stream("yard").state) == bits(here.stream("door").state)
     assert (summary["state_version"], summary["steps"]) == (1, 2)
@@ -216,7 +216,7 @@ def test_what_is_no_state_of_this_adapter_is_refused_and_changes_nothing(data, m
     before = told(lived(subject))
 
     with pytest.raises(BadRequest, match=message):
-        subject.commands.adopt("door", data, WHO)
+        subject.commands.states.adopt("door", data, WHO)
 
     assert told(subject.stream("door")) == before
 
@@ -227,4 +227,4 @@ def test_a_state_that_is_not_finite_is_refused():
     spoilt = {name: torch.full_like(tensor, torch.nan) for name, tensor in adapter.init(tiny()).items()}
 
     with pytest.raises(BadRequest, match="not finite"):
-        subject.commands.adopt("door", dump_state(adapter, tiny(), spoilt), WHO)
+        subject.commands.states.adopt("door", dump_state(adapter, tiny(), spoilt), WHO)

@@ -257,7 +257,7 @@ def test_a_stream_with_a_guards_memory_is_written_with_the_version_of_its_record
     ask(subject, "door", rows(4))
     learn_all(subject)
 
-    about = read_about(subject.commands.export("door"))["about"]
+    about = read_about(subject.commands.states.export("door"))["about"]
 
     assert about["schema"] == SCHEMA
     assert bits(subject.stream("door").memory)

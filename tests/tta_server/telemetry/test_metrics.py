@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tta_server.telemetry.closed_sets import (
     ACTIONS,
     CAUSES,
+    DOMAIN_OUTCOMES,
     DROP_REASONS,
     MOVES,
     REQUEST_OUTCOMES,
@@ -51,6 +52,9 @@ def use(metrics: Metrics, name: str) -> None:
     metrics.stream.state(name, 3, as_source=True, frozen=True)
     metrics.stream.measures(name, dict.fromkeys(MEASURES, 0.5))
     metrics.stream.accuracy(name, 0.5, 0.25)
+    metrics.stream.place(name, False, 1.5, 9.0)
+    metrics.stream.domains(name, 2)
+    metrics.stream.domain(name, "opened")
 
 
 def test_closed_sets_start_at_zero():
@@ -73,6 +77,7 @@ def test_a_new_stream_starts_at_zero():
     assert values(metrics, "tta_batches_total", "action") == dict.fromkeys(WINDOW_OUTCOMES, 0)
     assert values(metrics, "tta_restores_total", "cause") == dict.fromkeys(RESTORE_CAUSES, 0)
     assert values(metrics, "tta_samples_dropped_total", "reason") == dict.fromkeys(DROP_REASONS, 0)
+    assert values(metrics, "tta_domain_events_total", "event") == dict.fromkeys(DOMAIN_OUTCOMES, 0)
     names = ("tta_images_total", "tta_samples_offered_total", "tta_samples_learnt_total")
     for name in (*names, "tta_state_version", "tta_serving_source", "tta_stream_frozen"):
         assert values(metrics, name, "stream") == {"door": 0}
@@ -117,8 +122,10 @@ def test_no_set_of_names_makes_more_series_than_the_limit(names, most):
     for name in names:
         use(metrics, name)
 
-    # Images, offered, learnt, entropy, confidence, version, source, frozen, and two accuracies.
-    per_stream = 10 + len(MEASURES) + len(WINDOW_OUTCOMES) + len(RESTORE_CAUSES) + len(DROP_REASONS)
+    # Images, offered, learnt, entropy, confidence, version, source, frozen, two accuracies; domains, whether at home,
+    # and two distances.
+    closed = (MEASURES, WINDOW_OUTCOMES, RESTORE_CAUSES, DROP_REASONS, DOMAIN_OUTCOMES)
+    per_stream = 14 + sum(map(len, closed))
     assert len(streams(metrics) - {"_other"}) <= most
     assert len(samples(metrics)) - empty <= (most + 1) * per_stream
     assert sum(values(metrics, "tta_samples_offered_total", "stream").values()) == 2 * len(names)
@@ -202,6 +209,9 @@ def test_what_happened_is_what_is_exported():
     metrics.stream.answered("door", 8, 0.25, 0.75)
     metrics.stream.measures("door", {"update_norm": 0.5, "nobody shows this": 1.0})
     metrics.stream.accuracy("door", 0.75, None)
+    metrics.stream.place("door", False, 1.25, None)
+    metrics.stream.domains("door", 2)
+    metrics.stream.domain("door", "recalled")
 
     found = samples(metrics)
     assert found["tta_images_total", ("model", "m"), ("stream", "door")] == 8
@@ -218,7 +228,22 @@ def test_what_happened_is_what_is_exported():
     assert found["tta_state_version", ("model", "m"), ("stream", "door")] == 5
     assert found["tta_predictive_entropy_ratio", ("model", "m"), ("stream", "door")] == 0.25
     assert found["tta_confidence_ratio", ("model", "m"), ("stream", "door")] == 0.75
+    assert found["tta_stream_at_home", ("model", "m"), ("stream", "door")] == 0
+    assert found["tta_stream_domains", ("model", "m"), ("stream", "door")] == 2
+    assert values(metrics, "tta_domain_distance_ratio", "stream") == {"door": 1.25}
+    assert values(metrics, "tta_source_distance_ratio", "stream") == {}
+    assert values(metrics, "tta_domain_events_total", "event") == dict.fromkeys(DOMAIN_OUTCOMES, 0) | {"recalled": 1}
     assert values(metrics, "tta_batches_total", "action")["rejected"] == 1
+
+
+def test_what_starts_again_keeps_the_number_of_its_domains_and_no_distance():
+    metrics = Metrics("m", "tent")
+    use(metrics, "door")
+
+    metrics.stream.forget("door")
+
+    assert values(metrics, "tta_stream_domains", "stream") == {"door": 2}
+    assert values(metrics, "tta_domain_distance_ratio", "stream") == {}
 
 
 def test_two_models_do_not_share_a_registry():
@@ -257,6 +282,6 @@ def test_after_a_reset_no_gauge_of_a_stream_keeps_what_it_said():
     metrics.stream.forget("door")
 
     left = {name: value for (name, *labels), value in samples(metrics).items() if ("stream", "door") in labels}
-    assert not left.keys() & gauges
+    assert left.keys() & gauges == {"tta_stream_domains"}
     assert left["tta_samples_offered_total"] == 2
     assert {name for name, *labels in samples(metrics) if ("stream", "gate") in labels} >= gauges

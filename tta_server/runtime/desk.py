@@ -1,0 +1,108 @@
+"""What operators' commands share: who asks, which streams a command is about, and how a change is told."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from tta_server.adapters import State
+from tta_server.errors import BadRequest, SetAside
+from tta_server.runtime.worker import Parts
+from tta_server.storage.audit import Event
+from tta_server.streams.event import StreamEvent
+from tta_server.streams.stream import Standing, Stream
+from tta_server.telemetry.closed_sets import DropReason
+
+
+class Who(NamedTuple):
+    """Who asks, and why.
+
+    Attributes:
+        name: As the API knows the caller.
+        reason: What the caller wrote; may be empty where none is required.
+    """
+
+    name: str
+    reason: str = ""
+
+
+class Desk:
+    """Find the streams of a command, and tell what was done; the device thread alone may call it."""
+
+    def __init__(self, parts: Parts) -> None:
+        """Take the streams and who is told."""
+        self.streams = parts.registry
+        self.methods = parts.methods
+        self._news = parts.news
+        self._ledger = parts.ledger
+
+    def one_state(self, name: str) -> Stream:
+        """Return a stream, or a domain, that has one state.
+
+        Raises:
+            NotFound: If there is none.
+            BadRequest: If it keeps a state for each of its domains.
+        """
+        stream = self.streams.existing(name)
+        if stream.whereabouts is None:
+            return stream
+        names = ", ".join(self.streams.domain_names(name))
+        have = f"name one: {names}" if names else "it has none yet"
+        raise BadRequest(f"stream '{name}' keeps a state for each of its domains; {have}")
+
+    def domains_of(self, stream: Stream) -> Iterator[Stream]:
+        """Yield the domains of a stream that can go on."""
+        for name in self.streams.domain_names(stream.name):
+            try:
+                yield self.streams.existing(name)
+            except SetAside:
+                continue
+
+    def go_on(self, stream: Stream, adopted: tuple[State, int], event: Event, who: Who, extra: dict[str, Any]) -> None:
+        """Have a stream go on from a state that so many steps made, and tell it."""
+        before = stream.standing
+        stream.go_to(*adopted)
+        stream.serve = "adapted"
+        self.changed(stream, event, before, who, extra)
+
+    def changed(
+        self,
+        stream: Stream,
+        event: Event,
+        before: Standing,
+        who: Who,
+        extra: dict[str, Any] | None = None,
+        waiting: int = 0,
+    ) -> None:
+        """Tell that an operator changed a stream.
+
+        Args:
+            stream: As it is now.
+            event: What was done.
+            before: Where it stood before.
+            who: Who asked.
+            extra: What only this event has; for the audit log.
+            waiting: Images that are not learnt from any more.
+        """
+        lost: dict[DropReason, int] = {"reset": waiting} if waiting else {}
+        self.tell(
+            StreamEvent(
+                stream.name,
+                event,
+                before,
+                stream.standing,
+                stream,
+                "operator",
+                who.reason,
+                who.name,
+                lost=lost,
+                extra=extra or {},
+            )
+        )
+
+    def tell(self, event: StreamEvent) -> None:
+        """Tell what was done to no stream in memory."""
+        self._news.tell(event)
+
+    def told(self, stream: Stream) -> dict[str, Any]:
+        """Return everything about a stream."""
+        more = {"domains": self.streams.domain_names(stream.name), "labelled": self._ledger.accuracy(stream.name)}
+        return stream.details() | more

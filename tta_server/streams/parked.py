@@ -1,0 +1,47 @@
+"""What is remembered of a stream whose state is on disk only: a value."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from tta_server.domains.place import Place
+from tta_server.guard.verdict import Serve
+from tta_server.settings import Mode
+from tta_server.streams.lately import Lately
+from tta_server.streams.stream import Answering, Method, source_answers
+from tta_server.streams.summary import Summary
+
+
+class Parked(NamedTuple):
+    """What is known of a stream that is on disk only.
+
+    Attributes:
+        summary: What lists say of it.
+        serve: Whether its own state or the source answers, as the guard wants it.
+        method: How it learns; kept, so that nobody has to make it anew when the stream comes back.
+        place: Where it lies, if it is a domain: to be found by what comes.
+        tells_apart: Whether it tells domains apart.
+        title: What an operator calls it, if it is a domain.
+        since: When it was opened, if it is one.
+        lately: How much of what the stream sees is of this domain.
+    """
+
+    summary: Summary
+    serve: Serve
+    method: Method
+    place: Place | None = None
+    tells_apart: bool = False
+    title: str = ""
+    since: str = ""
+    lately: Lately = Lately()
+
+    @property
+    def answering(self) -> Answering:
+        """Who answers its requests."""
+        mode = self.summary.mode
+        as_source = self.tells_apart or source_answers(mode, self.serve)
+        return Answering(mode, as_source, self.method, self.tells_apart and mode != "off")
+
+    def in_mode(self, mode: Mode) -> "Parked":
+        """Return the same in another mode; its file is as it was until the stream has come back."""
+        answers: Serve = "source" if source_answers(mode, self.serve) else "adapted"
+        return self._replace(summary=replace(self.summary, mode=mode, answers=answers))
