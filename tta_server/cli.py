@@ -78,7 +78,7 @@ def _replay(parser: argparse.ArgumentParser) -> None:
 def _demo(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--once", action="store_true", help="stop the server at the end instead of leaving it running")
-    add("--images", type=int, default=1000, help="images a phase, 400 to 3000 (default: %(default)s)")
+    add("--images", type=int, default=256, help="images a scene, 128 to 3000 (default: %(default)s)")
     add("--severity", type=int, default=5, choices=range(1, 6), help="of the corruptions (default: %(default)s)")
     add("--out", type=Path, default=Path("demo"), help="folder for chart and table (default: ./demo)")
     add("--port", type=int, default=0, help="port of the server (default: a free one)")

@@ -10,6 +10,10 @@ class TTAError(Exception):
     code: ClassVar[str] = "internal"
 
 
+class NotFinite(TTAError):
+    """What the model says of a request is not a number."""
+
+
 class BadRequest(TTAError):
     """The request cannot be answered as it stands."""
 

@@ -213,16 +213,16 @@ def test_every_command_is_listed_and_has_its_options(capsys):
     assert listed == [name for name in COMMANDS if name != "models"]
 
 
-@pytest.mark.parametrize("images", ["399", "3001", "-1"])
+@pytest.mark.parametrize("images", ["127", "3001", "-1"])
 def test_the_demo_takes_the_number_of_images_that_its_help_names(images, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    assert complaint(capsys, "demo", "--images", images).startswith("images must be 400 to 3000 a phase")
+    assert complaint(capsys, "demo", "--images", images).startswith("images must be 128 to 3000 a scene")
 
     assert not list(tmp_path.iterdir())
     with pytest.raises(SystemExit):
         main(["demo", "--help"])
-    assert "400 to 3000" in capsys.readouterr().out
+    assert "128 to 3000" in capsys.readouterr().out
 
 
 def test_the_default_adapter_is_one_that_can_be_made():

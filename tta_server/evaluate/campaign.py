@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from tta_server import __version__
 from tta_server.app import load_model
+from tta_server.domains.space import PART
 from tta_server.evaluate.corruptions import CORRUPTIONS
 from tta_server.evaluate.datasets import CLEAN, Condition, Dataset, digest
 from tta_server.evaluate.protocols import PROTOCOLS, Course, Phase, plan
@@ -45,6 +46,7 @@ class Campaign:
         """
         protocols = _protocols(options.protocol)
         model = _model(options)
+        _check_domains(options.domains, model)
         with Console(stderr=True).status("listing the images"):
             dataset = open_dataset(options.data, model, options.seed, options.skip_broken)
             course = _course(options, dataset)
@@ -54,7 +56,9 @@ class Campaign:
         self.folder = ResultFolder(options.out, _arguments(options, model, dataset, course), options.resume)
         reader = Reader(dataset, options.out / "images")
         guard = GuardSettings() if options.guard else None
-        self._bench = Bench(model.backbone, model.reference, reader, options.batch, options.seed, guard)
+        self._bench = Bench(
+            model.backbone, model.reference, reader, options.batch, options.seed, guard, options.domains
+        )
 
     def run(self, variants: Sequence[Variant]) -> dict[str, list[Result]]:
         """Return the results of each protocol, in order of `variants`.
@@ -124,6 +128,16 @@ def _model(options: Namespace) -> Model:
     return load_model(load_settings(options.config, {"model": chosen}).model)
 
 
+def _check_domains(most: int, model: Model) -> None:
+    if most < 1:
+        raise ValueError(f"domains must be at least 1, got {most}")
+    if most > 1 and (model.reference is None or PART not in model.reference.parts):
+        raise ValueError(
+            f"domains is {most}, but the model has no reference bundle with styles to tell them apart by; make it with "
+            "'tta-server calibrate'"
+        )
+
+
 def _course(options: Namespace, dataset: Dataset) -> Course:
     images: int | None = None
     if options.images is None:
@@ -163,6 +177,7 @@ def _arguments(options: Namespace, model: Model, dataset: Dataset, course: Cours
         "clean": course.clean,
         "device": model.backbone.device.type,
         **({"guard": True} if options.guard else {}),
+        **({"domains": options.domains} if options.domains > 1 else {}),
         **({"skip_broken": True} if options.skip_broken else {}),
     }
 

@@ -43,6 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=False,
         help="judge every window and step as the server does by default; give each choice an --out of its own",
     )
+    add(
+        "--domains",
+        type=int,
+        default=1,
+        help="most kinds of input that a stream tells apart, as the server does with domains.max; needs a bundle with "
+        "styles (default: 1: one state for everything, as in the papers)",
+    )
     add("--seed", type=int, default=0, help="of the images, their corruption and order (default: %(default)s)")
     add("--out", type=Path, default=Path("evaluation"), help="folder for the results (default: ./evaluation)")
     add(

@@ -11,13 +11,11 @@ import numpy as np
 import torch
 
 from tta_server.adapters import Adapter
-from tta_server.adapters.base import check
 from tta_server.evaluate.peak_memory import PeakMemory
 from tta_server.evaluate.protocols import CLEAN_AFTER, CLEAN_BEFORE, Phase, requests
 from tta_server.evaluate.reader import Reader
 from tta_server.evaluate.results import SOURCE, Result
-from tta_server.evaluate.session import Session, StoppedError, ask
-from tta_server.guard.guard import Guard
+from tta_server.evaluate.session import Session, StoppedError
 from tta_server.models import Backbone, Reference
 from tta_server.settings import GuardSettings
 
@@ -35,6 +33,7 @@ class Bench:
         batch: Images in a request and in a window to learn from.
         seed: Of whatever draws without a seed of its own.
         guard: What the guard lets pass; None takes over whatever an adapter makes.
+        domains: Most kinds of input that a stream tells apart; 1 learns from everything in one state.
     """
 
     backbone: Backbone
@@ -43,6 +42,7 @@ class Bench:
     batch: int
     seed: int = 0
     guard: GuardSettings | None = None
+    domains: int = 1
 
     def session(self, adapter: Adapter, inline: bool) -> Session:
         """Start a stream.
@@ -50,12 +50,8 @@ class Bench:
         Raises:
             StoppedError: If the adapter does not fit.
         """
-        rows, settings = self.batch, self.guard
-        if settings is None or adapter.name == SOURCE:
-            return Session(adapter, self.backbone, self.reference, rows, inline)
-        ask(check, adapter, self.backbone, self.reference)
-        guard = ask(Guard, self.backbone, adapter, self.reference, settings, rows)
-        return Session(adapter, self.backbone, self.reference, rows, inline, guard, settings.freeze_after)
+        guard, domains = (None, 1) if adapter.name == SOURCE else (self.guard, self.domains)
+        return Session(adapter, self.backbone, self.reference, self.batch, inline, guard, domains)
 
 
 def run(

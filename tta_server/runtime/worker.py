@@ -14,7 +14,7 @@ import numpy as np
 
 from tta_server.adapters import Adapter
 from tta_server.adapters.base import TooFewImagesError
-from tta_server.errors import BadRequest, SetAside, TTAError
+from tta_server.errors import BadRequest, NotFinite, SetAside, TTAError
 from tta_server.guard.verdict import Serve
 from tta_server.models import Backbone
 from tta_server.runtime.answerer import Answerer, warm_up
@@ -239,7 +239,7 @@ class Worker:
     def _reply(self, draft: Draft, answer: Answer) -> None:
         job, stream = draft.job, draft.stream
         if not np.isfinite(answer.probabilities).all():
-            job.future.set_exception(TTAError("the model's answer to these images is not finite; nothing was learnt"))
+            job.future.set_exception(NotFinite("the model's answer to these images is not finite; nothing was learnt"))
             return
         job.future.set_result(answer)
         if job.request_id:

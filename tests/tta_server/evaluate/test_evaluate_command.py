@@ -211,6 +211,8 @@ def _adapt_of(name: str) -> str:
         (["--delta", "0"], "delta must be positive"),
         (["--delta", "inf"], "delta must be positive and finite"),
         (["--images", "1"], "images must be at least 2"),
+        (["--domains", "0"], "domains must be at least 1"),
+        (["--domains", "4"], "no reference bundle with styles"),
         (["--seed", "-1"], "seed must be at least 0"),
         (["--adapters", "tant"], "unknown adapter 'tant'"),
         (["--data", "nowhere"], "does not exist"),
@@ -252,3 +254,14 @@ def test_guarded_results_are_not_mixed_with_others(given, tmp_path):
     assert json.loads((tmp_path / "out" / "arguments.json").read_text())["guard"] is True
     with pytest.raises(ValueError, match="guard"):
         evaluate(*arguments)
+
+
+def test_streams_that_tell_domains_apart_are_compared_too(tmp_path):
+    options = ["--adapters", "bn", "--images", "16", "--batch", "16", "--domains", "8", "--device", "cpu"]
+    assert evaluate(*options, "--out", str(tmp_path)) == 0
+
+    source, bn = numbers(tmp_path)["continual"]
+    assert json.loads((tmp_path / "arguments.json").read_text())["domains"] == 8
+    assert bn["clean"] == source["clean"]  # at home the frozen model answers
+    assert bn["clean_again"] == source["clean_again"]
+    assert bn["mean"] < source["mean"]

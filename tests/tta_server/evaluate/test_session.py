@@ -12,6 +12,7 @@ from tests.tta_server.runtime.fakes import Fails, ask, learn_all, rows, tiny, wi
 from tta_server import adapters
 from tta_server.adapters import lame  # noqa: F401  (registers it)
 from tta_server.evaluate.session import Session, StoppedError
+from tta_server.models import catalog, glyphs
 
 
 def session(adapter, window: int = 8, inline: bool = True) -> Session:
@@ -86,14 +87,29 @@ def test_an_adapter_that_breaks_has_failed(caplog):
     assert "no step today" in caplog.text
 
 
-def test_an_answer_that_is_not_finite_is_no_class():
+def test_a_request_whose_answer_is_not_finite_is_refused_as_the_server_does_and_teaches_nothing():
     @dataclass(frozen=True)
     class Says(Fails):
         def predict(self, backbone, state, x):
             output = backbone.forward(x)
             return output._replace(logits=torch.tensor([[1.0, torch.nan, 0, 0], [0, 1, 0, 0]]))
 
-    assert session(Says()).answer(rows(2)).tolist() == [-1, 1]
+    subject = session(Says())
+
+    assert subject.answer(rows(2)).tolist() == [-1, -1]
+    assert subject.stream.window.recent == []
+    assert len(subject.stream.window) == 0
+
+
+def test_an_adapter_that_cannot_answer_has_failed():
+    @dataclass(frozen=True)
+    class Mute(Fails):
+        def predict(self, backbone, state, x):
+            raise RuntimeError("nothing to say")
+
+    with pytest.raises(StoppedError, match="the model failed") as stopped:
+        session(Mute()).answer(rows(2))
+    assert stopped.value.status == "failed"
 
 
 def test_reset_forgets_what_was_learnt_and_what_waits():
@@ -123,3 +139,25 @@ def test_the_selected_are_counted_where_the_adapter_tells():
     assert (subject.selected, subject.offered, subject.accepted) == (6, 8, [True, True])
     assert subject.state_bytes == 8
     assert session(adapters.create("source")).selected is None
+
+
+def test_kinds_of_input_are_told_apart_and_known_again_until_it_is_reset():
+    model, (images, _) = catalog.load("glyphs"), glyphs.images("test")
+    tent = adapters.create("tent")
+    subject = Session(tent, model.backbone, model.reference, 32, inline=False, domains=4)
+    noise = np.random.default_rng(0).normal(0, 40, (64, *images.shape[1:]))
+    noisy = (images[64:128] + noise).clip(0, 255).astype(np.uint8)
+    seen = []
+
+    for part in (images[:32], noisy[:32], images[32:64], noisy[32:]):
+        subject.answer(part)
+        seen.append(set(subject.places))
+
+    assert seen == [{"source"}, {"evaluate@1"}, {"source"}, {"evaluate@1"}]
+    assert [domain.images for domain in subject.domains] == [64]
+    assert len(subject.accepted) == 2  # windows of the domain alone
+    assert subject.stream.steps == 0
+    subject.reset()
+    assert subject.domains == []
+    subject.answer(noisy[:32])
+    assert [domain.images for domain in subject.domains] == [32]
