@@ -34,12 +34,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wheels.fetch(options.wheels)
     for name in options.only or _MADE:
         folder = options.out / name
-        shutil.rmtree(folder, ignore_errors=True)
+        _clear(folder)
         labels, *shown = _MADE[name](options.wheels, folder)
         for which, images in zip(SETS, shown, strict=True):
             write_images(folder / which, images, labels)
             print(f"{folder / which}: {len(images.labels)} images of {len(set(images.labels.tolist()))} classes")
     return 0
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run made, a bundle for other weights too."""
+    if folder.exists() and not (folder / "model.yaml").is_file():
+        raise SystemExit(f"'{folder}' is there and was not made by this; remove it, or give another --out")
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_lite0(packages: Path, folder: Path) -> tuple[Sequence[str], Shown, Shown]:
