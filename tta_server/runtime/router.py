@@ -5,7 +5,7 @@ and not learnt from. What lies nowhere opens a domain.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -82,13 +82,14 @@ class Router:
                 found |= self._look(jobs, whole)
         return found
 
-    def place(self, job: Job, stream: Stream, look: Look) -> list[Part]:
+    def place(self, job: Job, stream: Stream, look: Look, busy: Collection[str] = ()) -> list[Part]:
         """Return the parts of a request, each with the stream or the domain that answers it.
 
         Args:
             job: The request.
             stream: Whose it is.
             look: What the frozen model says of it.
+            busy: Domains that are about to answer other requests, and cannot be spared.
         """
         known = self._registry.domains(stream.name)
         # What is not finite has no style: the source answers, and nobody learns from it.
@@ -103,16 +104,13 @@ class Router:
             if (found == index).any():
                 asked[index] = self._registry.open(name, job.arrived_s)
                 asked[index].place = place.seen(look.styles[torch.from_numpy(found == index)])
+        judged = settled(_been(stream).recent, self._space.limit) if is_few(job.rows) else None
         if (found == NEW).any():
-            first = look.styles[torch.from_numpy(found == NEW)]
-            if is_few(job.rows):
-                first = settled(_been(stream).recent, self._space.limit)
-            asked[NEW] = self._open(stream, first, job, {one.name for one in asked.values()})
+            first = look.styles[torch.from_numpy(found == NEW)] if judged is None else judged
+            asked[NEW] = self._open(stream, first, job, {*busy, *(one.name for one in asked.values())})
         index = int(found[-1])
-        own = look.styles[sound & torch.from_numpy(found == index)]
-        self._arrive(
-            stream, asked[index], settled(_been(stream).recent, self._space.limit) if is_few(job.rows) else own, known
-        )
+        own = look.styles[sound & torch.from_numpy(found == index)] if judged is None else judged
+        self._arrive(stream, asked[index], own, known)
         shares = {index: np.flatnonzero(found == index) for index in dict.fromkeys(found.tolist())}
         return [Part(job, asked[index], None if len(own) == job.rows else own) for index, own in shares.items()]
 

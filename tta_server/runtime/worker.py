@@ -161,16 +161,17 @@ class Worker:
         if router is None or not asked:
             return answered
         looks = self._looks(router, asked)
+        for stream in {stream.name: stream for _, stream in asked}.values():
+            router.tidy(stream)  # before anything points at a domain
         for job, stream in asked:
             if job.future.done():
                 continue
             with self._whatever_happens(job):
                 look = looks[job]
-                parts = router.place(job, stream, look)
+                busy = {part.stream.name for draft in drafts.values() for part in draft.parts}
+                parts = router.place(job, stream, look, busy)
                 for part in parts:
                     router.begin(part)
-                if any(part.stream is not stream for part in parts):
-                    router.tidy(stream)
                 drafts[job] = Draft(job, stream, parts)
                 answered |= {part: look.of(part) for part in parts if look.scores and part.stream.answers_as_source}
         return answered
