@@ -1,10 +1,11 @@
-"""What a state for each domain gains: a prototype of routing by style, offline, beside what there is.
+"""What a state for each domain gains: the server's own worker at its defaults, the guard on, beside what there is.
 
     python -m load_tests.domains
     python -m load_tests.domains --stream turns --requests 16 1
     python -m load_tests.domains --config model.yaml --source calibrate/ --images evaluate/
 
-This says what routing is worth without a guard, on a network of yours too. Each seed draws other images.
+It takes a network of yours too; one without a bundle is calibrated on its source images first. Each seed draws other
+images.
 """
 
 import argparse
@@ -12,7 +13,11 @@ import math
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -20,15 +25,15 @@ from torch import Tensor
 
 from load_tests.courses import CLEAN, CLEAN_AFTER, KINDS, ROUNDS, Pool, Stretch, by_name, streams
 from load_tests.machine import describe, load_average
-from load_tests.routed import Routed
+from load_tests.served import ServedStream
 from tta_server import adapters
 from tta_server.adapters import State
 from tta_server.app import load_model
+from tta_server.calibrate.bundle import calibrate
 from tta_server.calibrate.labelled import Labelled, read
-from tta_server.calibrate.style import style
-from tta_server.domains.space import StyleSpace
 from tta_server.evaluate.corruptions import CORRUPTIONS
 from tta_server.models import Backbone, Model, Reference, glyphs
+from tta_server.models.reference import load_reference
 from tta_server.settings_file import load_settings
 
 FIRST = 64
@@ -43,17 +48,19 @@ Wrong = list[np.ndarray]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print a Markdown report, and write it to a file if asked; returns the exit status."""
     options = _parser().parse_args(arguments)
-    torch.set_num_threads(1)
-    model = load_model(load_settings(options.config, {} if options.config else {"model": {"device": "cpu"}}).model)
     before = load_average()
-    found: dict[str, list[Line]] = {}
-    for seed in range(options.seeds):
-        source, pool = _data(model, options, seed)
-        space = _space(model.backbone, source, seed)
-        for stream, stretches in streams(options.stream, pool.labels, options.count, seed).items():
-            for side, line in _lines(model.backbone, space, stretches, pool, options):
-                found.setdefault(f"{stream}: {side}" if stream != options.stream else side, []).append(line)
-    facts = describe(model.backbone.device) | {"load average": f"{before:.1f} before, {load_average():.1f} after"}
+    with TemporaryDirectory() as folder:
+        bundle = Path(folder) / "bundle.safetensors"
+        backbone = _model(options).backbone
+        _bundle(options).save(bundle)
+        found: dict[str, list[Line]] = {}
+        with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
+            names = streams(options.stream, np.zeros(options.count, np.int64), options.count, 0)
+            tasks = [(options, bundle, seed, name) for seed in range(options.seeds) for name in names]
+            for (_, _, _, name), lines in zip(tasks, pool.map(_measure, *zip(*tasks, strict=True)), strict=True):
+                for side, line in lines.items():
+                    found.setdefault(f"{name}: {side}" if len(names) > 1 else side, []).append(line)
+    facts = describe(backbone.device) | {"load average": f"{before:.1f} before, {load_average():.1f} after"}
     report = "\n".join([*(f"- {name}: {fact}" for name, fact in facts.items()), "", *_table(found)])
     print(report)
     if options.out:
@@ -70,48 +77,60 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--requests", type=int, nargs="+", default=[16, 1], help="sizes of requests that are routed")
     parser.add_argument("--count", type=int, default=256, help="images of each domain (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="streams, each of other images (default: %(default)s)")
-    parser.add_argument("--lr", type=float, default=2.5e-4, help="learning rate of TENT (default: %(default)s)")
+    parser.add_argument("--adapter", default="tent", help="method (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=1, help="streams measured at once (default: %(default)s)")
+    parser.add_argument(
+        "--lr", type=float, default=2.5e-4, help="learning rate of a method that has one (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, help="also write the report to this file")
     return parser
 
 
-def _data(model: Model, options: argparse.Namespace, seed: int) -> tuple[Labelled, Pool]:
-    def told(_what: str, _done: int, _total: int) -> None:
-        pass
+def _model(options: argparse.Namespace) -> Model:
+    return load_model(load_settings(options.config, {} if options.config else {"model": {"device": "cpu"}}).model)
 
-    source = read(options.source, model, 1000, 0, told)
-    shown = (
-        Labelled(*glyphs.images("test")) if options.images == "glyphs" else read(options.images, model, 4000, 0, told)
-    )
+
+def _bundle(options: argparse.Namespace) -> Reference:
+    model = _model(options)
+    if model.reference:
+        return model.reference
+    source = _read(options.source, model, 1000)
+    return calibrate(model.backbone, source.images, source.labels)
+
+
+def _read(folder: str, model: Model, limit: int) -> Labelled:
+    return read(folder, model, limit, 0, lambda _what, _done, _total: None)
+
+
+def _measure(options: argparse.Namespace, bundle: Path, seed: int, name: str) -> dict[str, Line]:
+    """Answer one stream by each side, and say what became of it; runs in a process of its own."""
+    torch.set_num_threads(1)
+    model = _model(options)
+    model = replace(model, reference=load_reference(bundle, model.backbone))
+    shown = Labelled(*glyphs.images("test")) if options.images == "glyphs" else _read(options.images, model, 4000)
     rows = np.random.default_rng(seed).permutation(len(shown.labels))[: max(640, options.count)]
-    return source, Pool(shown.images[rows], shown.labels[rows], seed)
-
-
-def _space(backbone: Backbone, source: Labelled, seed: int) -> StyleSpace:
-    tensors, about = style(backbone, source.images, np.random.default_rng(seed), WINDOW, lambda *_: None)
-    return StyleSpace.of(Reference(backbone.spec.digest, tensors, about))
+    pool = Pool(shown.images[rows], shown.labels[rows], seed)
+    return dict(_lines(model, streams(options.stream, pool.labels, options.count, seed)[name], pool, options))
 
 
 def _lines(
-    backbone: Backbone, space: StyleSpace, stretches: list[Stretch], pool: Pool, options: argparse.Namespace
+    model: Model, stretches: list[Stretch], pool: Pool, options: argparse.Namespace
 ) -> Iterator[tuple[str, Line]]:
-    """Answer a stream by each side, and say what became of it."""
     describes = {"continual": _continual, "recurring": _recurring}.get(options.stream, _any)
-    frozen = _run(lambda x: backbone.forward(x).logits, stretches, pool, WINDOW)
+    frozen = _run(lambda x: model.backbone.forward(x).logits, stretches, pool, WINDOW)
     yield "frozen", describes(stretches, frozen, frozen)
+    given = {"lr": options.lr} if hasattr(adapters.create(options.adapter), "lr") else {}
+    section = {"adapter": {"name": options.adapter, "settings": given}}
     if options.stream == "continual":
-        yield (
-            "one state (`stats: ema`)",
-            describes(stretches, _run(_one_state(backbone, options.lr), stretches, pool, 16), frozen),
-        )
+        one = ServedStream(model, section | {"domains": {"max": 1}})
+        yield "one state (`domains.max: 1`)", describes(stretches, _run(one.answer, stretches, pool, 16), frozen)
         batch = adapters.create("tent", lr=options.lr, stats="batch")
-        wrong = _run(_learning(batch, backbone), stretches, pool, WINDOW)
-        yield "each batch of 64 by its own statistics (`stats: batch`)", describes(stretches, wrong, frozen)
-    for rows in options.requests:
-        routed = Routed(backbone, space, options.lr, WINDOW)
-        line = describes(stretches, _run(routed.answer, stretches, pool, rows), frozen)
-        counts = {"opened": float(routed.routing.opened), "merged": float(routed.routing.merged)}
-        yield f"routed by style, requests of {rows}", line | counts
+        wrong = _run(_learning(batch, model.backbone), stretches, pool, WINDOW)
+        yield "TENT, each batch of 64 by its own statistics", describes(stretches, wrong, frozen)
+    for size in options.requests:
+        served = ServedStream(model, section)
+        line = describes(stretches, _run(served.answer, stretches, pool, size), frozen)
+        yield f"the default, requests of {size}", line | {"domains": float(len(served.domains))}
 
 
 def _continual(stretches: list[Stretch], wrong: Wrong, frozen: Wrong) -> Line:
@@ -166,23 +185,6 @@ def _learning(adapter: adapters.Adapter, backbone: Backbone) -> Answer:
         step = adapter.adapt(backbone, state, x)
         state = step.state
         return step.output.logits
-
-    return answer
-
-
-def _one_state(backbone: Backbone, lr: float) -> Answer:
-    adapter = adapters.create("tent", lr=lr)
-    state: State = adapter.init(backbone)
-    waiting: list[Tensor] = []
-
-    def answer(x: Tensor) -> Tensor:
-        nonlocal state
-        logits = adapter.predict(backbone, state, x).logits
-        waiting.extend(x)
-        if len(waiting) >= WINDOW:
-            state = adapter.adapt(backbone, state, torch.stack(waiting[:WINDOW])).state
-            del waiting[:WINDOW]
-        return logits
 
     return answer
 

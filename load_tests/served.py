@@ -34,9 +34,7 @@ class ServedStream:
         adapter = make_adapter(chosen.adapter)
         metrics = Metrics(model.backbone.spec.name, adapter.name)
         storage = open_storage(chosen.storage)
-        self._worker, _ = assemble(
-            network(model, chosen), model.reference, adapter, chosen, metrics, storage
-        )
+        self._worker, _ = assemble(network(model, chosen), model.reference, adapter, chosen, metrics, storage)
 
     @property
     def domains(self) -> list[str]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tta_server.domains.merge import alike
 from tta_server.domains.place import Place
-from tta_server.domains.route import NEW, follow, is_few, route, settled
+from tta_server.domains.route import NEW, follow, is_few, route
 from tta_server.domains.space import StyleSpace
 from tta_server.models import Backbone
 from tta_server.runtime.device import on_device, read
@@ -97,14 +97,14 @@ class Router:
         found = np.zeros(job.rows, np.int64)
         if sound.any():
             styles = look.styles[sound]
-            stream.whereabouts = _been(stream).after(styles)
+            stream.whereabouts = _been(stream).after(styles, self._space.limit)
             found[sound.numpy()] = self._where(stream, stream.whereabouts, known, styles)
         asked = {0: stream}
         for index, (name, place) in enumerate(known.items(), 1):
             if (found == index).any():
                 asked[index] = self._registry.open(name, job.arrived_s)
                 asked[index].place = place.seen(look.styles[torch.from_numpy(found == index)])
-        judged = settled(_been(stream).recent, self._space.limit) if is_few(job.rows) else None
+        judged = _been(stream).recent if is_few(job.rows) else None
         if (found == NEW).any():
             first = look.styles[torch.from_numpy(found == NEW)] if judged is None else judged
             asked[NEW] = self._open(stream, first, job, {*busy, *(one.name for one in asked.values())})

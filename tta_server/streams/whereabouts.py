@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tta_server.domains.route import RECENT
+from tta_server.domains.route import RECENT, settled
 
 
 @dataclass(frozen=True, eq=False)
@@ -13,7 +13,7 @@ class Whereabouts:
     """Where a stream has been.
 
     Attributes:
-        recent: Whitened styles of its last images (n, D), n <= 16, float64, on the CPU.
+        recent: Whitened styles of its last images, all since the last change (n, D), n <= 16, float64, on the CPU.
         current: The domain that its last image belonged to; empty if it was at home.
         next: Number of the next domain that is opened.
         distance: Of what it saw last to the place of the domain that it was taken for, see `Place`; None before.
@@ -31,9 +31,9 @@ class Whereabouts:
         """Return those of a stream that has seen nothing: it is at home."""
         return cls(torch.zeros(0, dimensions, dtype=torch.float64))
 
-    def after(self, styles: Tensor) -> "Whereabouts":
-        """Return them after images of these styles (n, D)."""
-        return replace(self, recent=torch.cat([self.recent, styles])[-RECENT:])
+    def after(self, styles: Tensor, limit: float) -> "Whereabouts":
+        """Return them after images of these styles (n, D); what came before a change is forgotten, see `settled`."""
+        return replace(self, recent=settled(torch.cat([self.recent, styles])[-RECENT:], limit))
 
     def home(self) -> "Whereabouts":
         """Return those of a stream that has forgotten its domains; their numbers are not used again."""
