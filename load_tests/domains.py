@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _model(options: argparse.Namespace) -> Model:
-    return load_model(load_settings(options.config, {} if options.config else {"model": {"device": "cpu"}}).model)
+    return load_model(load_settings(options.config, {"model": {"device": "cpu"}}).model)
 
 
 def _bundle(options: argparse.Namespace) -> Reference:
