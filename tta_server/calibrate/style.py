@@ -77,17 +77,20 @@ def style(
 
 
 def _widths(backbone: Backbone) -> dict[str, int]:
-    """Return the layers that may be chosen, in order, with the number of values of their styles."""
+    """Return the layers that may be chosen, in order, with the number of values of their styles.
+
+    Those that are small enough for two, if there are any: blocks repeat, and every third layer may be a wide one.
+    """
     paths = backbone.norm_layers
     first, last = (round(depth * (len(paths) - 1)) for depth in _DEPTHS)
-    step = max(1, math.ceil((last - first + 1) / _CANDIDATES))
     found = {}
-    for path in paths[first : last + 1 : step]:
+    for path in paths[first : last + 1]:
         with suppress(ValueError):  # it does not see each image once
             found[path] = backbone.styles(
                 torch.zeros(2, *backbone.spec.input_shape, device=backbone.device), [path], answer=False
             )[0].shape[1]
-    return found
+    small = [path for path, width in found.items() if width <= _MOST_VALUES // _CHOSEN] or list(found)
+    return {path: found[path] for path in small[:: max(1, math.ceil(len(small) / _CANDIDATES))]}
 
 
 def _choices(widths: Mapping[str, int]) -> list[tuple[str, ...]]:

@@ -40,9 +40,12 @@ class Place:
 
         The squared distance of two means over D, divided by the spread times (1 / N + 1 / images + 1 / 16): below 1 if
         the images are drawn from here at random, and about 1 if they are all of one class. That there are many of one
-        class brings them no nearer, so the last term stays; see `space.KIN_IMAGES`.
+        class brings them no nearer, so the last term stays; see `space.KIN_IMAGES`. The spread is the images' own if
+        they scatter less than the domain does: a wide domain does not take in what is narrow and lies beside it.
         """
-        return self._over_chance(styles.mean(0), len(styles), self.spread)
+        own = spread(styles)
+        usual = self.spread if own is None else max(1.0, min(own, self.spread))
+        return self._over_chance(styles.mean(0), len(styles), usual)
 
     def each(self, styles: Tensor) -> Tensor:
         """Return the distance of each of N images on its own (N,)."""

@@ -109,4 +109,16 @@ def test_two_places_are_as_far_apart_as_one_is_from_the_images_of_the_other(firs
     other = Place.first(images)
 
     assert one.between(other) == pytest.approx(other.between(one))
-    assert one.between(other) == pytest.approx(one.distance(images) * one.spread / min(one.spread, other.spread))
+    assert one.between(other) == pytest.approx(one.distance(images))
+
+
+@FEW
+@given(n=st.integers(2, 20), at=st.floats(0.5, 9), width=st.floats(0.2, 3), seed=st.integers(0, 99))
+def test_a_wide_domain_takes_in_no_more_of_what_is_narrow_than_a_narrow_one_does(n, at, width, seed):
+    centre, images = torch.zeros(5, dtype=torch.float64), cloud(n, at, width, seed=seed)
+    own = max(1.0, spread(images))
+
+    as_wide, twice = (Place(centre, width, 64).distance(images) for width in (own, 2 * own))
+
+    assert as_wide == pytest.approx(twice)
+    assert Place(centre, 1.0, 64).distance(images) >= as_wide
