@@ -244,7 +244,8 @@ class GuardSettings(Section):
         ge=-1,
         le=0,
         description="Where a stream and the frozen model differ, whose answers are credible: 1 the stream's alone, -1 "
-        "the frozen model's alone. Below this the frozen model answers, until it is 0 again; -1 never.",
+        "the frozen model's alone. Below this the frozen model answers, until it is above half of it; while a stream "
+        "has answered few images, from 0 on.",
     )
 
 

@@ -89,7 +89,7 @@ _MEASURES: Final = [
         "Balance",
         "Where the stream and the frozen model differ, whose answers are sure and from features like the source's: 1 "
         "the stream's alone, -1 the frozen model's alone. Below guard.min_balance the frozen model answers, until it "
-        "is 0 again. Long below 0: nothing is gained on this input.",
+        "is above half of it. Long below 0: nothing is gained on this input.",
         [Query(f"tta_balance_ratio{{{STREAM}}}", BY_STREAM)],
         unit="none",
         look=Look(minimum=None),

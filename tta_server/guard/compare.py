@@ -40,12 +40,8 @@ class Compare:
         return self._weigh(record.but(adapted_shares=both[0], frozen_shares=both[1], answered=weight), answered, frozen)
 
     def begin(self, record: Record, answered: Output, frozen: Output) -> Record:
-        """Say anew who should answer before the first step; the stream only if nothing speaks against it.
-
-        Few images of one class are all that it may have seen.
-        """
-        fresh = record.but(source=self._referee is not None, stream_score=0.0, frozen_score=0.0, scored=0.0)
-        return self._weigh(fresh, answered, frozen)
+        """Say anew who should answer before the first step."""
+        return self._weigh(record.but(stream_score=0.0, frozen_score=0.0, scored=0.0), answered, frozen)
 
     def uniform(self, record: Record) -> tuple[Cause, str]:
         """Return why the recent answers are too much alike; an empty reason if they are not."""
@@ -76,7 +72,9 @@ class Compare:
             frozen_score=record.frozen_score * kept + score.frozen,
             scored=record.scored * kept + len(frozen.logits),
         )
-        return record.but(source=balance(record) < (0.0 if record.source else self._settings.min_balance))
+        # Few images may have been of one class: then nothing worse than a draw is let pass.
+        least = self._settings.min_balance * record.answered
+        return record.but(source=balance(record) < (least / 2 if record.source else least))
 
 
 def balance(record: Record) -> float:

@@ -246,8 +246,10 @@ def test_it_takes_less_to_refuse_a_beginner_than_a_stream_that_answers(guard, te
     one.features[theirs] += 100
     other.features[ours] += 100
 
+    experienced = {**memory, "guard/answered": torch.tensor(1.0, dtype=torch.float64)}
     assert guard.weigh(memory, other, one)[1] == "source"
-    assert guard.judge(memory, state, step, drifting, other, one).serve == "adapted"
+    assert guard.judge(memory, state, step, drifting, other, one).serve == "source"
+    assert guard.judge(experienced, state, step, drifting, other, one).serve == "adapted"
 
 
 def test_without_a_bundle_a_stream_answers_from_the_beginning(tent, lost):
