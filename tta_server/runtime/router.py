@@ -106,7 +106,8 @@ class Router:
             asked[NEW] = self._open(stream, first, job, {one.name for one in asked.values()})
         index = int(found[-1])
         own = look.styles[sound & torch.from_numpy(found == index)]
-        self._arrive(stream, asked[index], _been(stream).recent if is_few(job.rows) else own, known)
+        judged = _been(stream).recent if is_few(job.rows) and len(own) else own
+        self._arrive(stream, asked[index], judged, known)
         shares = {index: np.flatnonzero(found == index) for index in dict.fromkeys(found.tolist())}
         return [Part(job, asked[index], None if len(own) == job.rows else own) for index, own in shares.items()]
 
