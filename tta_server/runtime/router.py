@@ -109,8 +109,8 @@ class Router:
             first = look.styles[torch.from_numpy(found == NEW)] if judged is None else judged
             asked[NEW] = self._open(stream, first, job, {*busy, *(one.name for one in asked.values())})
         index = int(found[-1])
-        own = look.styles[sound & torch.from_numpy(found == index)] if judged is None else judged
-        self._arrive(stream, asked[index], own, known)
+        own = look.styles[sound & torch.from_numpy(found == index)]
+        self._arrive(stream, asked[index], own if judged is None or not len(own) else judged, known)
         shares = {index: np.flatnonzero(found == index) for index in dict.fromkeys(found.tolist())}
         return [Part(job, asked[index], None if len(own) == job.rows else own) for index, own in shares.items()]
 

@@ -248,10 +248,9 @@ class Worker:
         ratio = answer.entropy_nats.mean() / np.log(answer.probabilities.shape[1])
         stream.observe(float(ratio), float(answer.probabilities.max(1).mean()), job.rows)
         self._tell(stream, "answered", job.rows)
-        time_now = now()
         for part in draft.parts:
             if stream.tells_apart:
-                part.stream.lately = part.stream.lately.after(part.rows, stream.images, time_now)
+                part.stream.lately = part.stream.lately.after(part.rows, stream.images, now())
             if part.stream is not stream:
                 part.stream.images += part.rows
             if part.stream.learns_later:

@@ -13,6 +13,8 @@ from tests.tta_server.runtime.fakes import SHAPE, tiny
 from tta_server.app import Service, build
 from tta_server.models import Model, Preprocess
 from tta_server.runtime.commands import Commands
+from tta_server.runtime.domain_commands import DomainCommands
+from tta_server.runtime.state_commands import StateCommands
 from tta_server.settings_file import load_settings
 
 BODIES: dict[str, dict[str, Any]] = {
@@ -21,6 +23,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "PATCH /v1/streams/{name}": {"json": {"mode": "off", "adapter": {"name": "bn"}}},
     "POST /v1/streams/{name}/rollback": {"json": {"version": 0, "reason": "x"}},
     "POST /v1/streams/{name}/restore": {"json": {"snapshot": "x", "reason": "x"}},
+    "PATCH /v1/streams/{name}/domains/{number}": {"json": {"title": "x"}},
+    "POST /v1/streams/{name}/domains/{number}/offer": {"json": {"to": ["x"], "reason": "x"}},
     "PUT /v1/streams/{name}/state": {"content": b"x"},
     "POST /v1/labels": {"json": {"labels": [{"id": "x", "label": 0}]}},
 }
@@ -41,7 +45,7 @@ def asked(service: Service, requests: dict[str, dict[str, Any]]) -> dict[str, ht
             httpx.AsyncClient(transport=transport, base_url="http://x") as client,
         ):
             return {
-                name: await client.request(*name.format(name="door").split(" "), **content)
+                name: await client.request(*name.format(name="door", number=1).split(" "), **content)
                 for name, content in requests.items()
             }
 
@@ -61,8 +65,9 @@ def test_an_error_of_a_command_is_the_servers_on_every_route(tmp_path, monkeypat
     def bug(*_args: object, **_keys: object) -> None:
         raise ValueError("a bug, and nobody's request")
 
-    for name in [name for name in vars(Commands) if not name.startswith("_") and name != "save"]:
-        monkeypatch.setattr(Commands, name, bug)
+    for commands in (Commands, DomainCommands, StateCommands):
+        for name in [name for name in vars(commands) if not name.startswith("_") and name != "save"]:
+            monkeypatch.setattr(commands, name, bug)
     # The log of all streams asks no command, and that of one asks only if it is empty.
     wanted = [name for name in routes(service) if name != "GET /v1/audit"]
 

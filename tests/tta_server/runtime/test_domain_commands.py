@@ -4,20 +4,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.states import bits
 from tests.tta_server.runtime.apart import taught, telling, told
 from tests.tta_server.runtime.fakes import (
     WHO,
+    Wired,
     ask,
     bright,
     dark,
     learn_all,
     rows,
+    value,
     wired,
 )
 from tests.tta_server.runtime.taught import frozen
 from tta_server.errors import BadRequest, NotFound, SetAside
+from tta_server.streams.names import number_of
 
 PATIENCE_S = 30
 ONE_STATE = "keeps a state for each of its domains; "
@@ -242,3 +247,56 @@ def test_a_domain_is_renamed_also_on_disk(tmp_path: Path):
     assert line.extra == {"title": "night", "before": ""}
     with pytest.raises(NotFound, match="stream 'door' has no domain 3; it has door@1, door@2"):
         subject.commands.domains.rename("door", 3, "fog", WHO)
+
+
+# Accounts
+LOOKS = {"home": rows, "dark": dark, "bright": bright}
+ACTIONS = ("learn", "erase", "reset", "reset a domain", "evict", "evict a domain", "offer", "take")
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([*LOOKS, *ACTIONS]), st.integers(4, 20)), min_size=3, max_size=12))
+def test_every_image_of_a_domain_is_learnt_from_dropped_or_waits_whatever_operators_do(script):
+    subject = telling()
+    ask(subject, "yard", rows(16))
+    for seed, (what, count) in enumerate([("dark", 16), *script]):
+        names = subject.worker.parts.registry.domain_names("door")
+        if what in LOOKS:
+            ask(subject, "door", LOOKS[what](count, seed))
+        elif what == "learn":
+            learn_all(subject)
+        elif what == "reset":
+            subject.commands.reset("door", WHO)
+        elif what == "evict" and "door" in names_in_memory(subject):
+            subject.commands.evict("door")
+        elif names:
+            steer(subject, what, names[count % len(names)])
+
+    about, listed = subject.commands.read("door"), told(subject)
+    waiting = sum(subject.commands.read(name)["images_in_window"] for name in about["domains"])
+    offered = value(subject.metrics, "tta_samples_offered_total", stream="door")
+    counted = [value(subject.metrics, f"tta_samples_{what}_total", stream="door") for what in ("learnt", "dropped")]
+    assert list(listed) == ["source", *about["domains"]]
+    assert value(subject.metrics, "tta_stream_domains", stream="door") == len(about["domains"])
+    if "evict" not in [what for what, _ in script]:  # series begin anew with a stream that comes back
+        assert offered == sum(counted) + waiting
+        assert counted == [about["images_learnt"], about["images_dropped"]]
+
+
+def names_in_memory(subject: Wired) -> list[str]:
+    return [stream.name for stream in subject.worker.parts.registry.every_stream_in_memory()]
+
+
+def steer(subject: Wired, what: str, domain: str) -> None:
+    """Do something to a domain, if that can be done to it now."""
+    if what == "erase":
+        subject.commands.delete(domain, WHO)
+    if what == "reset a domain":
+        subject.commands.reset(domain, WHO)
+    if what == "evict a domain" and domain in names_in_memory(subject):
+        subject.commands.evict(domain)
+    if what in ("offer", "take") and subject.stream(domain).steps:
+        if what == "offer":
+            subject.commands.domains.offer("door", number_of(domain), ["yard"], WHO)
+        else:
+            subject.commands.states.adopt("door", subject.commands.states.export(domain), WHO)

@@ -180,3 +180,28 @@ def test_what_happens_to_domains_is_counted():
     assert (of("tta_stream_domains"), of("tta_stream_at_home")) == (0, 1)
     subject.commands.delete("door", WHO)
     assert 'stream="door"' not in subject.metrics.render().decode()
+
+
+# Memory
+def test_where_memory_is_short_domains_are_offered_taken_and_changed_as_elsewhere():
+    subject, roomy = taught(), taught()
+    registry = subject.worker.parts.registry
+    registry._settings = registry._settings.model_copy(update={"max_bytes": 1})
+
+    for each in (subject, roomy):
+        ask(each, "yard", rows(16))
+        each.commands.domains.offer("door", 1, ["yard"], WHO)
+        each.commands.states.adopt("yard", each.commands.states.export("door@2"), WHO)
+        each.commands.change("door", None, each.method("tent", lr=0.02), WHO)
+        each.commands.change("door", "shadow", None, WHO)
+        each.commands.domains.rename("door", 2, "glare", WHO)
+
+    for name in ("door@1", "door@2", "yard@1", "yard@2"):
+        here, there = subject.stream(name), roomy.stream(name)
+        assert bits(here.state) == bits(there.state)
+        assert (here.mode, here.method.adapter, here.title) == (there.mode, there.method.adapter, there.title)
+    looks = (rows(16, 80), dark(16, 81), bright(16, 82))
+    for images in looks:
+        answers = [ask(each, "yard", images) for each in (subject, roomy)]
+        assert answers[0].domains == answers[1].domains
+        assert np.array_equal(answers[0].probabilities, answers[1].probabilities)
