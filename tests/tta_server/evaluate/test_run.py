@@ -106,8 +106,8 @@ def test_times_and_sizes_are_measured(bench, data):
     assert result.answer_ms > 0
     assert result.learn_ms > 0
     assert result.elapsed_s > 0
-    # Scales and shifts of 8 channels, their momenta, and 8 means and variances, in float32.
-    assert result.state_bytes == 4 * 8 * 6
+    # Scales and shifts of 8 channels, their momenta, 8 means and variances, and for how many images they count.
+    assert result.state_bytes == 4 * (8 * 6 + 1)
     assert go(bench, data, adapters.create("tent", stats="batch")).learn_ms is None
 
 
