@@ -10,7 +10,7 @@ from tta_server.adapters import Adapter
 from tta_server.adapters.stack import predict_stacked
 from tta_server.models import EMPTY, Backbone, Output
 from tta_server.runtime.device import on_device, read
-from tta_server.runtime.job import Job, Part, Scores
+from tta_server.runtime.job import Job, Piece, Scores
 from tta_server.runtime.sharing import Sharing
 from tta_server.streams.stream import Answering, Method
 from tta_server.streams.window import Images
@@ -29,9 +29,9 @@ class Answerer:
         """Return what is equal for requests that may share a forward."""
         return self._sharing.key(job, job.stream, answering)
 
-    def groups(self, parts: Sequence[Part]) -> list[list[Part]]:
+    def groups(self, parts: Sequence[Piece]) -> list[list[Piece]]:
         """Split parts of requests into groups that share a forward, those that the source answers first."""
-        together: dict[Hashable, list[Part]] = {}
+        together: dict[Hashable, list[Piece]] = {}
         for part in parts:
             stream = part.stream
             key = self._sharing.key(part, stream.name, stream.answering._replace(routed=False))
@@ -40,7 +40,7 @@ class Answerer:
         others = [group for group in together.values() if not group[0].stream.answers_as_source]
         return frozen + [some for group in others for some in self._sharing.fill(group, _size)]
 
-    def answer(self, group: Sequence[Part]) -> Scores:
+    def answer(self, group: Sequence[Piece]) -> Scores:
         """Answer one of `groups`, in order of its parts; mode `inline` learns elsewhere."""
         first, streams = group[0].stream, _by_stream(group)
         if first.answers_as_source:
@@ -58,7 +58,7 @@ class Answerer:
         classes: npt.NDArray[np.int64] = read(self._source.predict(self._backbone, EMPTY, x))[0].argmax(1)
         return classes
 
-    def _stacked(self, adapter: Adapter, group: Sequence[Part], streams: dict[str, list[Part]]) -> Scores:
+    def _stacked(self, adapter: Adapter, group: Sequence[Piece], streams: dict[str, list[Piece]]) -> Scores:
         states = {part.stream.name: part.stream.state for part in group}
         batches = [on_device((part.images for part in parts), self._backbone.device) for parts in streams.values()]
         most = max(len(batch) for batch in batches)
@@ -83,18 +83,18 @@ def warm_up(backbone: Backbone, source: Adapter, method: Method, rows: int) -> N
             read(method.adapter.predict(backbone, method.initial, x))
 
 
-def _size(part: Part) -> tuple[str, int]:
+def _size(part: Piece) -> tuple[str, int]:
     return part.stream.name, part.rows
 
 
-def _by_stream(group: Sequence[Part]) -> dict[str, list[Part]]:
-    streams: dict[str, list[Part]] = {}
+def _by_stream(group: Sequence[Piece]) -> dict[str, list[Piece]]:
+    streams: dict[str, list[Piece]] = {}
     for part in group:
         streams.setdefault(part.stream.name, []).append(part)
     return streams
 
 
-def _places(streams: dict[str, list[Part]]) -> dict[Part, npt.NDArray[np.int64]]:
+def _places(streams: dict[str, list[Piece]]) -> dict[Piece, npt.NDArray[np.int64]]:
     """Return where each part's rows are when the parts lie stream by stream."""
     places = {}
     start = 0

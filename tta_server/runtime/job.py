@@ -69,7 +69,7 @@ class Job:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Piece:
     """The images of a request that one state answers.
 
     Attributes:
@@ -101,17 +101,17 @@ class Part:
 class Draft:
     """An answer that is put together from its parts."""
 
-    def __init__(self, job: Job, stream: Stream, parts: list[Part]) -> None:
+    def __init__(self, job: Job, stream: Stream, parts: list[Piece]) -> None:
         """Take the request, the stream that it went to, and the parts that it is answered in."""
         self.job = job
         self.stream = stream
         self.parts = parts
         self._apart = stream.tells_apart
         self._version = 0
-        self._found: dict[Part, Scores] = {}
+        self._found: dict[Piece, Scores] = {}
         self._adapted = False
 
-    def take(self, part: Part, scores: Scores, version: int, adapted: bool) -> bool:
+    def take(self, part: Piece, scores: Scores, version: int, adapted: bool) -> bool:
         """Take the answer to a part; returns whether all parts are there.
 
         Args:
@@ -142,5 +142,5 @@ class Draft:
         return tuple(names.get(place, HOME) for place in range(self.job.rows))
 
 
-def _places(part: Part) -> npt.NDArray[np.int64]:
+def _places(part: Piece) -> npt.NDArray[np.int64]:
     return np.arange(part.job.rows) if part.places is None else part.places

@@ -19,7 +19,7 @@ from tta_server.domains.route import NEW, follow, is_few, route
 from tta_server.domains.space import StyleSpace
 from tta_server.models import Backbone
 from tta_server.runtime.device import on_device, read
-from tta_server.runtime.job import Job, Part, Scores
+from tta_server.runtime.job import Job, Piece, Scores
 from tta_server.storage.audit import now
 from tta_server.streams.event import EventKind, News, StreamEvent
 from tta_server.streams.names import domain_name
@@ -42,7 +42,7 @@ class Look(NamedTuple):
     styles: Tensor
     scores: Scores | None
 
-    def of(self, part: Part) -> Scores:
+    def of(self, part: Piece) -> Scores:
         """Return what it says of a part; ValueError if nobody asked for its answer."""
         if self.scores is None:
             raise ValueError("the frozen model was not asked for its answer")
@@ -82,7 +82,7 @@ class Router:
                 found |= self._look(jobs, whole)
         return found
 
-    def place(self, job: Job, stream: Stream, look: Look, busy: Collection[str] = ()) -> list[Part]:
+    def place(self, job: Job, stream: Stream, look: Look, busy: Collection[str] = ()) -> list[Piece]:
         """Return the parts of a request, each with the stream or the domain that answers it.
 
         Args:
@@ -112,9 +112,9 @@ class Router:
         own = look.styles[sound & torch.from_numpy(found == index)]
         self._arrive(stream, asked[index], own if judged is None or not len(own) else judged, known)
         shares = {index: np.flatnonzero(found == index) for index in dict.fromkeys(found.tolist())}
-        return [Part(job, asked[index], None if len(own) == job.rows else own) for index, own in shares.items()]
+        return [Piece(job, asked[index], None if len(own) == job.rows else own) for index, own in shares.items()]
 
-    def begin(self, part: Part) -> None:
+    def begin(self, part: Piece) -> None:
         """Have a domain in which no step was taken answer with the statistics of what it has seen so far."""
         domain = part.stream
         seen = len(domain.window) + part.rows

@@ -19,7 +19,7 @@ from tta_server.guard.verdict import Serve
 from tta_server.models import Backbone
 from tta_server.runtime.answerer import Answerer, warm_up
 from tta_server.runtime.device import read
-from tta_server.runtime.job import Answer, Draft, Job, Part, Scores
+from tta_server.runtime.job import Answer, Draft, Job, Piece, Scores
 from tta_server.runtime.learner import Learner
 from tta_server.runtime.router import Look, Router
 from tta_server.storage.audit import now
@@ -97,7 +97,7 @@ class Worker:
             for job, _ in asked:
                 self._metrics.stage("queue", now_s - job.arrived_s)
             whole = [(job, stream) for job, stream in asked if not stream.tells_apart]
-            drafts = {job: Draft(job, stream, [Part(job, stream)]) for job, stream in whole}
+            drafts = {job: Draft(job, stream, [Piece(job, stream)]) for job, stream in whole}
             answered = self._route([one for one in asked if one[1].tells_apart], drafts)
             left = [part for draft in drafts.values() for part in draft.parts if part not in answered]
             for part, scores in answered.items():
@@ -155,9 +155,9 @@ class Worker:
             self._set_aside(job, error)
         return None
 
-    def _route(self, asked: Sequence[tuple[Job, Stream]], drafts: dict[Job, Draft]) -> dict[Part, Scores]:
+    def _route(self, asked: Sequence[tuple[Job, Stream]], drafts: dict[Job, Draft]) -> dict[Piece, Scores]:
         """Tell the images of requests apart; returns the parts that the frozen model has answered with that."""
-        router, answered = self.parts.router, dict[Part, Scores]()
+        router, answered = self.parts.router, dict[Piece, Scores]()
         if router is None or not asked:
             return answered
         looks = self._looks(router, asked)
@@ -188,7 +188,7 @@ class Worker:
         self._metrics.stage("route", time.monotonic() - started_s)
         return looks
 
-    def _answer(self, group: Sequence[Part], drafts: Mapping[Job, Draft]) -> None:
+    def _answer(self, group: Sequence[Piece], drafts: Mapping[Job, Draft]) -> None:
         group = [part for part in group if not part.job.future.done()]  # another part of it may have failed
         if not group:
             return
@@ -210,12 +210,12 @@ class Worker:
             start, end = end, end + part.rows
             self._take(drafts[part.job], part, (probabilities[start:end], entropies[start:end]), state)
 
-    def _take(self, draft: Draft, part: Part, scores: Scores, state: tuple[int, bool]) -> None:
+    def _take(self, draft: Draft, part: Piece, scores: Scores, state: tuple[int, bool]) -> None:
         with self._whatever_happens(draft.job):
             if draft.take(part, scores, *state):
                 self._reply(draft, draft.answer())
 
-    def _fail(self, group: Sequence[Part], drafts: Mapping[Job, Draft], error: Exception) -> None:
+    def _fail(self, group: Sequence[Piece], drafts: Mapping[Job, Draft], error: Exception) -> None:
         """Answer a group anew, stream by stream, because one of them may be at fault; or fail the one that it is of."""
         names = dict.fromkeys(part.stream.name for part in group)
         if len(names) > 1:
@@ -231,7 +231,7 @@ class Worker:
         for job in jobs:
             job.future.set_exception(wrong)
 
-    def _inline(self, part: Part) -> tuple[Scores, Serve]:
+    def _inline(self, part: Piece) -> tuple[Scores, Serve]:
         self._tell(part.stream, "offered", part.rows)
         samples = as_samples(part.offered, part.job.client, part.job.arrived_s)
         output, serve = self.parts.learner.inline(part.stream, samples)
@@ -256,7 +256,7 @@ class Worker:
             if part.stream.learns_later:
                 self._offer(part)
 
-    def _offer(self, part: Part) -> None:
+    def _offer(self, part: Piece) -> None:
         job, stream = part.job, part.stream
         now_s, pace = time.monotonic(), self._registry.pace
         lost: dict[DropReason, int] = {}

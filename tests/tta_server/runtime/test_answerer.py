@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import tta_server.runtime.answerer as module
 from tests.tta_server.runtime.fakes import WHO, Fails, Wired, ask, learn_all, queued, rows, tiny, wired
 from tta_server import adapters
-from tta_server.runtime.job import Part
+from tta_server.runtime.job import Piece
 
 
 def taught(names: str = "abc", **keys: object) -> Wired:
@@ -21,14 +21,14 @@ def taught(names: str = "abc", **keys: object) -> Wired:
     return subject
 
 
-def asked(subject: Wired, requests: list[tuple[str, int]]) -> list[Part]:
+def asked(subject: Wired, requests: list[tuple[str, int]]) -> list[Piece]:
     return [
-        Part(queued(name, rows(count, seed), 0.0), subject.worker.parts.registry.open(name, 0.0))
+        Piece(queued(name, rows(count, seed), 0.0), subject.worker.parts.registry.open(name, 0.0))
         for seed, (name, count) in enumerate(requests)
     ]
 
 
-def shape(groups: list[list[Part]]) -> list[list[str]]:
+def shape(groups: list[list[Piece]]) -> list[list[str]]:
     """Return the streams of each group."""
     return sorted([part.stream.name for part in group] for group in groups)
 

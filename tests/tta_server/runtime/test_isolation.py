@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.tta_server.runtime.fakes import SHAPE, WHO, BlindToWhite, Scripted, Wired, ask, queued, rows, tiny, wired
 from tta_server.adapters.checkpoint import state_digest
 from tta_server.errors import TTAError
-from tta_server.runtime.job import Part
+from tta_server.runtime.job import Piece
 from tta_server.streams.stream import Stream
 
 NAMES = "abc"
@@ -295,7 +295,7 @@ class Server(RuleBasedStateMachine):
     def _probe(self, name: str) -> bytes:
         """Return what a stream answers to the probe; nothing is learnt from it."""
         job = queued(name, PROBE, 0.0)
-        return self.subject.worker.parts.answerer.answer([Part(job, self._stream(name))])[0].tobytes()
+        return self.subject.worker.parts.answerer.answer([Piece(job, self._stream(name))])[0].tobytes()
 
     def _close(self, server: Wired) -> None:
         server.kept.keeper.close()

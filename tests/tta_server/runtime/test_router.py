@@ -1,18 +1,13 @@
 """A stream is a set of domains: each image is answered by the domain that it looks like, and only that one learns."""
 
-from collections import Counter
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load
 
 from tests.states import bits
 from tests.tta_server.runtime.fakes import (
-    Wired,
     ask,
     bright,
     dark,
@@ -23,27 +18,13 @@ from tests.tta_server.runtime.fakes import (
     tiny,
     wired,
 )
+from tests.tta_server.runtime.told_apart import SCRIPT, domains, frozen, show, telling
 from tta_server import adapters
-from tta_server.runtime.job import HOME, Answer, Job
-from tta_server.storage.replay import Recipe, replay
+from tta_server.runtime.job import HOME, Job
 from tta_server.streams.names import domain_name, is_domain, number_of, stream_of_domain
 
 KINDS = {"home": rows, "dark": dark, "bright": bright}
 """Inputs that a stream may show; the first is what the network was trained on."""
-
-
-def telling(**keys: object) -> Wired:
-    """Return a worker whose streams tell domains apart; windows of 16."""
-    return wired(**({"domains": 16, "window": 16, "adapter": adapters.create("tent", lr=0.01)} | keys))
-
-
-def frozen(images: np.ndarray) -> np.ndarray:
-    """Return what the source says (n, K)."""
-    return tiny().forward(torch.from_numpy(images).float() / 255).logits.softmax(1).numpy()
-
-
-def domains(subject: Wired, name: str = "door") -> list[str]:
-    return list(subject.worker.parts.registry.domains(name))
 
 
 # Where images go
@@ -214,97 +195,6 @@ def test_domains_are_no_streams_to_lists_and_limits():
     assert len(subject.worker.parts.registry) == 1
 
 
-# What outlives
-SCRIPT = [(dark, 16), (bright, 16), (dark, 8), (rows, 16), (dark, 24), (bright, 9), (dark, 3), (rows, 2), (dark, 16)]
-
-
-def show(subject: Wired, script: list, begin: int = 0) -> list[Answer]:
-    found = []
-    for seed, (kind, count) in enumerate(script, begin):
-        found.append(ask(subject, "door", kind(count, seed)))
-        learn_all(subject)
-    return found
-
-
-@pytest.mark.parametrize("cut", range(1, len(SCRIPT)))
-def test_after_a_restart_everything_goes_on_bit_for_bit(tmp_path: Path, cut: int):
-    expected = show(telling(), SCRIPT)
-    first = telling(storage=str(tmp_path))
-    show(first, SCRIPT[:cut])
-    first.commands.save()
-    first.kept.keeper.close()
-
-    second = telling(storage=str(tmp_path))
-    found = show(second, SCRIPT[cut:], cut)
-
-    for answer, other in zip(found, expected[cut:], strict=True):
-        assert answer.domains == other.domains
-        assert answer.probabilities.tobytes() == other.probabilities.tobytes()
-        assert answer.version == other.version
-
-
-@pytest.mark.parametrize("name", ["door", "door@1"])
-def test_after_it_was_on_disk_everything_goes_on_bit_for_bit(tmp_path: Path, name: str):
-    expected = show(telling(), SCRIPT)
-    subject = telling(storage=str(tmp_path))
-    found = []
-    for seed, step in enumerate(SCRIPT):
-        found += show(subject, [step], seed)
-        if subject.worker.parts.registry.in_memory(name):
-            subject.commands.evict(name)
-
-    assert [answer.probabilities.tobytes() for answer in found] == [one.probabilities.tobytes() for one in expected]
-    assert [answer.domains for answer in found] == [one.domains for one in expected]
-
-
-def test_a_stream_that_learnt_before_domains_were_told_apart_goes_on_as_it_was(tmp_path: Path):
-    first = wired(window=4, storage=str(tmp_path))
-    ask(first, "door", dark(4))
-    learn_all(first)
-    expected = ask(first, "door", dark(4, 1))
-    first.commands.save()
-    first.kept.keeper.close()
-
-    second = telling(storage=str(tmp_path), window=4, adapter=None)
-
-    assert ask(second, "door", dark(4, 1)).probabilities.tobytes() == expected.probabilities.tobytes()
-    assert domains(second) == []
-
-
-def test_the_files_of_a_domain_that_made_room_are_erased(tmp_path: Path):
-    subject = telling(domains=2, storage=str(tmp_path))
-    lamps = [lambda n, s, c=c: np.clip(rows(n, s) // 8 + 60 * c, 0, 255).astype(np.uint8) for c in range(4)]
-    for seed, lamp in enumerate(lamps):
-        ask(subject, "door", lamp(16, seed))
-        learn_all(subject)
-
-    assert subject.kept.keeper.flush(30)
-    subject.commands.save()
-    assert subject.kept.keeper.flush(30)
-    assert {name for name in subject.kept.store.names() if is_domain(name)} == set(domains(subject))
-
-
-def test_a_deleted_stream_leaves_no_domain(tmp_path: Path):
-    subject = telling(storage=str(tmp_path))
-    show(subject, SCRIPT)
-
-    subject.worker.parts.registry.delete("door").result(30)
-
-    assert subject.kept.store.names() == []
-    assert subject.worker.parts.registry.every_stream_in_memory() == []
-    assert ask(subject, "door", dark(16)).domains[0] == "door@1"
-
-
-def test_a_domain_that_cannot_go_on_stops_no_other(tmp_path: Path):
-    subject = telling(storage=str(tmp_path))
-    show(subject, [(dark, 16), (bright, 16)])
-    subject.worker.parts.registry.set_aside("door@1", RuntimeError("broken on purpose"))
-
-    answers = [ask(subject, "door", kind(16, 50)) for kind in (rows, bright, dark)]
-
-    assert [set(answer.domains) for answer in answers] == [{HOME}, {"door@2"}, {"door@3"}]
-
-
 # Streams beside one another
 @settings(max_examples=15, deadline=None)
 @given(
@@ -395,29 +285,3 @@ def test_a_domain_s_name_says_its_stream_and_number(stream: str, number: int):
         True,
         False,
     )
-
-
-def test_what_happens_to_domains_is_told_of_the_stream(tmp_path: Path):
-    subject = telling(storage=str(tmp_path))
-    show(subject, SCRIPT)
-
-    told = Counter((entry.stream, entry.event) for entry in subject.audited())
-    assert told["door", "open"] == len(domains(subject))
-    assert told["door@1", "begin"] >= 1
-    assert told["door@1", "commit"] == subject.stream("door@1").steps
-
-
-def test_the_log_of_a_domain_replays_to_its_state(tmp_path: Path):
-    subject = telling(storage=str(tmp_path), keep_inputs=True)
-    show(subject, SCRIPT * 2)
-    told = [entry for entry in subject.audited() if entry.stream == "door@1"]
-    stream = subject.stream("door@1")
-
-    def window(digest: str) -> torch.Tensor:
-        images = load(subject.kept.store.read_input("door@1", digest) or b"")
-        return torch.cat([images[name] for name in sorted(images)]).float() / 255
-
-    state = replay(told, Recipe(stream.method.adapter, tiny(), None, window))
-
-    assert {entry.event for entry in told} >= {"begin", "commit"}
-    assert bits(state) == bits(stream.state)

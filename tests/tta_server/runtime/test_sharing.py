@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tta_server.runtime.fakes import Wired, ask, learn_all, queued, rows, wired
-from tta_server.runtime.job import Part
+from tta_server.runtime.job import Piece
 
 requests = st.lists(
     st.tuples(st.sampled_from(["a", "b", "c", "off", "lab"]), st.integers(1, 6)), min_size=1, max_size=9
@@ -25,7 +25,7 @@ def taught(stack_rows: int) -> Wired:
 def test_what_shares_a_forward_was_grouped_so_and_keeps_to_the_limit_on_stacks(wanted, stack_rows):
     subject = taught(stack_rows)
     jobs = [queued(name, rows(count, seed), 0.0) for seed, (name, count) in enumerate(wanted)]
-    asked = [Part(job, subject.worker.parts.registry.open(job.stream, 0.0)) for job in jobs]
+    asked = [Piece(job, subject.worker.parts.registry.open(job.stream, 0.0)) for job in jobs]
 
     for group in subject.worker.parts.answerer.groups(asked):
         assert len({subject.worker.group(part.job) for part in group}) == 1

@@ -1,0 +1,129 @@
+"""What a stream's domains have learnt outlives the process, the memory that it is in, and what is written of it."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load
+
+from tests.states import bits
+from tests.tta_server.runtime.fakes import (
+    ask,
+    bright,
+    dark,
+    learn_all,
+    rows,
+    tiny,
+    wired,
+)
+from tests.tta_server.runtime.told_apart import SCRIPT, domains, show, telling
+from tta_server.runtime.job import HOME
+from tta_server.storage.replay import Recipe, replay
+from tta_server.streams.names import is_domain
+
+
+@pytest.mark.parametrize("cut", range(1, len(SCRIPT)))
+def test_after_a_restart_everything_goes_on_bit_for_bit(tmp_path: Path, cut: int):
+    expected = show(telling(), SCRIPT)
+    first = telling(storage=str(tmp_path))
+    show(first, SCRIPT[:cut])
+    first.commands.save()
+    first.kept.keeper.close()
+
+    second = telling(storage=str(tmp_path))
+    found = show(second, SCRIPT[cut:], cut)
+
+    for answer, other in zip(found, expected[cut:], strict=True):
+        assert answer.domains == other.domains
+        assert answer.probabilities.tobytes() == other.probabilities.tobytes()
+        assert answer.version == other.version
+
+
+@pytest.mark.parametrize("name", ["door", "door@1"])
+def test_after_it_was_on_disk_everything_goes_on_bit_for_bit(tmp_path: Path, name: str):
+    expected = show(telling(), SCRIPT)
+    subject = telling(storage=str(tmp_path))
+    found = []
+    for seed, step in enumerate(SCRIPT):
+        found += show(subject, [step], seed)
+        if subject.worker.parts.registry.in_memory(name):
+            subject.commands.evict(name)
+
+    assert [answer.probabilities.tobytes() for answer in found] == [one.probabilities.tobytes() for one in expected]
+    assert [answer.domains for answer in found] == [one.domains for one in expected]
+
+
+def test_a_stream_that_learnt_before_domains_were_told_apart_goes_on_as_it_was(tmp_path: Path):
+    first = wired(window=4, storage=str(tmp_path))
+    ask(first, "door", dark(4))
+    learn_all(first)
+    expected = ask(first, "door", dark(4, 1))
+    first.commands.save()
+    first.kept.keeper.close()
+
+    second = telling(storage=str(tmp_path), window=4, adapter=None)
+
+    assert ask(second, "door", dark(4, 1)).probabilities.tobytes() == expected.probabilities.tobytes()
+    assert domains(second) == []
+
+
+def test_the_files_of_a_domain_that_made_room_are_erased(tmp_path: Path):
+    subject = telling(domains=2, storage=str(tmp_path))
+    lamps = [lambda n, s, c=c: np.clip(rows(n, s) // 8 + 60 * c, 0, 255).astype(np.uint8) for c in range(4)]
+    for seed, lamp in enumerate(lamps):
+        ask(subject, "door", lamp(16, seed))
+        learn_all(subject)
+
+    assert subject.kept.keeper.flush(30)
+    subject.commands.save()
+    assert subject.kept.keeper.flush(30)
+    assert {name for name in subject.kept.store.names() if is_domain(name)} == set(domains(subject))
+
+
+def test_a_deleted_stream_leaves_no_domain(tmp_path: Path):
+    subject = telling(storage=str(tmp_path))
+    show(subject, SCRIPT)
+
+    subject.worker.parts.registry.delete("door").result(30)
+
+    assert subject.kept.store.names() == []
+    assert subject.worker.parts.registry.every_stream_in_memory() == []
+    assert ask(subject, "door", dark(16)).domains[0] == "door@1"
+
+
+def test_a_domain_that_cannot_go_on_stops_no_other(tmp_path: Path):
+    subject = telling(storage=str(tmp_path))
+    show(subject, [(dark, 16), (bright, 16)])
+    subject.worker.parts.registry.set_aside("door@1", RuntimeError("broken on purpose"))
+
+    answers = [ask(subject, "door", kind(16, 50)) for kind in (rows, bright, dark)]
+
+    assert [set(answer.domains) for answer in answers] == [{HOME}, {"door@2"}, {"door@3"}]
+
+
+def test_what_happens_to_domains_is_told_of_the_stream(tmp_path: Path):
+    subject = telling(storage=str(tmp_path))
+    show(subject, SCRIPT)
+
+    told = Counter((entry.stream, entry.event) for entry in subject.audited())
+    assert told["door", "open"] == len(domains(subject))
+    assert told["door@1", "begin"] >= 1
+    assert told["door@1", "commit"] == subject.stream("door@1").steps
+
+
+def test_the_log_of_a_domain_replays_to_its_state(tmp_path: Path):
+    subject = telling(storage=str(tmp_path), keep_inputs=True)
+    show(subject, SCRIPT * 2)
+    told = [entry for entry in subject.audited() if entry.stream == "door@1"]
+    stream = subject.stream("door@1")
+
+    def window(digest: str) -> torch.Tensor:
+        images = load(subject.kept.store.read_input("door@1", digest) or b"")
+        return torch.cat([images[name] for name in sorted(images)]).float() / 255
+
+    state = replay(told, Recipe(stream.method.adapter, tiny(), None, window))
+
+    assert {entry.event for entry in told} >= {"begin", "commit"}
+    assert bits(state) == bits(stream.state)
