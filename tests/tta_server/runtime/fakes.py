@@ -83,8 +83,9 @@ def bright(count: int, seed: int = 0) -> np.ndarray:
 def styled(backbone: Backbone) -> Reference:
     """Return a bundle that says how `rows` look to a tiny network, and nothing else."""
     x = torch.from_numpy(rows(400, 1000)).float() / 255
-    styles, _ = backbone.styles(x, ("bn",))
-    space = fit(("bn",), styles[:300], styles[300:])
+    styles, output = backbone.styles(x, ("bn",))
+    assert output is not None
+    space = fit(("bn",), styles[:300], styles[300:], output.logits[:300].argmax(1))
     tensors = {f"{PART}/mean": space.mean.float(), f"{PART}/whitener": space.whitener.float()}
     return Reference(backbone.spec.digest, tensors, {PART: {"layers": ["bn"], "images": 300, "limit": 3.0}})
 
