@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tta_server.models.backbone import Backbone, Tensors
 
-SCHEMA = 2
+SCHEMA = 3
 _KEY = "tta_reference"
 
 

@@ -83,7 +83,7 @@ def test_a_file_that_was_cut_off_is_refused(path, backbone, share):
 
 
 @pytest.mark.parametrize(
-    "header", ["", "[1]", "null", "{}", "no json", "[" * 100_000, '{"schema": 2, "digest": "", "about": 3}']
+    "header", ["", "[1]", "null", "{}", "no json", "[" * 100_000, '{"schema": 3, "digest": "", "about": 3}']
 )
 def test_a_file_with_another_header_is_refused(path, backbone, header):
     save_file(load_file(path), path, {"tta_reference": header})
@@ -97,13 +97,13 @@ def test_the_weights_themselves_are_no_bundle(backbone):
         load_reference(glyphs.WEIGHTS, backbone)
 
 
-@pytest.mark.parametrize(("schema", "age"), [(1, "an older"), (3, "another"), ("2", "another")])
+@pytest.mark.parametrize(("schema", "age"), [(1, "an older"), (4, "another"), ("3", "another")])
 def test_a_bundle_of_another_version_is_refused(reference, path, backbone, schema, age):
     header = json.dumps({"schema": schema, "digest": reference.digest, "about": {}})
     save_file(load_file(path), path, {"tta_reference": header})
 
     with pytest.raises(
-        ValueError, match=rf"made with {age} version: it has schema {schema}, expected 2; make it again"
+        ValueError, match=rf"made with {age} version: it has schema {schema}, expected 3; make it again"
     ):
         load_reference(path, backbone)
 
