@@ -240,12 +240,12 @@ class GuardSettings(Section):
         description="How much less of the canary than the source a stream may read, beside chance.",
     )
     min_balance: float = Field(
-        -0.2,
+        -0.4,
         ge=-1,
         le=0,
         description="Where a stream and the frozen model differ, whose answers are credible: 1 the stream's alone, -1 "
-        "the frozen model's alone. Below this the frozen model answers, until it is above half of it; while a stream "
-        "has answered few images, from 0 on.",
+        "the frozen model's alone. Below this, times the share of images on which they differ, the frozen model "
+        "answers, until it is above half of it; while a stream has answered few images, from 0 on.",
     )
 
 

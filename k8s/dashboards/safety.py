@@ -88,8 +88,9 @@ _MEASURES: Final = [
     series(
         "Balance",
         "Where the stream and the frozen model differ, whose answers are sure and from features like the source's: 1 "
-        "the stream's alone, -1 the frozen model's alone. Below guard.min_balance the frozen model answers, until it "
-        "is above half of it. Long below 0: nothing is gained on this input.",
+        "the stream's alone, -1 the frozen model's alone. Below guard.min_balance, times the share on which they "
+        "differ, the frozen model answers, until it is above half of it. Long below 0: nothing is gained on this "
+        "input.",
         [Query(f"tta_balance_ratio{{{STREAM}}}", BY_STREAM)],
         unit="none",
         look=Look(minimum=None),

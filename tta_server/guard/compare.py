@@ -41,7 +41,7 @@ class Compare:
 
     def begin(self, record: Record, answered: Output, frozen: Output) -> Record:
         """Say anew who should answer before the first step."""
-        return self._weigh(record.but(stream_score=0.0, frozen_score=0.0, scored=0.0), answered, frozen)
+        return self._weigh(record.but(stream_score=0.0, frozen_score=0.0, differed=0.0, scored=0.0), answered, frozen)
 
     def uniform(self, record: Record) -> tuple[Cause, str]:
         """Return why the recent answers are too much alike; an empty reason if they are not."""
@@ -70,10 +70,12 @@ class Compare:
         record = record.but(
             stream_score=record.stream_score * kept + score.stream,
             frozen_score=record.frozen_score * kept + score.frozen,
+            differed=record.differed * kept + score.differ,
             scored=record.scored * kept + len(frozen.logits),
         )
-        # Few images may have been of one class: then nothing worse than a draw is let pass.
-        least = self._settings.min_balance * record.answered
+        # Few images may have been of one class, and where both hardly differ there is little to gain: then little less
+        # than a draw is let pass.
+        least = self._settings.min_balance * record.answered * record.differed / record.scored
         return record.but(source=balance(record) < (least / 2 if record.source else least))
 
 

@@ -19,7 +19,8 @@ class Record:
         source: Whether the frozen model answers because the stream is worse.
         stream_score: Recent images on which both differ and the stream's answer is credible.
         frozen_score: Those on which the frozen model's is.
-        scored: How many recent images the two are of.
+        differed: All on which both differ.
+        scored: How many recent images the three are of.
         adapted_shares: Smoothed mean prediction of the adapted model (K,).
         frozen_shares: Of the frozen model (K,).
         answered: How much these two have gathered, in [0, 1].
@@ -32,6 +33,7 @@ class Record:
     source: bool
     stream_score: float
     frozen_score: float
+    differed: float
     scored: float
     adapted_shares: Tensor
     frozen_shares: Tensor
@@ -49,6 +51,7 @@ class Record:
             source=False,
             stream_score=0.0,
             frozen_score=0.0,
+            differed=0.0,
             scored=0.0,
             adapted_shares=nothing,
             frozen_shares=nothing,

@@ -26,10 +26,12 @@ class Score(NamedTuple):
     Attributes:
         stream: On how many the stream's answer is credible.
         frozen: On how many the frozen model's is.
+        differ: How many they are.
     """
 
     stream: float
     frozen: float
+    differ: float
 
 
 class Referee:
@@ -50,8 +52,8 @@ class Referee:
     def score(self, answered: Output, frozen: Output) -> Score:
         """Return how the models stand on a window (N images)."""
         differ = answered.logits.argmax(1) != frozen.logits.argmax(1)
-        credible = torch.stack([self.credible(answered), self.credible(frozen)])
-        return Score(*(credible & differ).sum(1).double().tolist())
+        counted = torch.stack([self.credible(answered) & differ, self.credible(frozen) & differ, differ])
+        return Score(*counted.sum(1).double().tolist())
 
     def credible(self, output: Output) -> Tensor:
         """Say of each answer (N,) whether it is sure and not given from features where no source image lies.

@@ -50,9 +50,9 @@ def test_who_stands_where_swaps_with_the_models_and_only_differences_count(seed,
 
     score, swapped = referee.score(other, home), referee.score(home, other)
 
-    assert (score.stream, score.frozen) == (swapped.frozen, swapped.stream)
-    assert max(score) <= int(turned.sum())
-    assert referee.score(home, home) == (0, 0)
+    assert (score.stream, score.frozen, score.differ) == (swapped.frozen, swapped.stream, swapped.differ)
+    assert max(score) == score.differ <= int(turned.sum())
+    assert referee.score(home, home) == (0, 0, 0)
 
 
 def test_the_frozen_model_stands_better_at_home_than_one_whose_statistics_are_of_one_class(referee):
