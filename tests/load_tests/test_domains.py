@@ -3,55 +3,30 @@ import pytest
 import torch
 
 from load_tests import courses, domains
-from load_tests.routed import Routed
+from load_tests.served import ServedStream
 from tests.tta_server.guard.streams import clean, foggy, model
-from tta_server.domains.space import StyleSpace, fit
 
 
-def space(limit=2.0) -> StyleSpace:
+def test_a_served_stream_tells_fog_from_clean_images():
+    stream = ServedStream(model(), {"engine": {"window_rows": 32}})
     backbone = model().backbone
-    layers = backbone.norm_layers[2:5:2]
-    styles, output = backbone.styles(clean(0, 512), layers)
-    assert output is not None
-    return fit(layers, styles[:320], styles[320:], output.logits[:320].argmax(1), limit)
-
-
-def test_clean_images_are_answered_by_the_frozen_model_and_fog_by_a_domain_of_its_own():
-    backbone = model().backbone
-    stream = Routed(backbone, space(), lr=1e-3, window=32)
 
     for start in range(512, 640, 16):
-        assert torch.equal(stream.answer(clean(start, 16)), backbone.forward(clean(start, 16)).logits)
-    assert stream.routing.opened == 0
-    for start in range(512, 640, 16):
-        stream.answer(foggy(clean(start, 16)))
+        x = clean(start, 16)
+        torch.testing.assert_close(stream.answer(x), backbone.forward(x).logits.softmax(1), atol=1e-6, rtol=0)
+    assert stream.domains == []
+    stream.answer(foggy(clean(640, 16)))
 
-    assert stream.routing.opened == 1
-    again = clean(640, 16)
-    assert torch.equal(stream.answer(again), backbone.forward(again).logits)
-    assert not torch.equal(stream.answer(foggy(again)), backbone.forward(foggy(again)).logits)
-
-
-def test_a_request_of_both_is_answered_image_by_image():
-    backbone = model().backbone
-    stream = Routed(backbone, space(), lr=1e-3, window=32)
-    for start in range(512, 640, 16):
-        stream.answer(foggy(clean(start, 16)))
-
-    mixed = torch.cat([clean(640, 8), foggy(clean(648, 8))])
-    answers = stream.answer(mixed)
-
-    torch.testing.assert_close(answers[:8], backbone.forward(mixed).logits[:8])
-    assert not torch.allclose(answers[8:], backbone.forward(mixed).logits[8:])
+    assert len(stream.domains) == 1
 
 
 def test_the_benchmark_prints_a_row_for_each_side(capsys):
     assert domains.main(["--count", "32", "--seeds", "1"]) == 0
 
     printed = capsys.readouterr().out
-    assert printed.count("| routed by style") == 2
+    assert printed.count("| the default, requests of") == 2
     assert "| frozen |" in printed
-    assert "| opened | merged |" in printed
+    assert "| domains |" in printed
 
 
 @pytest.mark.parametrize("kind", list(courses.KINDS))

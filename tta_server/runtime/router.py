@@ -17,6 +17,7 @@ from tta_server.domains.merge import alike
 from tta_server.domains.place import Place
 from tta_server.domains.route import NEW, follow, is_few, route
 from tta_server.domains.space import StyleSpace
+from tta_server.guard.judge import Unguarded
 from tta_server.models import Backbone
 from tta_server.runtime.device import on_device, read
 from tta_server.runtime.job import Job, Piece, Scores
@@ -24,7 +25,7 @@ from tta_server.storage.audit import now
 from tta_server.streams.event import EventKind, News, StreamEvent
 from tta_server.streams.names import domain_name
 from tta_server.streams.registry import Registry
-from tta_server.streams.stream import Stream
+from tta_server.streams.stream import Stream, source_answers
 from tta_server.streams.whereabouts import Whereabouts
 from tta_server.telemetry.closed_sets import DropReason
 
@@ -119,7 +120,7 @@ class Router:
         domain = part.stream
         seen = len(domain.window) + part.rows
         grown = seen >= _GROWN * domain.begun and domain.begun < self._window_rows
-        if domain.place is None or domain.steps or domain.answers_as_source or not grown:
+        if domain.place is None or domain.steps or not grown or source_answers(domain.mode, "adapted"):
             return
         images = [*(row.image for row in domain.window), part.images]
         x = on_device(images, self._backbone.device)[: self._window_rows]
@@ -127,6 +128,9 @@ class Router:
         state = method.adapter.begin(self._backbone, method.initial, x)
         if state is not method.initial:
             domain.begin(state, len(x))
+            if not isinstance(method.guard, Unguarded):
+                frozen, answered = self._backbone.forward(x), method.adapter.predict(self._backbone, state, x)
+                domain.memory, domain.serve = method.guard.weigh(domain.memory, frozen, answered)
             reason = f"it has the statistics of its first {len(x)} images"
             self._news.tell(StreamEvent(domain.name, "begin", before, domain.standing, domain, reason=reason))
 

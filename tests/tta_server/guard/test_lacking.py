@@ -61,7 +61,7 @@ def test_an_adapter_starts_without_a_part_unless_that_is_said_to_stop_it(name):
 
 
 @pytest.mark.parametrize(
-    "parts", [{part} for part in PARTS] + [LABELLED, set(PARTS)], ids=lambda parts: "+".join(parts)
+    "parts", [{part} for part in sorted(PARTS)] + [LABELLED, set(PARTS)], ids=lambda parts: "+".join(sorted(parts))
 )
 def test_a_guard_judges_with_whatever_is_there(parts):
     tent, backbone = adapters.create("tent"), model().backbone
