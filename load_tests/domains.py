@@ -25,19 +25,21 @@ from torch import Tensor
 
 from load_tests.courses import CLEAN, CLEAN_AFTER, KINDS, ROUNDS, Pool, Stretch, by_name, streams
 from load_tests.machine import describe, load_average
-from load_tests.served import ServedStream
 from tta_server import adapters
 from tta_server.adapters import State
 from tta_server.app import load_model
 from tta_server.calibrate.bundle import calibrate
 from tta_server.calibrate.labelled import Labelled, read
 from tta_server.evaluate.corruptions import CORRUPTIONS
+from tta_server.evaluate.session import Session
 from tta_server.models import Backbone, Model, Reference, glyphs
 from tta_server.models.reference import load_reference
+from tta_server.settings import GuardSettings
 from tta_server.settings_file import load_settings
 
 FIRST = 64
 WINDOW = 64
+_DOMAINS = 16  # the default
 LONG = 20 * WINDOW  # what is promised is promised of 20 windows in a row
 
 Answer = Callable[[Tensor], Tensor]
@@ -79,9 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=3, help="streams, each of other images (default: %(default)s)")
     parser.add_argument("--adapter", default="tent", help="method (default: %(default)s)")
     parser.add_argument("--processes", type=int, default=1, help="streams measured at once (default: %(default)s)")
-    parser.add_argument(
-        "--lr", type=float, default=2.5e-4, help="learning rate of a method that has one (default: %(default)s)"
-    )
+    parser.add_argument("--lr", type=float, help="its learning rate (default: its own)")
     parser.add_argument("--out", type=Path, help="also write the report to this file")
     return parser
 
@@ -117,20 +117,33 @@ def _lines(
     model: Model, stretches: list[Stretch], pool: Pool, options: argparse.Namespace
 ) -> Iterator[tuple[str, Line]]:
     describes = {"continual": _continual, "recurring": _recurring}.get(options.stream, _any)
-    frozen = _run(lambda x: model.backbone.forward(x).logits, stretches, pool, WINDOW)
+    backbone = model.backbone
+    frozen = _run(lambda images: backbone.forward(_floats(images)).logits.argmax(1), stretches, pool, WINDOW)
     yield "frozen", describes(stretches, frozen, frozen)
-    given = {"lr": options.lr} if hasattr(adapters.create(options.adapter), "lr") else {}
-    section = {"adapter": {"name": options.adapter, "settings": given}}
+    adapter = adapters.create(options.adapter)
+    if options.lr is not None:
+        adapter = adapters.create(options.adapter, lr=options.lr)
     if options.stream == "continual":
-        one = ServedStream(model, section | {"domains": {"max": 1}})
-        yield "one state (`domains.max: 1`)", describes(stretches, _run(one.answer, stretches, pool, 16), frozen)
-        batch = adapters.create("tent", lr=options.lr, stats="batch")
-        wrong = _run(_learning(batch, model.backbone), stretches, pool, WINDOW)
+        one = _session(model, adapter, 1)
+        yield "one state (`domains.max: 1`)", describes(stretches, _run(_asks(one), stretches, pool, 16), frozen)
+        wrong = _run(_learning(adapters.create("tent", stats="batch"), backbone), stretches, pool, WINDOW)
         yield "TENT, each batch of 64 by its own statistics", describes(stretches, wrong, frozen)
     for size in options.requests:
-        served = ServedStream(model, section)
-        line = describes(stretches, _run(served.answer, stretches, pool, size), frozen)
+        served = _session(model, adapter, _DOMAINS)
+        line = describes(stretches, _run(_asks(served), stretches, pool, size), frozen)
         yield f"the default, requests of {size}", line | {"domains": float(len(served.domains))}
+
+
+def _session(model: Model, adapter: adapters.Adapter, domains: int) -> Session:
+    return Session(adapter, model.backbone, model.reference, WINDOW, False, GuardSettings(), domains)
+
+
+def _asks(session: Session) -> Answer:
+    return lambda images: torch.from_numpy(session.answer(images.numpy()))
+
+
+def _floats(images: Tensor) -> Tensor:
+    return images.float() / 255
 
 
 def _continual(stretches: list[Stretch], wrong: Wrong, frozen: Wrong) -> Line:
@@ -180,11 +193,11 @@ def worst(wrong: Wrong, frozen: Wrong) -> float:
 def _learning(adapter: adapters.Adapter, backbone: Backbone) -> Answer:
     state: State = adapter.init(backbone)
 
-    def answer(x: Tensor) -> Tensor:
+    def answer(images: Tensor) -> Tensor:
         nonlocal state
-        step = adapter.adapt(backbone, state, x)
+        step = adapter.adapt(backbone, state, _floats(images))
         state = step.state
-        return step.output.logits
+        return step.output.logits.argmax(1)
 
     return answer
 
@@ -194,7 +207,7 @@ def _run(answer: Answer, stretches: Sequence[Stretch], pool: Pool, rows: int) ->
     x = torch.from_numpy(np.concatenate([pool.images(stretch) for stretch in stretches]))
     labels = np.concatenate([pool.labels[stretch.rows] for stretch in stretches])
     with torch.no_grad():
-        predicted = torch.cat([answer(part.float() / 255).argmax(1) for part in x.split(rows)]).numpy()
+        predicted = torch.cat([answer(part) for part in x.split(rows)]).numpy()
     wrong, parts = predicted != labels, []
     for stretch in stretches:
         parts.append(wrong[: len(stretch.rows)])

@@ -1,23 +1,7 @@
 import numpy as np
 import pytest
-import torch
 
 from load_tests import courses, domains
-from load_tests.served import ServedStream
-from tests.tta_server.guard.streams import clean, foggy, model
-
-
-def test_a_served_stream_tells_fog_from_clean_images():
-    stream = ServedStream(model(), {"engine": {"window_rows": 32}})
-    backbone = model().backbone
-
-    for start in range(512, 640, 16):
-        x = clean(start, 16)
-        torch.testing.assert_close(stream.answer(x), backbone.forward(x).logits.softmax(1), atol=1e-6, rtol=0)
-    assert stream.domains == []
-    stream.answer(foggy(clean(640, 16)))
-
-    assert len(stream.domains) == 1
 
 
 def test_the_benchmark_prints_a_row_for_each_side(capsys):
