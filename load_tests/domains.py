@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--requests", type=int, nargs="+", default=[16, 1], help="sizes of requests that are routed")
     parser.add_argument("--count", type=int, default=256, help="images of each domain (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="streams, each of other images (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="where the network runs (default: %(default)s)")
     parser.add_argument("--adapter", default="tent", help="method (default: %(default)s)")
     parser.add_argument("--processes", type=int, default=1, help="streams measured at once (default: %(default)s)")
     parser.add_argument("--lr", type=float, help="its learning rate (default: its own)")
@@ -87,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _model(options: argparse.Namespace) -> Model:
-    return load_model(load_settings(options.config, {"model": {"device": "cpu"}}).model)
+    return load_model(load_settings(options.config, {"model": {"device": options.device}}).model)
 
 
 def _bundle(options: argparse.Namespace) -> Reference:
@@ -118,7 +119,9 @@ def _lines(
 ) -> Iterator[tuple[str, Line]]:
     describes = {"continual": _continual, "recurring": _recurring}.get(options.stream, _any)
     backbone = model.backbone
-    frozen = _run(lambda images: backbone.forward(_floats(images)).logits.argmax(1), stretches, pool, WINDOW)
+    frozen = _run(
+        lambda images: backbone.forward(_on(images, backbone)).logits.argmax(1).cpu(), stretches, pool, WINDOW
+    )
     yield "frozen", describes(stretches, frozen, frozen)
     adapter = adapters.create(options.adapter)
     if options.lr is not None:
@@ -142,8 +145,8 @@ def _asks(session: Session) -> Answer:
     return lambda images: torch.from_numpy(session.answer(images.numpy()))
 
 
-def _floats(images: Tensor) -> Tensor:
-    return images.float() / 255
+def _on(images: Tensor, backbone: Backbone) -> Tensor:
+    return images.to(backbone.device).float() / 255
 
 
 def _continual(stretches: list[Stretch], wrong: Wrong, frozen: Wrong) -> Line:
@@ -195,9 +198,9 @@ def _learning(adapter: adapters.Adapter, backbone: Backbone) -> Answer:
 
     def answer(images: Tensor) -> Tensor:
         nonlocal state
-        step = adapter.adapt(backbone, state, _floats(images))
+        step = adapter.adapt(backbone, state, _on(images, backbone))
         state = step.state
-        return step.output.logits.argmax(1)
+        return step.output.logits.argmax(1).cpu()
 
     return answer
 
