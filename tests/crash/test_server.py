@@ -35,6 +35,7 @@ def config(folder) -> dict:
         "adapter": {"name": "tent", "settings": {"lr": 0.02}},
         # A request is a window, and streams take turns: all forwards and steps have one shape.
         "engine": {"max_rows": ROWS, "window_rows": ROWS, "stack_rows": 0, "threads": 1},
+        "domains": {"max": 1},
         "guard": {"enabled": False},  # it may refuse a lesson, and then versions would not count lessons
         "storage": {"url": str(folder), "save_every_s": 0.0, "keep_states": 2},
     }
@@ -171,3 +172,37 @@ def test_a_server_that_is_asked_to_stop_loses_nothing(tmp_path, course):
         victim.process.join(60)
 
     assert on_disk(tmp_path / "kept", course) == dict.fromkeys(STREAMS, 1)
+
+
+def test_after_a_kill_a_stream_finds_its_domains(tmp_path):
+    told_apart = config(tmp_path / "kept") | {"domains": {"max": 16}}
+    with Victim(tmp_path, told_apart) as victim:
+        assert victim.ready(), victim.said()
+        for lesson in range(LESSONS):
+            infer(victim.client, "camera", images("camera", lesson))
+        before = settled(victim)
+        victim.kill()
+
+    with Victim(tmp_path, told_apart) as victim:
+        assert victim.ready(), victim.said()
+        after = domains(victim)
+        answer = infer(victim.client, "camera", images("camera", LESSONS))
+
+    assert [name for name, steps in before.items() if steps] == ["camera@1"]  # noise, and nothing but noise
+    assert after == before
+    assert answer["parameters"]["domains"] == ["camera@1"] * ROWS
+
+
+def domains(victim: Victim) -> dict[str, int]:
+    """Return the steps of each domain of the camera."""
+    found = victim.client.get("/v1/streams/camera/domains").json()["domains"]
+    return {each["id"]: each["steps"] for each in found}
+
+
+def settled(victim: Victim) -> dict[str, int]:
+    """Return the same, once all lessons are learnt and on disk."""
+    deadline_s = time.monotonic() + 60
+    while domains(victim).get("camera@1") != LESSONS:
+        assert time.monotonic() < deadline_s, domains(victim)
+    time.sleep(1)  # the writer is at most a round behind
+    return domains(victim)

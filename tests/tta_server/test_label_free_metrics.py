@@ -54,7 +54,7 @@ def test_entropy_and_confidence_are_those_of_the_recorded_answers(tmp_path):
 def test_the_guards_gauges_are_those_of_the_recorded_steps():
     model = models.load("glyphs")
     backbone = model.backbone
-    settings = load_settings(None, {"engine": {"window_rows": WINDOW}})
+    settings = load_settings(None, {"engine": {"window_rows": WINDOW}, "domains": {"max": 1}})
     kept = open_storage(settings.storage)
     opened.append(kept)
     adapter = adapters.create("tent")
@@ -64,10 +64,10 @@ def test_the_guards_gauges_are_those_of_the_recorded_steps():
 
     for i in range(0, len(images), WINDOW):
         window = images[i : i + WINDOW]
-        step = method.adapter.adapt(backbone, states[-1], torch.from_numpy(window).float() / 255)
+        answered = method.adapter.predict(backbone, states[-1], torch.from_numpy(window).float() / 255)
         share = 1 - np.exp(-WINDOW / RECENT_IMAGES)
         gathered += (1 - gathered) * share
-        shares += (step.output.logits.softmax(1).mean(0).double().numpy() - shares) * share / gathered
+        shares += (answered.logits.softmax(1).mean(0).double().numpy() - shares) * share / gathered
         ask(worker, "gate", window)
         learn_all(worker)
         stream = worker.parts.registry.existing("gate")

@@ -92,14 +92,11 @@ class Router:
             look: What the frozen model says of it.
             busy: Domains that are about to answer other requests, and cannot be spared.
         """
+        if not look.styles.isfinite().all():  # the source answers, if anything can, and nobody learns from it
+            return [Piece(job, stream)]
         known = self._registry.domains(stream.name)
-        # What is not finite has no style: the source answers, and nobody learns from it.
-        sound = look.styles.isfinite().all(1)
-        found = np.zeros(job.rows, np.int64)
-        if sound.any():
-            styles = look.styles[sound]
-            stream.whereabouts = _been(stream).after(styles, self._space.limit)
-            found[sound.numpy()] = self._where(stream, stream.whereabouts, known, styles)
+        stream.whereabouts = _been(stream).after(look.styles, self._space.limit)
+        found = np.array(self._where(stream, stream.whereabouts, known, look.styles))
         asked = {0: stream}
         for index, (name, place) in enumerate(known.items(), 1):
             if (found == index).any():
@@ -110,8 +107,8 @@ class Router:
             first = look.styles[torch.from_numpy(found == NEW)] if judged is None else judged
             asked[NEW] = self._open(stream, first, job, {*busy, *(one.name for one in asked.values())})
         index = int(found[-1])
-        own = look.styles[sound & torch.from_numpy(found == index)]
-        self._arrive(stream, asked[index], own if judged is None or not len(own) else judged, known)
+        own = look.styles[torch.from_numpy(found == index)] if judged is None else judged
+        self._arrive(stream, asked[index], own, known)
         shares = {index: np.flatnonzero(found == index) for index in dict.fromkeys(found.tolist())}
         return [Piece(job, asked[index], None if len(own) == job.rows else own) for index, own in shares.items()]
 
@@ -153,10 +150,8 @@ class Router:
 
     def _arrive(self, stream: Stream, last: Stream, styles: Tensor, known: dict[str, Place]) -> None:
         """Note where a stream is now: who answers the last image, which was judged by these styles (n, D)."""
-        been = _been(stream)
-        if len(styles):
-            here = known.get(last.name) or last.place or self._source
-            been = been.saw(here.distance(styles), self._source.distance(styles))
+        here = known.get(last.name) or last.place or self._source
+        been = _been(stream).saw(here.distance(styles), self._source.distance(styles))
         stream.whereabouts = been.at(last.name if last.parent else "")
         if last.name in known and last.name != been.current:
             self._tell("recall", stream, "", {"domain": last.name})

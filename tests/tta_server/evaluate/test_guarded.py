@@ -17,7 +17,7 @@ DEMO_RATE = 5e-3
 @pytest.fixture(scope="module")
 def bench():
     model = catalog.load("glyphs")
-    return Bench(model.backbone, model.reference, None, WINDOW, guard=GuardSettings())
+    return Bench(model.backbone, model.reference, None, WINDOW, guard=GuardSettings(), domains=16)
 
 
 def pictures(order="random", classes=CLASSES):
