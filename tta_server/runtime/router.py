@@ -25,7 +25,7 @@ from tta_server.storage.audit import now
 from tta_server.streams.event import EventKind, News, StreamEvent
 from tta_server.streams.names import domain_name
 from tta_server.streams.registry import Registry
-from tta_server.streams.stream import Stream, source_answers
+from tta_server.streams.stream import Stream
 from tta_server.streams.whereabouts import Whereabouts
 from tta_server.telemetry.closed_sets import DropReason
 
@@ -113,22 +113,24 @@ class Router:
         return [Piece(job, asked[index], None if len(own) == job.rows else own) for index, own in shares.items()]
 
     def begin(self, part: Piece) -> None:
-        """Have a domain in which no step was taken answer with the statistics of what it has seen so far."""
-        domain = part.stream
+        """Have a domain in which no step was taken answer with the statistics of what it has seen so far.
+
+        The guard says each time whether it or the source answers meanwhile.
+        """
+        domain, adapter = part.stream, part.stream.method.adapter
         seen = len(domain.window) + part.rows
-        grown = seen >= _GROWN * domain.begun and domain.begun < self._window_rows
-        if domain.place is None or domain.steps or not grown or source_answers(domain.mode, "adapted"):
+        grown = seen >= max(_GROWN * domain.begun, 1 + adapter.batch_coupled) and domain.begun < self._window_rows
+        if domain.place is None or domain.steps or domain.mode != "after" or not grown:
             return
         images = [*(row.image for row in domain.window), part.images]
         x = on_device(images, self._backbone.device)[: self._window_rows]
         method, before = domain.method, domain.standing
-        state = method.adapter.begin(self._backbone, method.initial, x)
-        if state is not method.initial:
-            domain.begin(state, len(x))
-            if not isinstance(method.guard, Unguarded):
-                frozen, answered = self._backbone.forward(x), method.adapter.predict(self._backbone, state, x)
-                domain.memory, domain.serve = method.guard.weigh(domain.memory, frozen, answered)
-            reason = f"it has the statistics of its first {len(x)} images"
+        domain.begin(adapter.begin(self._backbone, method.initial, x), len(x))
+        if not isinstance(method.guard, Unguarded):
+            frozen, answered = self._backbone.forward(x), adapter.predict(self._backbone, domain.state, x)
+            domain.memory, domain.serve = method.guard.weigh(domain.memory, frozen, answered)
+        if domain.standing != before:
+            reason = f"it has seen {len(x)} images"
             self._news.tell(StreamEvent(domain.name, "begin", before, domain.standing, domain, reason=reason))
 
     def tidy(self, stream: Stream) -> None:

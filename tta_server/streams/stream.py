@@ -155,7 +155,7 @@ class Stream:
     @property
     def adapted(self) -> bool:
         """Whether what answers has seen or learnt something of the input, and is not the source."""
-        return bool(self.steps or self.begun) and not self.answers_as_source
+        return (self.steps > 0 or self.state is not self.method.initial) and not self.answers_as_source
 
     @property
     def base(self) -> State:
@@ -192,7 +192,8 @@ class Stream:
 
     def begin(self, state: State, images: int) -> None:
         """Answer with `state` until the first step: it has the statistics of the first `images` images."""
-        self.go_to(state, 0)
+        if state is not self.state:
+            self.go_to(state, 0)
         self.begun = images
 
     def commit(self, state: State, rows: int, passed: bool) -> None:

@@ -46,13 +46,25 @@ def test_who_stands_where_swaps_with_the_models_and_only_differences_count(seed,
     referee, generator = Referee(model().reference), torch.Generator().manual_seed(seed)
     home = frozen(clean(0, 64))
     turned = torch.rand(64, 1, generator=generator) < share
-    other = home._replace(logits=torch.where(turned, home.logits.roll(1, 1), home.logits))
+    # Features that are a little other ones: the models are two.
+    other = Output(torch.where(turned, home.logits.roll(1, 1), home.logits), home.features + 1e-6)
 
     score, swapped = referee.score(other, home), referee.score(home, other)
 
     assert (score.stream, score.frozen, score.differ) == (swapped.frozen, swapped.stream, swapped.differ)
     assert max(score) == score.differ <= int(turned.sum())
     assert referee.score(home, home) == (0, 0, 0)
+
+
+def test_a_method_that_only_relabels_is_no_surer_than_the_network_is_of_its_labels():
+    referee = Referee(model().reference)
+    home = frozen(clean(0, 64))
+    relabelled = Output(100 * home.logits.roll(1, 1), home.features)
+
+    score = referee.score(relabelled, home)
+
+    assert score.stream == 0
+    assert score.frozen > 0.8 * score.differ
 
 
 def test_the_frozen_model_stands_better_at_home_than_one_whose_statistics_are_of_one_class(referee):
