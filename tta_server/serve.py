@@ -69,13 +69,20 @@ def summary(service: Service, address: str) -> Table:
         "device": str(service.served.model.backbone.device),
         "bundle": _bundle(service),
         "adapter": f"{settings.adapter.name} ({given or 'defaults'})",
-        "streams": f"mode '{settings.streams.mode}', windows of {settings.engine.window_rows} images",
+        "streams": _streams(service),
         "try": f"curl {address}/v2/health/ready",
     }
     table = Table(show_header=False, title="tta-server", title_justify="left")
     for key, value in rows.items():
         table.add_row(key, value)
     return table
+
+
+def _streams(service: Service) -> str:
+    """Say how streams learn, those that nobody configured by name."""
+    settings, registry = service.settings, service.served.registry
+    told = f"mode '{registry.modes.usual('')}', windows of {settings.engine.window_rows} images"
+    return f"{told}, up to {settings.domains.max} domains each" if registry.tells_apart else f"{told}, one state each"
 
 
 def _bundle(service: Service) -> str:

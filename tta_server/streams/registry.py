@@ -72,6 +72,11 @@ class Registry(Directory):
         news.on_failure(self.set_aside)
         self._report()
 
+    @property
+    def tells_apart(self) -> bool:
+        """Whether streams tell domains apart."""
+        return self._dimensions > 0
+
     def load(self, names: Sequence[str]) -> None:
         """Know the streams that are on disk already; one whose file cannot be read is set aside.
 
