@@ -46,7 +46,7 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED) $(PROMETHEUS)
 	@command -v curl > /dev/null || apt-get install --yes curl
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 $(ARGS)
 
 test-quick: $(INSTALLED)
 	$(BIN)/pytest -q -n 2 $(SLOW:%=--ignore=tests/%) $(ARGS)
