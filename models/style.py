@@ -65,7 +65,9 @@ def style(x: Tensor, channels: int) -> Tensor:
     if not tokens and (x.dim() < 3 or x.shape[1] != channels):
         raise ValueError(f"style needs maps or tokens of {channels} channels, got shape {tuple(x.shape)}")
     values = (x.movedim(-1, 1) if tokens else x).detach().flatten(2).float()
-    deviation, mean = torch.std_mean(values, 2, correction=0)
+    mean = values.mean(2)
+    # In two passes: on a CPU, `std_mean` takes eight times as long, which is a third of a small network's forward.
+    deviation = torch.linalg.vector_norm(values - mean[:, :, None], dim=2) / values.shape[2] ** 0.5
     return torch.cat([mean, (deviation + _LEAST_DEVIATION).log()], 1)
 
 
