@@ -23,7 +23,7 @@ LEAST_IMAGES = 32
 
 _DEPTHS = 0.1, 0.5  # of the normalisation layers: the first see blur and noise late, the last see classes
 _CANDIDATES, _CHOSEN = 10, 2
-_MOST_VALUES = 1024  # of a style, if layers allow it: the space of more costs minutes, and there are no more images
+_MOST_VALUES = 1024  # of a style, if layers allow it: the space of more costs minutes
 _MOST_IMAGES = 1000  # more change nothing that is seen
 _SPOILT_IMAGES = 64
 
@@ -55,10 +55,11 @@ def style(
     if len(images) < LEAST_IMAGES:
         raise ValueError(f"needs at least {LEAST_IMAGES} images, got {len(images)}")
     chosen = torch.from_numpy(images[rng.permutation(len(images))[:_MOST_IMAGES]])
-    widths = _widths(backbone)
+    fitted = int(_FITTED * len(chosen))
+    most = min(_MOST_VALUES, fitted)  # of more values than images, how they vary together is not known
+    widths = _widths(backbone, most)
     if not widths:
         raise ValueError("needs a normalisation layer, in the first half of the network, that sees each image once")
-    fitted = int(_FITTED * len(chosen))
     clean, classes = _look(backbone, chosen, widths, batch, partial(progress, "styles"))
     ways = bank(chosen[fitted : fitted + _SPOILT_IMAGES].float() / 255)
     every = torch.cat(list(ways.values()))
@@ -69,14 +70,14 @@ def style(
         whitened = space.whiten(_joined(spoilt, layers)).chunk(len(ways))
         return mean(_area(space, others, way) for way in whitened)
 
-    layers = max(_choices(widths), key=score)
+    layers = max(_choices(widths, most), key=score)
     space, others = _space(layers, clean, classes[:fitted])
     about = {"layers": list(layers), "images": space.images, "limit": _limit(space, others, classes[fitted:])}
     tensors = {f"{PART}/mean": space.mean.float().cpu(), f"{PART}/whitener": space.whitener.float().cpu()}
     return tensors, {PART: about | {"area": score(layers)}}
 
 
-def _widths(backbone: Backbone) -> dict[str, int]:
+def _widths(backbone: Backbone, most: int) -> dict[str, int]:
     """Return the layers that may be chosen, in order, with the number of values of their styles.
 
     Those that are small enough for two, if there are any: blocks repeat, and every third layer may be a wide one.
@@ -89,15 +90,15 @@ def _widths(backbone: Backbone) -> dict[str, int]:
             found[path] = backbone.styles(
                 torch.zeros(2, *backbone.spec.input_shape, device=backbone.device), [path], answer=False
             )[0].shape[1]
-    small = [path for path, width in found.items() if width <= _MOST_VALUES // _CHOSEN] or list(found)
+    small = [path for path, width in found.items() if width <= most // _CHOSEN] or list(found)
     return {path: found[path] for path in small[:: max(1, math.ceil(len(small) / _CANDIDATES))]}
 
 
-def _choices(widths: Mapping[str, int]) -> list[tuple[str, ...]]:
+def _choices(widths: Mapping[str, int], most: int) -> list[tuple[str, ...]]:
     """Return what may be chosen: layers together if their styles are small enough, else single ones, else the least."""
     for number in (min(_CHOSEN, len(widths)), 1):
         choices = list(combinations(widths, number))
-        small = [layers for layers in choices if sum(widths[layer] for layer in layers) <= _MOST_VALUES]
+        small = [layers for layers in choices if sum(widths[layer] for layer in layers) <= most]
         if small:
             return small
     return [(layer,) for layer, width in widths.items() if width == min(widths.values())]
