@@ -8,9 +8,9 @@ from tta_server.domains.place import Place
 from tta_server.errors import BadRequest, Conflict, NotFound
 from tta_server.runtime.desk import Desk, Who
 from tta_server.runtime.job import HOME
-from tta_server.storage.audit import now
 from tta_server.streams.lately import shares
 from tta_server.streams.names import domain_name
+from tta_server.streams.opening import open_domain
 from tta_server.streams.stream import Stream
 
 _Domain = dict[str, Any]
@@ -106,13 +106,8 @@ class DomainCommands:
             who: Who asks.
             extra: What the audit log is to say beside.
         """
-        if stream.whereabouts is None:
-            raise ValueError(f"stream '{stream.name}' tells no domains apart")
-        name = domain_name(stream.name, stream.whereabouts.next)
-        domain = self._desk.streams.create(name, stream.mode, stream.method)
-        stream.whereabouts = stream.whereabouts.opened()
-        (domain.place, domain.title), domain.since = placed, now()
-        self._desk.changed(stream, "open", stream.standing, who, {"domain": name} | extra)
+        domain = open_domain(self._desk.streams, stream, *placed)
+        self._desk.changed(stream, "open", stream.standing, who, {"domain": domain.name} | extra)
         self._desk.go_on(domain, adopted, "import", who, extra)
         return domain
 

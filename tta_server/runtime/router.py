@@ -21,9 +21,8 @@ from tta_server.guard.judge import Unguarded
 from tta_server.models import Backbone
 from tta_server.runtime.device import on_device, read
 from tta_server.runtime.job import Job, Piece, Scores
-from tta_server.storage.audit import now
 from tta_server.streams.event import EventKind, News, StreamEvent
-from tta_server.streams.names import domain_name
+from tta_server.streams.opening import open_domain, whereabouts_of
 from tta_server.streams.registry import Registry
 from tta_server.streams.stream import Stream
 from tta_server.streams.whereabouts import Whereabouts
@@ -95,14 +94,14 @@ class Router:
         if not look.styles.isfinite().all():  # the source answers, if anything can, and nobody learns from it
             return [Piece(job, stream)]
         known = self._registry.domains(stream.name)
-        stream.whereabouts = _been(stream).after(look.styles, self._space.limit)
+        stream.whereabouts = whereabouts_of(stream).after(look.styles, self._space.limit)
         found = np.array(self._where(stream, stream.whereabouts, known, look.styles))
         asked = {0: stream}
         for index, (name, place) in enumerate(known.items(), 1):
             if (found == index).any():
                 asked[index] = self._registry.open(name, job.arrived_s)
                 asked[index].place = place.seen(look.styles[torch.from_numpy(found == index)])
-        judged = _been(stream).recent if is_few(job.rows) else None
+        judged = whereabouts_of(stream).recent if is_few(job.rows) else None
         if (found == NEW).any():
             first = look.styles[torch.from_numpy(found == NEW)] if judged is None else judged
             asked[NEW] = self._open(stream, first, job, {*busy, *(one.name for one in asked.values())})
@@ -134,7 +133,9 @@ class Router:
             self._news.tell(StreamEvent(domain.name, "begin", before, domain.standing, domain, reason=reason))
 
     def tidy(self, stream: Stream) -> None:
-        """Merge two domains of a stream that have become alike, if there are two."""
+        """Merge two domains of a stream that have become alike, if there are two; places move only away from home."""
+        if not whereabouts_of(stream).current:
+            return
         known = self._registry.domains(stream.name)
         pair = alike([self._source, *known.values()], self._space.limit)
         if not pair:
@@ -147,13 +148,13 @@ class Router:
             domain.place = domain.place.merged(known[gone])
         reason = f"'{gone}' had become like '{kept}'"
         self._leave("merge", stream, gone, reason, {"domain": kept, "merged": gone})
-        if _been(stream).current == gone:
-            stream.whereabouts = _been(stream).at(kept)
+        if whereabouts_of(stream).current == gone:
+            stream.whereabouts = whereabouts_of(stream).at(kept)
 
     def _arrive(self, stream: Stream, last: Stream, styles: Tensor, known: dict[str, Place]) -> None:
         """Note where a stream is now: who answers the last image, which was judged by these styles (n, D)."""
         here = known.get(last.name) or last.place or self._source
-        been = _been(stream).saw(here.distance(styles), self._source.distance(styles))
+        been = whereabouts_of(stream).saw(here.distance(styles), self._source.distance(styles))
         stream.whereabouts = been.at(last.name if last.parent else "")
         if last.name in known and last.name != been.current:
             self._tell("recall", stream, "", {"domain": last.name})
@@ -190,12 +191,11 @@ class Router:
             if not spared:
                 return stream
             self._leave("forget", stream, spared, f"a new one took the place of '{spared}'", {"domain": spared})
-        name = domain_name(stream.name, _been(stream).next)
-        stream.whereabouts = _been(stream).opened()
-        domain = self._registry.create(name, stream.mode, stream.method)
-        domain.place, domain.since, domain.touched_s = Place.first(styles), now(), job.arrived_s
-        reason = f"what it sees lies {self._source.apart(domain.place):.3g} times the usual spread from the source"
-        self._tell("open", stream, reason, {"domain": name})
+        place = Place.first(styles)
+        domain = open_domain(self._registry, stream, place)
+        domain.touched_s = job.arrived_s
+        reason = f"what it sees lies {self._source.apart(place):.3g} times the usual spread from the source"
+        self._tell("open", stream, reason, {"domain": domain.name})
         return domain
 
     def _leave(self, kind: EventKind, stream: Stream, domain: str, reason: str, extra: dict[str, str]) -> None:
@@ -213,12 +213,6 @@ class Router:
     ) -> None:
         at = stream.standing
         self._news.tell(StreamEvent(stream.name, kind, at, at, stream, reason=reason, lost=lost, extra=extra))
-
-
-def _been(stream: Stream) -> Whereabouts:
-    if stream.whereabouts is None:
-        raise ValueError(f"stream '{stream.name}' tells no domains apart")
-    return stream.whereabouts
 
 
 def _needs_answer(stream: Stream) -> bool:
