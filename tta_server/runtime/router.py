@@ -17,6 +17,7 @@ from tta_server.domains.merge import alike
 from tta_server.domains.place import Place
 from tta_server.domains.route import NEW, follow, is_few, route
 from tta_server.domains.space import StyleSpace
+from tta_server.errors import SetAside
 from tta_server.guard.judge import Unguarded
 from tta_server.models import Backbone
 from tta_server.runtime.device import on_device, read
@@ -93,13 +94,17 @@ class Router:
         """
         if not look.styles.isfinite().all():  # the source answers, if anything can, and nobody learns from it
             return [Piece(job, stream)]
-        known = self._registry.domains(stream.name)
+        known, been = self._registry.domains(stream.name), stream.whereabouts
         stream.whereabouts = whereabouts_of(stream).after(look.styles, self._space.limit)
         found = np.array(self._where(stream, stream.whereabouts, known, look.styles))
         asked = {0: stream}
         for index, (name, place) in enumerate(known.items(), 1):
             if (found == index).any():
-                asked[index] = self._registry.open(name, job.arrived_s)
+                try:
+                    asked[index] = self._registry.open(name, job.arrived_s)
+                except SetAside:  # that domain alone: the others are what is known now
+                    stream.whereabouts = been
+                    return self.place(job, stream, look, busy)
                 asked[index].place = place.seen(look.styles[torch.from_numpy(found == index)])
         judged = whereabouts_of(stream).recent if is_few(job.rows) else None
         if (found == NEW).any():
@@ -143,7 +148,10 @@ class Router:
         kept, gone = ([*known][index - 1] for index in pair)
         if self._registry.summary(gone).steps > self._registry.summary(kept).steps:
             kept, gone = gone, kept
-        domain = self._registry.existing(kept)
+        try:
+            domain = self._registry.existing(kept)
+        except SetAside:  # that domain alone
+            return
         if domain.place:
             domain.place = domain.place.merged(known[gone])
         reason = f"'{gone}' had become like '{kept}'"

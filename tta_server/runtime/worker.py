@@ -160,13 +160,14 @@ class Worker:
         router, answered = self.parts.router, dict[Piece, Scores]()
         if router is None or not asked:
             return answered
-        looks = self._looks(router, asked)
-        for stream in {stream.name: stream for _, stream in asked}.values():
-            router.tidy(stream)  # before anything points at a domain
+        looks, tidied = self._looks(router, asked), set[str]()
         for job, stream in asked:
             if job.future.done():
                 continue
             with self._whatever_happens(job):
+                if stream.name not in tidied:  # before anything points at a domain of it
+                    router.tidy(stream)
+                    tidied.add(stream.name)
                 look = looks[job]
                 busy = {part.stream.name for draft in drafts.values() for part in draft.parts}
                 parts = router.place(job, stream, look, busy)

@@ -93,6 +93,22 @@ def test_a_deleted_stream_leaves_no_domain(tmp_path: Path):
     assert ask(subject, "door", dark(16)).domains[0] == "door@1"
 
 
+def test_a_domain_whose_file_cannot_be_read_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    subject = telling(storage=str(tmp_path))
+    show(subject, [(dark, 16), (bright, 16)])
+    subject.commands.evict("door@1")
+    shelf = subject.worker.parts.registry._shelf
+
+    def damaged(name: str, method: object) -> None:
+        raise ValueError(f"the file of '{name}' is damaged")
+
+    monkeypatch.setattr(shelf, "read", damaged)
+    answers = [ask(subject, "door", kind(16, 50)) for kind in (rows, bright, dark, dark)]
+
+    assert [set(answer.domains) for answer in answers] == [{HOME}, {"door@2"}, {"door@3"}, {"door@3"}]
+    assert "damaged" in subject.worker.parts.registry.summary("door@1").trouble
+
+
 def test_a_domain_that_cannot_go_on_stops_no_other(tmp_path: Path):
     subject = telling(storage=str(tmp_path))
     show(subject, [(dark, 16), (bright, 16)])
