@@ -1,7 +1,7 @@
 """Tell a stream's images apart: which domain each belongs to, and what is done about one that is new.
 
-The source's place is one of those that are compared: what is nearest to it is at home, is answered by the frozen model
-and not learnt from. What lies nowhere opens a domain.
+What lies within the source's reach is at home: the frozen model answers it, and nobody learns from it. The rest goes to
+the nearest domain within whose reach it lies; what lies nowhere opens one.
 """
 
 from collections import Counter
@@ -98,14 +98,14 @@ class Router:
         stream.whereabouts = whereabouts_of(stream).after(look.styles, self._space.limit)
         found = np.array(self._where(stream, stream.whereabouts, known, look.styles))
         asked = {0: stream}
-        for index, (name, place) in enumerate(known.items(), 1):
-            if (found == index).any():
-                try:
-                    asked[index] = self._registry.open(name, job.arrived_s)
-                except SetAside:  # that domain alone: the others are what is known now
-                    stream.whereabouts = been
-                    return self.place(job, stream, look, busy)
-                asked[index].place = place.seen(look.styles[torch.from_numpy(found == index)])
+        wanted = [(index, *one) for index, one in enumerate(known.items(), 1) if (found == index).any()]
+        try:
+            asked |= {index: self._registry.open(name, job.arrived_s) for index, name, _ in wanted}
+        except SetAside:  # one domain alone: the others are what is known now
+            stream.whereabouts = been
+            return self.place(job, stream, look, busy)
+        for index, _, place in wanted:  # once all are there: a request is folded in once
+            asked[index].place = place.seen(look.styles[torch.from_numpy(found == index)])
         judged = whereabouts_of(stream).recent if is_few(job.rows) else None
         if (found == NEW).any():
             first = look.styles[torch.from_numpy(found == NEW)] if judged is None else judged
