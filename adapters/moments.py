@@ -18,6 +18,7 @@ from torch import Tensor
 from tta_server.adapters.base import Adapter, State, TooFewImagesError, accept, group, ungroup
 from tta_server.adapters.bounds import OptionalShare
 from tta_server.models import Backbone, Output, Tensors, TooFewValuesError
+from tta_server.models.pooled import pool
 
 Stats = Literal["batch", "ema"]
 
@@ -105,17 +106,6 @@ def track(stored: Tensors, moments: Tensors, momentum: float) -> dict[str, Tenso
     A layer that the forward, which reported the moments of a window, did not reach keeps its own.
     """
     return {name: torch.lerp(old, moments[name], momentum) if name in moments else old for name, old in stored.items()}
-
-
-def pool(stored: Tensors, moments: Tensors, share: Tensor) -> dict[str, Tensor]:
-    """Return statistics as `track` does, of images of which a `share` (0-d) has the moments; law of total variance."""
-    pooled = dict(stored)
-    for mean in (name for name in stored if name.endswith(".running_mean") and name in moments):
-        var, part = f"{mean.removesuffix('mean')}var", share.to(stored[mean])
-        between = part * (1 - part) * (moments[mean] - stored[mean]).square()
-        pooled[mean] = torch.lerp(stored[mean], moments[mean], part)
-        pooled[var] = torch.lerp(stored[var], moments[var], part) + between
-    return pooled
 
 
 def _share(state: State, images: int) -> Tensor:

@@ -99,6 +99,13 @@ class StatisticsSettings(Section):
     median: bool = Field(
         False, description="Take medians over images, not means (MedBN): a minority of bad images then changes little."
     )
+    source_share: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Share of the source's statistics that stays however much is seen; unset, what `calibrate` "
+        "measured for the network. 0 is what most papers do.",
+    )
 
 
 class EngineSettings(Section):

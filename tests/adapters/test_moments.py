@@ -8,8 +8,9 @@ from torch.testing import assert_close
 from tests.networks import reference_network
 from tests.states import bits
 from tta_server.adapters import create
-from tta_server.adapters.moments import init_stats, pool, track, track_stats
+from tta_server.adapters.moments import init_stats, track, track_stats
 from tta_server.models import Output, TorchBackbone
+from tta_server.models.pooled import pool
 
 FAST = settings(deadline=None, max_examples=100)
 SLOW = settings(deadline=None, max_examples=20)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
@@ -42,6 +42,57 @@ def test_a_number_of_images_below_one_is_refused(backbone):
         robust(backbone, 0)
 
 
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_share_that_is_none_is_refused(backbone, share):
+    with pytest.raises(ValueError, match=r"source_share must be in \[0, 1\], got"):
+        robust(backbone, 16, source_share=share)
+
+
+def test_nothing_is_wrapped_where_nothing_is_asked_for(backbone):
+    assert robust(backbone, 1) is backbone
+
+
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(share=st.floats(0.01, 1), asked=st.sampled_from(["batch", 0.3]))
+def test_the_share_of_the_source_stays_in_what_normalises_and_in_the_moments(backbone, batch, share, asked):
+    found = robust(backbone, 1, source_share=share).forward(batch, statistics=asked)
+
+    moves = (1 - share) * (1 if asked == "batch" else asked)
+    plain = backbone.forward(batch, statistics=moves)
+    assert torch.equal(found.logits, plain.logits)
+    for name, source in backbone.norm_stats().items():
+        own, mean = plain.moments[name], name.replace("running_var", "running_mean")
+        between = share * (1 - share) * (plain.moments[mean] - backbone.norm_stats()[mean]).square()
+        expected = share * source + (1 - share) * own + (between if name.endswith("running_var") else 0)
+        assert_close(found.moments[name], expected)
+
+
+@pytest.mark.parametrize("name", ["bn", "tent"])
+def test_an_endless_stream_ends_up_between_the_source_and_its_own(backbone, batch, name):
+    held, adapter = robust(backbone, 1, source_share=0.25), adapters.create(name)
+    state = adapter.init(held)
+
+    for _ in range(60):
+        step = adapter.adapt(held, state, batch)
+        state = step.state
+
+    for layer, expected in held.forward(batch, {}, "batch").moments.items():
+        if name == "bn":
+            assert_close(state[f"stats/{layer}"], expected, rtol=0.02, atol=0.02)
+    assert all(tensor.isfinite().all() for tensor in state.values())
+
+
+@pytest.mark.parametrize("name", ["bn", "tent"])
+def test_where_all_of_the_source_stays_no_statistic_moves(backbone, batch, name):
+    held, adapter = robust(backbone, 16, source_share=1), adapters.create(name)
+    state = adapter.init(held)
+
+    begun, learnt = adapter.begin(held, state, batch), adapter.adapt(held, state, batch).state
+
+    for moved in (begun, learnt):
+        assert all(torch.equal(moved[key], tensor) for key, tensor in state.items() if key.startswith("stats/"))
+
+
 @settings(deadline=None, max_examples=50)
 @given(images=st.integers(5, 20), strange=st.integers(0, 9), size=st.floats(10, 1e6), seed=st.integers(0, 99))
 def test_a_minority_of_images_cannot_move_the_median_out_of_the_rest(images, strange, size, seed):
@@ -76,10 +127,10 @@ def test_the_gradient_goes_through_the_medians():
     assert torch.autograd.gradcheck(median_moments, (x,))
 
 
-@pytest.mark.parametrize(("rows", "median"), [(16, True), (4, False)])
+@pytest.mark.parametrize(("rows", "median", "share"), [(16, True, 0), (4, False, 0), (16, False, 0.5), (4, False, 0.5)])
 @pytest.mark.parametrize("name", ["bn", "tent"])
-def test_stacked_streams_learn_what_single_ones_do(backbone, batches, name, rows, median):
-    safer, adapter = robust(backbone, 16, median), adapters.create(name)
+def test_stacked_streams_learn_what_single_ones_do(backbone, batches, name, rows, median, share):
+    safer, adapter = robust(backbone, 16, median, share), adapters.create(name)
     state = adapter.init(safer)
     xs: Tensor = batches[:3, :rows]
 

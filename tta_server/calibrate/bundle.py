@@ -14,10 +14,11 @@ from tta_server.calibrate.answers import Answers
 from tta_server.calibrate.labelled import Progress
 from tta_server.calibrate.mixed import Batches, Mixed
 from tta_server.calibrate.null import Windows, null
+from tta_server.calibrate.statistics import statistics
 from tta_server.calibrate.style import style
 from tta_server.domains.space import PART
 from tta_server.guard.drift import LEVELS, SourceStatistics, image_scores
-from tta_server.models import Backbone, Reference
+from tta_server.models import Backbone, Reference, robust
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,10 @@ def calibrate(
         methods: The adapters whose parts are made; None are all registered ones, with their defaults.
 
     Returns:
-        The bundle. Parts: `style`, `histogram`, `features`, `confidence`, `energy`, `null`, `null_moments`; with labels
-        `memory`, `canary`, `atc`; and what the methods make, if the network has a use for it: `fisher`, and with labels
-        `vida`. A part that cannot be made of these images is left out, and `about["left_out"]` says why.
+        The bundle. Parts: `style`, `statistics`, `histogram`, `features`, `confidence`, `energy`, `null`,
+        `null_moments`; with labels `memory`, `canary`, `atc`; and what the methods make, if the network has a use for
+        it: `fisher`, and with labels `vida`. A part that cannot be made of these images is left out, and
+        `about["left_out"]` says why.
 
     Raises:
         ValueError: If shapes or labels do not fit the model, an answer of it is not finite, or nothing can be made.
@@ -73,7 +75,8 @@ def calibrate(
     seeds = np.random.SeedSequence(seed)
     children = seeds.spawn(3)
     order_rng, kept_rng, null_rng = (np.random.default_rng(child) for child in children)
-    style_rng = np.random.default_rng(*children[0].spawn(1))  # whoever asks `seeds` next still draws the same
+    # Of children: whoever asks `seeds` next still draws the same.
+    style_rng, share_rng = (np.random.default_rng(child) for child in children[0].spawn(2))
     data = Mixed.of(images, labels, order_rng)
     answers = Answers.of(backbone, data, sizes.forward, progress)
     making = _Making(backbone, data, answers, sizes, progress, {"seed": seed})
@@ -84,7 +87,9 @@ def calibrate(
     for maker in registered() if methods is None else methods:
         making.prepare(maker, Batches(data, free, seeds, seed, backbone.device))
     making.take(("null", "null_moments"), partial(making.drift, null_rng))
-    making.take((PART,), partial(making.space, images, style_rng))
+    making.take((PART,), partial(making.say, partial(style, backbone, images, style_rng, sizes.forward, progress)))
+    if "batchnorm" in backbone.spec.capabilities:
+        making.take((robust.PART,), partial(making.say, partial(statistics, backbone, images, share_rng, progress)))
     return making.bundle()
 
 
@@ -177,8 +182,8 @@ class _Making:
         scores = scores._replace(distance=self.answers.distances.float())
         return null(self.backbone, self.data, scores, source, self.sizes.windows, rng, self.progress)
 
-    def space(self, images: NDArray[np.uint8], rng: np.random.Generator) -> dict[str, Tensor]:
-        """Return the part `style`."""
-        tensors, about = style(self.backbone, images, rng, self.sizes.forward, self.progress)
+    def say(self, make: Callable[[], tuple[dict[str, Tensor], dict[str, object]]]) -> dict[str, Tensor]:
+        """Return the tensors that `make` makes, and take over what it says about them."""
+        tensors, about = make()
         self.about |= about
         return tensors

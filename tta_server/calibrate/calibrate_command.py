@@ -20,6 +20,7 @@ from tta_server.calibrate.unlabelled import Unlabelled, read_unlabelled
 from tta_server.guard.lacking import lacking, sentences
 from tta_server.models import Model, Reference, glyphs
 from tta_server.models.reference import beside
+from tta_server.models.robust import PART
 from tta_server.settings import ModelSettings
 from tta_server.settings_file import load_settings
 
@@ -36,6 +37,7 @@ _PARTS = {
     "null": "quantiles of each drift score without drift",
     "null_moments": "mean and deviation of each drift score without drift",
     "style": "space in which domains are told apart",
+    "statistics": "how much of the source's normalisation statistics stays",
 }
 
 
@@ -183,6 +185,12 @@ def _said(reference: Reference, out: Path, classes: int) -> Iterator[str]:
     accuracy, images = reference.about.get("accuracy"), reference.about["images"]
     reads = "no labels" if accuracy is None else f"source accuracy {accuracy:.1%}"
     yield f"{images} source images, {reads}; wrote {out} ({out.stat().st_size / 1024:.0f} KiB)"
+    if found := reference.about.get(PART):
+        share, errors = found["source_share"], found["errors"]
+        yield (
+            f"of spoilt source images {errors['1.0']:.0%} are misread, and {errors[str(share)]:.0%} with statistics "
+            f"that are {1 - share:.0%} their own: a stream's may move so far"
+        )
     if accuracy is not None and accuracy < 2 / classes:
         yield (
             "that accuracy is about chance: the labels are in another order than the model's, or the preprocessing is "

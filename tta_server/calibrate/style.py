@@ -29,6 +29,7 @@ _SPOILT_IMAGES = 64
 
 _FITTED = 0.6  # of the images; the rest say how far others lie
 _LEVEL, _MARGIN = 0.95, 1.5  # the limit is this quantile of windows of one class, times a margin
+_FOLDS = 5  # classes are left out a fifth at a time, to see how far windows of unknown ones lie
 
 
 def style(
@@ -72,7 +73,10 @@ def style(
 
     layers = max(_choices(widths, most), key=score)
     space, others = _space(layers, clean, classes[:fitted])
-    about = {"layers": list(layers), "images": space.images, "limit": _limit(space, others, classes[fitted:])}
+    known = len(torch.unique(classes)) / backbone.spec.classes
+    joined = _joined(clean, layers)
+    limit = _limit(space, others, classes[fitted:], _unknown(joined, classes, fitted, rng), known)
+    about = {"layers": list(layers), "images": space.images, "limit": limit, "classes": known}
     tensors = {f"{PART}/mean": space.mean.float().cpu(), f"{PART}/whitener": space.whitener.float().cpu()}
     return tensors, {PART: about | {"area": score(layers)}}
 
@@ -138,8 +142,41 @@ def _area(space: StyleSpace, clean: Tensor, spoilt: Tensor) -> float:
     return float(farther.mean())
 
 
-def _limit(space: StyleSpace, styles: Tensor, classes: Tensor) -> float:
-    """Return the distance beyond which images are not the source's: windows of one class are, and lie far out."""
+def _limit(space: StyleSpace, styles: Tensor, classes: Tensor, unknown: Tensor, known: float) -> float:
+    """Return the distance beyond which images are not the source's: windows of one class are, and lie far out.
+
+    Args:
+        space: Where.
+        styles: Of images that it was not fitted on, whitened (N, D).
+        classes: As they are predicted (N,).
+        unknown: Distances of windows of classes that a space was not fitted on (W,).
+        known: Share of the network's classes that there are images of: a stream shows the others as well.
+    """
     home = Place.source(len(space.mean), space.images)
-    distances = torch.tensor([home.distance(window) for window in kin(styles, classes)])
-    return _MARGIN * max(1.0, float(distances.quantile(_LEVEL)))
+    own = torch.tensor([home.distance(window) for window in kin(styles, classes)], dtype=torch.float64)
+    weights = torch.cat([torch.full_like(own, known / len(own)), torch.full_like(unknown, (1 - known) / len(unknown))])
+    distances, order = torch.cat([own, unknown]).sort()
+    reached = weights[order].cumsum(0)
+    return _MARGIN * max(1.0, float(distances[torch.searchsorted(reached, _LEVEL * reached[-1])]))
+
+
+def _unknown(styles: Tensor, classes: Tensor, fitted: int, rng: np.random.Generator) -> Tensor:
+    """Return how far windows of one class lie from the source if no image of their class is known; (W,), W >= 1.
+
+    Args:
+        styles: Of all images (N, D), as the network gives them.
+        classes: As they are predicted (N,).
+        fitted: How many images, the first, a space is fitted on; the scale of distances is that of the others.
+        rng: Draws which classes are left out together.
+    """
+    kinds = torch.unique(classes)
+    folds = torch.from_numpy(rng.permutation(len(kinds)) % _FOLDS)[torch.searchsorted(kinds, classes)]
+    first = torch.arange(len(classes)) < fitted
+    found = []
+    for fold in torch.unique(folds):
+        out = folds == fold
+        with suppress(ValueError):  # too few are left
+            space = fit((), styles[first & ~out], styles[~first & ~out], classes[first & ~out])
+            home = Place.source(len(space.mean), space.images)
+            found += [home.distance(window) for window in kin(space.whiten(styles[out]), classes[out])]
+    return torch.tensor(found or [1.0], dtype=torch.float64)

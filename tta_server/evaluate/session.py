@@ -14,6 +14,7 @@ from tta_server.evaluate.datasets import Indices
 from tta_server.models import Backbone, Reference
 from tta_server.models.backbone import size_bytes
 from tta_server.models.preprocess import Pixels
+from tta_server.models.robust import measured_share, robust
 from tta_server.runtime.assemble import assemble
 from tta_server.runtime.job import Job
 from tta_server.runtime.served import Storage
@@ -101,6 +102,8 @@ class Session:
             guard=guard or GuardSettings(enabled=False),
         )
         metrics = Metrics(_NAME, adapter.name)
+        if not adapter.batch_coupled:  # those are measured as their papers have them
+            backbone = robust(backbone, 1, source_share=measured_share(reference))
         self._worker, _ = ask(assemble, backbone, reference, adapter, settings, metrics, _nowhere())
         self._registry = self._worker.parts.registry
         self._worker.parts.news.listen(self._hear)

@@ -15,6 +15,7 @@ _RECENT_IMAGES = 256  # over which answers are gathered for their diversity
 _GATHERED = 0.5  # of them, before their diversity is judged
 _SCORED_IMAGES = 64  # over which the score is gathered: quick to fall back, quick to return
 _DRAWN = 4  # images that count as a draw: very few decide nothing
+_CREDIBLE = 0.1  # of the images on which both differ: a stream that is credible on fewer has nothing to show for itself
 
 
 class Compare:
@@ -76,7 +77,8 @@ class Compare:
         # Few images may have been of one class, and where both hardly differ there is little to gain: then little less
         # than a draw is let pass.
         least = self._settings.min_balance * record.answered * record.differed / record.scored
-        return record.but(source=balance(record) < (least / 2 if record.source else least))
+        unproven = record.stream_score + 1 < _CREDIBLE * record.differed
+        return record.but(source=unproven or balance(record) < (least / 2 if record.source else least))
 
 
 def balance(record: Record) -> float:

@@ -13,7 +13,7 @@ from tta_server.domains.space import PART, StyleSpace
 from tta_server.guard.guard import Guard
 from tta_server.guard.judge import Judge, Unguarded
 from tta_server.models import Backbone, Model, Reference
-from tta_server.models.robust import robust
+from tta_server.models.robust import measured_share, robust
 from tta_server.runtime.answerer import Answerer
 from tta_server.runtime.commands import Commands
 from tta_server.runtime.engine import Engine
@@ -69,7 +69,9 @@ def make_served(name: str, model: Model, settings: Settings, storage: Storage) -
 
 def network(model: Model, settings: Settings) -> Backbone:
     """Return the network as adapters see it: with the statistics that the configuration asks for."""
-    return robust(model.backbone, settings.statistics.full_rows, settings.statistics.median)
+    asked = settings.statistics
+    share = measured_share(model.reference) if asked.source_share is None else asked.source_share
+    return robust(model.backbone, asked.full_rows, asked.median, share)
 
 
 def assemble(

@@ -83,8 +83,8 @@ def test_every_part_is_announced(backbone, images):
         backbone, images, LABELS, sizes=SMALL, progress=lambda what, done, total: told.update({what: done / total})
     )
 
-    parts = "source answers", "Fisher weights", "windows without drift", "styles", "styles of spoilt images"
-    assert told == dict.fromkeys(parts, 1)
+    styles = "styles", "styles of spoilt images", "shares of the source's statistics"
+    assert told == dict.fromkeys(("source answers", "Fisher weights", "windows without drift", *styles), 1)
 
 
 # Those that cannot start without one.

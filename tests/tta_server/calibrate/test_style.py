@@ -7,9 +7,9 @@ from torch import nn
 
 from tests.tta_server.runtime.fakes import rows, tiny
 from tta_server.calibrate.bundle import calibrate
-from tta_server.calibrate.style import LEAST_IMAGES, style
+from tta_server.calibrate.style import LEAST_IMAGES, _limit, style
 from tta_server.domains.place import Place
-from tta_server.domains.space import StyleSpace
+from tta_server.domains.space import StyleSpace, fit
 from tta_server.guard.canary import bank
 from tta_server.models import Reference, TorchBackbone, glyphs, load
 
@@ -153,3 +153,27 @@ def test_the_style_stays_small_where_layers_allow_it(channels, values):
 def test_images_that_all_look_alike_are_refused():
     with pytest.raises(ValueError, match="the styles of these 64 images do not vary"):
         made(tiny(), np.zeros((64, 3, 8, 8), np.uint8))
+
+
+def test_classes_that_the_source_images_do_not_show_stay_at_home():
+    backbone, (images, labels) = load("glyphs", calibrated=False).backbone, glyphs.images("source")
+    known = labels < 18
+    hidden = torch.from_numpy(images[~known][np.argsort(labels[~known], kind="stable")]).float() / 255
+
+    reference = made(backbone, images[known])
+
+    space = StyleSpace.of(reference)
+    home = Place.source(len(space.mean), space.images)
+    assert reference.about["style"]["classes"] < 1
+    far = [home.distance(window) < space.limit for window in space.styles(backbone, hidden)[0].split(16)]
+    assert sum(far) > 0.9 * len(far), (sum(far), len(far), space.limit)
+
+
+@pytest.mark.parametrize("known", [0.0, 0.5, 1.0])
+def test_the_limit_is_that_of_what_a_stream_will_show(known):
+    space, styles = fit((), torch.randn(200, 4), torch.randn(100, 4), torch.zeros(200)), torch.randn(160, 4)
+    unknown = torch.full((10,), 100.0, dtype=torch.float64)
+
+    limit = _limit(space, styles.double(), torch.arange(160) // 16, unknown, known)
+
+    assert (limit > 100) is (known < 1)

@@ -118,20 +118,16 @@ def test_labels_change_nothing_in_parts_that_need_none(both):
         (10, ALWAYS),
         (16, ALWAYS | {"null", "null_moments"}),
         (31, ALWAYS | {"null", "null_moments"}),
-        (32, ALWAYS | {"null", "null_moments", "style"}),
-        (64, ALWAYS | {"null", "null_moments", "style", "fisher"}),
+        (32, ALWAYS | {"null", "null_moments", "style", "statistics"}),
+        (64, ALWAYS | {"null", "null_moments", "style", "statistics", "fisher"}),
     ],
 )
 def test_each_part_has_a_minimum_of_its_own(count, parts):
     found = calibrate(tiny(), rows(count), None, sizes=SMALL)
 
     assert found.parts == parts
-    assert found.about["left_out"].keys() == {*ALWAYS, "null", "null_moments", "style", "fisher"} - parts | {
-        "canary",
-        "memory",
-        "atc",
-        "vida",
-    }
+    unlabelled = {*ALWAYS, "null", "null_moments", "style", "statistics", "fisher"}
+    assert found.about["left_out"].keys() == unlabelled - parts | {"canary", "memory", "atc", "vida"}
     assert all("needs" in reason for reason in found.about["left_out"].values())
 
 

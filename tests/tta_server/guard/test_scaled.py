@@ -57,7 +57,7 @@ def test_parameters_that_are_far_already_are_drawn_back_by_the_next_step(name):
     verdict = case.judged(scaled, scaled)
 
     if verdict.action == "commit":
-        assert verdict.cause == "trust_region"
+        assert verdict.cause in ("trust_region", "contradicted")  # the second says more: who answers
         assert Trust(case.adapter, case.backbone, case.initial).distance(verdict.state) <= far
 
 

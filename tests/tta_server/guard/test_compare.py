@@ -1,0 +1,45 @@
+"""Who answers: a stream that has something to show for itself, and otherwise what a user has asked for."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tta_server.guard.compare import Compare
+from tta_server.guard.record import Record
+from tta_server.guard.referee import Score
+from tta_server.models import Output
+from tta_server.settings import GuardSettings
+
+
+class Says:
+    def __init__(self, stream: int, frozen: int, differ: int) -> None:
+        self.said = Score(stream, frozen, differ)
+
+    def score(self, answered, frozen):
+        return self.said
+
+
+def source_answers(said: Says, images: int) -> bool:
+    output = Output(torch.zeros(images, 4), torch.zeros(images, 3))
+    return Compare(GuardSettings(), said).begin(Record.fresh(4), output, output).source
+
+
+@pytest.mark.parametrize(("images", "source"), [(4, False), (10, False), (11, True), (16, True), (64, True)])
+def test_in_doubt_about_more_than_a_few_images_the_frozen_model_answers(images, source):
+    assert source_answers(Says(0, 0, images), images) is source
+
+
+@given(differ=st.integers(0, 64), data=st.data())
+@settings(max_examples=200)
+def test_a_stream_that_is_credible_and_more_often_than_the_frozen_model_answers(differ, data):
+    stream = data.draw(st.integers(-(-differ // 10), differ))
+    frozen = data.draw(st.integers(0, stream))
+
+    assert not source_answers(Says(stream, frozen, differ), 64)
+
+
+@given(stream=st.integers(0, 32), more=st.integers(1, 32))
+@settings(max_examples=100)
+def test_a_stream_that_the_frozen_model_beats_does_not(stream, more):
+    assert source_answers(Says(stream, stream + more, 64), 64)
