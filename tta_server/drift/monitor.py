@@ -137,6 +137,13 @@ class Monitor:
         )
         return replace(watch, learnt=seen)
 
+    def sigmas(self, scores: Mapping[DriftScore, float], learnt: Mapping[DriftScore, float]) -> dict[DriftScore, float]:
+        """Return how many standard deviations the scores of a window, and of one that is learnt from, are off."""
+        found = {name: self.known[name].z(value) for name, value in scores.items() if name in self.known}
+        return found | {
+            name: self.known_learnt[name].z(value) for name, value in learnt.items() if name in self.known_learnt
+        }
+
     def looked(self, watch: Watch, rows: int, at_home: bool, time: str) -> Watch:
         """Return what is known of a stream once it is told whether so many images look like the source's."""
         return watch.looked(rows, at_home, self.limits, time)

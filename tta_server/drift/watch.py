@@ -133,6 +133,12 @@ class Watch:
         begins = self.state == "unknown" and settled >= ASTRAY_IMAGES
         return moved._judged(limits, time) if begins or away != self.away else moved
 
+    def unlooked(self, limits: Limits, time: str) -> "Watch":
+        """Return it once nobody looks any more whether images look like the source's."""
+        if not (self.astray or self.settled):
+            return self
+        return replace(self, astray=0, settled=0, away=False, first_astray="")._judged(limits, time)
+
     def _judged(self, limits: Limits, time: str) -> "Watch":
         """Say anew which state it is in: worse at once, better only when neither look nor scores say drift any more."""
         if self.away:

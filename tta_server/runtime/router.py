@@ -81,6 +81,11 @@ class Router:
         self._news = news
         self._source = Place.source(len(self._space.mean), self._space.images)
 
+    @property
+    def limit(self) -> float:
+        """Distance from which images are not the source's any more; see `StyleSpace`."""
+        return self._space.limit
+
     def look(self, asked: Sequence[tuple[Job, Stream]]) -> dict[Job, Look]:
         """Show requests to the frozen model, those together that may need its whole answer and those that will not."""
         found: dict[Job, Look] = {}

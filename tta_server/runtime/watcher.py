@@ -65,8 +65,9 @@ class Watcher:
         self._tell(StreamEvent(whose.name, "scored", at, at, whose))
 
     def _saw(self, monitor: Monitor, stream: Stream, rows: Rows) -> None:
-        before = stream.drift.seen
-        self._go_on(stream, monitor.saw(stream.drift, rows, now()))
+        before, time = stream.drift.seen, now()
+        watch = stream.drift if stream.tells_apart else stream.drift.unlooked(monitor.limits, time)
+        self._go_on(stream, monitor.saw(watch, rows, time))
         if stream.drift.seen > before:
             at = stream.standing
             self._tell(StreamEvent(stream.name, "scored", at, at, stream))
