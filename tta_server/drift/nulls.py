@@ -70,10 +70,14 @@ class Null:
         return max(_LEAST_P, chance)
 
     def _shares(self, value: float) -> tuple[float, float]:
-        """Return the shares of windows below a value and up to it; they differ where many have the same."""
+        """Return the shares of windows below a value and up to it.
+
+        Where many windows have the same value, all that is known is between which levels they lie: the value is then
+        taken for as ordinary as it may be.
+        """
         first, last = bisect_left(self.quantiles, value), bisect_right(self.quantiles, value)
         if first < last:
-            return LEVELS[first], LEVELS[last - 1]
+            return (LEVELS[first - 1] if first else 0.0), (LEVELS[last] if last < len(LEVELS) else 1.0)
         if first == 0:
             return 0.0, LEVELS[0]
         if first == len(LEVELS):

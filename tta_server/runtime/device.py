@@ -32,7 +32,7 @@ def read(output: Output, source: SourceStatistics | None = None) -> Scores:
         host = torch.cat(columns, 1).cpu().numpy()
         return Scores(host[:, :-1], host[:, -1])
     distance = mahalanobis(output.features.float(), source.feature_mean, source.feature_precision)
-    host = torch.cat([*columns, torch.stack([energy(logits), distance], 1)], 1).cpu().numpy()
+    host = torch.cat([*columns, energy(logits)[:, None], distance[:, None]], 1).cpu().numpy()
     return Scores(host[:, :-3], host[:, -3], host[:, -2:])
 
 
