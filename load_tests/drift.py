@@ -118,8 +118,8 @@ def _soon(shown: Scene, corruptions: Sequence[str]) -> Iterator[str]:
     """Say how many requests it takes until each corruption is noticed, and until that is over."""
     images, labels = glyphs.images("test")
     clean = _error(shown, images, labels)
-    yield f"Requests of {_REQUEST} images at severity {_SEVERITY} until the state is drift, and of clean ones until it is"
-    yield f"stable again; the frozen model misreads {clean:.1%} of clean images."
+    yield f"Requests of {_REQUEST} images at severity {_SEVERITY} until the state is drift, and of clean ones until it"
+    yield f"is stable again; the frozen model misreads {clean:.1%} of clean images."
     yield ""
     yield "| | frozen error | until drift | because | until stable | `off`: until drift | because | until stable |"
     yield "|---|---|---|---|---|---|---|---|"
