@@ -14,6 +14,7 @@ from tta_server.drift.nulls import Null, nulls, window_size
 from tta_server.drift.scores import (
     ImageScores,
     SourceStatistics,
+    Yardstick,
     class_shares,
     image_scores,
     layer_shifts,
@@ -54,7 +55,8 @@ class Monitor:
         history: Windows of a stream that are kept.
         size: Images in a window.
         source: The source's numbers, on the device; None if the bundle lacks them, and no window is scored.
-        host: The same on the CPU.
+        yardstick: What frozen answers are measured by as they are made; None likewise.
+        host: The source's numbers on the CPU.
         known: What each score is without drift in windows of that size.
         stats: Source statistics of the normalisation layers.
         known_learnt: What each score is in windows as they are learnt from.
@@ -64,6 +66,7 @@ class Monitor:
     history: int
     size: int
     source: SourceStatistics | None
+    yardstick: Yardstick | None
     host: SourceStatistics | None
     known: Mapping[DriftScore, Null]
     stats: Tensors
@@ -81,7 +84,7 @@ class Monitor:
         """
         limits = Limits.once_in(settings.false_alarm_windows)
         if reference is None or not reference.parts >= PARTS:
-            return cls(limits, settings.history_windows, 0, None, None, {}, stats, {})
+            return cls(limits, settings.history_windows, 0, None, None, None, {}, stats, {})
         needed = {name: tensor.cpu() for name, tensor in reference.tensors.items() if _part(name) in {*PARTS, "atc"}}
         on_host = Reference(reference.digest, needed, reference.about)
         size = window_size(on_host, settings.window_rows)
@@ -89,7 +92,8 @@ class Monitor:
             limits=limits,
             history=settings.history_windows,
             size=size,
-            source=SourceStatistics.of(reference),
+            source=(source := SourceStatistics.of(reference)),
+            yardstick=Yardstick.of(source),
             host=SourceStatistics.of(on_host),
             known=nulls(on_host, size),
             stats=stats,
@@ -106,7 +110,9 @@ class Monitor:
         """
         if self.host is None:
             return watch
-        waiting = np.concatenate([watch.waiting, rows[np.isfinite(rows).all(1)]])
+        waiting = np.concatenate([watch.waiting, rows])
+        if len(waiting) >= self.size:
+            waiting = waiting[np.isfinite(waiting).all(1)]
         while len(waiting) >= self.size:
             watch, waiting = self._window(watch, waiting[: self.size], self.host, time), waiting[self.size :]
         return replace(watch, waiting=waiting)
@@ -173,19 +179,19 @@ class Monitor:
 
 
 def rows_of(
-    answers: npt.NDArray[np.float32], entropies: npt.NDArray[np.float32], more: npt.NDArray[np.float32]
+    answers: npt.NDArray[np.float32], entropies: npt.NDArray[np.float32], measured: npt.NDArray[np.float32]
 ) -> Rows:
     """Return frozen answers that are on the host already, as `Monitor.saw` takes them.
 
     Args:
         answers: Probabilities (n, K).
         entropies: In nats (n,).
-        more: Free energy and distance of the features (n, 2); see `Scores.beside`.
+        measured: What a `Yardstick` measures (n, 2).
     """
     rows = np.empty((len(answers), 5))
     rows[:, 0] = entropies / math.log(answers.shape[1])
     rows[:, 1], rows[:, 3] = answers.max(1), answers.argmax(1)
-    rows[:, [2, 4]] = more
+    rows[:, 2], rows[:, 4] = -measured[:, 0], measured[:, 1]
     return rows
 
 

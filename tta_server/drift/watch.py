@@ -70,7 +70,7 @@ class Watch:
         alarmed: Whether the evidence has been enough, and no calm has followed.
         away: Whether its images have lately looked unlike the source's.
         astray: Images in a row that looked unlike the source's.
-        settled: Images in a row that looked like them.
+        settled: Images in a row that looked like them; not counted on once they are enough.
         first_astray: When the first of those astray came.
         waiting: Images of the window that is not full yet.
         names: Scores that the windows have.
@@ -126,6 +126,8 @@ class Watch:
 
     def looked(self, rows: int, at_home: bool, limits: Limits, time: str) -> "Watch":
         """Return it after so many images, all of which looked like the source's or unlike them."""
+        if at_home and self.settled >= ASTRAY_IMAGES and not self.away:
+            return self  # as nearly always: so many in a row are as good as more
         astray, settled = (0, self.settled + rows) if at_home else (self.astray + rows, 0)
         away = settled < ASTRAY_IMAGES if self.away else astray >= ASTRAY_IMAGES
         first = "" if at_home and not away else self.first_astray or ("" if at_home else time)

@@ -107,9 +107,9 @@ def assemble(
         source=source,
         methods=methods,
         registry=registry,
-        answerer=Answerer(backbone, source, Sharing(settings.engine.stack_rows), watcher.numbers),
+        answerer=Answerer(backbone, source, Sharing(settings.engine.stack_rows), watcher.yardstick),
         router=Router(
-            backbone, (space, watcher.numbers), settings.domains.max, settings.engine.window_rows, registry, news
+            backbone, (space, watcher.yardstick), settings.domains.max, settings.engine.window_rows, registry, news
         )
         if space
         else None,

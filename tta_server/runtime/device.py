@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 
 from tta_server.adapters.losses import entropy
-from tta_server.drift.scores import SourceStatistics, energy, mahalanobis
+from tta_server.drift.scores import Yardstick
 from tta_server.models import Output
 from tta_server.runtime.job import Scores
 from tta_server.streams.window import Images
@@ -19,20 +19,19 @@ def on_device(parts: Iterable[Images], device: torch.device) -> torch.Tensor:
     return _floats(torch.cat(tensors).to(device))
 
 
-def read(output: Output, source: SourceStatistics | None = None) -> Scores:
+def read(output: Output, yardstick: Yardstick | None = None) -> Scores:
     """Bring what a model says of n images to the host in one copy.
 
     Args:
         output: What it says.
-        source: The source's numbers, if it is the frozen model and drift is to be seen.
+        yardstick: The source's, if it is the frozen model and drift is to be seen.
     """
     logits = output.logits.float()
     columns = [logits.softmax(1), entropy(logits)[:, None]]
-    if source is None:
+    if yardstick is None:
         host = torch.cat(columns, 1).cpu().numpy()
         return Scores(host[:, :-1], host[:, -1])
-    distance = mahalanobis(output.features.float(), source.feature_mean, source.feature_precision)
-    host = torch.cat([*columns, energy(logits)[:, None], distance[:, None]], 1).cpu().numpy()
+    host = torch.cat([*columns, *yardstick.measure(logits, output.features.float())], 1).cpu().numpy()
     return Scores(host[:, :-3], host[:, -3], host[:, -2:])
 
 

@@ -17,8 +17,8 @@ class Scores(NamedTuple):
     Attributes:
         probabilities: (n, K).
         entropies: In nats (n,).
-        beside: Free energy and distance of the features from the source's (n, 2), for drift; None of any but the frozen
-            model, and where the bundle lacks the source's numbers.
+        beside: What a `Yardstick` measures (n, 2), for drift; None of any but the frozen model, and where the bundle
+            lacks the source's numbers.
     """
 
     probabilities: npt.NDArray[np.float32]

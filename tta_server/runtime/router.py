@@ -17,7 +17,7 @@ from tta_server.domains.merge import alike
 from tta_server.domains.place import Place
 from tta_server.domains.route import NEW, follow, is_few, route
 from tta_server.domains.space import StyleSpace
-from tta_server.drift.scores import SourceStatistics
+from tta_server.drift.scores import Yardstick
 from tta_server.errors import SetAside
 from tta_server.guard.judge import Unguarded
 from tta_server.models import Backbone
@@ -57,7 +57,7 @@ class Router:
     def __init__(
         self,
         backbone: Backbone,
-        seen_by: tuple[StyleSpace, SourceStatistics | None],
+        seen_by: tuple[StyleSpace, Yardstick | None],
         most: int,
         window_rows: int,
         registry: Registry,
@@ -67,14 +67,14 @@ class Router:
 
         Args:
             backbone: The network.
-            seen_by: Where styles are compared; and the source's numbers, if drift is to be seen.
+            seen_by: Where styles are compared; and the source's yardstick, if drift is to be seen.
             most: Domains that a stream may have.
             window_rows: Images of a full window.
             registry: The streams.
             news: What happens to streams.
         """
         self._backbone = backbone
-        self._space, self._numbers = seen_by
+        self._space, self._yardstick = seen_by
         self._most = most
         self._window_rows = window_rows
         self._registry = registry
@@ -182,7 +182,7 @@ class Router:
     def _look(self, jobs: Sequence[Job], whole: bool) -> dict[Job, Look]:
         x = on_device((job.images for job in jobs), self._backbone.device)
         styles, output = self._space.styles(self._backbone, x, whole)
-        scores = read(output, self._numbers) if output else None
+        scores = read(output, self._yardstick) if output else None
         found, end = {}, 0
         for job in jobs:
             start, end = end, end + job.rows

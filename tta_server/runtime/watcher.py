@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 
 from tta_server.drift.monitor import Monitor, Sights, rows_of
-from tta_server.drift.scores import SourceStatistics
+from tta_server.drift.scores import Yardstick
 from tta_server.drift.watch import Rows, Watch
 from tta_server.runtime.job import Scores
 from tta_server.storage.audit import now
@@ -32,9 +32,9 @@ class Watcher:
         return self._monitor
 
     @property
-    def numbers(self) -> SourceStatistics | None:
-        """What frozen answers have to be compared with while they are on the device; None if nobody asks."""
-        return self._monitor.source if self._monitor else None
+    def yardstick(self) -> Yardstick | None:
+        """What frozen answers are measured by as they are made; None if nobody asks."""
+        return self._monitor.yardstick if self._monitor else None
 
     def answered(self, stream: Stream, scores: Scores) -> None:
         """Take in what the frozen model has answered to images of a stream."""
@@ -65,8 +65,9 @@ class Watcher:
         self._tell(StreamEvent(whose.name, "scored", at, at, whose))
 
     def _saw(self, monitor: Monitor, stream: Stream, rows: Rows) -> None:
-        before, time = stream.drift.seen, now()
-        watch = stream.drift if stream.tells_apart else stream.drift.unlooked(monitor.limits, time)
+        before, watch, time = stream.drift.seen, stream.drift, now()
+        if not stream.tells_apart:
+            watch = watch.unlooked(monitor.limits, time)
         self._go_on(stream, monitor.saw(watch, rows, time))
         if stream.drift.seen > before:
             at = stream.standing

@@ -167,7 +167,10 @@ def test_an_answer_that_is_no_number_does_not_count():
     rows = np.full((3, 5), 0.5)
     rows[1, 2] = np.nan
 
-    assert len(monitor().saw(Watch(), rows, NOW).waiting) == 2
+    watch = monitor().saw(monitor().saw(Watch(), rows, NOW), np.full((WINDOW, 5), 0.5), NOW)
+
+    assert (watch.seen, len(watch.waiting)) == (1, 2)
+    assert np.isfinite(watch.windows).all()
 
 
 def test_without_a_bundle_no_window_is_scored_and_looks_still_count():
