@@ -68,8 +68,8 @@ PANELS: Final[list[Panel]] = [
     ),
     bars(
         "Time in drift",
-        "How long each stream in drift has been so, in seconds, counted from the first image that speaks for it: the "
-        "ten that have waited longest for somebody to look.",
+        "How long each stream in drift has been so, in seconds, counted from the first request or window that speaks "
+        "for it: the ten that have waited longest for somebody to look.",
         Query(
             f"topk(10, (time() - tta_drift_since_timestamp_seconds{{{MODEL}}}) "
             f'and on (model, stream, instance, job) (tta_drift_state{{{MODEL},state="drift"}} == 1))',

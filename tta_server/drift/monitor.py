@@ -191,7 +191,7 @@ def rows_of(
     rows = np.empty((len(answers), 5))
     rows[:, 0] = entropies / math.log(answers.shape[1])
     rows[:, 1], rows[:, 3] = answers.max(1), answers.argmax(1)
-    rows[:, 2], rows[:, 4] = -measured[:, 0], measured[:, 1]
+    rows[:, 2], rows[:, 4] = np.log(rows[:, 1]) - measured[:, 0], measured[:, 1]
     return rows
 
 

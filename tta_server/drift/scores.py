@@ -117,13 +117,15 @@ class Yardstick(NamedTuple):
         return cls(root.to(source.feature_mean), shift.to(source.feature_mean))
 
     def measure(self, logits: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logsumexp of the logits (N, K), which is minus the free energy, and `mahalanobis` of the features.
+        """Return the greatest of the logits (N, K) and `mahalanobis` of the features (N, D).
+
+        The free energy is the logarithm of the answer's probability minus the greatest logit.
 
         Returns:
             Both (N, 1).
         """
         apart = torch.addmm(self.shift, features, self.root, beta=-1)
-        return logits.logsumexp(1, keepdim=True), torch.linalg.vector_norm(apart, dim=1, keepdim=True)
+        return logits.amax(1, keepdim=True), torch.linalg.vector_norm(apart, dim=1, keepdim=True)
 
 
 def image_scores(logits: Tensor, features: Tensor, source: SourceStatistics) -> ImageScores:

@@ -17,7 +17,7 @@ from tta_server import adapters
 from tta_server.app import open_storage
 from tta_server.drift.evidence import TESTED, WIDENED
 from tta_server.drift.monitor import Monitor
-from tta_server.drift.scores import LEVELS
+from tta_server.drift.scores import LEVELS, SourceStatistics, Yardstick, image_scores
 from tta_server.drift.watch import Watch
 from tta_server.models import glyphs, load
 from tta_server.runtime.assemble import assemble
@@ -140,6 +140,17 @@ def test_what_a_stream_learns_from_is_scored_beside_the_frozen_model_layer_by_la
     w2 = ((gap + deviations.square()).mean() / (stats["bn.running_var"] + 1e-5).mean()).sqrt()
     assert first[0] == pytest.approx(w2.item(), rel=1e-4)
     assert max(w2 for w2, _ in learnt.layers.values()) == pytest.approx(learnt.scores["norm_w2_max"])
+
+
+def test_what_is_measured_of_answers_as_they_are_made_is_what_is_scored_of_windows():
+    output = MODEL.backbone.forward(torch.from_numpy(drifted(20)).float() / 255)
+    source = SourceStatistics.of(MODEL.reference)
+
+    greatest, distance = Yardstick.of(source).measure(output.logits, output.features)
+
+    found = image_scores(output.logits, output.features, source)
+    torch.testing.assert_close(found.confidence.log() - greatest[:, 0], found.energy)
+    torch.testing.assert_close(distance[:, 0], found.distance, rtol=1e-4, atol=1e-4)
 
 
 @settings(max_examples=20, deadline=None)

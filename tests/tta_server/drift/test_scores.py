@@ -19,7 +19,6 @@ from tta_server.drift.scores import (
     LEVELS,
     ImageScores,
     SourceStatistics,
-    Yardstick,
     atc_threshold,
     class_shares,
     divergence,
@@ -100,16 +99,6 @@ def test_features_at_the_mean_have_no_distance(source):
 
 
 # Of a window
-def test_what_is_measured_of_answers_as_they_are_made_is_the_same(source):
-    logits, features = 3 * drawn(20, CLASSES), drawn(20, WIDTH, seed=1)
-    found = image_scores(logits, features, source)
-
-    free, distance = Yardstick.of(source).measure(logits, features)
-
-    assert_close(-free[:, 0], found.energy)
-    assert_close(distance[:, 0], found.distance, rtol=1e-4, atol=1e-5)
-
-
 def test_the_scores_of_a_window_equal_plain_numpy(source):
     window = rows(source)
     confidence, distance = window.confidence.numpy(), window.distance.numpy()
