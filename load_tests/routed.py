@@ -9,13 +9,14 @@ import torch
 from load_tests.cases import network
 from tta_server import adapters
 from tta_server.domains.space import PART, fit
+from tta_server.drift.watch import Watch
 from tta_server.evaluate.corruptions import corrupt
 from tta_server.models import Backbone, Reference, TorchBackbone, catalog, glyphs
 from tta_server.models.backbone import size_bytes
 from tta_server.runtime.assemble import assemble
 from tta_server.runtime.job import Job
 from tta_server.runtime.served import Storage
-from tta_server.settings import DomainsSettings, EngineSettings, Mode, Settings, StreamsSettings
+from tta_server.settings import DomainsSettings, DriftSettings, EngineSettings, Mode, Settings, StreamsSettings
 from tta_server.storage.audit import Audit
 from tta_server.storage.keeper import Keeper
 from tta_server.storage.store import Store
@@ -84,11 +85,16 @@ def scene(name: str, device: torch.device, pixels: int = 224) -> Scene:
 class Routed:
     """One stream of the server's own worker, its guard on and nothing kept on disk."""
 
-    def __init__(self, shown: Scene, window_rows: int, domains: int, mode: Mode = "after") -> None:
-        """Start a stream that keeps at most so many domains; 1 tells none apart."""
+    def __init__(
+        self, shown: Scene, window_rows: int, domains: int, mode: Mode = "after", watched: bool = True
+    ) -> None:
+        """Start a stream that keeps at most so many domains, 1 tells none apart, and whose drift is watched or not."""
         streams = StreamsSettings(mode=mode, duplicate_memory=0)  # the same images are shown again and again
         settings = Settings.model_construct(
-            engine=EngineSettings(window_rows=window_rows), streams=streams, domains=DomainsSettings(max=domains)
+            engine=EngineSettings(window_rows=window_rows),
+            streams=streams,
+            domains=DomainsSettings(max=domains),
+            drift=DriftSettings(enabled=watched),
         )
         adapter, store = adapters.create("tent"), Store("memory://routed")
         audit = Audit(store.files)
@@ -107,6 +113,11 @@ class Routed:
     def streams(self) -> list[Stream]:
         """The stream and its domains, the oldest first."""
         return [self._registry.existing(name) for name in (_NAME, *self._registry.domains(_NAME))]
+
+    @property
+    def watch(self) -> Watch:
+        """What is known of the stream's drift; nothing before the first request."""
+        return self._registry.existing(_NAME).drift
 
     def settle(self, images: np.ndarray) -> None:
         """Show images, uint8 (n, C, H, W), so that the last ones seen are of their kind."""

@@ -12,7 +12,7 @@ import torch
 from fastapi import FastAPI
 
 from tta_server import __version__, models
-from tta_server.api import audit, domains, health, infer, labels, metadata, predict, responses, states, streams
+from tta_server.api import audit, domains, drift, health, infer, labels, metadata, predict, responses, states, streams
 from tta_server.api.caller import Callers
 from tta_server.api.middleware import Accounting, BodyLimit
 from tta_server.models import Custom, Model, Preprocess
@@ -97,6 +97,7 @@ def make_app(served: Mapping[str, Served], settings: Settings) -> FastAPI:
     app.include_router(streams.router(served, callers))
     app.include_router(states.router(served, callers))
     app.include_router(domains.router(served, callers))
+    app.include_router(drift.router(served))
     app.include_router(audit.router(served))
     app.include_router(labels.router(served))
     app.include_router(health.router(served))

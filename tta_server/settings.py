@@ -256,6 +256,19 @@ class GuardSettings(Section):
     )
 
 
+class DriftSettings(Section):
+    """How the drift of streams is watched, from forwards that are made anyway."""
+
+    enabled: bool = Field(True, description="Score what the frozen model sees, and say whether a stream drifts.")
+    window_rows: int = Field(
+        64, ge=2, description="Images of a scored window; the largest size that the bundle knows and that is not above."
+    )
+    false_alarm_windows: float = Field(
+        100_000, ge=100, le=1e12, description="While nothing drifts, scores raise an alarm at most once in so many."
+    )
+    history_windows: int = Field(128, ge=1, le=10_000, description="Scored windows of each stream that are kept.")
+
+
 class StorageSettings(Section):
     """What outlives the process."""
 
@@ -310,6 +323,7 @@ class Settings(BaseSettings):
     streams: StreamsSettings = StreamsSettings()
     domains: DomainsSettings = DomainsSettings()
     guard: GuardSettings = GuardSettings()
+    drift: DriftSettings = DriftSettings()
     storage: StorageSettings = StorageSettings()
     limits: LimitsSettings = LimitsSettings()
 

@@ -80,6 +80,12 @@ def _annotations() -> list[Json]:
             f"sum by (stream, cause) (increase(tta_restores_total{{{STREAM}}}[2m])) > 0",
             "{{stream}} ({{cause}})",
         ),
+        _events(
+            "Drift",
+            "red",
+            f"sum by (stream, cause) (increase(tta_drift_events_total{{{STREAM}}}[2m])) > 0",
+            "{{stream}} ({{cause}})",
+        ),
         _events("Starts", "blue", f"(time() - process_start_time_seconds {OURS}) < 120", "{{instance}}"),
     ]
 

@@ -60,6 +60,25 @@ _NUMBERS: Final = [
     ),
 ]
 
+_DRIFT: Final = [
+    stat(
+        "Streams in drift",
+        "Streams whose input drifts now. Any: 'Drift of streams' says which, and GET /v1/streams/NAME/drift since when "
+        "and why.",
+        Query(f'sum(tta_drift_state{{{MODEL},state="drift"}}) or vector(0)'),
+        unit="none",
+        steps=((None, "green"), (1.0, "orange")),
+    ),
+    stat(
+        "Servers without a bundle",
+        "Servers whose model has no reference bundle: nothing is told apart, no window is scored, and the guard judges "
+        "numbers and distances only. Run tta-server calibrate and start them again.",
+        Query(f"count(tta_reference_bundle{{{MODEL}}} == 0) or vector(0)"),
+        unit="none",
+        steps=((None, "green"), (1.0, "red")),
+    ),
+]
+
 _PROCESSES: Final = [
     table(
         "What is running",
@@ -164,5 +183,5 @@ _DEVICE: Final = [
     ),
 ]
 
-FLEET: Final = Row("Fleet", [*_NUMBERS, *_PROCESSES])
+FLEET: Final = Row("Fleet", [*_NUMBERS, *_DRIFT, *_PROCESSES])
 SERVING: Final = Row("Serving", [*_REQUESTS, *_DEVICE])

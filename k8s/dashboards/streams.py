@@ -5,6 +5,7 @@ Each description tells someone who was just woken up what the panel means and wh
 
 from typing import Final
 
+from k8s.dashboards import drift
 from k8s.dashboards.panels import Look, Query, Row, bars, series
 from k8s.dashboards.selectors import BY_STREAM, MODEL, RATE, STREAM
 
@@ -117,5 +118,5 @@ _STATES: Final = [
     ),
 ]
 
-DRIFT: Final = Row("Drift by stream", _DRIFT)
+DRIFT: Final = Row("Drift by stream", [*drift.PANELS, *_DRIFT])
 ADAPTATION: Final = Row("Adaptation", [*_WINDOWS, *_STATES])

@@ -13,8 +13,11 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.server import running as serving
+from tta_server.telemetry.metrics import Metrics
+from tta_server.telemetry.stream_series import _MEASURES as MEASURES
 
 ROOT = Path(__file__).parents[2]
 CONFIG = {
@@ -25,7 +28,8 @@ CONFIG = {
     "domains": {"max": 16},
 }
 PROMETHEUS = """
-global: {scrape_interval: 1s, scrape_timeout: 1s}
+global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}
+rule_files: ['%s']
 scrape_configs:
   - job_name: tta
     static_configs: [{targets: ['%s']}]
@@ -51,6 +55,25 @@ def panels(dashboard: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
+def families() -> dict[str, set[str]]:
+    """Return the names of the series of each metric family."""
+    metrics = Metrics("model", "tent")
+    metrics.stream.open("stream", "tent")
+    metrics.stream.answered("stream", 1, 0.5, 0.5)
+    metrics.stream.measures("stream", dict.fromkeys(MEASURES, 0.5))
+    metrics.stream.accuracy("stream", 0.5, 0.5)
+    metrics.stream.place("stream", False, 1.0, 2.0)
+    metrics.stream.domains("stream", 1)
+    metrics.stream.drift.since("stream", "2026-01-02T03:04:05.678+00:00")
+    metrics.stream.drift.scores("stream", {"entropy_ratio": 4.5}, 3.0)
+    metrics.stream.drift.beside("stream", 0.9, 0.8, 0.85)
+    return {
+        family.name: {sample.name for sample in family.samples}
+        for family in text_string_to_metric_families(metrics.render().decode())
+    }
+
+
+@pytest.fixture(scope="session")
 def live_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a server with the stream 'frozen' in mode 'off', and give its address."""
     with serving(tmp_path_factory.mktemp("server"), CONFIG) as server:
@@ -62,7 +85,7 @@ def prometheus(live_server: str, tmp_path_factory: pytest.TempPathFactory) -> It
     """Start a Prometheus that reads the server every second, and give its address."""
     folder = tmp_path_factory.mktemp("prometheus")
     config, log, address = folder / "prometheus.yml", folder / "log", f"127.0.0.1:{free_port()}"
-    config.write_text(PROMETHEUS % live_server.removeprefix("http://"))
+    config.write_text(PROMETHEUS % (ROOT / "k8s/alerts/rules.yaml", live_server.removeprefix("http://")))
     command = [tool("prometheus"), f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"]
     with running([*command, f"--web.listen-address={address}"], log) as process:
         until(lambda: alive(process, log) and answers(f"http://{address}/-/ready"), 20)

@@ -5,41 +5,11 @@ import re
 import subprocess
 import sys
 
-import pytest
-from prometheus_client.parser import text_string_to_metric_families
-
+from tests.k8s.expressions import metrics_of
 from tta_server.settings import Settings
-from tta_server.telemetry.metrics import Metrics
-from tta_server.telemetry.stream_series import _MEASURES as MEASURES
 
 # Families that no panel shows, each with the reason why not.
 NOT_SHOWN: dict[str, str] = {}
-
-NOT_METRICS = {"and", "bool", "by", "group_left", "group_right", "ignoring", "offset", "on", "or", "unless", "without"}
-
-
-@pytest.fixture(scope="module")
-def families() -> dict[str, set[str]]:
-    """Return the names of the series of each metric family."""
-    metrics = Metrics("model", "tent")
-    metrics.stream.open("stream", "tent")
-    metrics.stream.answered("stream", 1, 0.5, 0.5)
-    metrics.stream.measures("stream", dict.fromkeys(MEASURES, 0.5))
-    metrics.stream.accuracy("stream", 0.5, 0.5)
-    metrics.stream.place("stream", False, 1.0, 2.0)
-    metrics.stream.domains("stream", 1)
-    return {
-        family.name: {sample.name for sample in family.samples}
-        for family in text_string_to_metric_families(metrics.render().decode())
-    }
-
-
-def metrics_of(expr: str) -> set[str]:
-    """Return the names of the metrics that an expression reads."""
-    bare = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^]]*\]', " ", expr)
-    bare = re.sub(r"\b(by|on|ignoring|without|group_left|group_right)\s*\([^)]*\)", " ", bare)
-    names = re.findall(r"\b[a-zA-Z_:][\w:]*\b(?!\s*\()", bare)
-    return set(names) - NOT_METRICS
 
 
 def expressions(dashboard, panels):

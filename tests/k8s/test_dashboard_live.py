@@ -132,6 +132,22 @@ def test_the_panels_tell_a_frozen_stream_from_one_that_learns(panels, query, rep
     assert rates["frozen"] == 0
 
 
+def test_of_the_alerts_only_drift_is_on_its_way_while_the_input_drifts(prometheus, replay, poll):
+    def rules() -> list[dict]:
+        (group,) = httpx.get(f"{prometheus}/api/v1/rules", trust_env=False).json()["data"]["groups"]
+        return group["rules"]
+
+    def known() -> dict[str, set[str]]:
+        replay()
+        on = {rule["name"]: {each["labels"].get("stream", "") for each in rule["alerts"]} for rule in rules()}
+        return on if {"camera", "frozen"} <= on["TtaDrift"] else {}
+
+    on = poll(known, DEADLINE_S)
+
+    assert {rule["health"] for rule in rules()} == {"ok"}
+    assert {name for name, streams in on.items() if streams} <= {"TtaDrift", "TtaEstimatedAccuracyFalls"}
+
+
 def test_promtool_finds_nothing_wrong_with_the_metrics(live_server, promtool, replay):
     replay()
     exposed = httpx.get(f"{live_server}/metrics", trust_env=False)

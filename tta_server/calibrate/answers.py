@@ -11,7 +11,7 @@ from tta_server.calibrate import shrinkage
 from tta_server.calibrate.labelled import Progress
 from tta_server.calibrate.mixed import Mixed
 from tta_server.calibrate.null import quantiles
-from tta_server.guard.drift import atc_threshold, class_shares
+from tta_server.drift.scores import atc_threshold, class_shares
 from tta_server.models import Backbone
 
 _LEAST_IMAGES = 2 * shrinkage.FOLDS

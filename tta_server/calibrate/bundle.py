@@ -17,7 +17,7 @@ from tta_server.calibrate.null import Windows, null
 from tta_server.calibrate.statistics import statistics
 from tta_server.calibrate.style import style
 from tta_server.domains.space import PART
-from tta_server.guard.drift import LEVELS, SourceStatistics, image_scores
+from tta_server.drift.scores import LEVELS, SourceStatistics, image_scores
 from tta_server.models import Backbone, Reference, robust
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tta_server.calibrate.labelled import Progress
 from tta_server.calibrate.mixed import Mixed
-from tta_server.guard.drift import LEVELS, ImageScores, SourceStatistics, norm_scores, window_scores
+from tta_server.drift.scores import LEVELS, ImageScores, SourceStatistics, norm_scores, window_scores
 from tta_server.models import Backbone
 
 _LEAST_FORWARDS = 10

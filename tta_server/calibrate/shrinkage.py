@@ -6,7 +6,7 @@ SourceStatistics: Ledoit and Wolf, Journal of Multivariate Analysis 88 (2004), e
 import torch
 from torch import Tensor
 
-from tta_server.guard.drift import mahalanobis
+from tta_server.drift.scores import mahalanobis
 
 FOLDS = 5
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tta_server.guard.drift import LEVELS, SourceStatistics, mahalanobis
+from tta_server.drift.scores import LEVELS, SourceStatistics, mahalanobis
 from tta_server.models import Output, Reference
 
 PARTS = frozenset({"features", "confidence", "energy", "histogram"})

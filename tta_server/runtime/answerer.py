@@ -8,6 +8,7 @@ import torch
 
 from tta_server.adapters import Adapter
 from tta_server.adapters.stack import predict_stacked
+from tta_server.drift.scores import Yardstick
 from tta_server.models import EMPTY, Backbone, Output
 from tta_server.runtime.device import on_device, read
 from tta_server.runtime.job import Job, Piece, Scores
@@ -19,8 +20,16 @@ from tta_server.streams.window import Images
 class Answerer:
     """Run the forwards that answers need; changes no stream."""
 
-    def __init__(self, backbone: Backbone, source: Adapter, sharing: Sharing) -> None:
-        """Take the network, the adapter that answers as the frozen model, and who shares a forward."""
+    def __init__(self, backbone: Backbone, source: Adapter, sharing: Sharing, yardstick: Yardstick | None) -> None:
+        """Prepare.
+
+        Args:
+            backbone: The network.
+            source: The adapter that answers as the frozen model.
+            sharing: Who shares a forward.
+            yardstick: The source's, if drift is to be seen.
+        """
+        self._yardstick = yardstick
         self._backbone = backbone
         self._source = source
         self._sharing = sharing
@@ -45,7 +54,7 @@ class Answerer:
         first, streams = group[0].stream, _by_stream(group)
         if first.answers_as_source:
             x = on_device((part.images for part in group), self._backbone.device)
-            return read(self._source.predict(self._backbone, EMPTY, x))
+            return read(self._source.predict(self._backbone, EMPTY, x), self._yardstick)
         adapter = first.method.adapter
         if len(streams) == 1:
             x = on_device((part.images for part in group), self._backbone.device)
@@ -69,7 +78,7 @@ class Answerer:
         scores = read(Output(rows, rows))
         places = _places(streams)
         order = np.concatenate([places[part] for part in group])
-        return scores[0][order], scores[1][order]
+        return scores.only(order)
 
 
 def warm_up(backbone: Backbone, source: Adapter, method: Method, rows: int) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from tta_server import adapters
 from tta_server.adapters import Adapter
 from tta_server.domains.space import PART, StyleSpace
+from tta_server.drift.monitor import Monitor
 from tta_server.guard.guard import Guard
 from tta_server.guard.judge import Judge, Unguarded
 from tta_server.models import Backbone, Model, Reference
@@ -22,6 +23,7 @@ from tta_server.runtime.room import Room
 from tta_server.runtime.router import Router
 from tta_server.runtime.served import Served, Storage
 from tta_server.runtime.sharing import Sharing
+from tta_server.runtime.watcher import Watcher
 from tta_server.runtime.worker import Parts, Worker
 from tta_server.settings import DomainsSettings, EngineSettings, GuardSettings, Settings
 from tta_server.streams.directory import Apart
@@ -94,23 +96,29 @@ def assemble(
     shelf = Shelf(storage.keeper, backbone, reference, space)
     ledger = Ledger(settings.streams.recent_bytes)
     journal = Journal(storage.keeper, shelf, storage.durable, settings.storage.keep_inputs)
-    news = News(keep_books, Series(metrics).hear, ledger.hear, journal.hear)
+    monitor = Monitor.of(reference, backbone.norm_stats(), settings.drift, settings.engine.window_rows)
+    news = News(keep_books, Series(metrics, monitor).hear, ledger.hear, journal.hear)
+    metrics.bundle(reference is not None)
     apart = Apart(len(space.mean) if space else 0, blind=not space and settings.domains.max > 1)
     registry = Registry(methods, settings.streams, _pace(settings.engine), metrics, shelf, news, apart)
     registry.load(storage.store.names())
+    watcher = Watcher(monitor if settings.drift.enabled else None, news.tell)
     policy = Policy(settings.streams.reset_every, settings.guard.freeze_after)
     parts = Parts(
         backbone=backbone,
         source=source,
         methods=methods,
         registry=registry,
-        answerer=Answerer(backbone, source, Sharing(settings.engine.stack_rows)),
-        router=Router(backbone, space, settings.domains.max, settings.engine.window_rows, registry, news)
+        answerer=Answerer(backbone, source, Sharing(settings.engine.stack_rows), watcher.yardstick),
+        router=Router(
+            backbone, (space, watcher.yardstick), settings.domains.max, settings.engine.window_rows, registry, news
+        )
         if space
         else None,
-        learner=Learner(backbone, source, metrics, news.tell, policy),
+        learner=Learner(backbone, source, metrics, news.tell, policy, watcher),
         ledger=ledger,
         news=news,
+        watcher=watcher,
         stack_rows=settings.engine.stack_rows,
         metrics=metrics,
     )

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from tta_server.errors import BadRequest, NotFound, SetAside
 from tta_server.runtime.desk import Desk, Who
 from tta_server.runtime.domain_commands import DomainCommands
+from tta_server.runtime.drift_commands import DriftCommands
 from tta_server.runtime.state_commands import StateCommands
 from tta_server.runtime.worker import Parts
 from tta_server.settings import Mode
@@ -41,6 +42,7 @@ class Commands:
     Attributes:
         domains: Those about the domains of streams.
         states: Those about states as files.
+        drift: What is known of the drift of streams.
     """
 
     def __init__(self, parts: Parts, shelf: Shelf, store: Store, most_domains: int) -> None:
@@ -48,6 +50,7 @@ class Commands:
         self._desk = Desk(parts)
         self.domains = DomainCommands(self._desk, most_domains)
         self.states = StateCommands(self._desk, self.domains, shelf, store)
+        self.drift = DriftCommands(self._desk, self.domains, parts.watcher, parts.router)
         self._streams = parts.registry
         self._methods = parts.methods
         self._metrics = parts.metrics

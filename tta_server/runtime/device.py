@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from tta_server.adapters.losses import entropy
+from tta_server.drift.scores import Yardstick
 from tta_server.models import Output
+from tta_server.runtime.job import Scores
 from tta_server.streams.window import Images
 
 
@@ -19,11 +19,20 @@ def on_device(parts: Iterable[Images], device: torch.device) -> torch.Tensor:
     return _floats(torch.cat(tensors).to(device))
 
 
-def read(output: Output) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Bring probabilities (n, K) and entropies in nats (n,) to the host in one copy."""
-    scores = output.logits.float()
-    host = torch.cat([scores.softmax(1), entropy(scores)[:, None]], 1).cpu().numpy()
-    return host[:, :-1], host[:, -1]
+def read(output: Output, yardstick: Yardstick | None = None) -> Scores:
+    """Bring what a model says of n images to the host in one copy.
+
+    Args:
+        output: What it says.
+        yardstick: The source's, if it is the frozen model and drift is to be seen.
+    """
+    logits = output.logits.float()
+    columns = [logits.softmax(1), entropy(logits)[:, None]]
+    if yardstick is None:
+        host = torch.cat(columns, 1).cpu().numpy()
+        return Scores(host[:, :-1], host[:, -1])
+    host = torch.cat([*columns, *yardstick.measure(logits, output.features.float())], 1).cpu().numpy()
+    return Scores(host[:, :-3], host[:, -3], host[:, -2:])
 
 
 def _floats(batch: torch.Tensor) -> torch.Tensor:

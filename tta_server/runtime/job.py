@@ -2,6 +2,7 @@
 
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -9,8 +10,26 @@ import numpy.typing as npt
 from tta_server.streams.stream import Stream
 from tta_server.streams.window import Images, Offered
 
-Scores = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
-"""Probabilities (n, K) and entropies in nats (n,)."""
+
+class Scores(NamedTuple):
+    """What a model says of n images, on the host.
+
+    Attributes:
+        probabilities: (n, K).
+        entropies: In nats (n,).
+        beside: What a `Yardstick` measures (n, 2), for drift; None of any but the frozen model, and where the bundle
+            lacks the source's numbers.
+    """
+
+    probabilities: npt.NDArray[np.float32]
+    entropies: npt.NDArray[np.float32]
+    beside: npt.NDArray[np.float32] | None = None
+
+    def only(self, places: npt.NDArray[np.int64] | slice) -> "Scores":
+        """Return what it says of some of the images."""
+        beside = None if self.beside is None else self.beside[places]
+        return Scores(self.probabilities[places], self.entropies[places], beside)
+
 
 HOME = "source"
 """What an answer calls the domain of images that look like the source's; no domain has this name."""
@@ -125,14 +144,19 @@ class Draft:
         self._adapted |= adapted
         return len(self._found) == len(self.parts)
 
+    def scores(self, part: Piece) -> Scores:
+        """Return the answer to a part that was taken."""
+        return self._found[part]
+
     def answer(self) -> Answer:
         """Return the whole answer, in the order of the request."""
         if len(self.parts) == 1:
-            probabilities, entropies = self._found[self.parts[0]]
+            probabilities, entropies, _ = self._found[self.parts[0]]
         else:
             order = np.argsort(np.concatenate([_places(part) for part in self.parts]))
             found = [self._found[part] for part in self.parts]
-            probabilities, entropies = (np.concatenate(scores)[order] for scores in zip(*found, strict=True))
+            probabilities = np.concatenate([scores.probabilities for scores in found])[order]
+            entropies = np.concatenate([scores.entropies for scores in found])[order]
         return Answer(probabilities, entropies, self.job.stream, self._version, self._adapted, self._domains())
 
     def _domains(self) -> tuple[str, ...]:

@@ -9,10 +9,12 @@ import torch
 
 from tta_server.adapters import Adapter, Step
 from tta_server.adapters.stack import adapt_stacked, predict_stacked
+from tta_server.drift.monitor import Sights
 from tta_server.guard.judge import Unguarded
 from tta_server.guard.verdict import Admission, Serve, Verdict
 from tta_server.models import EMPTY, Backbone, Output
 from tta_server.runtime.device import on_device
+from tta_server.runtime.watcher import Watcher
 from tta_server.streams.event import StreamEvent, Tell
 from tta_server.streams.lesson import Lesson
 from tta_server.streams.stream import Stream
@@ -48,7 +50,9 @@ class Policy:
 class Learner:
     """Take steps; the device thread alone may call it."""
 
-    def __init__(self, backbone: Backbone, source: Adapter, metrics: Metrics, tell: Tell, policy: Policy) -> None:
+    def __init__(
+        self, backbone: Backbone, source: Adapter, metrics: Metrics, tell: Tell, policy: Policy, watcher: Watcher
+    ) -> None:
         """Prepare.
 
         Args:
@@ -57,7 +61,9 @@ class Learner:
             metrics: Where times are reported.
             tell: Hears of everything that happens to a stream.
             policy: What the operator decides.
+            watcher: Watches the drift of streams.
         """
+        self._watcher = watcher
         self._backbone = backbone
         self._source = source
         self._metrics = metrics
@@ -194,7 +200,7 @@ class Learner:
             verdict = stream.method.guard.judge(
                 seen.admission.memory, stream.base, step, lesson.x, seen.frozen, seen.answered
             )
-        before = stream.standing
+        before, by_source = stream.standing, stream.answers_as_source
         self._apply(lesson, verdict)
         self._tell(
             StreamEvent(
@@ -213,6 +219,8 @@ class Learner:
                 extra=_particulars(stream, step, verdict, stack),
             )
         )
+        if len(seen.frozen.logits):
+            self._watcher.learnt(stream, Sights(seen.frozen, seen.answered, step.output), verdict.measures, by_source)
         if verdict.action in ("rollback", "reset"):
             self._count_restore(stream, verdict)
         elif verdict.action == "commit" and stream.steps == self._policy.reset_every:

@@ -17,6 +17,7 @@ from tta_server.domains.merge import alike
 from tta_server.domains.place import Place
 from tta_server.domains.route import NEW, follow, is_few, route
 from tta_server.domains.space import StyleSpace
+from tta_server.drift.scores import Yardstick
 from tta_server.errors import SetAside
 from tta_server.guard.judge import Unguarded
 from tta_server.models import Backbone
@@ -47,32 +48,43 @@ class Look(NamedTuple):
         """Return what it says of a part; ValueError if nobody asked for its answer."""
         if self.scores is None:
             raise ValueError("the frozen model was not asked for its answer")
-        return self.scores if part.places is None else (self.scores[0][part.places], self.scores[1][part.places])
+        return self.scores if part.places is None else self.scores.only(part.places)
 
 
 class Router:
     """Find the domain of each image; the device thread alone may call it."""
 
     def __init__(
-        self, backbone: Backbone, space: StyleSpace, most: int, window_rows: int, registry: Registry, news: News
+        self,
+        backbone: Backbone,
+        seen_by: tuple[StyleSpace, Yardstick | None],
+        most: int,
+        window_rows: int,
+        registry: Registry,
+        news: News,
     ) -> None:
         """Prepare.
 
         Args:
             backbone: The network.
-            space: Where styles are compared.
+            seen_by: Where styles are compared; and the source's yardstick, if drift is to be seen.
             most: Domains that a stream may have.
             window_rows: Images of a full window.
             registry: The streams.
             news: What happens to streams.
         """
         self._backbone = backbone
-        self._space = space
+        self._space, self._yardstick = seen_by
         self._most = most
         self._window_rows = window_rows
         self._registry = registry
         self._news = news
-        self._source = Place.source(len(space.mean), space.images)
+        self._source = Place.source(len(self._space.mean), self._space.images)
+
+    @property
+    def limit(self) -> float:
+        """Distance from which images are not the source's any more; see `StyleSpace`."""
+        return self._space.limit
 
     def look(self, asked: Sequence[tuple[Job, Stream]]) -> dict[Job, Look]:
         """Show requests to the frozen model, those together that may need its whole answer and those that will not."""
@@ -170,11 +182,11 @@ class Router:
     def _look(self, jobs: Sequence[Job], whole: bool) -> dict[Job, Look]:
         x = on_device((job.images for job in jobs), self._backbone.device)
         styles, output = self._space.styles(self._backbone, x, whole)
-        scores = read(output) if output else None
+        scores = read(output, self._yardstick) if output else None
         found, end = {}, 0
         for job in jobs:
             start, end = end, end + job.rows
-            own = (scores[0][start:end], scores[1][start:end]) if scores else None
+            own = scores.only(slice(start, end)) if scores else None
             found[job] = Look(styles[start:end], own)
         return found
 

@@ -22,6 +22,7 @@ from tta_server.runtime.device import read
 from tta_server.runtime.job import Answer, Draft, Job, Piece, Scores
 from tta_server.runtime.learner import Learner
 from tta_server.runtime.router import Look, Router
+from tta_server.runtime.watcher import Watcher
 from tta_server.storage.audit import now
 from tta_server.streams.event import News, StreamEvent
 from tta_server.streams.ledger import Ledger
@@ -51,6 +52,7 @@ class Parts:
         router: Tells domains apart; None if nobody does.
         ledger: Remembers answers until labels come.
         news: Is told what happens to streams.
+        watcher: Watches the drift of streams.
         stack_rows: Most images of several streams in one step.
         metrics: Where times are reported.
     """
@@ -64,6 +66,7 @@ class Parts:
     router: Router | None
     ledger: Ledger
     news: News
+    watcher: Watcher
     stack_rows: int
     metrics: Metrics
 
@@ -197,19 +200,19 @@ class Worker:
         states = [(drafts[part.job].stream.version, part.stream.adapted) for part in group]
         try:
             if first.stream.mode == "inline" and first.rows > 1 and not first.stream.answers_as_source:
-                (probabilities, entropies), serve = self._inline(first)
+                scores, serve = self._inline(first)
                 states = [(version, adapted and serve == "adapted") for version, adapted in states]
             else:
-                probabilities, entropies = self.parts.answerer.answer(group)
+                scores = self.parts.answerer.answer(group)
         except Exception as error:
             self._fail(group, drafts, error)
             return
-        self._metrics.batch(len(probabilities))
+        self._metrics.batch(len(scores.probabilities))
         self._metrics.stage("forward", time.monotonic() - started_s)
         end = 0
         for part, state in zip(group, states, strict=True):
             start, end = end, end + part.rows
-            self._take(drafts[part.job], part, (probabilities[start:end], entropies[start:end]), state)
+            self._take(drafts[part.job], part, scores.only(slice(start, end)), state)
 
     def _take(self, draft: Draft, part: Piece, scores: Scores, state: tuple[int, bool]) -> None:
         with self._whatever_happens(draft.job):
@@ -250,12 +253,16 @@ class Worker:
         stream.observe(float(ratio), float(answer.probabilities.max(1).mean()), job.rows)
         self._tell(stream, "answered", job.rows)
         for part in draft.parts:
+            if part.stream.answers_as_source:
+                self.parts.watcher.answered(stream, draft.scores(part))
             if stream.tells_apart:
                 part.stream.lately = part.stream.lately.after(part.rows, stream.images, now())
             if part.stream is not stream:
                 part.stream.images += part.rows
             if part.stream.learns_later:
                 self._offer(part)
+        if stream.tells_apart:
+            self.parts.watcher.looked(stream, job.rows)
 
     def _offer(self, part: Piece) -> None:
         job, stream = part.job, part.stream

@@ -38,6 +38,7 @@ Event = Literal[
     "forget",  # `extra.domain` is gone: it made room for another, or an operator erased it
     "rename",  # an operator calls the domain `extra.title`
     "offer",  # the streams `extra.to` were given the domain to start from
+    "drift",  # the stream's input has begun to drift, or to look like the source's again: `extra.state` says which
     "aside",  # the stream cannot go on; its file is kept as it is
 ]
 EVENTS: Final[tuple[Event, ...]] = get_args(Event)

@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 
 EVERY: Final = "*"  # no stream can have this name
 
-EventKind = Event | Literal["answered", "offered", "shed", "recall"]
+EventKind = Event | Literal["answered", "offered", "shed", "recall", "scored"]
 """An event of the audit log; or, too many for it: images were answered, offered for learning, dropped for lack of time;
-a stream came back to a domain that it knows."""
+a stream came back to a domain that it knows; a window of its images was scored."""
 
 
 class Words(NamedTuple):
@@ -65,7 +65,9 @@ WORDS: Final[Mapping[EventKind, Words]] = {
     "mode": Words(saved="always"),
     "freeze": Words(saved="always"),
     "settings": Words(saved="always"),
+    "drift": Words(saved="never"),
     "aside": Words(saved="never"),
+    "scored": Words(saved="never"),
     "answered": Words(saved="never"),
     "offered": Words(saved="never"),
     "shed": Words("dropped", "overload", saved="never"),
@@ -179,7 +181,7 @@ def keep_books(event: StreamEvent) -> None:
     stream = event.subject
     while stream is not None:
         stream.dropped.update(event.dropped)
-        if event.logged:
+        if event.logged and event.kind != "drift":  # what the input does is nobody's verdict
             stream.verdicts.append(_verdict(event))
         stream = stream.parent
     if event.subject and event.subject.parent:

@@ -1,5 +1,8 @@
 """What happens to streams, as metrics; what happens to a domain counts for its stream."""
 
+import math
+
+from tta_server.drift.monitor import Monitor
 from tta_server.streams.event import StreamEvent
 from tta_server.streams.stream import Stream
 from tta_server.telemetry.metrics import Metrics
@@ -8,9 +11,10 @@ from tta_server.telemetry.metrics import Metrics
 class Series:
     """Count every event of a stream, and show where the stream stands."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        """Take where to report."""
+    def __init__(self, metrics: Metrics, monitor: Monitor) -> None:
+        """Take where to report, and by what streams are watched."""
         self._metrics = metrics
+        self._monitor = monitor
 
     def hear(self, event: StreamEvent) -> None:
         """Take one event into account; a stream that is not in memory has no series."""
@@ -27,6 +31,11 @@ class Series:
         if event.kind == "answered":
             series.answered(stream.name, event.rows, stream.entropy_ratio or 0.0, stream.confidence or 0.0)
             self._place(stream)
+            series.drift.state(stream.name, stream.drift.state)
+        if event.kind in ("scored", "drift"):
+            self._drift(stream)
+        if event.kind == "drift" and stream.drift.state == "drift" and stream.drift.because:
+            series.drift.began(stream.name, stream.drift.because)
         if event.kind == "offered":
             series.offered(stream.name, event.rows)
         if event.kind == "commit":
@@ -44,10 +53,20 @@ class Series:
         series = self._metrics.stream
         if event.words.fresh:
             series.forget(stream.name)
+            self._drift(stream)
         else:
             series.measures(stream.name, event.measures)
         series.state(stream.name, stream.version, stream.answers == "source", bool(stream.frozen))
         self._place(stream)
+
+    def _drift(self, stream: Stream) -> None:
+        series, watch, monitor = self._metrics.stream.drift, stream.drift, self._monitor
+        series.state(stream.name, watch.state)
+        series.since(stream.name, watch.since)
+        learnt, scores = watch.learnt, watch.scores
+        series.scores(stream.name, monitor.sigmas(scores, learnt.scores), math.log10(math.e) * watch.evidence.log)
+        agreement, adapted = (learnt.measures.get(name) for name in ("agreement", "estimated_accuracy"))
+        series.beside(stream.name, agreement, scores.get("atc_accuracy"), adapted)
 
     def _place(self, stream: Stream) -> None:
         if found := stream.whereabouts:

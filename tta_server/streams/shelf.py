@@ -14,6 +14,7 @@ from tta_server.adapters import Adapter, State
 from tta_server.adapters.checkpoint import dump_state, load_beside, load_state, read_about
 from tta_server.domains.place import Place
 from tta_server.domains.space import StyleSpace
+from tta_server.drift.watch import Watch
 from tta_server.errors import BadRequest
 from tta_server.guard.verdict import Memory
 from tta_server.models import Backbone, Reference, Tensors
@@ -27,6 +28,7 @@ from tta_server.streams.names import is_title
 from tta_server.streams.parked import Parked
 from tta_server.streams.stored import MOST_STEPS, SCHEMA, Stored, StoredImage, StoredState
 from tta_server.streams.stream import Method, Stream
+from tta_server.streams.watched import arrays_of, stored_drift, watch_of
 from tta_server.streams.window import Sample
 
 _GUARD, _WINDOW, _HISTORY = "guard/", "window/", "history/"
@@ -43,6 +45,7 @@ class Contents(NamedTuple):
         history: Earlier states, oldest first; the current one is among them.
         window: Images that waited.
         located: Where it has been, or where it lies.
+        drift: How its input drifts.
     """
 
     stored: Stored
@@ -51,6 +54,7 @@ class Contents(NamedTuple):
     history: list[Kept]
     window: list[Sample]
     located: Located
+    drift: Watch
 
 
 class MisfitError(ValueError):
@@ -205,7 +209,8 @@ class Shelf:
         ]
         memory = {name[len(_GUARD) :]: tensor for name, tensor in beside.items() if name.startswith(_GUARD)}
         located = locate(stored, beside, self._space)
-        return Contents(stored, state, memory, history, _samples(stored.window, beside), located)
+        drift = watch_of(stored.drift, beside)
+        return Contents(stored, state, memory, history, _samples(stored.window, beside), located, drift)
 
     def _belongs_elsewhere(self, data: bytes, method: Method) -> bool:
         """Say whether a file that does not fit is as it was written: by another model, adapter or settings."""
@@ -243,6 +248,7 @@ class Shelf:
             since=stream.since,
             begun=stream.begun,
             lately=stream.lately,
+            drift=stored_drift(stream.drift),
         )
         older = {kept.version: kept.state for kept in history if kept.version != stream.version}
         return _Encoder(stream, self._backbone, stored, rows, older)
@@ -262,7 +268,7 @@ def revive(stream: Stream, contents: Contents) -> None:
     stream.place, stream.title, stream.since = contents.located.place, stored.title, stored.since
     if stream.whereabouts and contents.located.whereabouts:
         stream.whereabouts = go_on(stream.whereabouts, contents.located.whereabouts)
-    stream.lately = stored.lately
+    stream.lately, stream.drift = stored.lately, contents.drift
     stream.memory = _memory(stream.memory, contents.memory)
     stream.images, stream.learnt, stream.dropped = stored.images, stored.learnt, Counter(stored.dropped)
     stream.serve, stream.restores, stream.frozen = stored.serve, stored.restores, stored.frozen
@@ -286,7 +292,7 @@ class _Encoder:
         self._about = stored.written()  # now: what cannot be written is this stream's trouble, not the writer's
         self._rows = rows
         self._older = older
-        self._where = tensors_of(stream)
+        self._where = {**tensors_of(stream), **arrays_of(stream.drift)}
 
     def __call__(self) -> bytes:
         beside = {f"{_GUARD}{name}": tensor for name, tensor in self._memory.items()}

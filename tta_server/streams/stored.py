@@ -10,10 +10,13 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from tta_server.drift.evidence import Evidence
+from tta_server.drift.watch import Learnt
 from tta_server.guard.verdict import Serve
 from tta_server.settings import AdapterSettings, Mode
 from tta_server.streams.lately import Lately
 from tta_server.streams.summary import Summary
+from tta_server.telemetry.closed_sets import DriftCause, DriftScore, DriftState
 
 SCHEMA: Final = 1
 MOST_STEPS: Final = 2**53
@@ -93,6 +96,26 @@ class StoredWhereabouts:
 
 
 @dataclass(frozen=True)
+class StoredDrift:
+    """How the input of a stream drifts; windows, waiting images and shares of classes lie beside. See `Watch`."""
+
+    state: DriftState = "unknown"
+    since: str = ""
+    because: DriftCause | None = None
+    evidence: Evidence = field(default_factory=Evidence)
+    alarmed: bool = False
+    away: bool = False
+    astray: Count = 0
+    settled: Count = 0
+    first_astray: str = ""
+    names: list[DriftScore] = field(default_factory=list)
+    seen: Count = 0
+    learnt: Learnt = field(default_factory=Learnt)
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+
+@dataclass(frozen=True)
 class Stored:
     """A stream as its file has it; the tensors lie beside.
 
@@ -121,6 +144,7 @@ class Stored:
         since: When the domain was opened.
         begun: How many waiting images the state has the statistics of, before the first step.
         lately: How much of what the stream sees is of this domain; of a stream: how much is at home.
+        drift: How its input drifts.
     """
 
     schema: Annotated[int, Field(ge=0, le=SCHEMA)] = 0
@@ -147,6 +171,7 @@ class Stored:
     since: str = ""
     begun: Count = 0
     lately: Lately = field(default_factory=Lately)
+    drift: StoredDrift = field(default_factory=StoredDrift)
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from tta_server.adapters import Adapter, State
 from tta_server.domains.place import Place
+from tta_server.drift.watch import Watch
 from tta_server.guard.judge import Judge
 from tta_server.guard.verdict import Memory, Serve
 from tta_server.models.backbone import size_bytes
@@ -102,6 +103,7 @@ class Stream:
         title: What an operator calls the domain; may be empty.
         since: When the domain was opened: ISO 8601 in UTC.
         lately: How much of what the stream sees is of this domain; of a stream: how much is at home.
+        drift: How its input drifts; of a domain, its stream's says it.
         begun: How many waiting images `state` has the statistics of, before the first step.
     """
 
@@ -131,6 +133,7 @@ class Stream:
     since: str = ""
     begun: int = 0
     lately: Lately = field(default_factory=Lately)
+    drift: Watch = field(default_factory=Watch)
 
     @property
     def standing(self) -> Standing:
@@ -173,7 +176,7 @@ class Stream:
         own = 0 if self.state is self.method.initial else size_bytes(self.state)
         kept = sum(size_bytes(kept.state) for kept in [self.history.find(self.version)] if kept)
         return {
-            "state": own + size_bytes(self.memory) + self._where_bytes,
+            "state": own + size_bytes(self.memory) + self._where_bytes + self.drift.bytes,
             "history": self.history.bytes - kept,  # the current state is in there too
             "window": self.window.bytes,
         }
@@ -226,6 +229,7 @@ class Stream:
         self.memory = self.method.guard.start()
         self.serve, self.restores, self.frozen = "adapted", 0, ""
         self.entropy_ratio = self.confidence = None
+        self.drift = Watch()
         return len(self.window.take(len(self.window)))
 
     def summary(self) -> Summary:

@@ -31,6 +31,29 @@ DropReason = Literal[
 DomainOutcome = Literal["opened", "recalled", "merged", "forgotten"]
 """What happened to a domain: new; the stream came back to it; two were one; it is gone."""
 
+DriftState = Literal["unknown", "stable", "warning", "drift"]
+"""Whether a stream's input drifts; unknown until there is something to judge by."""
+
+JudgedScore = Literal["entropy_ratio", "energy_shift_sigmas", "feature_distance_ratio", "prediction_divergence_ratio"]
+"""Scores of a window that say whether the input drifts; the last says whether other classes are seen."""
+
+ShownScore = Literal[
+    "confidence",
+    "low_confidence_share",
+    "far_feature_share",
+    "atc_accuracy",
+    "doc_accuracy",
+    "norm_w2_mean",
+    "norm_w2_max",
+    "norm_kl_mean",
+    "norm_kl_max",
+]
+"""The others that the reference bundle knows without drift."""
+
+DriftScore = JudgedScore | ShownScore
+DriftCause = JudgedScore | Literal["style"]
+"""What says that the input drifts: the score that speaks loudest, or the look of the images."""
+
 Action = Literal["commit", "reject", "rollback", "reset"]
 StateKind = Literal["state", "history", "window"]
 Move = Literal["evicted", "revived", "deleted"]
@@ -42,6 +65,12 @@ CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
 RESTORE_CAUSES: Final[tuple[RestoreCause, ...]] = (*CAUSES, "periodic", "operator")
 DROP_REASONS: Final[tuple[DropReason, ...]] = get_args(DropReason)
 DOMAIN_OUTCOMES: Final[tuple[DomainOutcome, ...]] = get_args(DomainOutcome)
+DRIFT_STATES: Final[tuple[DriftState, ...]] = get_args(DriftState)
+DRIFT_CAUSES: Final[tuple[DriftCause, ...]] = (*get_args(JudgedScore), "style")
+DRIFT_SCORES: Final[tuple[DriftScore, ...]] = (
+    *get_args(JudgedScore),
+    *get_args(ShownScore),
+)
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 STATE_KINDS: Final[tuple[StateKind, ...]] = get_args(StateKind)
 MOVES: Final[tuple[Move, ...]] = get_args(Move)

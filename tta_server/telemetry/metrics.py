@@ -62,6 +62,10 @@ class Metrics:
         self._looks: list[Callable[[], None]] = []
         self._requests_and_stages(registry)
         one = ["model"]
+        self._bundle = Gauge(
+            "tta_reference_bundle", "1 if the model has a reference bundle, without which hardly anything is judged.",
+            one, registry=registry,
+        ).labels(model)  # fmt: skip
         self._queue = Gauge("tta_queue_depth_images", "Images waiting for the device.", one, registry=registry).labels(
             model
         )
@@ -156,6 +160,10 @@ class Metrics:
     def batch(self, rows: int) -> None:
         """Count one forward over `rows` images."""
         self._rows.observe(rows)
+
+    def bundle(self, loaded: bool) -> None:
+        """Record whether the model has a reference bundle."""
+        self._bundle.set(loaded)
 
     def queue(self, rows: int) -> None:
         """Record how many images wait."""

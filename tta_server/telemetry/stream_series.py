@@ -18,6 +18,7 @@ from tta_server.telemetry.closed_sets import (
     RestoreCause,
     WindowOutcome,
 )
+from tta_server.telemetry.drift_series import DriftSeries
 
 OTHER: Final = "_other"
 
@@ -51,7 +52,11 @@ _MEASURES: Final = {
 
 
 class StreamSeries:
-    """Every family with a label `stream`, for one model in one process."""
+    """Every family with a label `stream`, for one model in one process.
+
+    Attributes:
+        drift: The families about drift.
+    """
 
     def __init__(self, registry: CollectorRegistry, model: str, max_labelled: int) -> None:
         """Register the families.
@@ -113,6 +118,7 @@ class StreamSeries:
             [*two, "variant"],
             registry=registry,
         )
+        self.drift = DriftSeries(registry, model, self._label)
         self._families = [value for value in vars(self).values() if isinstance(value, Counter | Gauge)]
         self._families = [*self._families, *self._measures.values()]
         self._families.remove(self._unlabelled)
@@ -137,6 +143,7 @@ class StreamSeries:
             self._domain_events.labels(*labels, outcome)
         for reason in DROP_REASONS:
             self._dropped.labels(*labels, reason)
+        self.drift.open(stream)
 
     def close(self, stream: str) -> None:
         """Remove the series of a stream; others may have its place."""
@@ -144,6 +151,7 @@ class StreamSeries:
             self._labelled.discard(stream)
             for family in self._families:
                 family.remove_by_labels({"model": self._model, "stream": stream})
+            self.drift.close(stream)
 
     def forget(self, stream: str) -> None:
         """Remove what was measured of a stream: it starts again, and `state` says from where."""

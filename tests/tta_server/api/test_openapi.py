@@ -82,7 +82,7 @@ async def everything(folder: Path) -> tuple[dict[str, Any], list[Exchange]]:
         await call("POST", "/v1/streams/{name}/domains/{number}/offer", json={"to": ["gate"], "reason": "x"})
         await call("PATCH", "/v1/streams/{name}/domains/{number}", json={"title": "night"})
         await call("GET", "/v1/streams/{name}/snapshots", "door@1")
-        for path in ("", "/{name}", "/{name}/domains", "/{name}/audit"):
+        for path in ("", "/{name}", "/{name}/domains", "/{name}/drift", "/{name}/audit"):
             await call("GET", f"/v1/streams{path}")
         await call("PATCH", "/v1/streams/{name}", json={"mode": "shadow"})
         await call("PATCH", "/v1/streams", json={"mode": "off", "reason": "x"})

@@ -10,8 +10,8 @@ from tta_server import adapters
 from tta_server.adapters.vida import Vida
 from tta_server.calibrate.bundle import Sizes, calibrate
 from tta_server.calibrate.null import Windows
+from tta_server.drift.scores import SourceStatistics, image_scores, norm_scores, window_scores
 from tta_server.evaluate.corruptions import corrupt
-from tta_server.guard.drift import SourceStatistics, image_scores, norm_scores, window_scores
 from tta_server.models import Reference, TorchBackbone, glyphs, load, load_reference
 
 SMALL = Sizes(memory_rows=40, canary_rows=20, windows=Windows((8, 16), draws=50, forward_images=80))

@@ -87,8 +87,8 @@ def test_everything_that_happens_to_a_stream_is_told_once_and_in_order():
     subject.commands.delete("door", WHO)
 
     kinds = [event.kind for event in events]
-    assert kinds[:3] == ["answered", "offered", "commit"]
-    assert [kind for kind in kinds if kind not in ("answered", "offered")] == [
+    assert kinds[:4] == ["answered", "offered", "commit", "scored"]
+    assert [kind for kind in kinds if kind not in ("answered", "offered", "scored")] == [
         "commit",
         "reject",
         "skip",

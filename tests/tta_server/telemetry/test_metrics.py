@@ -12,6 +12,9 @@ from tta_server.telemetry.closed_sets import (
     ACTIONS,
     CAUSES,
     DOMAIN_OUTCOMES,
+    DRIFT_CAUSES,
+    DRIFT_SCORES,
+    DRIFT_STATES,
     DROP_REASONS,
     MOVES,
     REQUEST_OUTCOMES,
@@ -55,6 +58,11 @@ def use(metrics: Metrics, name: str) -> None:
     metrics.stream.place(name, False, 1.5, 9.0)
     metrics.stream.domains(name, 2)
     metrics.stream.domain(name, "opened")
+    metrics.stream.drift.state(name, "drift")
+    metrics.stream.drift.since(name, "2026-01-02T03:04:05.678+00:00")
+    metrics.stream.drift.scores(name, dict.fromkeys(DRIFT_SCORES, 4.5), 3.0)
+    metrics.stream.drift.beside(name, 0.9, 0.8, 0.85)
+    metrics.stream.drift.began(name, "style")
 
 
 def test_closed_sets_start_at_zero():
@@ -91,6 +99,20 @@ def test_no_created_series_are_exported():
     assert not [key for key in samples(metrics) if key[0].endswith("_created")]
 
 
+def test_a_stream_of_whose_drift_nothing_is_known_has_its_state_and_no_number():
+    metrics = Metrics("m", "tent")
+    use(metrics, "door")
+    assert values(metrics, "tta_drift_state", "state") == {"unknown": 0, "stable": 0, "warning": 0, "drift": 1}
+
+    metrics.stream.drift.state("door", "unknown")
+
+    assert values(metrics, "tta_drift_state", "state") == {"unknown": 1, "stable": 0, "warning": 0, "drift": 0}
+    assert {key[0] for key in samples(metrics) if "drift" in key[0] or "estimated_acc" in key[0]} == {
+        "tta_drift_state",
+        "tta_drift_events_total",
+    }
+
+
 def test_streams_past_the_limit_share_one_series():
     metrics = Metrics("m", "tent", max_labelled=2)
 
@@ -123,9 +145,10 @@ def test_no_set_of_names_makes_more_series_than_the_limit(names, most):
         use(metrics, name)
 
     # Images, offered, learnt, entropy, confidence, version, source, frozen, two accuracies; domains, whether at home,
-    # and two distances.
+    # and two distances; of drift: since when, evidence, agreement, two estimates.
     closed = (MEASURES, WINDOW_OUTCOMES, RESTORE_CAUSES, DROP_REASONS, DOMAIN_OUTCOMES)
-    per_stream = 14 + sum(map(len, closed))
+    drift = (DRIFT_STATES, DRIFT_CAUSES, DRIFT_SCORES)
+    per_stream = 19 + sum(map(len, closed + drift))
     assert len(streams(metrics) - {"_other"}) <= most
     assert len(samples(metrics)) - empty <= (most + 1) * per_stream
     assert sum(values(metrics, "tta_samples_offered_total", "stream").values()) == 2 * len(names)

@@ -15,8 +15,20 @@ from torch.testing import assert_close
 
 from tests.networks import golden, reference_network
 from tta_server.adapters.laws.law import Operators
-from tta_server.guard import drift
-from tta_server.guard.drift import LEVELS, ImageScores, SourceStatistics
+from tta_server.drift.scores import (
+    LEVELS,
+    ImageScores,
+    SourceStatistics,
+    atc_threshold,
+    class_shares,
+    divergence,
+    energy,
+    image_scores,
+    layer_shifts,
+    mahalanobis,
+    norm_scores,
+    window_scores,
+)
 from tta_server.models import Reference, TorchBackbone
 
 CLASSES, WIDTH = 7, 5
@@ -49,7 +61,7 @@ def source() -> SourceStatistics:
 
 
 def rows(source: SourceStatistics, count: int = 40, seed: int = 0) -> ImageScores:
-    return drift.image_scores(2 * drawn(count, CLASSES, seed=seed), drawn(count, WIDTH, seed=seed + 1), source)
+    return image_scores(2 * drawn(count, CLASSES, seed=seed), drawn(count, WIDTH, seed=seed + 1), source)
 
 
 histograms = arrays.arrays(np.int64, CLASSES, elements=st.integers(0, 1000)).filter(np.any)
@@ -61,7 +73,7 @@ def test_what_is_kept_of_an_image_equals_scipy(source):
     shares = scipy.special.softmax(logits.double().numpy(), axis=1)
     mean, inverse = source.feature_mean.double().numpy(), source.feature_precision.double().numpy()
 
-    found = drift.image_scores(logits, features, source)
+    found = image_scores(logits, features, source)
 
     # float32 sums against float64
     close = {"atol": 1e-5, "rtol": 1e-5}
@@ -77,11 +89,11 @@ def test_what_is_kept_of_an_image_equals_scipy(source):
 def test_only_the_energy_sees_logits_that_move_together(shift):
     logits = drawn(8, CLASSES).double()
 
-    assert_close(drift.energy(logits + shift), drift.energy(logits) - shift)
+    assert_close(energy(logits + shift), energy(logits) - shift)
 
 
 def test_features_at_the_mean_have_no_distance(source):
-    found = drift.mahalanobis(source.feature_mean[None], source.feature_mean, source.feature_precision)
+    found = mahalanobis(source.feature_mean[None], source.feature_mean, source.feature_precision)
 
     assert found.tolist() == [0.0]
 
@@ -93,7 +105,7 @@ def test_the_scores_of_a_window_equal_plain_numpy(source):
     counts = np.bincount(window.predicted.numpy(), minlength=CLASSES) / 40
     even = np.full(CLASSES, 1 / CLASSES)
 
-    scores = drift.window_scores(window, source)
+    scores = window_scores(window, source)
 
     expected = {
         "entropy_ratio": window.entropy_ratio.numpy().mean(),
@@ -116,10 +128,10 @@ def test_windows_that_are_stacked_score_as_each_alone(source):
     windows = [rows(source, seed=seed) for seed in range(3)]
     stacked = ImageScores(*(torch.stack(values) for values in zip(*windows, strict=True)))
 
-    together = drift.window_scores(stacked, source)
+    together = window_scores(stacked, source)
 
     for i, window in enumerate(windows):
-        for name, alone in drift.window_scores(window, source).items():
+        for name, alone in window_scores(window, source).items():
             assert_close(together[name][i], alone)
 
 
@@ -133,21 +145,21 @@ def test_the_order_of_a_window_does_not_matter(order):
 
     shuffled = ImageScores(*(values[order] for values in window))
 
-    assert_close(drift.window_scores(shuffled, source), drift.window_scores(window, source))
+    assert_close(window_scores(shuffled, source), window_scores(window, source))
 
 
 @pytest.mark.parametrize("name", ["confidence", "doc_accuracy", "atc_accuracy"])
 def test_answers_that_are_all_sure_look_accurate(source, name):
     window = rows(source)._replace(confidence=torch.ones(40))
 
-    assert drift.window_scores(window, source)[name] >= 0.9
+    assert window_scores(window, source)[name] >= 0.9
 
 
 def test_the_scores_do_not_wait_for_the_device(source):
     window = rows(source)
 
     with Operators() as ran:
-        drift.window_scores(window, source)
+        window_scores(window, source)
 
     assert ran.names
     assert not ran.waits()
@@ -158,19 +170,19 @@ def test_the_scores_do_not_wait_for_the_device(source):
 def test_divergence_is_scipys_symmetric_and_within_0_and_1(one, other):
     one, other = one / one.sum(), other / other.sum()
 
-    found = drift.divergence(torch.from_numpy(one), torch.from_numpy(other))
+    found = divergence(torch.from_numpy(one), torch.from_numpy(other))
 
     middle = (one + other) / 2
     nats = scipy.special.rel_entr(one, middle).sum() + scipy.special.rel_entr(other, middle).sum()
     assert found.item() == pytest.approx(nats / 2 / math.log(2), abs=1e-12)
-    assert_close(found, drift.divergence(torch.from_numpy(other), torch.from_numpy(one)))
+    assert_close(found, divergence(torch.from_numpy(other), torch.from_numpy(one)))
     assert 0 <= found <= 1
 
 
 def test_predictions_that_share_no_class_diverge_by_1():
-    one, other = drift.class_shares(torch.tensor([[0, 0, 1], [2, 3, 3]]), 4)
+    one, other = class_shares(torch.tensor([[0, 0, 1], [2, 3, 3]]), 4)
 
-    assert_close(drift.divergence(one, other), torch.tensor(1.0))
+    assert_close(divergence(one, other), torch.tensor(1.0))
 
 
 # Normalisation layers
@@ -183,7 +195,7 @@ def test_w2_of_a_channel_is_the_distance_between_quantiles():
     one, other = scipy.stats.norm(1.0, 2.0), scipy.stats.norm(0.2, 0.7)
     expected = np.sqrt(np.mean((one.ppf(levels) - other.ppf(levels)) ** 2)) / 0.7
 
-    w2, _ = drift.layer_shifts(
+    w2, _ = layer_shifts(
         moments(torch.tensor([1.0]), torch.tensor([4.0])), moments(torch.tensor([0.2]), torch.tensor([0.49]))
     )["a"]
 
@@ -195,7 +207,7 @@ def test_kl_is_the_sum_of_torchs_both_directions():
     other = torch.distributions.Normal(drawn(6, seed=2), drawn(6, seed=3).abs() + 0.5)
     both = [torch.distributions.kl_divergence(*pair) for pair in ((one, other), (other, one))]
 
-    _, kl = drift.layer_shifts(moments(one.mean, one.variance), moments(other.mean, other.variance))["a"]
+    _, kl = layer_shifts(moments(one.mean, one.variance), moments(other.mean, other.variance))["a"]
 
     # what is added to the variances
     assert_close(kl, (both[0] + both[1]).mean(), atol=1e-3, rtol=1e-3)
@@ -209,8 +221,8 @@ def test_a_layer_shifts_by_nothing_only_where_nothing_differs(mean, var):
     stats = moments(torch.zeros(4).double(), torch.ones(4).double())
     given_ = moments(torch.from_numpy(mean), torch.from_numpy(var))
 
-    w2, kl = drift.layer_shifts(given_, stats)["a"]
-    same = drift.layer_shifts(given_, given_)["a"]
+    w2, kl = layer_shifts(given_, stats)["a"]
+    same = layer_shifts(given_, given_)["a"]
 
     assert w2.isfinite()
     assert kl.isfinite()
@@ -221,7 +233,7 @@ def test_a_layer_shifts_by_nothing_only_where_nothing_differs(mean, var):
 def test_a_larger_shift_of_the_mean_scores_higher():
     stats = moments(torch.zeros(4), torch.ones(4))
 
-    scores = [drift.norm_scores(moments(torch.full((4,), shift), torch.ones(4)), stats) for shift in (0.1, 0.5, 2.0)]
+    scores = [norm_scores(moments(torch.full((4,), shift), torch.ones(4)), stats) for shift in (0.1, 0.5, 2.0)]
 
     for name in scores[0]:
         assert scores[0][name] < scores[1][name] < scores[2][name]
@@ -231,7 +243,7 @@ def test_a_larger_shift_of_the_mean_scores_higher():
 def test_a_channel_that_died_does_not_make_w2_blow_up():
     stats = moments(torch.zeros(2), torch.tensor([0.0, 1.0]))
 
-    w2, kl = drift.layer_shifts(moments(torch.tensor([0.1, 0.0]), torch.tensor([0.1, 1.0])), stats)["a"]
+    w2, kl = layer_shifts(moments(torch.tensor([0.1, 0.0]), torch.tensor([0.1, 1.0])), stats)["a"]
 
     assert w2 < 0.5
     assert kl.isfinite()
@@ -242,8 +254,8 @@ def test_mean_and_maximum_go_over_the_layers():
     found = backbone.forward(golden("base")["x"][0], statistics="batch").moments
     stats = backbone.norm_stats()
 
-    shifts = drift.layer_shifts(found, stats)
-    scores = drift.norm_scores(found, stats)
+    shifts = layer_shifts(found, stats)
+    scores = norm_scores(found, stats)
 
     assert set(shifts) == {name.rpartition(".")[0] for name in stats}
     for kind, name in enumerate(("w2", "kl")):
@@ -253,7 +265,7 @@ def test_mean_and_maximum_go_over_the_layers():
 
 
 def test_a_network_without_batch_norm_has_no_such_scores():
-    assert drift.norm_scores({}, {}) == {}
+    assert norm_scores({}, {}) == {}
 
 
 # Estimates of the accuracy
@@ -264,7 +276,7 @@ def test_a_network_without_batch_norm_has_no_such_scores():
 def test_atc_finds_the_accuracy_of_the_data_it_was_fitted_on(confidence, correct):
     values, right = torch.from_numpy(confidence), torch.from_numpy(correct)
 
-    threshold = drift.atc_threshold(values, right)
+    threshold = atc_threshold(values, right)
 
     assert (values >= threshold).double().mean() == pytest.approx(right.double().mean().item())
 
@@ -275,7 +287,7 @@ def test_estimates_are_shares(confidence, accuracy):
     source = SourceStatistics(torch.full((2,), 0.5), torch.zeros(1), torch.eye(1), *numbers, torch.tensor(accuracy))
     column = torch.full((4,), confidence)
 
-    scores = drift.window_scores(ImageScores(column, column, column, torch.zeros(4, dtype=torch.int64), column), source)
+    scores = window_scores(ImageScores(column, column, column, torch.zeros(4, dtype=torch.int64), column), source)
 
     assert 0 <= scores["doc_accuracy"] <= 1
     assert 0 <= scores["atc_accuracy"] <= 1
@@ -313,15 +325,15 @@ def test_without_labels_no_accuracy_is_estimated_and_the_other_scores_stay(sourc
     column = torch.full((4,), 0.5)
     window = ImageScores(column, column, column, torch.zeros(4, dtype=torch.int64), column)
 
-    plain = drift.window_scores(window, dataclasses.replace(source, atc_threshold=None, accuracy=None))
+    plain = window_scores(window, dataclasses.replace(source, atc_threshold=None, accuracy=None))
 
-    every = drift.window_scores(window, source)
+    every = window_scores(window, source)
     assert every.keys() - plain.keys() == {"atc_accuracy", "doc_accuracy"}
     assert all(torch.equal(every[name], value) for name, value in plain.items())
 
 
 def test_the_largest_entropy_is_1():
-    found = drift.image_scores(
+    found = image_scores(
         torch.zeros(2, CLASSES),
         torch.zeros(2, 1),
         SourceStatistics(*[torch.ones(1)] * 2, torch.eye(1), *[torch.ones(())] * 8),

@@ -97,6 +97,37 @@ class SourceStatistics:
         )
 
 
+class Yardstick(NamedTuple):
+    """What answers of the frozen model are measured by as they are made, in as few calls as can be.
+
+    Attributes:
+        root: Times its own transpose, the precision of the source's features (D, D).
+        shift: Their mean, times the root (D,).
+    """
+
+    root: Tensor
+    shift: Tensor
+
+    @classmethod
+    def of(cls, source: SourceStatistics) -> "Yardstick":
+        """Return that of the source."""
+        variances, axes = torch.linalg.eigh(source.feature_precision.double())
+        root = axes * variances.clamp(min=0).sqrt()
+        shift = source.feature_mean.double() @ root
+        return cls(root.to(source.feature_mean), shift.to(source.feature_mean))
+
+    def measure(self, logits: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the greatest of the logits (N, K) and `mahalanobis` of the features (N, D).
+
+        The free energy is the logarithm of the answer's probability minus the greatest logit.
+
+        Returns:
+            Both (N, 1).
+        """
+        apart = torch.addmm(self.shift, features, self.root, beta=-1)
+        return logits.amax(1, keepdim=True), torch.linalg.vector_norm(apart, dim=1, keepdim=True)
+
+
 def image_scores(logits: Tensor, features: Tensor, source: SourceStatistics) -> ImageScores:
     """Return what the scores need of each image.
 

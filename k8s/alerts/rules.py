@@ -1,0 +1,146 @@
+"""The alerts, each once: what wakes somebody, how soon, and what it tells them.
+
+A runbook for each is on the page `docs/alerts.md`, under its name.
+"""
+
+from typing import Final, Literal, NamedTuple
+
+_STREAM: Final = "model, stream, instance, job"
+_SERVER: Final = "model, instance, job"
+
+
+class Alert(NamedTuple):
+    """Something that somebody must know of.
+
+    Attributes:
+        name: What it is called.
+        expr: PromQL; each series that it gives is one alert.
+        lasts: How long that must be so.
+        severity: critical wakes somebody, warning can wait for the day, info for the week.
+        summary: What has happened, in one line.
+        description: What it means.
+    """
+
+    name: str
+    expr: str
+    lasts: str
+    severity: Literal["critical", "warning", "info"]
+    summary: str
+    description: str
+
+
+ALERTS: Final[tuple[Alert, ...]] = (
+    Alert(
+        "TtaDrift",
+        f'max by ({_STREAM}) (tta_drift_state{{state="drift"}}) == 1',
+        "5m",
+        "warning",
+        "The input of stream {{ $labels.stream }} drifts.",
+        "What the frozen model sees of it is not what its source images were like. GET /v1/streams/"
+        "{{ $labels.stream }}/drift says since when, and what says so.",
+    ),
+    Alert(
+        "TtaEstimatedAccuracyFalls",
+        'avg_over_time(tta_drift_sigmas{score="atc_accuracy"}[10m]) < -4',
+        "10m",
+        "warning",
+        "The frozen model is much less sure of stream {{ $labels.stream }} than of its source images.",
+        "Its estimated accuracy has been {{ $value | humanize }} standard deviations from that on windows without "
+        "drift. Where the frozen model answers, so are the answers.",
+    ),
+    Alert(
+        "TtaWorseThanFrozen",
+        'tta_labelled_accuracy_ratio{variant="adapted"} < ignoring (variant) '
+        'tta_labelled_accuracy_ratio{variant="source"} - 0.05',
+        "5m",
+        "critical",
+        "By its labels, stream {{ $labels.stream }} answers worse than the frozen model would.",
+        "Adapting does harm: {{ $value | humanizePercentage }} are right, and the frozen model is right on at least 5 "
+        "points more of the same images.",
+    ),
+    Alert(
+        "TtaCollapse",
+        "tta_prediction_diversity_ratio < 0.25",
+        "5m",
+        "critical",
+        "Stream {{ $labels.stream }} gives nearly everybody the same answer.",
+        "The diversity of its answers is {{ $value | humanize }}, of 1. Either its input shows one class only, or it "
+        "has collapsed.",
+    ),
+    Alert(
+        "TtaRestoresInARow",
+        f'sum by ({_STREAM}) (increase(tta_restores_total{{cause!~"operator|periodic"}}[30m])) > 2',
+        "0m",
+        "warning",
+        "Stream {{ $labels.stream }} is taken back again and again.",
+        "The guard has taken it back {{ $value | humanize }} times in half an hour. After guard.freeze_after in a row "
+        "it is switched off.",
+    ),
+    Alert(
+        "TtaStreamFrozen",
+        "tta_stream_frozen == 1",
+        "0m",
+        "critical",
+        "The guard has switched stream {{ $labels.stream }} off.",
+        "The frozen model answers, and nothing is learnt until somebody resets the stream or gives it a mode.",
+    ),
+    Alert(
+        "TtaLearningStarved",
+        f"sum by ({_STREAM}) (increase(tta_samples_offered_total[30m])) > 256 "
+        f"and sum by ({_STREAM}) (increase(tta_samples_learnt_total[30m])) == 0",
+        "15m",
+        "info",
+        "Stream {{ $labels.stream }} is offered images and learns from none.",
+        "For half an hour no step was committed. It answers as it did before, whatever its input does.",
+    ),
+    Alert(
+        "TtaStreamSetAside",
+        "tta_streams_set_aside > 0",
+        "5m",
+        "critical",
+        "{{ $value }} streams cannot go on at {{ $labels.instance }}.",
+        "Their requests get 503. GET /v1/streams says which and why; other streams are not concerned.",
+    ),
+    Alert(
+        "TtaQueueFull",
+        f'sum by ({_SERVER}) (rate(tta_requests_total{{outcome="overloaded"}}[5m])) '
+        f"/ sum by ({_SERVER}) (rate(tta_requests_total[5m])) > 0.01",
+        "5m",
+        "warning",
+        "{{ $labels.instance }} turns {{ $value | humanizePercentage }} of requests away.",
+        "More images come than it can answer, and the queue is full. Learning has stopped before that.",
+    ),
+    Alert(
+        "TtaErrors",
+        f'sum by ({_SERVER}) (rate(tta_requests_total{{outcome="error"}}[5m])) '
+        f"/ sum by ({_SERVER}) (rate(tta_requests_total[5m])) > 0.01",
+        "5m",
+        "critical",
+        "{{ $value | humanizePercentage }} of the requests to {{ $labels.instance }} fail.",
+        "The fault is the server's, not the callers'. Its log says what it is.",
+    ),
+    Alert(
+        "TtaStorageFailing",
+        "increase(tta_snapshot_failures_total[10m]) > 0 or increase(tta_records_lost_total[10m]) > 0",
+        "5m",
+        "critical",
+        "{{ $labels.instance }} cannot write what its streams learn.",
+        "Answers and learning go on; a restart now would cost what was learnt since the last write.",
+    ),
+    Alert(
+        "TtaNoBundle",
+        "tta_reference_bundle == 0",
+        "5m",
+        "warning",
+        "Model {{ $labels.model }} is served without a reference bundle.",
+        "Nothing is told apart, drift is not scored, and the guard judges numbers and distances only.",
+    ),
+    Alert(
+        "TtaServerAbsent",
+        "absent(tta_build_info)",
+        "5m",
+        "critical",
+        "Prometheus reads no server.",
+        "None runs, or none is scraped: whatever else is wrong cannot be seen.",
+    ),
+)

@@ -1,0 +1,124 @@
+"""The alerts: each fires when it should and only then, and tells what to do."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from k8s.alerts.rules import ALERTS, Alert
+from tests.k8s.expressions import metrics_of
+from tta_server.settings import Settings
+
+SERVER = 'model="m",instance="a",job="tta"'
+STREAM = f'{SERVER},stream="door"'
+HOUR = 60
+# What a healthy server shows for an hour, a sample each minute.
+HEALTHY = {
+    f"tta_build_info{{{SERVER}}}": "1x60",
+    f"tta_reference_bundle{{{SERVER}}}": "1x60",
+    f"tta_streams_set_aside{{{SERVER}}}": "0x60",
+    f"tta_snapshot_failures_total{{{SERVER}}}": "0x60",
+    f"tta_records_lost_total{{{SERVER}}}": "0x60",
+    f'tta_requests_total{{{SERVER},outcome="ok"}}': "0+600x60",
+    f'tta_requests_total{{{SERVER},outcome="error"}}': "0+1x60",
+    f'tta_requests_total{{{SERVER},outcome="overloaded"}}': "0+1x60",
+    f'tta_drift_state{{{STREAM},state="drift"}}': "0x60",
+    f'tta_drift_state{{{STREAM},state="stable"}}': "1x60",
+    f'tta_drift_sigmas{{{STREAM},score="atc_accuracy"}}': "-2x60",
+    f'tta_drift_sigmas{{{STREAM},score="confidence"}}': "-9x60",
+    f'tta_labelled_accuracy_ratio{{{STREAM},variant="adapted"}}': "0.88x60",
+    f'tta_labelled_accuracy_ratio{{{STREAM},variant="source"}}': "0.9x60",
+    f"tta_prediction_diversity_ratio{{{STREAM}}}": "0.9x60",
+    f'tta_restores_total{{{STREAM},cause="canary"}}': "0x30 1x29",
+    f'tta_restores_total{{{STREAM},cause="operator"}}': "0+1x60",
+    f"tta_stream_frozen{{{STREAM}}}": "0x60",
+    f"tta_samples_offered_total{{{STREAM}}}": "0+64x60",
+    f"tta_samples_learnt_total{{{STREAM}}}": "0+32x60",
+}
+# What is different when an alert must fire; None takes a series away.
+ILL = {
+    "TtaDrift": {f'tta_drift_state{{{STREAM},state="drift"}}': "0x30 1x29"},
+    "TtaEstimatedAccuracyFalls": {f'tta_drift_sigmas{{{STREAM},score="atc_accuracy"}}': "-2x20 -6x39"},
+    "TtaWorseThanFrozen": {f'tta_labelled_accuracy_ratio{{{STREAM},variant="adapted"}}': "0.88x30 0.8x29"},
+    "TtaCollapse": {f"tta_prediction_diversity_ratio{{{STREAM}}}": "0.9x30 0.2x29"},
+    "TtaRestoresInARow": {f'tta_restores_total{{{STREAM},cause="canary"}}': "0x40 1x5 2x4 3x9"},
+    "TtaStreamFrozen": {f"tta_stream_frozen{{{STREAM}}}": "0x50 1x9"},
+    "TtaLearningStarved": {f"tta_samples_learnt_total{{{STREAM}}}": "500x60"},
+    "TtaStreamSetAside": {f"tta_streams_set_aside{{{SERVER}}}": "0x30 2x29"},
+    "TtaQueueFull": {f'tta_requests_total{{{SERVER},outcome="overloaded"}}': "0+20x60"},
+    "TtaErrors": {f'tta_requests_total{{{SERVER},outcome="error"}}': "0+20x60"},
+    "TtaStorageFailing": {f"tta_snapshot_failures_total{{{SERVER}}}": "0x40 1+1x19"},
+    "TtaNoBundle": {f"tta_reference_bundle{{{SERVER}}}": "0x60"},
+    "TtaServerAbsent": {f"tta_build_info{{{SERVER}}}": None},
+}
+
+
+def case(name: str, changed: dict[str, str | None], fired: set[str]) -> dict:
+    """Return a unit test of promtool's: after an hour of these series, exactly these alerts fire."""
+    series = {series: values for series, values in (HEALTHY | changed).items() if values}
+    samples = [{"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in sorted(fired)]
+    return {
+        "name": name,
+        "interval": "1m",
+        "input_series": [{"series": series, "values": values} for series, values in series.items()],
+        "promql_expr_test": [
+            {"expr": 'count by (alertname) (ALERTS{alertstate="firing"})', "eval_time": "59m", "exp_samples": samples}
+        ],
+    }
+
+
+def test_the_committed_rules_are_what_the_generator_writes(root, tmp_path):
+    subprocess.run([sys.executable, "-m", "k8s.alerts.generate", str(tmp_path)], cwd=root, check=True, timeout=60)
+
+    for name in ("rules.yaml", "prometheus-rule.yaml"):
+        committed = (root / "k8s/alerts" / name).read_text()
+        assert (tmp_path / name).read_text() == committed, "run: python -m k8s.alerts.generate"
+
+
+def test_the_operators_resource_holds_the_same_rules(root):
+    plain, resource = (yaml.safe_load((root / "k8s/alerts" / name).read_text()) for name in
+                       ("rules.yaml", "prometheus-rule.yaml"))  # fmt: skip
+
+    assert resource["kind"] == "PrometheusRule"
+    assert resource["spec"] == plain
+
+
+def test_promtool_reads_the_rules(root, promtool):
+    checked = subprocess.run([promtool, "check", "rules", root / "k8s/alerts/rules.yaml"], capture_output=True,
+                             check=False, timeout=30)  # fmt: skip
+
+    assert checked.returncode == 0, checked.stderr.decode()
+    assert f"{len(ALERTS)} rules found" in checked.stdout.decode()
+
+
+def test_each_alert_fires_when_it_should_and_none_does_on_a_healthy_server(root, promtool, tmp_path):
+    assert ILL.keys() == {alert.name for alert in ALERTS}
+    cases = [case("healthy", {}, set()), *(case(name, changed, {name}) for name, changed in ILL.items())]
+    path = tmp_path / "tests.yaml"
+    path.write_text(yaml.safe_dump({
+        "rule_files": [str(root / "k8s/alerts/rules.yaml")], "evaluation_interval": "1m", "tests": cases,
+    }))  # fmt: skip
+
+    tested = subprocess.run([promtool, "test", "rules", path], capture_output=True, check=False, timeout=60)
+
+    assert tested.returncode == 0, tested.stdout.decode() + tested.stderr.decode()
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+def test_each_alert_is_about_metrics_that_exist_and_has_a_runbook(alert: Alert, root, families):
+    page = (root / "docs/alerts.md").read_text()
+
+    assert metrics_of(alert.expr) <= set().union(*families.values())
+    assert f"\n## {alert.name}\n" in page
+    assert alert.summary.endswith(".")
+    assert len(alert.description) > 60
+
+
+def test_the_settings_that_alerts_name_exist():
+    sections = "|".join(Settings.model_fields)
+    named = {match for alert in ALERTS for match in re.findall(rf"\b({sections})\.(\w+)", alert.description)}
+
+    for section, key in named:
+        assert key in type(getattr(Settings(), section)).model_fields, f"{section}.{key}"

@@ -1,0 +1,93 @@
+"""Watch the drift of streams: hand what the frozen model says of their images to the monitor, and tell what changes."""
+
+import logging
+from collections.abc import Mapping
+
+from tta_server.drift.monitor import Monitor, Sights, rows_of
+from tta_server.drift.scores import Yardstick
+from tta_server.drift.watch import Rows, Watch
+from tta_server.runtime.job import Scores
+from tta_server.storage.audit import now
+from tta_server.streams.event import StreamEvent, Tell
+from tta_server.streams.stream import Stream
+
+log = logging.getLogger(__name__)
+
+
+class Watcher:
+    """Keep what is known of each stream's drift; the device thread alone may call it.
+
+    An image counts once: if the frozen model answered it, then; else when its window is learnt from. What is seen of a
+    domain counts for its stream.
+    """
+
+    def __init__(self, monitor: Monitor | None, tell: Tell) -> None:
+        """Take what streams are watched by, None if they are not, and who hears of what changes."""
+        self._monitor = monitor
+        self._tell = tell
+
+    @property
+    def monitor(self) -> Monitor | None:
+        """What streams are watched by; None if they are not."""
+        return self._monitor
+
+    @property
+    def yardstick(self) -> Yardstick | None:
+        """What frozen answers are measured by as they are made; None if nobody asks."""
+        return self._monitor.yardstick if self._monitor else None
+
+    def answered(self, stream: Stream, scores: Scores) -> None:
+        """Take in what the frozen model has answered to images of a stream."""
+        if self._monitor and scores.beside is not None:
+            self._saw(self._monitor, stream, rows_of(scores.probabilities, scores.entropies, scores.beside))
+
+    def looked(self, stream: Stream, rows: int) -> None:
+        """Take in that a request of so many images was told apart, and where the stream is since."""
+        if self._monitor and stream.whereabouts:
+            self._go_on(stream, self._monitor.looked(stream.drift, rows, not stream.whereabouts.current, now()))
+
+    def learnt(self, stream: Stream, sights: Sights, measures: Mapping[str, float], seen: bool) -> None:
+        """Take in a window that a step was tried on; see `Monitor.learnt`.
+
+        Args:
+            stream: Whose it is: a stream, or a domain of one.
+            sights: What was said of the window.
+            measures: What the guard measured.
+            seen: Whether the frozen model had answered its images.
+        """
+        if not self._monitor:
+            return
+        whose = stream.parent or stream
+        whose.drift = self._monitor.learnt(whose.drift, sights, measures)
+        if self._monitor.size and not seen:
+            self._saw(self._monitor, whose, self._monitor.rows_of(sights.frozen))
+        at = whose.standing
+        self._tell(StreamEvent(whose.name, "scored", at, at, whose))
+
+    def _saw(self, monitor: Monitor, stream: Stream, rows: Rows) -> None:
+        before, watch, time = stream.drift.seen, stream.drift, now()
+        if not stream.tells_apart:
+            watch = watch.unlooked(monitor.limits, time)
+        self._go_on(stream, monitor.saw(watch, rows, time))
+        if stream.drift.seen > before:
+            at = stream.standing
+            self._tell(StreamEvent(stream.name, "scored", at, at, stream))
+
+    def _go_on(self, stream: Stream, watch: Watch) -> None:
+        before, stream.drift = stream.drift, watch
+        if watch.state == before.state or (before.state, watch.state) == ("unknown", "stable"):
+            return
+        reason, at = _said(before, watch), stream.standing
+        level = logging.WARNING if watch.state == "drift" else logging.INFO
+        log.log(level, "stream '%s': %s", stream.name, reason)
+        extra = {"state": watch.state, "before": before.state, "because": watch.because, "since": watch.since}
+        self._tell(StreamEvent(stream.name, "drift", at, at, stream, reason=reason, extra=extra))
+
+
+def _said(before: Watch, watch: Watch) -> str:
+    """Return in words what has changed."""
+    if watch.state == "stable":
+        return f"its input looks like the source's again, after {before.state} since {before.since}"
+    begun = "drifts" if watch.state == "drift" else "may drift"
+    because = "its images look unlike the source's" if watch.because == "style" else f"see {watch.because}"
+    return f"its input {begun} since {watch.since}: {because}"

@@ -1,0 +1,67 @@
+"""How a stream's input drifts, as a file has it: numbers in its record, arrays beside."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tta_server.drift.watch import Watch
+from tta_server.models import Tensors
+from tta_server.streams.stored import StoredDrift
+
+_BESIDE = "drift/"
+
+
+def stored_drift(watch: Watch) -> StoredDrift:
+    """Return what the record of a stream says of its drift."""
+    return StoredDrift(
+        state=watch.state,
+        since=watch.since,
+        because=watch.because,
+        evidence=watch.evidence,
+        alarmed=watch.alarmed,
+        away=watch.away,
+        astray=watch.astray,
+        settled=watch.settled,
+        first_astray=watch.first_astray,
+        names=list(watch.names),
+        seen=watch.seen,
+        learnt=watch.learnt,
+    )
+
+
+def arrays_of(watch: Watch) -> Tensors:
+    """Return what lies beside; nothing of a stream that nobody watched."""
+    arrays = {"waiting": watch.waiting, "windows": watch.windows, "shares": watch.shares.astype(np.float64)}
+    return {f"{_BESIDE}{name}": torch.from_numpy(array) for name, array in arrays.items() if array.size}
+
+
+def watch_of(stored: StoredDrift, beside: Tensors) -> Watch:
+    """Return what a file says; an array that is damaged or missing is as that of a fresh stream."""
+    fresh = Watch()
+    windows = _array("windows", beside, (3 + len(stored.names),))
+    waiting, shares = _array("waiting", beside, (fresh.waiting.shape[1],)), _array("shares", beside, ())
+    return Watch(
+        state=stored.state,
+        since=stored.since,
+        because=stored.because,
+        evidence=stored.evidence,
+        alarmed=stored.alarmed,
+        away=stored.away,
+        astray=stored.astray,
+        settled=stored.settled,
+        first_astray=stored.first_astray,
+        waiting=fresh.waiting if waiting is None else waiting,
+        names=() if windows is None else tuple(stored.names),
+        windows=fresh.windows if windows is None else windows,
+        shares=fresh.shares if shares is None else shares.astype(np.float32),
+        seen=stored.seen,
+        learnt=stored.learnt,
+    )
+
+
+def _array(name: str, beside: Tensors, row: tuple[int, ...]) -> npt.NDArray[np.float64] | None:
+    """Return an array whose rows have that shape, if there is a sound one."""
+    found = beside.get(f"{_BESIDE}{name}")
+    if found is None or tuple(found.shape[1:]) != row or not found.dim() or not found.isfinite().all():
+        return None
+    return found.cpu().double().numpy()

@@ -1,0 +1,116 @@
+"""The metric families about the drift of streams."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from tta_server.telemetry.closed_sets import DRIFT_CAUSES, DRIFT_STATES, DriftCause, DriftScore, DriftState
+
+
+class DriftSeries:
+    """What is known of the drift of each stream; a reset takes it back with `state`, not by forgetting the series."""
+
+    def __init__(self, registry: CollectorRegistry, model: str, label: Callable[[str], str]) -> None:
+        """Register the families.
+
+        Args:
+            registry: Where.
+            model: Value of the `model` label.
+            label: From the name of a stream to the value of its label.
+        """
+        self._model, self._label = model, label
+        self._shown: dict[str, DriftState] = {}
+        two = ["model", "stream"]
+        self._state = Gauge(
+            "tta_drift_state", "1 for the state that the stream's input is in.", [*two, "state"], registry=registry
+        )
+        self._since = Gauge(
+            "tta_drift_since_timestamp_seconds",
+            "When that state began: the first window or request that speaks for it.",
+            two,
+            registry=registry,
+        )
+        self._sigmas = Gauge(
+            "tta_drift_sigmas",
+            "Score of the last window, in standard deviations of windows without drift.",
+            [*two, "score"],
+            registry=registry,
+        )
+        self._evidence = Gauge(
+            "tta_drift_evidence_decades",
+            "Evidence of drift gathered so far, as a power of ten.",
+            two,
+            registry=registry,
+        )
+        self._events = Counter(
+            "tta_drift_events",
+            "Times that a stream began to drift, by what says so.",
+            [*two, "cause"],
+            registry=registry,
+        )
+        self._accuracy = Gauge(
+            "tta_estimated_accuracy_ratio",
+            "Accuracy as confidence suggests it; rises also when a stream collapses, so it never stands alone.",
+            [*two, "variant"],
+            registry=registry,
+        )
+        self._agreement = Gauge(
+            "tta_source_agreement_ratio",
+            "Share of the last learnt window that the stream and the frozen model answer alike.",
+            two,
+            registry=registry,
+        )
+        self._measured = (self._since, self._sigmas, self._evidence, self._accuracy, self._agreement)
+
+    def open(self, stream: str) -> None:
+        """Create the series of a stream: nothing is known yet."""
+        labels = self._model, self._label(stream)
+        for cause in DRIFT_CAUSES:
+            self._events.labels(*labels, cause)
+        self._shown.pop(labels[1], None)
+        self.state(stream, "unknown")
+
+    def close(self, stream: str) -> None:
+        """Remove the series of a stream that has its own."""
+        self._shown.pop(stream, None)
+        for family in (self._state, self._events, *self._measured):
+            family.remove_by_labels({"model": self._model, "stream": stream})
+
+    def state(self, stream: str, now: DriftState) -> None:
+        """Record the state; what was measured goes when nothing is known."""
+        labels = self._model, self._label(stream)
+        if self._shown.get(labels[1]) == now:
+            return
+        self._shown[labels[1]] = now
+        for state in DRIFT_STATES:
+            self._state.labels(*labels, state).set(state == now)
+        if now == "unknown":
+            for family in self._measured:
+                family.remove_by_labels({"model": self._model, "stream": labels[1]})
+
+    def since(self, stream: str, time: str) -> None:
+        """Record when the state began: ISO 8601, or empty."""
+        if time:
+            self._since.labels(self._model, self._label(stream)).set(datetime.fromisoformat(time).timestamp())
+
+    def began(self, stream: str, cause: DriftCause) -> None:
+        """Count that a stream began to drift."""
+        self._events.labels(self._model, self._label(stream), cause).inc()
+
+    def scores(self, stream: str, sigmas: Mapping[DriftScore, float], decades: float) -> None:
+        """Record how far the scores of the last window are off, and the evidence."""
+        labels = self._model, self._label(stream)
+        for name, value in sigmas.items():
+            self._sigmas.labels(*labels, name).set(value)
+        if sigmas:
+            self._evidence.labels(*labels).set(decades)
+
+    def beside(self, stream: str, agreement: float | None, source: float | None, adapted: float | None) -> None:
+        """Record the agreement with the frozen model and the estimated accuracy of both, in [0, 1], where known."""
+        labels = self._model, self._label(stream)
+        if agreement is not None:
+            self._agreement.labels(*labels).set(agreement)
+        for variant, value in (("source", source), ("adapted", adapted)):
+            if value is not None:
+                self._accuracy.labels(*labels, variant).set(value)
