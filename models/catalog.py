@@ -114,15 +114,21 @@ def load(
     elif ":" not in architecture:
         raise ValueError(f"model '{architecture}' needs a local weights file; nothing is ever downloaded")
     preprocess = custom.preprocess or source.preprocess
-    backbone = TorchBackbone(
-        module,
-        preprocess.input_shape,
-        name=architecture.rpartition(":")[2],
-        head=custom.head,
-        mean=preprocess.mean,
-        std=preprocess.std,
-        device=device,
-    )
+    try:
+        backbone = TorchBackbone(
+            module,
+            preprocess.input_shape,
+            name=architecture.rpartition(":")[2],
+            head=custom.head,
+            mean=preprocess.mean,
+            std=preprocess.std,
+            device=device,
+        )
+    except ValueError:
+        raise
+    except Exception as error:  # a network may be anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"model '{architecture}' cannot be served: {reason}") from error
     expected = backbone.spec.classes
     if classes not in (None, expected):
         raise ValueError(f"model '{architecture}' has {expected} classes, not the {classes} asked for")

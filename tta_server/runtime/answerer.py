@@ -23,22 +23,22 @@ class Answerer:
         """Take the network, the adapter that answers as the frozen model, and who shares a forward."""
         self._backbone = backbone
         self._source = source
-        self._sharing = sharing
+        self.sharing = sharing
 
     def key(self, job: Job, answering: Answering) -> Hashable:
         """Return what is equal for requests that may share a forward."""
-        return self._sharing.key(job, job.stream, answering)
+        return self.sharing.key(job, job.stream, answering)
 
     def groups(self, parts: Sequence[Piece]) -> list[list[Piece]]:
         """Split parts of requests into groups that share a forward, those that the source answers first."""
         together: dict[Hashable, list[Piece]] = {}
         for part in parts:
             stream = part.stream
-            key = self._sharing.key(part, stream.name, stream.answering._replace(routed=False))
+            key = self.sharing.key(part, stream.name, stream.answering._replace(routed=False))
             together.setdefault(key, []).append(part)
         frozen = [group for group in together.values() if group[0].stream.answers_as_source]
         others = [group for group in together.values() if not group[0].stream.answers_as_source]
-        return frozen + [some for group in others for some in self._sharing.fill(group, _size)]
+        return frozen + [some for group in others for some in self.sharing.fill(group, _size)]
 
     def answer(self, group: Sequence[Piece]) -> Scores:
         """Answer one of `groups`, in order of its parts; mode `inline` learns elsewhere."""

@@ -97,19 +97,19 @@ def assemble(
     registry = Registry(methods, settings.streams, _pace(settings.engine), metrics, shelf, news, apart)
     registry.load(storage.store.names())
     policy = Policy(settings.streams.reset_every, settings.guard.freeze_after)
+    sharing = Sharing(backbone, settings.engine.stack_rows)
     parts = Parts(
         backbone=backbone,
         source=source,
         methods=methods,
         registry=registry,
-        answerer=Answerer(backbone, source, Sharing(settings.engine.stack_rows)),
+        answerer=Answerer(backbone, source, sharing),
         router=Router(backbone, space, settings.domains.max, settings.engine.window_rows, registry, news)
         if space
         else None,
         learner=Learner(backbone, source, metrics, news.tell, policy),
         ledger=ledger,
         news=news,
-        stack_rows=settings.engine.stack_rows,
         metrics=metrics,
     )
     return Worker(parts), Commands(parts, shelf, storage.store, settings.domains.max if space else 1)

@@ -51,7 +51,6 @@ class Parts:
         router: Tells domains apart; None if nobody does.
         ledger: Remembers answers until labels come.
         news: Is told what happens to streams.
-        stack_rows: Most images of several streams in one step.
         metrics: Where times are reported.
     """
 
@@ -64,7 +63,6 @@ class Parts:
     router: Router | None
     ledger: Ledger
     news: News
-    stack_rows: int
     metrics: Metrics
 
 
@@ -121,7 +119,7 @@ class Worker:
         with self._registry.at_work():
             while window := self._registry.take_due(now_s, room):
                 windows.append(window)
-                room = self.parts.stack_rows - sum(len(rows) for _, rows in windows)
+                room = self.parts.answerer.sharing.stack_rows - sum(len(rows) for _, rows in windows)
             try:
                 self.parts.learner.learn(windows)
             except Exception as error:  # not a step's: the learner answers for those
