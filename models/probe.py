@@ -6,7 +6,8 @@ then the same kernels run, and whatever differs is not rounding.
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -107,8 +108,7 @@ def _together(
     def run(state: Tensors, window: Tensor) -> tuple[Tensor, ...]:
         return _parts(network.forward(window, state, statistics))
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # an operator that vmap takes row by row, which is slower than to take turns
+    with _stacking(windows[0]):
         found: tuple[Tensor, ...] = vmap(run)(_stack(states), torch.stack(list(windows)))
         return found
 
@@ -128,11 +128,18 @@ def _slopes(
 
     if not learnt:
         return ()
-    with torch.enable_grad(), warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with torch.enable_grad(), _stacking(windows[0]):
         found: Tensors = vmap(run)(_stack(states), torch.stack(list(windows)))
     flat = torch.cat([found[name].flatten(1).float() for name in learnt], 1)
     return (flat.detach(),)
+
+
+@contextmanager
+def _stacking(x: Tensor) -> Iterator[None]:
+    """Let nothing be stacked on a CPU that `vmap` takes stream by stream: there it is faster to take turns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if x.is_cuda else "error")
+        yield
 
 
 def _stack(states: Sequence[Tensors]) -> dict[str, Tensor]:
@@ -149,8 +156,9 @@ def _moved(tensors: Tensors, generator: torch.Generator) -> dict[str, Tensor]:
 
 
 def _parts(output: Output) -> tuple[Tensor, ...]:
-    moments: Mapping[str, Tensor] = output.moments
-    return output.logits, output.features, *moments.values()
+    # As one: the mean of some channels is nothing but rounding.
+    moments = [torch.cat([tensor.float() for tensor in output.moments.values()])] if output.moments else []
+    return output.logits, output.features, *moments
 
 
 def _differ(left: Sequence[Tensor], right: Sequence[Tensor], share: float) -> bool:

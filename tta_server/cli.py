@@ -134,7 +134,7 @@ def _run_config(options: argparse.Namespace) -> int:
 
 
 def _run_models(_options: argparse.Namespace) -> int:
-    from tta_server.models.catalog import architectures
+    from tta_server.models.sources import architectures
 
     print("\n".join(architectures()))
     return 0
