@@ -74,7 +74,8 @@ class TorchBackbone:
         self._written: dict[str, Tensor] = {}
         self._pairs = False
         self._uneven = ""
-        like = next((p for p in self._module.parameters() if p.is_floating_point()), torch.zeros(()))
+        floats = (p for p in self._module.parameters() if p.is_floating_point())
+        like = max(floats, key=Tensor.numel, default=torch.zeros(()))  # norms may be of another type
         channels = input_shape[0]
         self._mean = _per_channel(mean, 0.0, channels, "mean").to(self.device, like.dtype)
         self._std = _per_channel(std, 1.0, channels, "std").to(self.device, like.dtype)

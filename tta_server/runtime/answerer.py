@@ -1,5 +1,6 @@
 """Answer a group of requests with as few forwards as their states allow."""
 
+import logging
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -14,6 +15,8 @@ from tta_server.runtime.job import Job, Piece, Scores
 from tta_server.runtime.sharing import Sharing
 from tta_server.streams.stream import Answering, Method
 from tta_server.streams.window import Images
+
+log = logging.getLogger(__name__)
 
 
 class Answerer:
@@ -74,6 +77,8 @@ class Answerer:
 
 def warm_up(backbone: Backbone, source: Adapter, method: Method, rows: int) -> None:
     """Run one image and `rows` images through everything once, so that the first request finds it loaded."""
+    for subject, said in backbone.findings.remarks.items():  # the network is tried now, not at the first request
+        log.info("network, %s: %s", subject, said)
     generator = torch.Generator().manual_seed(0)
     for count in {1, max(rows, 2)}:
         x = torch.rand(count, *backbone.spec.input_shape, generator=generator).to(backbone.device)
