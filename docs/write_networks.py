@@ -1,6 +1,6 @@
 """Try many networks and table what can be done with each: `python -m docs.write_networks`, from the root.
 
-It takes about a quarter of an hour. The page is committed; a test tries a few of the networks again and compares.
+It takes about half an hour on one core. The page is committed; a test tries a few of the networks again and compares.
 """
 
 import dataclasses
@@ -32,13 +32,15 @@ _FAR, _FAR_IN_HALF = 1e-5, 1e-2  # of the logits' scale
 _TORCHVISION = """
     alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3 maxvit_t mnasnet0_5
     mobilenet_v2 mobilenet_v3_large mobilenet_v3_small regnet_x_400mf regnet_y_400mf resnet18 resnet50
-    resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_0 squeezenet1_1 swin_t swin_v2_t vit_b_16
+    resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_0 squeezenet1_1 swin_t swin_v2_t vgg11 vgg11_bn vit_b_16
 """
 _TIMM = """
     convnext_atto convnextv2_atto cspdarknet53 deit_tiny_distilled_patch16_224 densenet121 dla34 dpn48b
-    edgenext_xx_small efficientnet_b0 efficientvit_b0 ghostnet_050 hrnet_w18_small mixer_s32_224
-    mobilenetv3_small_050 poolformer_s12 regnety_002 repvgg_a0 resnet10t test_byobnet test_efficientnet_evos
-    test_efficientnet_gn test_efficientnet_ln test_nfnet test_resnet test_vit vit_tiny_patch16_224
+    edgenext_xx_small efficientnet_b0 efficientvit_b0 ghostnet_050 hrnet_w18_small inception_v4 lcnet_050
+    levit_128s mixer_s32_224 mixnet_s mnasnet_050 mobilenetv2_050 mobilenetv3_small_050 mobilevit_xxs nf_resnet26
+    pit_ti_224 poolformer_s12 regnety_002 repvgg_a0 resnet10t resnetv2_50 rexnet_100 test_byobnet
+    test_efficientnet_evos test_efficientnet_gn test_efficientnet_ln test_nfnet test_resnet test_vit
+    vit_tiny_patch16_224
 """
 _SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 _HF: Mapping[str, tuple[str, dict[str, Any]]] = {

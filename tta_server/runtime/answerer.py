@@ -78,7 +78,7 @@ class Answerer:
 def warm_up(backbone: Backbone, source: Adapter, method: Method, rows: int) -> None:
     """Run one image and `rows` images through everything once, so that the first request finds it loaded."""
     for subject, said in backbone.findings.remarks.items():  # the network is tried now, not at the first request
-        log.info("network, %s: %s", subject, said)
+        log.debug("network, %s: %s", subject, said)
     generator = torch.Generator().manual_seed(0)
     for count in {1, max(rows, 2)}:
         x = torch.rand(count, *backbone.spec.input_shape, generator=generator).to(backbone.device)
