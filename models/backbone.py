@@ -1,7 +1,7 @@
 """What an adapter may ask of a frozen network."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
@@ -65,12 +65,34 @@ class Spec:
     capabilities: frozenset[str]
 
 
+@dataclass(frozen=True)
+class Findings:
+    """What trials of a network showed, and so what may be done with it.
+
+    Attributes:
+        apart: Whether no row of a forward depends on another, so that requests may share one.
+        stacks: Whether streams of different states may share one, and a step.
+        repeats: Whether it answers the same images alike each time.
+        remarks: What a person should know of it, by subject.
+    """
+
+    apart: bool = True
+    stacks: bool = True
+    repeats: bool = True
+    remarks: Mapping[str, str] = field(default_factory=dict)
+
+
 class Backbone(Protocol):
     """A frozen network, shared by every stream; images are floats in [0, 1], normalised inside."""
 
     @property
     def spec(self) -> Spec:
         """Facts about the network."""
+        ...
+
+    @property
+    def findings(self) -> Findings:
+        """What trials of the network showed; the first call may take some forwards."""
         ...
 
     @property

@@ -5,6 +5,8 @@ Differs: nothing is updated in place; the batch's statistics are handed out inst
 """
 
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -14,6 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tta_server.models.backbone import Statistics, TooFewValuesError
 from tta_server.models.slots import median_moments, moments, normalise, normalise_by_batch, normalise_by_stored
+
+# Of torchvision, timm and others: a BatchNorm whose tensors are all buffers.
+_FROZEN = re.compile("FrozenBatchNorm")
 
 
 @dataclass
@@ -25,11 +30,21 @@ class NormCall:
         moments: Filled by the layers: what they saw, unless the statistics are the stored ones.
         streams: How many streams' rows follow one another in the batch; each has statistics of its own, and an
             overridden tensor is (S, C). None: one stream, whose tensors are (C,).
+        rows: Images that the network was given, those of all streams.
+        copies: How often each of them was given, because the network takes no single image.
+        folds: By layer, how many rows of its own it has made of each image so far.
     """
 
     statistics: Statistics = "stored"
     moments: dict[str, Tensor] = field(default_factory=dict)
     streams: int | None = None
+    rows: int = 1
+    copies: int = 1
+    folds: dict[str, set[int]] = field(default_factory=dict)
+
+
+class UnevenRowsError(ValueError):
+    """A layer of a stacked forward does not see each stream's rows as it does alone."""
 
 
 class StreamNorm(nn.Module):
@@ -40,42 +55,50 @@ class StreamNorm(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, name: str, norm: _BatchNorm, call: NormCall) -> None:
+    def __init__(self, name: str, norm: nn.Module, call: NormCall, after: Sequence[str] = ()) -> None:
         """Take over the tensors of `norm`.
 
         Args:
             name: Path of the layer in its network, the prefix of the moments it reports.
-            norm: The layer to replace.
+            norm: The layer to replace: a BatchNorm that keeps running statistics, or what is one but in name.
             call: Shared by all layers of the network.
-
-        Raises:
-            ValueError: If `norm` keeps no running statistics: there would be no source to fall back to. Or if it is a
-                subclass that does more than normalise, such as one that also applies an activation.
+            after: Names of layers within `norm` that follow, such as an activation; they are kept.
         """
         super().__init__()
-        if type(norm).forward not in (_BatchNorm.forward, nn.SyncBatchNorm.forward):
-            raise ValueError(
-                f"layer '{name}' is a {type(norm).__name__} with a forward of its own, which would be lost; "
-                "build the network with torch's BatchNorm"
-            )
-        if norm.running_mean is None or norm.running_var is None:
-            raise ValueError(f"layer '{name}' keeps no running statistics; build it with track_running_stats=True")
         self.name = name
-        self.eps = norm.eps
+        self.eps = cast(float, norm.eps)
         self.call = call
-        self.register_parameter("weight", cast(nn.Parameter | None, norm.weight))
-        self.register_parameter("bias", cast(nn.Parameter | None, norm.bias))
-        self.register_buffer("running_mean", norm.running_mean)
-        self.register_buffer("running_var", norm.running_var)
+        for kind in ("weight", "bias"):
+            tensor = getattr(norm, kind, None)
+            own = tensor if tensor is None or isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, False)
+            self.register_parameter(kind, own)
+        for kind in ("running_mean", "running_var"):
+            self.register_buffer(kind, cast(Tensor, getattr(norm, kind)))
+        self.after = tuple(after)
+        for kind in after:
+            self.add_module(kind, norm.get_submodule(kind))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` normalised, scaled and shifted; same shape.
 
         Raises:
             TooFewValuesError: If the batch's statistics are asked for and it has one value per channel.
+            UnevenRowsError: If the rows of streams cannot be told apart here.
         """
+        normalised = self._normalised(x)
+        for kind in self.after:
+            normalised = self.get_submodule(kind)(normalised)
+        return normalised
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        fold, odd = divmod(len(x), self.call.rows)
+        known = self.call.folds.setdefault(self.name, set())
         if self.call.streams is not None:
+            if odd or (known and fold not in known):
+                raise UnevenRowsError(f"layer '{self.name}' was given {len(x)} rows for {self.call.rows} images")
             return self._stacked(x.view(self.call.streams, -1, *x.shape[1:])).flatten(0, 1)
+        if not odd:
+            known.add(fold)
         if self.call.statistics == "stored":
             return nn.functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
@@ -89,7 +112,7 @@ class StreamNorm(nn.Module):
         )
         biased = inverse_std.detach().square().reciprocal() - self.eps
         self._report(x, mean.detach(), biased.clamp(min=0))
-        return normalised
+        return normalised.to(x.dtype)  # under `vmap` it would have the type of the scales
 
     def _spelt_out(self, x: Tensor, statistics: float | Literal["median"]) -> Tensor:
         # F.batch_norm has no gradient for statistics that are passed in.
@@ -102,6 +125,7 @@ class StreamNorm(nn.Module):
         return normalise(x[None], mean[None], var[None], weight, bias, self.eps)[0]
 
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.to(self.running_mean.dtype)  # a network that computes in half precision may keep its norms in full
         return median_moments(x) if self.call.statistics == "median" else moments(x)
 
     def _stacked(self, x: Tensor) -> Tensor:
@@ -125,7 +149,7 @@ class StreamNorm(nn.Module):
         )
 
     def _check_values(self, x: Tensor) -> None:
-        if x.numel() == x.shape[1]:
+        if x.numel() == x.shape[1] * self.call.copies:
             raise TooFewValuesError(
                 f"layer '{self.name}' needs more than one value per channel for batch statistics, got shape "
                 f"{tuple(x.shape)}; send more images at once"
@@ -134,24 +158,51 @@ class StreamNorm(nn.Module):
     def _report(self, x: Tensor, mean: Tensor, biased: Tensor) -> None:
         """Hand out the moments of `x` (N, C, ...) or (S, N, C, ...), with a `mean` of (C,) or (S, C)."""
         images, *extent = x.shape[mean.dim() - 1 :]
-        values = images * math.prod(extent[1:])
+        values = images * math.prod(extent[1:]) // self.call.copies
         found = {"running_mean": mean, "running_var": biased * (values / (values - 1))}
         for kind, tensor in found.items():
             # The kernel computes in float32 what a network may keep in half of it.
             self.call.moments[f"{self.name}.{kind}"] = tensor.to(self.running_mean.dtype)
 
 
-def replace_batch_norm(module: nn.Module, call: NormCall) -> list[str]:
+def replace_batch_norm(module: nn.Module, call: NormCall) -> tuple[list[str], list[str]]:
     """Replace every BatchNorm in `module` by a `StreamNorm`, in place.
 
+    What a library has made of a BatchNorm is one too if it does nothing but that and a layer that follows.
+
     Returns:
-        Paths of the replaced layers, in the order of registration.
+        Paths of the replaced layers, in the order of registration, and of those left as they are: they normalise in
+        a way of their own.
     """
-    replaced: dict[_BatchNorm, StreamNorm] = {}  # a layer that two places share stays shared
+    replaced: dict[nn.Module, StreamNorm] = {}  # a layer that two places share stays shared
+    left: list[str] = []
     for name, layer in list(module.named_modules(remove_duplicate=False)):
-        if isinstance(layer, _BatchNorm):
-            parent, _, attribute = name.rpartition(".")
-            if layer not in replaced:
-                replaced[layer] = StreamNorm(name, layer, call)
-            setattr(module.get_submodule(parent), attribute, replaced[layer])
-    return [norm.name for norm in replaced.values()]
+        if not isinstance(layer, _BatchNorm) and not _FROZEN.match(type(layer).__name__):
+            continue
+        parent, _, attribute = name.rpartition(".")
+        if layer not in replaced:
+            after = _after(layer)
+            if after is None:
+                left.append(name)
+                continue
+            replaced[layer] = StreamNorm(name, layer, call, after)
+        setattr(module.get_submodule(parent), attribute, replaced[layer])
+    return [norm.name for norm in replaced.values()], left
+
+
+def _after(layer: nn.Module) -> tuple[str, ...] | None:
+    """Return the names of the layers within a BatchNorm that follow it; None if it does something else."""
+    if getattr(layer, "running_mean", None) is None or getattr(layer, "running_var", None) is None:
+        return None
+    if type(layer).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward):
+        return ()
+    after = tuple(name for name in ("drop", "act") if isinstance(getattr(layer, name, None), nn.Module))
+    mean = cast(Tensor, layer.running_mean)
+    dimensions = 0 if isinstance(layer, nn.BatchNorm1d) else 3 if isinstance(layer, nn.BatchNorm3d) else 2
+    shape = 2, len(mean), *[2] * dimensions
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(mean) * 4 - 2
+    try:
+        same = torch.allclose(layer(x), StreamNorm("", layer, NormCall(rows=2), after)(x), rtol=1e-3, atol=1e-4)
+    except Exception:  # a layer may need whatever it likes
+        return None
+    return after if same else None

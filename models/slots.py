@@ -40,7 +40,7 @@ def normalise_by_batch(
     if _fused(x):
         normalised, mean, inverse_std = _ByBatch.apply(x.contiguous(), weight, bias, eps)
         return normalised, mean, (inverse_std.square().reciprocal() - eps).clamp(min=0)
-    mean, var = moments(x)
+    mean, var = moments(x if x.dtype in _FUSED else x.float())
     return normalise(x, mean, var, weight, bias, eps), mean.detach(), var.detach()
 
 

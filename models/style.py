@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tta_server.models.affine_norm import channels
+
 _LEAST_DEVIATION = 1e-5  # a channel that is constant over an image has a finite logarithm
 
 
@@ -34,7 +36,7 @@ def listening(layers: Mapping[str, nn.Module], stop: bool) -> Iterator[dict[str,
 
     def hear(path: str, layer: nn.Module, args: tuple[Any, ...]) -> None:
         if path not in heard:
-            heard[path] = style(args[0], _channels(layer))
+            heard[path] = style(args[0], channels(layer))
         if stop and len(heard) == len(layers):
             raise _Reached
 
@@ -69,11 +71,3 @@ def style(x: Tensor, channels: int) -> Tensor:
     # In two passes: on a CPU, `std_mean` takes eight times as long, which is a third of a small network's forward.
     deviation = torch.linalg.vector_norm(values - mean[:, :, None], dim=2) / values.shape[2] ** 0.5
     return torch.cat([mean, (deviation + _LEAST_DEVIATION).log()], 1)
-
-
-def _channels(layer: nn.Module) -> int:
-    if isinstance(layer, nn.GroupNorm):
-        return layer.num_channels
-    if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
-        return int(layer.normalized_shape[-1])
-    return len(layer.running_mean)  # type: ignore[arg-type]

@@ -1,27 +1,38 @@
 """A frozen backbone over any torch classifier."""
 
-import copy
 import hashlib
+import logging
 import threading
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from tta_server.models.backbone import EMPTY, Output, Spec, Statistics, Tensors
-from tta_server.models.norm import NormCall, StreamNorm, replace_batch_norm
+from tta_server.models.affine_norm import is_norm, own_parameters
+from tta_server.models.backbone import EMPTY, Findings, Output, Spec, Statistics, Tensors
+from tta_server.models.freeze import buffers, freeze, written
+from tta_server.models.head import Reading, features_of, find_reading
+from tta_server.models.norm import NormCall, UnevenRowsError, replace_batch_norm
+from tta_server.models.probe import probe
 from tta_server.models.style import listening
 
-_AFFINE_NORMS = (StreamNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+log = logging.getLogger(__name__)
+
+_TRIED_ROWS = 3
 
 
 class TorchBackbone:
     """Freeze a classifier and let each call replace some of its tensors.
 
     The module is copied: what its owner does to the original later changes nothing here. Overriding swaps tensors
-    inside the copy for the time of a call, so `forward` holds a lock and one thread should own the backbone.
+    inside the copy for the time of a call, so `forward` holds a lock and one thread should own the backbone. Buffers
+    that the network writes in its forward are what they were frozen as at the start of each: no call leaves anything
+    behind for another.
     """
 
     def __init__(
@@ -35,46 +46,56 @@ class TorchBackbone:
         std: Sequence[float] | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        """Copy, freeze and probe `module`.
+        """Copy and freeze `module`, and find out how to read it.
 
         Args:
-            module: Classifier from normalised images (N, C, H, W) to logits (N, K).
+            module: Classifier from normalised images (N, C, H, W) to logits (N, K), or to a dict or tuple with them;
+                of probabilities, the logarithms are taken.
             input_shape: (C, H, W) of one image.
             name: What people call the model; its class name when empty.
-            head: Path of the Linear layer that makes the logits; the last one when empty.
+            head: Path of the layer that makes the logits; when empty the one that does so, as far as can be seen.
             mean: Per-channel mean that is subtracted from images in [0, 1]; None is 0.
             std: Per-channel deviation that they are divided by; None is 1.
             device: Where to run.
 
         Raises:
-            ValueError: If there is no such head, or the module does not map such images to that head's logits.
+            ValueError: If the module cannot be copied, does not map such images to logits, or has no such head.
         """
         self.device = torch.device(device)
         self._lock = threading.Lock()
         self._call = NormCall()
-        self._module = copy.deepcopy(module).to(self.device).eval().requires_grad_(False)
-        self._batch_norms = replace_batch_norm(self._module, self._call)
-        self.norm_layers = tuple(
-            path for path, layer in self._module.named_modules() if isinstance(layer, _AFFINE_NORMS)
-        )
-        self._shapes = {name: tensor.shape for name, tensor in self._module.state_dict().items()}
+        self._name = name or type(module).__name__.lower()
+        self._module = freeze(module, self.device)
+        self._batch_norms, self._left_norms = replace_batch_norm(self._module, self._call)
+        self.norm_layers = tuple(path for path, layer in self._module.named_modules() if path and is_norm(layer))
+        self._tensors = _tensors(self._module)
+        self._shapes = {name: tensor.shape for name, tensor in self._tensors.items()}
         self._features: Tensor | None = None
-        path, linear = _find_head(self._module, head)
-        linear.register_forward_pre_hook(self._keep_features)
+        self._written: dict[str, Tensor] = {}
+        self._pairs = False
+        self._uneven = ""
+        floats = (p for p in self._module.parameters() if p.is_floating_point())
+        like = max(floats, key=Tensor.numel, default=torch.zeros(()))  # norms may be of another type
         channels = input_shape[0]
-        self._mean = _per_channel(mean, 0.0, channels, "mean").to(linear.weight)
-        self._std = _per_channel(std, 1.0, channels, "std").to(linear.weight)
+        self._mean = _per_channel(mean, 0.0, channels, "mean").to(self.device, like.dtype)
+        self._std = _per_channel(std, 1.0, channels, "std").to(self.device, like.dtype)
         if not (self._std > 0).all():
             raise ValueError(f"std must be positive, got {std}")
+        # Not zeros: a network may divide by the norm of its input.
+        images = torch.rand(_TRIED_ROWS, *input_shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+        digest = self.digest()
+        self._reading = self._find_reading(images, head)
+        if self._reading.head:
+            self._module.get_submodule(self._reading.head).register_forward_pre_hook(self._keep_features)
         self.spec = Spec(
-            name=name or type(module).__name__.lower(),
-            digest=self.digest(),
+            name=self._name,
+            digest=digest,
             input_shape=input_shape,
-            classes=linear.out_features,
-            features=linear.in_features,
+            classes=self._reading.classes,
+            features=self._reading.features,
             capabilities=self._capabilities(),
         )
-        self._probe(path)
+        self._try_single(images[:1])
 
     def forward(self, x: Tensor, overrides: Tensors = EMPTY, statistics: Statistics = "stored") -> Output:
         """Run the network on `x` (N, C, H, W) with some of its tensors replaced; see `Backbone.forward`."""
@@ -90,6 +111,7 @@ class TorchBackbone:
         """Run the network once on the images of S streams, each with overrides and statistics of its own.
 
         The network must treat the rows of a batch alike, but for BatchNorm layers: all streams are one batch to it.
+        `findings` says whether it does.
 
         Args:
             xs: Images (S, N, C, H, W) in [0, 1], float32, on `device`.
@@ -100,7 +122,8 @@ class TorchBackbone:
             What `forward` returns for each stream, with S in front.
 
         Raises:
-            ValueError: If an override is not a tensor of a BatchNorm layer.
+            ValueError: If an override is not a tensor of a BatchNorm layer, or one of these layers sees other rows
+                than the network was given; it is not stacked from then on.
         """
         if xs.dim() != 5 or tuple(xs.shape[2:]) != self.spec.input_shape:
             expected = ", ".join(map(str, self.spec.input_shape))
@@ -109,7 +132,12 @@ class TorchBackbone:
         if not self.stacks(overrides):
             raise ValueError(f"only tensors of BatchNorm layers can be stacked, got {', '.join(overrides)}")
         self._check_overrides(overrides, (streams,))
-        logits, features, moments = self._run(xs.flatten(0, 1), overrides, statistics, streams)
+        try:
+            logits, features, moments = self._run(xs.flatten(0, 1), overrides, statistics, streams)
+        except UnevenRowsError as error:
+            self._uneven = str(error)
+            log.warning("streams of '%s' take turns from now on: %s", self.spec.name, error)
+            raise
         logits, features = (tensor.view(streams, rows, *tensor.shape[1:]) for tensor in (logits, features))
         return Output(logits, features, moments)
 
@@ -125,32 +153,64 @@ class TorchBackbone:
         with self._lock, listening(wanted, stop=not answer) as heard:
             output = self._locked(x, EMPTY, "stored")
         missed = [path for path in layers if path not in heard]
-        if missed or any(len(found) != len(x) for found in heard.values()):
+        found = {path: style[: len(x)] if self._copies(x) > 1 else style for path, style in heard.items()}
+        if missed or any(len(style) != len(x) for style in found.values()):
             raise ValueError(f"layer '{(missed or layers)[0]}' does not see each image once, so it has no style")
-        return torch.cat([heard[path] for path in layers], 1), output
+        return torch.cat([found[path] for path in layers], 1), output
+
+    @property
+    def findings(self) -> Findings:
+        """What trials of the network showed; the first call runs them, which takes some forwards."""
+        found = self._probed
+        if not (self._uneven and found.stacks):
+            return found
+        remarks = {**found.remarks, "stacking": f"off: {self._uneven}; streams take turns"}
+        return replace(found, stacks=False, remarks=remarks)
+
+    @cached_property
+    def _probed(self) -> Findings:
+        before = buffers(self._module)
+        found = probe(self)
+        self._keep(before)
+        return replace(found, remarks={**self._facts(), **found.remarks})
 
     def _run(self, x: Tensor, overrides: Tensors, statistics: Statistics, streams: int | None = None) -> Output:
         with self._lock:
             return self._locked(x, overrides, statistics, streams)
 
     def _locked(self, x: Tensor, overrides: Tensors, statistics: Statistics, streams: int | None = None) -> Output:
-        self._call.statistics, self._call.moments, self._call.streams = statistics, {}, streams
+        call, copies = self._call, self._copies(x)
+        call.statistics, call.moments, call.streams = statistics, {}, streams
+        call.rows, call.copies = copies * len(x), copies
+        begun = {name: tensor.clone() for name, tensor in self._written.items()}
         try:
-            logits = functional_call(self._module, dict(overrides), ((x.to(self._mean) - self._mean) / self._std,))
-            if self._features is None:
+            outcome = functional_call(self._module, {**begun, **overrides}, (self._normalised(x, copies),))
+            logits = self._reading.logits(outcome)
+            features = self._features if self._reading.head else logits
+            if features is None:
                 raise ValueError(f"the head of backbone '{self.spec.name}' was not reached; name another head")
-            return Output(logits, self._features, self._call.moments)
+            if logits.shape != (call.rows, self._reading.classes) or len(features) != call.rows:
+                raise ValueError(
+                    f"backbone '{self.spec.name}' returned logits {tuple(logits.shape)} for {call.rows} images"
+                )
+            return Output(logits[: len(x)], features[: len(x)], call.moments)
         finally:
-            self._features, self._call.moments = None, {}
+            self._features, call.moments = None, {}
+
+    def _copies(self, x: Tensor) -> int:
+        return 2 if self._pairs and len(x) == 1 else 1
+
+    def _normalised(self, x: Tensor, copies: int = 1) -> Tensor:
+        given = (x.to(self._mean) - self._mean) / self._std
+        return torch.cat([given] * copies) if copies > 1 else given
 
     def norm_affine(self) -> Tensors:
         """Return scales and shifts of the normalisation layers; see `Backbone.norm_affine`."""
         with self._lock:
             return {
                 f"{path}.{kind}": parameter
-                for path, layer in self._module.named_modules()
-                if isinstance(layer, _AFFINE_NORMS)
-                for kind, parameter in layer.named_parameters(recurse=False)
+                for path in self.norm_layers
+                for kind, parameter in own_parameters(self._module.get_submodule(path)).items()
             }
 
     def norm_stats(self) -> Tensors:
@@ -172,7 +232,8 @@ class TorchBackbone:
         """Compute the sha256 of the weights as they are now; see `Backbone.digest`."""
         sha = hashlib.sha256()
         with self._lock:  # a forward on another thread has its overrides swapped in
-            for name, tensor in sorted(self._module.state_dict().items()):
+            now = _tensors(self._module)
+            for name, tensor in sorted((name, now[name]) for name in self._shapes if name in now):
                 sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
                 sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return sha.hexdigest()
@@ -193,40 +254,74 @@ class TorchBackbone:
                 raise ValueError(f"override '{name}' has shape {tuple(tensor.shape)}, expected {expected}")
 
     def _keep_features(self, _head: nn.Module, args: tuple[Any, ...]) -> None:
-        self._features = args[0]
+        self._features = features_of(args[0])
 
     def _capabilities(self) -> frozenset[str]:
         present = {"grad": True, "batchnorm": bool(self._batch_norms), "norm_affine": bool(self.norm_affine())}
         return frozenset(name for name, there in present.items() if there)
 
-    def _probe(self, head: str) -> None:
-        # Not zeros: a network may divide by the norm of its input.
-        images = torch.rand(2, *self.spec.input_shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+    def _find_reading(self, images: Tensor, head: str) -> Reading:
+        def run() -> Any:  # noqa: ANN401
+            try:
+                return self._module(self._normalised(images))
+            except Exception as error:  # a network raises whatever it likes at images that it is not made for
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                shape = tuple(images.shape[1:])
+                raise ValueError(f"it cannot run on {len(images)} images of shape {shape}: {reason}") from error
+
+        self._call.rows, before = len(images), buffers(self._module)
         try:
-            logits, features, _ = self.forward(images)
-        except ValueError:
-            raise
-        except Exception as error:  # a network raises whatever it likes at images that it is not made for
-            raise ValueError(
-                f"backbone '{self.spec.name}' cannot run on images {self.spec.input_shape}: {error}"
-            ) from error
-        expected = (2, self.spec.classes), (2, self.spec.features)
-        if not isinstance(logits, Tensor) or (logits.shape, features.shape) != expected:
-            shapes = tuple(getattr(logits, "shape", ())), tuple(features.shape)
-            raise ValueError(
-                f"head '{head}' of backbone '{self.spec.name}' makes logits and takes features of shape {shapes}, "
-                f"expected {expected}; name the Linear layer that makes the logits"
+            return find_reading(self._module, run, len(images), head)
+        except ValueError as error:
+            raise ValueError(f"network '{self._name}' cannot be served: {error}") from error
+        finally:
+            self._keep(before)
+
+    def _keep(self, before: dict[str, Tensor]) -> None:
+        """Remember which buffers a forward has written, and what they were."""
+        self._written |= {name: before[name] for name in written(self._module, before)}
+
+    def _try_single(self, image: Tensor) -> None:
+        before = buffers(self._module)
+        try:
+            self.forward(image)
+        except Exception:  # such as a squeeze that drops the dimension of a single image
+            self._pairs = True
+            try:
+                self.forward(image)
+            except Exception as error:
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                raise ValueError(
+                    f"network '{self._name}' cannot be served: it takes no batch of one or two images ({reason})"
+                ) from error
+        finally:
+            self._keep(before)
+
+    def _facts(self) -> dict[str, str]:
+        """Return what a person should know of the network, by subject."""
+        kinds = Counter(type(self._module.get_submodule(path)).__name__ for path in self.norm_layers)
+        types = Counter(str(t.dtype).removeprefix("torch.") for t in self._module.parameters())
+        facts = {
+            **self._reading.remarks,
+            "type": ", ".join(f"{kind} ({count} tensors)" for kind, count in types.most_common()),
+            "norm layers": ", ".join(f"{count} {_KINDS.get(kind, kind)}" for kind, count in kinds.items()) or "none",
+        }
+        if self._left_norms:
+            facts["fixed norms"] = (
+                f"{', '.join(self._left_norms)}: a BatchNorm of its own kind keeps its own statistics"
             )
+        if self._written:
+            facts["buffers"] = f"{', '.join(sorted(self._written))}: written in forward, and as frozen in each"
+        if self._pairs:
+            facts["single images"] = "are given to it twice: it takes no batch of one"
+        return facts
 
 
-def _find_head(module: nn.Module, path: str) -> tuple[str, nn.Linear]:
-    linears = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
-    if not linears:
-        raise ValueError("the network has no Linear layer; its classification head must be one")
-    if path and path not in linears:
-        raise ValueError(f"head '{path}' is not a Linear layer of the network; it has {', '.join(linears)}")
-    path = path or list(linears)[-1]
-    return path, linears[path]
+_KINDS = {"StreamNorm": "BatchNorm"}
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
 
 
 def _per_channel(values: Sequence[float] | None, default: float, channels: int, name: str) -> Tensor:

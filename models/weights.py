@@ -1,21 +1,34 @@
 """Read weights from files that cannot run code."""
 
 import hashlib
+import logging
+import re
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
-_PREFIXES = ("module.", "model.")
+log = logging.getLogger(__name__)
+
+# What training scripts call the weights, the likeliest first, and those that were averaged over training.
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "params", "weights")
+_AVERAGED = ("model_ema", "ema", "ema_state_dict", "state_dict_ema", "model_ema_state_dict", "ema_model", "params_ema")
+_DEEPEST = 4  # a hostile file may hold itself
+# What compilers and wrappers put into the names of layers.
+_INSERTED = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_IGNORED = ("num_batches_tracked", "_extra_state")
 
 
 def read_weights(path: Path, sha256: str = "") -> dict[str, Tensor]:
     """Read a state dict from a safetensors file, or from a torch file with `weights_only=True`.
 
     Args:
-        path: The file. A torch file may hold the state dict in a dict, as "state_dict", "model_state_dict" or "model".
+        path: The file. A torch file may hold the state dict within dicts, as training scripts save it; averaged
+            weights are preferred to those they were averaged from, and the log says so.
         sha256: Expected digest of the file in hex, of any case; empty is not checked.
 
     Returns:
@@ -24,6 +37,22 @@ def read_weights(path: Path, sha256: str = "") -> dict[str, Tensor]:
     Raises:
         ValueError: If the file is missing, differs from `sha256`, or holds anything but tensors.
     """
+    check_file(path, sha256)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle raises whatever the damage leads to
+        raise ValueError(f"weights file '{path}' {_unreadable(path, str(error))}") from error
+    return _tensors(path, loaded)
+
+
+def check_file(path: Path, sha256: str = "") -> None:
+    """Refuse a file that is missing or has another digest.
+
+    Raises:
+        ValueError: If it does not exist, or differs from `sha256`, in hex of any case; empty is not checked.
+    """
     if not path.is_file():
         raise ValueError(f"weights file '{path}' does not exist; this server never downloads weights")
     if sha256:
@@ -31,16 +60,6 @@ def read_weights(path: Path, sha256: str = "") -> dict[str, Tensor]:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != sha256.lower():
             raise ValueError(f"weights file '{path}' has sha256 {found}, expected {sha256.lower()}")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle raises whatever the damage leads to
-        reason = str(error).split("\n")[0]
-        raise ValueError(
-            f"weights file '{path}' cannot be read as plain tensors ({reason}); save the network's state_dict()"
-        ) from error
-    return _tensors(path, loaded)
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor], origin: str) -> None:
@@ -48,20 +67,18 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], origin: str) -> 
 
     Args:
         module: The network.
-        weights: Its state dict; "module." or "model." in front of every name is taken off.
+        weights: Its state dict. What wrappers put in front of names, such as "module." or "model.", is taken off;
+            tensors that do not have it, such as those of a loss, are left out then. Averaged weights are preferred.
         origin: What to call the weights in an error.
 
     Raises:
         ValueError: If names or shapes differ; the message gives the first of them.
     """
-    own = module.state_dict()
-    for prefix in _PREFIXES:
-        # A network may itself keep everything under such a name.
-        if all(name.startswith(prefix) for name in weights) and not all(name.startswith(prefix) for name in own):
-            weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+    own = {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
+    weights = _as_in(own, weights, origin)
     # Counters of training steps: some exporters drop them, and nothing here reads them.
-    missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in weights if name not in own]
+    missing = [name for name in own if name not in weights and not name.endswith(_IGNORED)]
+    unexpected = [name for name in weights if name not in own and not name.endswith(_IGNORED)]
     shapes = [name for name in own if name in weights and own[name].shape != weights[name].shape]
     if missing or unexpected:
         raise ValueError(
@@ -77,13 +94,89 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], origin: str) -> 
     module.load_state_dict(weights, strict=False)
 
 
+def _as_in(own: Mapping[str, Tensor], weights: dict[str, Tensor], origin: str) -> dict[str, Tensor]:
+    """Return the tensors of `weights` under the names that the network has for them, as far as that can be seen."""
+    if not any(_INSERTED.search(name) for name in own):
+        weights = {_INSERTED.sub("", name): tensor for name, tensor in weights.items()}
+    needed = [name for name in own if not name.endswith(_IGNORED)]
+    if not needed or all(name in weights for name in needed):
+        return weights
+    ends = {name.removesuffix(needed[0]) for name in weights if name.endswith(needed[0])}
+    fitting = sorted(front for front in ends if front.endswith(".") and all(f"{front}{n}" in weights for n in needed))
+    if not fitting:  # the message that follows then counts what is missing under the names that are there
+        common = [front for front in ("module.", "model.") if all(name.startswith(front) for name in weights)]
+        return {name.removeprefix(common[0]): tensor for name, tensor in weights.items()} if common else weights
+    averaged = [front for front in fitting if "ema" in re.split("[._]", front) or "averaged" in front]
+    if len(fitting) > 1 and len(averaged) != 1:
+        raise ValueError(
+            f"weights '{origin}' hold several networks that fit, under {', '.join(map(repr, fitting))}; save the "
+            "state_dict() of the one to serve"
+        )
+    front = (averaged or fitting)[0]
+    if len(fitting) > 1:
+        log.warning("weights '%s': those under '%s' are served, as averaged over training", origin, front)
+    known = (*fitting, "n_averaged")  # a count that torch's AveragedModel keeps
+    strange = [name for name in weights if not name.startswith(known)]
+    if strange:
+        log.warning("weights '%s': %d tensors beside the network are left out%s", origin, len(strange), _first(strange))
+    return {name.removeprefix(front): tensor for name, tensor in weights.items() if name.startswith(front)}
+
+
 def _tensors(path: Path, loaded: object) -> dict[str, Tensor]:
-    for _ in _WRAPPERS:  # wrapped at most that deep: a hostile file may hold itself
-        if isinstance(loaded, dict):
-            loaded = next((loaded[key] for key in _WRAPPERS if isinstance(loaded.get(key), dict)), loaded)
-    if not isinstance(loaded, dict) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
+    for _ in range(_DEEPEST):
+        if not isinstance(loaded, dict) or _is_state(loaded):
+            break
+        inside = {str(key): value for key, value in loaded.items() if isinstance(value, dict) and value}
+        averaged = [name for name in _AVERAGED if name in inside]
+        usual = [name for name in _WRAPPERS if name in inside]
+        others = [name for name, value in inside.items() if _is_state(value)]
+        if averaged and (usual or others != averaged[:1]):
+            log.warning("weights file '%s': '%s' is served, as averaged over training", path, averaged[0])
+        if not averaged and not usual and len(others) > 1:
+            raise ValueError(
+                f"weights file '{path}' holds several state dicts, {', '.join(map(repr, others))}; save the "
+                "state_dict() of the one to serve"
+            )
+        chosen = averaged or usual or others or list(inside)[:1]
+        if not chosen:
+            break
+        loaded = inside[chosen[0]]
+    if not _is_state(loaded):
         raise ValueError(f"weights file '{path}' holds no state dict; save the network's state_dict()")
-    return {str(name): tensor for name, tensor in loaded.items()}
+    items = cast(dict[str, object], loaded).items()
+    return {name: tensor for name, tensor in items if isinstance(tensor, Tensor)}
+
+
+def _is_state(value: object) -> bool:
+    """Return whether this is a state dict: names and tensors, and perhaps what layers keep beside them."""
+    if not isinstance(value, dict) or not value:
+        return False
+    kept = {name: one for name, one in value.items() if not str(name).endswith("_extra_state")}
+    return all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in kept.items()) and bool(kept)
+
+
+def _unreadable(path: Path, reason: str) -> str:
+    """Say what kind of file this is, if that can be seen, and what to do."""
+    remedy = "save the network's state_dict()"
+    needs = re.search(r"GLOBAL (\S+)", reason)
+    if needs:
+        return f"cannot be read as plain tensors: it holds '{needs[1]}', which could run code; {remedy} alone"
+    if path.suffix == ".onnx":
+        return f"is an ONNX file, which cannot be read as plain tensors; {remedy}"
+    names = _archived(path)
+    if any("/code/" in name or name.endswith("constants.pkl") for name in names):
+        return f"is a TorchScript archive, which cannot be read as plain tensors; {remedy}"
+    if any(name.endswith("archive_format") for name in names):
+        return f"is an exported program, which cannot be read as plain tensors; {remedy}"
+    return f"cannot be read as plain tensors ({reason.splitlines()[0] if reason else 'damaged'}); {remedy}"
+
+
+def _archived(path: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except Exception:  # it may be damaged in any way, or be no archive
+        return []
 
 
 def _first(names: list[str]) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tta_server.models import glyphs
-from tta_server.models.catalog import architectures
+from tta_server.models.sources import architectures
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ("pyproject.toml", "README.md", "models", "adapters", "tta_server")  # what the Dockerfile copies, too

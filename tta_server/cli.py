@@ -1,4 +1,4 @@
-"""The command line: `tta-server serve | config | models | calibrate | evaluate | replay | demo`."""
+"""The command line: `tta-server serve | config | models | inspect | calibrate | evaluate | replay | demo`."""
 
 # What takes seconds to import, torch above all, is imported by the commands that need it.
 import argparse
@@ -10,7 +10,7 @@ from typing import Any
 
 from tta_server import __version__
 from tta_server.settings import Settings
-from tta_server.settings_file import load_settings
+from tta_server.settings_file import add_model_options, load_settings, model_overrides
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,6 +54,13 @@ def _models(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_run_models)
 
 
+def _inspect(parser: argparse.ArgumentParser) -> None:
+    from tta_server import inspect_command
+
+    inspect_command.add_arguments(parser)
+    parser.set_defaults(run=inspect_command.run)
+
+
 def _calibrate(parser: argparse.ArgumentParser) -> None:
     from tta_server.calibrate import calibrate_command
 
@@ -89,6 +96,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "serve": ("answer requests until stopped", _serve),
     "config": ("print the configuration in force, as YAML", _config),
     "models": ("list the architectures that can be served", _models),
+    "inspect": ("try a model: how it is read, what is shared, which adapters it can have", _inspect),
     "calibrate": ("make a model's reference bundle from labelled images", _calibrate),
     "evaluate": ("compare adapters on your model and your data", _evaluate),
     "replay": ("rebuild a stream's state from the audit log and kept windows", _replay),
@@ -97,19 +105,16 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
 
 
 def _configuration(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, help="YAML file (default: the one that TTA_CONFIG names)")
+    add_model_options(parser)
     parser.add_argument("--host", help="address to listen on")
     parser.add_argument("--port", type=int, help="port to listen on; 0 picks a free one")
-    parser.add_argument("--model", help="architecture to serve")
-    parser.add_argument("--weights", type=Path, help="local file with its weights")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 or auto")
     parser.add_argument("--adapter", help="how streams learn")
 
 
 def _settings(options: argparse.Namespace) -> Settings:
     given: dict[str, dict[str, Any]] = {
         "server": {"host": options.host, "port": options.port},
-        "model": {"architecture": options.model, "weights": options.weights, "device": options.device},
+        "model": model_overrides(options),
         "adapter": {"name": options.adapter},
     }
     chosen = {section: {k: v for k, v in values.items() if v is not None} for section, values in given.items()}
@@ -129,7 +134,7 @@ def _run_config(options: argparse.Namespace) -> int:
 
 
 def _run_models(_options: argparse.Namespace) -> int:
-    from tta_server.models.catalog import architectures
+    from tta_server.models.sources import architectures
 
     print("\n".join(architectures()))
     return 0

@@ -67,6 +67,7 @@ def summary(service: Service, address: str) -> Table:
         "model": f"{spec.name}, {spec.classes} classes, {'x'.join(map(str, spec.input_shape))}",
         "weights": f"sha256 {spec.digest[:16]}",
         "device": str(service.served.model.backbone.device),
+        **service.served.model.backbone.findings.remarks,
         "bundle": _bundle(service),
         "adapter": f"{settings.adapter.name} ({given or 'defaults'})",
         "streams": _streams(service),

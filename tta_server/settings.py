@@ -63,13 +63,16 @@ class ServerSettings(Section):
 class ModelSettings(Section):
     """Which network is served."""
 
-    architecture: str = Field("glyphs", description="'glyphs', a torchvision classifier, or 'package.module:factory'.")
+    architecture: str = Field(
+        "glyphs",
+        description="'glyphs', a torchvision classifier, 'timm/NAME', 'hf/FOLDER', or 'package.module:factory'.",
+    )
     name: str = Field("", description="Name in URLs and metrics; the architecture's when empty.")
     weights: Path | None = Field(None, description="Local safetensors or torch file with the state dict.")
     sha256: str = Field("", description="Expected digest of the weights file; empty is not checked.")
     labels: Path | list[str] | None = Field(None, description="Class names: a list, or a text file with one a line.")
     classes: int | None = Field(None, ge=2, description="Number of classes; the architecture's when empty.")
-    head: str = Field("", description="Path of the Linear layer that makes the logits; the last one when empty.")
+    head: str = Field("", description="Path of the layer that makes the logits; when empty the one that is seen to.")
     device: str = Field("auto", description="'cpu', 'cuda', 'cuda:1', or 'auto': the first GPU if there is one.")
     preprocess: dict[str, Any] | None = Field(None, description="Fields of Preprocess; the architecture's when empty.")
     reference: Path | None = Field(

@@ -1,5 +1,6 @@
 """Read the configuration: from a YAML file, the environment and the command line."""
 
+import argparse
 import os
 import re
 from pathlib import Path
@@ -14,6 +15,40 @@ from tta_server.validation import explain
 from tta_server.wanted import adopt_adapter, make_preprocess
 
 _FILE_VARIABLE = "TTA_CONFIG"
+_MODEL_OPTIONS = ("weights", "sha256", "labels", "classes", "head", "reference", "device")
+
+
+def add_model_options(parser: argparse.ArgumentParser, positional: bool = False) -> None:
+    """Add the options that say which model is meant: the same for every command.
+
+    Args:
+        parser: Of the command.
+        positional: Whether the architecture is the command's argument, in place of an option.
+    """
+    add = parser.add_argument
+    add("--config", type=Path, help="YAML file whose section 'model' counts (default: the one that TTA_CONFIG names)")
+    sources = "'glyphs', a torchvision classifier, timm/NAME, hf/FOLDER or package.module:factory"
+    if positional:
+        add("model", nargs="?", help=f"architecture: {sources} (default: the configuration's)")
+    else:
+        add("--model", help=f"architecture: {sources} (default: the configuration's, else glyphs)")
+    add("--weights", type=Path, help="local file with its weights")
+    add("--sha256", help="expected digest of that file")
+    add("--labels", type=Path, help="text file with its class names, one a line")
+    add("--classes", type=int, help="number of classes, if not the architecture's own")
+    add("--head", help="path of the layer that makes the logits (default: the one that is seen to)")
+    add(
+        "--reference",
+        type=Path,
+        help="its bundle, made by 'tta-server calibrate' (default: the one beside its weights)",
+    )
+    add("--device", help="cpu, cuda, cuda:1 or auto (default: auto)")
+
+
+def model_overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what was typed of these options, as the section `model` of overrides."""
+    given = {name: getattr(options, name) for name in _MODEL_OPTIONS} | {"architecture": options.model}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def load_settings(path: Path | None = None, overrides: dict[str, dict[str, Any]] | None = None) -> Settings:

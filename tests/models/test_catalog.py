@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from tta_server.models import Custom, Preprocess, glyphs, load
-from tta_server.models.catalog import architectures, default_preprocess
+from tta_server.models.sources import architectures, default_preprocess
 
 SMALL = "shufflenet_v2_x0_5"  # the quickest of torchvision's to build
 
@@ -309,7 +309,7 @@ def test_importing_and_loading_open_no_connection(tmp_path, small_weights):
         socket.getaddrinfo = socket.create_connection = refuse
 
         from tta_server import adapters, models
-        from tta_server.models.catalog import default_preprocess
+        from tta_server.models.sources import default_preprocess
 
         models.load("glyphs")
         models.load(sys.argv[1], weights=sys.argv[2], custom=models.Custom(classes=4))

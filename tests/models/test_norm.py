@@ -219,7 +219,7 @@ def test_a_stacked_layer_keeps_the_type_of_its_images(statistics, dtype):
 def test_every_kind_of_batch_norm_is_replaced(kind):
     network = nn.Sequential(kind(3), nn.ReLU(), nn.Sequential(kind(3)))
 
-    assert replace_batch_norm(network, NormCall()) == ["0", "2.0"]
+    assert replace_batch_norm(network, NormCall()) == (["0", "2.0"], [])
     assert [type(layer) for layer in (network[0], network[2][0])] == [StreamNorm, StreamNorm]
 
 
@@ -227,7 +227,7 @@ def test_every_kind_of_batch_norm_is_replaced(kind):
 def test_other_normalisations_are_left_alone(other):
     network = nn.Sequential(other)
 
-    assert replace_batch_norm(network, NormCall()) == []
+    assert replace_batch_norm(network, NormCall()) == ([], [])
     assert network[0] is other
 
 
@@ -235,7 +235,7 @@ def test_a_layer_that_two_places_share_stays_shared():
     norm = trained((4, 3))
     network = nn.Sequential(norm, nn.ReLU(), norm)
 
-    replaced = replace_batch_norm(network, NormCall())
+    replaced, _ = replace_batch_norm(network, NormCall())
 
     assert network[0] is network[2]
     assert replaced == ["0"]
@@ -251,19 +251,58 @@ def test_layers_that_share_only_their_weight_keep_sharing_it():
     assert network[0].weight is network[1].weight
 
 
-def test_a_batch_norm_without_running_statistics_is_refused():
+def test_a_batch_norm_without_running_statistics_is_left_as_it_is():
     network = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False))
 
-    with pytest.raises(ValueError, match="layer '0' keeps no running statistics; build it with track_running_stats"):
-        replace_batch_norm(network, NormCall())
+    assert replace_batch_norm(network, NormCall()) == ([], ["0"])
+    assert type(network[0]) is nn.BatchNorm2d
 
 
-def test_a_subclass_that_does_more_than_normalise_is_refused():
-    class NormAndActivation(nn.BatchNorm2d):
+class Activated(nn.BatchNorm2d):
+    """As libraries have it: the layer that follows is a part of the norm."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features)
+        self.drop, self.act = nn.Identity(), nn.PReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
+class Frozen(nn.Module):
+    """A BatchNorm of buffers alone."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.eps = 1e-3
+        for name, value in (("weight", 2.0), ("bias", 0.5), ("running_mean", 0.1), ("running_var", 0.7)):
+            self.register_buffer(name, torch.full((features,), value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        w, b, m, v = (t.view(1, -1, 1, 1) for t in (self.weight, self.bias, self.running_mean, self.running_var))
+        return (x - m) * (v + self.eps).rsqrt() * w + b
+
+
+Frozen.__name__ = "FrozenBatchNorm2d"
+
+
+@pytest.mark.parametrize("kind", [Activated, Frozen])
+def test_what_a_library_made_of_batch_norm_is_replaced_with_what_follows_in_it(kind):
+    network, x = nn.Sequential(kind(3)).eval(), images((4, 3, 2, 2))
+    expected, names = network(x), set(network.state_dict()) - {"0.num_batches_tracked"}
+
+    replaced, left = replace_batch_norm(network, NormCall(rows=4))
+
+    assert (replaced, left) == (["0"], [])
+    assert_close(network(x), expected)
+    assert set(network.state_dict()) == names
+
+
+def test_a_subclass_that_does_something_of_its_own_is_left_as_it_is():
+    class Doubling(nn.BatchNorm2d):
         def forward(self, x: Tensor) -> Tensor:
-            return torch.relu(super().forward(x))
+            return 2 * super().forward(x)
 
-    network = nn.Sequential(NormAndActivation(3))
+    network = nn.Sequential(Doubling(3))
 
-    with pytest.raises(ValueError, match="layer '0' is a NormAndActivation with a forward of its own"):
-        replace_batch_norm(network, NormCall())
+    assert replace_batch_norm(network.eval(), NormCall()) == ([], ["0"])

@@ -73,7 +73,9 @@ def test_a_torch_file_without_a_state_dict_is_refused(tmp_path, content):
 def test_a_whole_pickled_module_is_refused(tmp_path):
     torch.save(network(), tmp_path / "w.pth")
 
-    with pytest.raises(ValueError, match=r"'.*w\.pth' cannot be read as plain tensors .*save the network's state_dict"):
+    with pytest.raises(
+        ValueError, match=r"tensors: it holds 'torch\.nn\..*\.Sequential', .*save the network's state_dict"
+    ):
         read_weights(tmp_path / "w.pth")
 
 

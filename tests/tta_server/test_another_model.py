@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from tests.server import running
 from tests.tta_server.pictures import encoded, scene
-from tta_server.models.catalog import default_preprocess
+from tta_server.models.sources import default_preprocess
 
 
 def test_resnet50_is_served_from_a_weights_file(tmp_path):

@@ -13,12 +13,12 @@ import yaml
 
 from tta_server import __version__
 from tta_server.cli import main
-from tta_server.models.catalog import architectures
+from tta_server.models.sources import architectures
 from tta_server.settings import AdapterSettings, Settings
 from tta_server.wanted import make_adapter
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("serve", "config", "models", "calibrate", "evaluate", "replay", "demo")
+COMMANDS = ("serve", "config", "models", "inspect", "calibrate", "evaluate", "replay", "demo")
 LIGHT = ("serve", "config", "models", "evaluate", "demo")  # their options are known without what they run
 
 

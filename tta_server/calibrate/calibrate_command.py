@@ -22,7 +22,7 @@ from tta_server.models import Model, Reference, glyphs
 from tta_server.models.reference import beside
 from tta_server.models.robust import PART
 from tta_server.settings import ModelSettings
-from tta_server.settings_file import load_settings
+from tta_server.settings_file import add_model_options, load_settings, model_overrides
 
 _PARTS = {
     "fisher": "how much the answers depend on each scale and shift (eata)",
@@ -43,8 +43,7 @@ _PARTS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command to `parser`."""
-    parser.add_argument("--config", type=Path, help="YAML file with the model (default: the one that TTA_CONFIG names)")
-    parser.add_argument("--model", help="architecture (default: the configuration's, else glyphs)")
+    add_model_options(parser)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--data",
@@ -57,10 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="source images without labels, a few hundred: a folder with image files of any names in any folders; an "
         ".npz file with 'images'; or 'glyphs'. Parts that need labels are left out and named",
     )
-    parser.add_argument("--weights", type=Path, help="local file with the model's weights")
-    parser.add_argument("--labels", type=Path, help="text file with the model's class names, one a line")
-    parser.add_argument("--classes", type=int, help="number of classes")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 or auto")
     parser.add_argument("--out", type=Path, help="bundle to write (default: next to the weights, where it is found)")
     parser.add_argument(
         "--skip-broken",
@@ -99,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
     """
     if min(options.limit, options.batch) < 1 or min(options.forward_images, options.seed) < 0:
         raise ValueError("--limit and --batch must be at least 1, --forward-images and --seed at least 0")
-    settings = _settings(options)
+    settings = load_settings(options.config, {"model": model_overrides(options)}).model
     out = _out(options.out, settings)
     model = load_model(settings, calibrated=False)
     console = Console()
@@ -126,17 +121,6 @@ def _read(options: argparse.Namespace, model: Model, told: Progress) -> Labelled
     if options.unlabelled:
         return read_unlabelled(options.unlabelled, model, options.limit, options.seed, told, options.skip_broken)
     return read(options.data, model, options.limit, options.seed, told, options.skip_broken)
-
-
-def _settings(options: argparse.Namespace) -> ModelSettings:
-    given: dict[str, Any] = {
-        "architecture": options.model,
-        "weights": options.weights,
-        "labels": options.labels,
-        "classes": options.classes,
-        "device": options.device,
-    }
-    return load_settings(options.config, {"model": {k: v for k, v in given.items() if v is not None}}).model
 
 
 def _out(out: Path | None, settings: ModelSettings) -> Path:

@@ -20,7 +20,7 @@ from tta_server.evaluate.run import Bench, run
 from tta_server.evaluate.variants import Variant
 from tta_server.models import Model, Reference
 from tta_server.settings import GuardSettings
-from tta_server.settings_file import load_settings
+from tta_server.settings_file import load_settings, model_overrides
 
 # Four windows a domain. On two cores the embedded model then takes about 3 minutes a protocol for all adapters, half of
 # it CoTTA's and a quarter ViDA's. With less, little but the first window after each change would be measured.
@@ -123,9 +123,7 @@ class _Bar:
 
 
 def _model(options: Namespace) -> Model:
-    given = {name: getattr(options, name) for name in ("weights", "labels", "classes", "head", "device", "reference")}
-    chosen = {name: value for name, value in {"architecture": options.model, **given}.items() if value is not None}
-    return load_model(load_settings(options.config, {"model": chosen}).model)
+    return load_model(load_settings(options.config, {"model": model_overrides(options)}).model)
 
 
 def _check_domains(most: int, model: Model) -> None:

@@ -4,6 +4,8 @@ import argparse
 import importlib.util
 from pathlib import Path
 
+from tta_server.settings_file import add_model_options
+
 # Not imported: what the options are called must be known without what 'evaluate' needs.
 _PROTOCOLS = "continual, reset, gradual, mixed, correlated, single"
 
@@ -11,14 +13,7 @@ _PROTOCOLS = "continual, reset, gradual, mixed, correlated, single"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     add = parser.add_argument
-    add("--config", type=Path, help="YAML file whose section 'model' counts (default: the one that TTA_CONFIG names)")
-    add("--model", help="architecture (default: the configuration's, or glyphs)")
-    add("--weights", type=Path, help="local file with its weights")
-    add("--labels", type=Path, help="text file with its class names, one a line")
-    add("--classes", type=int, help="number of classes, if not the architecture's own")
-    add("--head", help="path of the Linear layer that makes the logits (default: the last one)")
-    add("--reference", type=Path, help="its reference bundle, made by 'tta-server calibrate'")
-    add("--device", help="cpu, cuda, cuda:1 or auto (default: auto)")
+    add_model_options(parser)
     add("--data", default="glyphs", help="'glyphs', an image folder, or CIFAR-C or ImageNet-C (default: %(default)s)")
     add(
         "--skip-broken",

@@ -1,5 +1,6 @@
 """Answer a group of requests with as few forwards as their states allow."""
 
+import logging
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -15,6 +16,8 @@ from tta_server.runtime.job import Job, Piece, Scores
 from tta_server.runtime.sharing import Sharing
 from tta_server.streams.stream import Answering, Method
 from tta_server.streams.window import Images
+
+log = logging.getLogger(__name__)
 
 
 class Answerer:
@@ -32,22 +35,22 @@ class Answerer:
         self._yardstick = yardstick
         self._backbone = backbone
         self._source = source
-        self._sharing = sharing
+        self.sharing = sharing
 
     def key(self, job: Job, answering: Answering) -> Hashable:
         """Return what is equal for requests that may share a forward."""
-        return self._sharing.key(job, job.stream, answering)
+        return self.sharing.key(job, job.stream, answering)
 
     def groups(self, parts: Sequence[Piece]) -> list[list[Piece]]:
         """Split parts of requests into groups that share a forward, those that the source answers first."""
         together: dict[Hashable, list[Piece]] = {}
         for part in parts:
             stream = part.stream
-            key = self._sharing.key(part, stream.name, stream.answering._replace(routed=False))
+            key = self.sharing.key(part, stream.name, stream.answering._replace(routed=False))
             together.setdefault(key, []).append(part)
         frozen = [group for group in together.values() if group[0].stream.answers_as_source]
         others = [group for group in together.values() if not group[0].stream.answers_as_source]
-        return frozen + [some for group in others for some in self._sharing.fill(group, _size)]
+        return frozen + [some for group in others for some in self.sharing.fill(group, _size)]
 
     def answer(self, group: Sequence[Piece]) -> Scores:
         """Answer one of `groups`, in order of its parts; mode `inline` learns elsewhere."""
@@ -83,6 +86,8 @@ class Answerer:
 
 def warm_up(backbone: Backbone, source: Adapter, method: Method, rows: int) -> None:
     """Run one image and `rows` images through everything once, so that the first request finds it loaded."""
+    for subject, said in backbone.findings.remarks.items():  # the network is tried now, not at the first request
+        log.debug("network, %s: %s", subject, said)
     generator = torch.Generator().manual_seed(0)
     for count in {1, max(rows, 2)}:
         x = torch.rand(count, *backbone.spec.input_shape, generator=generator).to(backbone.device)

@@ -104,12 +104,13 @@ def assemble(
     registry.load(storage.store.names())
     watcher = Watcher(monitor if settings.drift.enabled else None, news.tell)
     policy = Policy(settings.streams.reset_every, settings.guard.freeze_after)
+    sharing = Sharing(backbone, settings.engine.stack_rows)
     parts = Parts(
         backbone=backbone,
         source=source,
         methods=methods,
         registry=registry,
-        answerer=Answerer(backbone, source, Sharing(settings.engine.stack_rows), watcher.yardstick),
+        answerer=Answerer(backbone, source, sharing, watcher.yardstick),
         router=Router(
             backbone, (space, watcher.yardstick), settings.domains.max, settings.engine.window_rows, registry, news
         )
@@ -119,7 +120,6 @@ def assemble(
         ledger=ledger,
         news=news,
         watcher=watcher,
-        stack_rows=settings.engine.stack_rows,
         metrics=metrics,
     )
     return Worker(parts), Commands(parts, shelf, storage.store, settings.domains.max if space else 1)

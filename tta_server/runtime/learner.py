@@ -78,7 +78,7 @@ class Learner:
         Args:
             windows: Different streams; those with an equal method and number of images share a step.
         """
-        for group in _alike(windows):
+        for group in _alike(windows, self._backbone.findings.stacks):
             try:
                 self._learn([self._lesson(stream, rows) for stream, rows in group])
             except Exception as error:
@@ -144,6 +144,8 @@ class Learner:
 
     def _frozen(self, lessons: Sequence[Lesson]) -> list[Output]:
         with self._metrics.timed("judge"):
+            if not self._backbone.findings.apart:
+                return [self._source.predict(self._backbone, EMPTY, lesson.x) for lesson in lessons]
             everything = self._source.predict(self._backbone, EMPTY, torch.cat([lesson.x for lesson in lessons]))
             sizes = [len(lesson.rows) for lesson in lessons]
             parts = zip(torch.split(everything.logits, sizes), torch.split(everything.features, sizes), strict=True)
@@ -274,11 +276,13 @@ def _unguarded(lessons: Sequence[Lesson]) -> bool:
     return all(isinstance(lesson.stream.method.guard, Unguarded) for lesson in lessons)
 
 
-def _alike(windows: Sequence[tuple[Stream, Sequence[Sample]]]) -> list[list[tuple[Stream, Sequence[Sample]]]]:
+def _alike(
+    windows: Sequence[tuple[Stream, Sequence[Sample]]], stacks: bool
+) -> list[list[tuple[Stream, Sequence[Sample]]]]:
     """Group windows that may share a step."""
     groups: dict[object, list[tuple[Stream, Sequence[Sample]]]] = {}
     for index, (stream, rows) in enumerate(windows):
-        key = (id(stream.method), len(rows)) if stream.method.adapter.stackable else index
+        key = (id(stream.method), len(rows)) if stacks and stream.method.adapter.stackable else index
         groups.setdefault(key, []).append((stream, rows))
     return list(groups.values())
 

@@ -91,8 +91,9 @@ class Router:
         found: dict[Job, Look] = {}
         for whole in (True, False):
             jobs = [job for job, stream in asked if _needs_answer(stream) == whole]
-            if jobs:
-                found |= self._look(jobs, whole)
+            groups = [jobs] if self._backbone.findings.apart else [[job] for job in jobs]
+            for group in groups if jobs else ():
+                found |= self._look(group, whole)
         return found
 
     def place(self, job: Job, stream: Stream, look: Look, busy: Collection[str] = ()) -> list[Piece]:

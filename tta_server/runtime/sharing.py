@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TypeVar
 
+from tta_server.models import Backbone
 from tta_server.streams.stream import Answering
 
 _LEAST_FILLING = 0.5
@@ -13,16 +14,27 @@ T = TypeVar("T")
 class Sharing:
     """Decide which requests may share a forward, and which do."""
 
-    def __init__(self, stack_rows: int) -> None:
-        """Take how many images of several streams may be in one forward; 0 stacks none."""
+    def __init__(self, backbone: Backbone, stack_rows: int) -> None:
+        """Take the network, and how many images of several streams may be in one forward; 0 stacks none."""
+        self._backbone = backbone
         self._stack_rows = stack_rows
+
+    @property
+    def stack_rows(self) -> int:
+        """Most images of several streams in one forward or step; 0 if the network mixes what shares one."""
+        return self._stack_rows if self._backbone.findings.stacks else 0
+
+    @property
+    def apart(self) -> bool:
+        """Whether rows of one forward may be of several requests."""
+        return self._backbone.findings.apart
 
     def key(self, request: object, stream: str, answering: Answering) -> Hashable:
         """Return what is equal for requests that may share a forward.
 
         Those whose images must be told apart first share that look. Those that the source answers share one. Images of
         one stream share its state's. Streams whose adapter stacks may share one too. A request whose rows depend on one
-        another has its own.
+        another has its own, and so has every request to a network that does not keep rows apart.
 
         Args:
             request: The request.
@@ -30,13 +42,15 @@ class Sharing:
             answering: Who answers for the stream.
         """
         adapter = answering.method.adapter
+        if not self.apart:
+            return "alone", id(request)
         if answering.routed:
             return "routed"
         if answering.as_source:
             return "source"
         if answering.mode == "inline" or adapter.batch_coupled:
             return "alone", id(request)
-        if self._stack_rows and adapter.stackable:
+        if self.stack_rows and adapter.stackable:
             return "stack", id(answering.method)
         return "stream", stream
 
@@ -63,4 +77,4 @@ class Sharing:
 
     def _fits(self, most: int, total: int, streams: int) -> bool:
         padded = most * streams
-        return total >= _LEAST_FILLING * padded and padded <= self._stack_rows
+        return total >= _LEAST_FILLING * padded and padded <= self.stack_rows

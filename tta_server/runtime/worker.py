@@ -53,7 +53,6 @@ class Parts:
         ledger: Remembers answers until labels come.
         news: Is told what happens to streams.
         watcher: Watches the drift of streams.
-        stack_rows: Most images of several streams in one step.
         metrics: Where times are reported.
     """
 
@@ -67,7 +66,6 @@ class Parts:
     ledger: Ledger
     news: News
     watcher: Watcher
-    stack_rows: int
     metrics: Metrics
 
 
@@ -124,7 +122,7 @@ class Worker:
         with self._registry.at_work():
             while window := self._registry.take_due(now_s, room):
                 windows.append(window)
-                room = self.parts.stack_rows - sum(len(rows) for _, rows in windows)
+                room = self.parts.answerer.sharing.stack_rows - sum(len(rows) for _, rows in windows)
             try:
                 self.parts.learner.learn(windows)
             except Exception as error:  # not a step's: the learner answers for those

@@ -1,0 +1,21 @@
+"""What docs/networks.md says of networks is what is found: a few of them are tried again."""
+
+import pytest
+
+from docs.write_networks import HEADING, MARK, PAGE, Tried, networks, row
+
+LINES = PAGE.read_text(encoding="utf-8").partition(MARK)[2].strip().splitlines()
+AGAIN = ("timm/test_resnet", "timm/test_vit", "Hugging Face ViT", "Hugging Face ConvNeXt", "your own: ")
+
+
+def test_the_page_has_a_line_for_each_network():
+    assert LINES[0] == HEADING
+    assert [line.split(" | ")[0].removeprefix("| ") for line in LINES[2:]] == [tried.name for tried in networks()]
+    assert len(LINES) > 80
+
+
+@pytest.mark.parametrize(
+    "tried", [each for each in networks() if each.name.startswith(AGAIN)], ids=lambda tried: tried.name
+)
+def test_a_line_is_what_is_found(tried: Tried):
+    assert row(tried) in LINES

@@ -1,0 +1,66 @@
+"""`tta-server inspect`: try a model, and say how it is read, what is shared and which adapters it can have."""
+
+import argparse
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from tta_server.adapters import Adapter, registered
+from tta_server.adapters.base import check
+from tta_server.app import load_model
+from tta_server.models import Model
+from tta_server.settings_file import add_model_options, load_settings, model_overrides
+
+_ROWS = 2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    add_model_options(parser, positional=True)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Load the model, try it and print what was found; returns 0.
+
+    Raises:
+        ValueError: If it cannot be served; the message says why and what would help.
+    """
+    model = load_model(load_settings(options.config, {"model": model_overrides(options)}).model)
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for subject, said in inspect(model).items():
+        table.add_row(subject, said)
+    Console(highlight=False).print(table, markup=False)
+    return 0
+
+
+def inspect(model: Model) -> dict[str, str]:
+    """Return what is found of a model, by subject."""
+    spec = model.backbone.spec
+    tried = {adapter.name: attempt(adapter, model) for adapter in registered()}
+    fit = [name for name, reason in tried.items() if not reason]
+    return {
+        "model": f"{spec.name}, {spec.classes} classes, images {'x'.join(map(str, spec.input_shape))}",
+        "weights": f"sha256 {spec.digest[:16]}",
+        **model.backbone.findings.remarks,
+        "adapters": ", ".join(fit) or "none",
+        **{f"not {name}": reason for name, reason in tried.items() if reason},
+    }
+
+
+def attempt(adapter: Adapter, model: Model) -> str:
+    """Have an adapter learn from two images and answer; returns why it cannot, or an empty string."""
+    backbone = model.backbone
+    try:
+        check(adapter, backbone, model.reference)
+        state = adapter.init(backbone, model.reference)
+        generator = torch.Generator().manual_seed(0)
+        x = torch.rand(_ROWS, *backbone.spec.input_shape, generator=generator).to(backbone.device)
+        for _ in range(2):
+            state = adapter.adapt(backbone, state, x).state
+        adapter.predict(backbone, state, x)
+    except Exception as error:  # whatever a network and a method make of each other
+        return " ".join(str(error).split()) or type(error).__name__
+    return ""
