@@ -1,6 +1,7 @@
 """Run the server until a signal ends it."""
 
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -9,11 +10,14 @@ import uvicorn
 from rich.console import Console
 from rich.table import Table
 
+from tta_server.api.connection import connection_class
+from tta_server.api.responses import SECURITY_HEADERS
 from tta_server.app import Service, build, use_threads
 from tta_server.guard.lacking import lacking, sentences
 from tta_server.settings import Settings
 
 _DRAIN_S = 20  # below the 30 s that container platforms give by default
+_OTHER_FILES = 256  # libraries, weights, states, the device
 
 
 def serve(settings: Settings) -> None:
@@ -29,6 +33,7 @@ def serve(settings: Settings) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     console = Console(stderr=True)
     use_threads(settings.engine)
+    _allow_files(settings.limits.max_connections)
     address = _bound(settings.server.host, settings.server.port)
     with address:
         with console.status("loading the model"):
@@ -40,9 +45,33 @@ def serve(settings: Settings) -> None:
             log_level=settings.server.log_level,
             log_config=None,
             access_log=False,
+            http=connection_class(settings.limits),
+            ws="none",
+            proxy_headers=False,
+            server_header=False,
+            headers=SECURITY_HEADERS,
+            root_path=settings.server.root_path,
+            timeout_keep_alive=settings.server.keep_alive_s,  # type: ignore[arg-type]
             timeout_graceful_shutdown=_DRAIN_S,
         )
         uvicorn.Server(config).run(sockets=[address])
+
+
+def _allow_files(connections: int) -> None:
+    """Have the system let this process open a file for each connection, and some.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    wanted = connections + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise ValueError(
+            f"limits.max_connections is {connections}, which takes {wanted} open files, and the system allows {hard}; "
+            "set it lower, or raise the limit (ulimit -n)"
+        )
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -47,7 +47,7 @@ def router(models: Mapping[str, Served]) -> APIRouter:
         `adapted` counts what was answered, `source` what the frozen model makes of the same images; with 95 %
         intervals. A label is `unknown` if no such request is remembered, or its image was labelled before.
         """
-        labels = [Label(each.id, each.image, index_of(each.label)) for each in asked.labels]
+        labels = [Label(each.id, each.image, index_of(each.label), each.stream or "") for each in asked.labels]
         counted: Counter[str] = Counter(counted=0, unknown=0)
         streams: dict[str, Any] = {}
         for start in range(0, len(labels), _AT_ONCE):

@@ -14,7 +14,7 @@ from tta_server.api.request_id import request_id_of
 from tta_server.api.stream_id import stream_of
 from tta_server.errors import BadRequest
 from tta_server.runtime.answer import Question, answer
-from tta_server.runtime.codec import Upload
+from tta_server.runtime.codec import FORMATS, Upload
 from tta_server.runtime.job import Answer
 from tta_server.runtime.served import Served, find
 
@@ -32,8 +32,7 @@ _OPENAPI: dict[str, Any] = {
                     "properties": {"image": {"type": "array", "items": _FILE}},
                 }
             },
-            "image/jpeg": {"schema": _FILE},
-            "image/png": {"schema": _FILE},
+            **{f"image/{name.lower()}": {"schema": _FILE} for name in FORMATS},
         },
     }
 }
@@ -53,7 +52,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
 
     @routes.post("/predict", openapi_extra=_OPENAPI, **declared, summary="Classify one or several images")
     async def predict(request: Request, top_k: int = min(5, len(labels))) -> Response:
-        """Classify JPEG or PNG files: several as multipart/form-data, or one as the body.
+        """Classify image files (JPEG, PNG, WebP, TIFF, BMP, AVIF): several as multipart/form-data, or one as the body.
 
         The header `X-Stream-Id` names the stream; without it the stream is `default`. The header `X-Request-Id` names
         the request for labels that come later; without it the server makes one up. `top_k` limits the classes that are
@@ -79,7 +78,14 @@ async def _uploads(request: Request, max_images: int) -> tuple[Upload, ...]:
             raise BadRequest(_NOTHING)
         return (Upload("the body", body),)
     async with request.form(max_files=max_images, max_fields=100) as form:
-        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        items = form.multi_items()
+        files = [value for _, value in items if isinstance(value, UploadFile)]
+        for place, (name, value) in enumerate(items, 1):
+            if not isinstance(value, UploadFile):
+                raise BadRequest(
+                    f"part {place} of {len(items)} ('{name[:80]}') has no file name, so it is no image; send every "
+                    "image as a file: curl -F image=@FILE"
+                )
         if not files:
             raise BadRequest(_NOTHING)
         count = len(files)

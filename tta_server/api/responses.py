@@ -13,12 +13,19 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from tta_server.errors import ClientGone, Overloaded, TTAError
+from tta_server.errors import ClientGone, Overloaded, TTAError, Unauthorized
 
 log = logging.getLogger(__name__)
 
 NO_OBJECT = "no_object"
 """Type of the error for what should be a JSON object and is none; its context holds an example."""
+SECURITY_HEADERS = [
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cache-Control", "no-store"),
+]
+"""What every answer tells a browser: take it for what it says it is, show it in no frame, keep it nowhere."""
 MOST_SHOWN = 80
 """Characters of what a caller sent that an error repeats."""
 
@@ -41,13 +48,22 @@ def error_response(status: int, message: str, code: str, headers: dict[str, str]
     return Response(body, status_code=status, media_type="application/json", headers=headers)
 
 
+def error_response_of(error: TTAError, headers: Mapping[str, str] | None = None) -> Response:
+    """Return what a caller hears of an error, with headers beside those that the error needs."""
+    more = dict(headers or {})
+    if isinstance(error, Overloaded):
+        more["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, Unauthorized):
+        more["WWW-Authenticate"] = "Bearer"
+    return error_response(error.status, str(error), error.code, more)
+
+
 def install(app: FastAPI) -> None:
     """Make `app` answer every error in this form, and its OpenAPI document say so."""
 
     @app.exception_handler(TTAError)
     async def own(_request: Request, error: TTAError) -> Response:
-        headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, Overloaded) else None
-        return error_response(error.status, str(error), error.code, headers)
+        return error_response_of(error)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
