@@ -68,10 +68,12 @@ class Newcomers:
         Raises:
             Overloaded: If it is new, and the client or the server has too many already.
         """
-        if known := self._newcomers.get(name):
-            self._newcomers[name] = known._replace(touched_s=now_s)
-            self._newcomers.move_to_end(name)
-        elif name not in self._registry:
+        if name in self._registry:
+            if known := self._newcomers.get(name):
+                self._newcomers[name] = known._replace(touched_s=now_s)
+                self._newcomers.move_to_end(name)
+        else:
+            self._forget(name)  # it was to be opened before, and could not be
             if client and self._clients[client] >= self._most_of_a_client:
                 raise Overloaded(
                     f"stream '{name}' is new, and client '{client}' has opened {self._clients[client]} streams that "
