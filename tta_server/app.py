@@ -27,7 +27,9 @@ from tta_server.api import (
 )
 from tta_server.api.caller import Callers
 from tta_server.api.middleware import Accounting
+from tta_server.api.permission import OPEN, Gatekeeper
 from tta_server.api.receiving import Receiving
+from tta_server.keys.keyring import Keyring, read_keys
 from tta_server.models import Custom, Model, Preprocess
 from tta_server.runtime.assemble import make_served
 from tta_server.runtime.served import Served, Storage
@@ -116,8 +118,11 @@ def make_app(served: Mapping[str, Served], settings: Settings) -> FastAPI:
     app.include_router(health.router(served))
     app.include_router(metadata.router(served, __version__))
     app.include_router(infer.router(served, callers))
-    responses.install(app)
+    keys = settings.auth.keys_file
+    responses.install(app, OPEN if keys else None)
     app.add_middleware(Receiving, limits=settings.limits)
+    keyring = Keyring(read_keys(keys)) if keys else None
+    app.add_middleware(Gatekeeper, keyring=keyring, model=next(iter(served)))
     app.add_middleware(Accounting, metrics={name: each.metrics for name, each in served.items()})
     return app
 

@@ -18,8 +18,8 @@ from tta_server.settings import AdapterSettings, Settings
 from tta_server.wanted import make_adapter
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("serve", "config", "models", "calibrate", "evaluate", "replay", "demo")
-LIGHT = ("serve", "config", "models", "evaluate", "demo")  # their options are known without what they run
+COMMANDS = ("serve", "config", "models", "calibrate", "evaluate", "replay", "keys", "demo")
+LIGHT = ("serve", "config", "models", "evaluate", "keys", "demo")  # their options are known without what they run
 
 
 @pytest.fixture(autouse=True)
@@ -245,3 +245,11 @@ def test_a_server_that_cannot_warm_up_says_so_and_fails(tmp_path):
 
     assert done.returncode != 0
     assert "out of memory, as it were" in done.stderr
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+def test_a_public_address_without_keys_is_refused(capsys, host):
+    said = complaint(capsys, "serve", "--host", host)
+
+    assert "has no keys, so that everybody could change everything" in said
+    assert "--insecure-public" in said

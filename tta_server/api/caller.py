@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import Request
 
+from tta_server.api.permission import key_of
 from tta_server.errors import BadRequest
 from tta_server.runtime.desk import Who
 
@@ -31,6 +32,11 @@ class Callers:
 
     def client(self, request: Request) -> str:
         """Return who sent images."""
+        if request.scope.get("state", {}).get("keyring") is not None:
+            return key_of(request).name
+        return self._address(request)
+
+    def _address(self, request: Request) -> str:
         peer = request.client.host if request.client else ""
         if not self._trusts(peer):
             return peer

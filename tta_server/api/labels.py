@@ -2,14 +2,15 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from tta_server.api.answers import LabelsCounted, told
 from tta_server.api.bodies import Labels
+from tta_server.api.permission import key_of
 from tta_server.errors import BadRequest
 from tta_server.runtime.commands import Commands, Label
 from tta_server.runtime.served import Served, find
@@ -41,23 +42,21 @@ def router(models: Mapping[str, Served]) -> APIRouter:
         return places[label]
 
     @routes.post("/labels", **told(LabelsCounted, 400, 413))
-    async def take_labels(asked: Labels) -> dict[str, Any]:
+    async def take_labels(asked: Labels, request: Request) -> dict[str, Any]:
         """Count true labels of answered images; returns the exact accuracy, so far, of each stream they are about.
 
         `adapted` counts what was answered, `source` what the frozen model makes of the same images; with 95 %
         intervals. A label is `unknown` if no such request is remembered, or its image was labelled before.
         """
         labels = [Label(each.id, each.image, index_of(each.label), each.stream or "") for each in asked.labels]
+        may = key_of(request).is_for_stream
         counted: Counter[str] = Counter(counted=0, unknown=0)
         streams: dict[str, Any] = {}
         for start in range(0, len(labels), _AT_ONCE):
-            found = await asyncio.wrap_future(served.engine.command(partial(_count, labels[start : start + _AT_ONCE])))
+            some = labels[start : start + _AT_ONCE]
+            found = await asyncio.wrap_future(served.engine.command(partial(Commands.label, labels=some, may=may)))
             streams |= found.pop("streams")
             counted.update(found)
         return {**counted, "streams": streams}
 
     return routes
-
-
-def _count(labels: Sequence[Label], commands: Commands) -> dict[str, Any]:
-    return commands.label(labels)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tta_server.api.path import path_of
 from tta_server.api.request_id import HEADER, name_request
 from tta_server.telemetry.closed_sets import RequestOutcome
 from tta_server.telemetry.metrics import Metrics
@@ -48,7 +49,7 @@ class Accounting:
 
 
 def _asks_for_predictions(scope: Scope) -> bool:
-    path: str = scope["path"]
+    path = path_of(scope)
     return bool(scope["method"] == "POST") and (
         path == "/predict" or (path.startswith("/v2/") and path.endswith("/infer"))
     )
@@ -56,7 +57,7 @@ def _asks_for_predictions(scope: Scope) -> bool:
 
 def _model(scope: Scope) -> str:
     """Return the model that the path names, or an empty string."""
-    path: str = scope["path"]
+    path = path_of(scope)
     return path.removeprefix("/v2/models/").partition("/")[0] if path.startswith("/v2/models/") else ""
 
 

@@ -10,6 +10,7 @@ from starlette.datastructures import UploadFile
 
 from tta_server.api.answers import Predictions, told
 from tta_server.api.caller import Callers, hung_up
+from tta_server.api.permission import key_of, take
 from tta_server.api.request_id import request_id_of
 from tta_server.api.stream_id import stream_of
 from tta_server.errors import BadRequest
@@ -48,7 +49,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     routes = APIRouter(tags=["predict"])
     served = find(models)
     labels = served.model.labels
-    declared = told(Predictions, 400, 413, 415, 429, 503)
+    declared = told(Predictions, 400, 408, 413, 415, 429, 503)
 
     @routes.post("/predict", openapi_extra=_OPENAPI, **declared, summary="Classify one or several images")
     async def predict(request: Request, top_k: int = min(5, len(labels))) -> Response:
@@ -62,8 +63,10 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         if not 1 <= top_k <= len(labels):
             raise BadRequest(f"top_k is {top_k}, expected 1 to {len(labels)}")
         stream = stream_of(request.headers.get("x-stream-id"))
+        key_of(request).expect_streams(stream)
         served.engine.refuse_if_full()
         uploads = await _uploads(request, served.engine.max_rows)
+        take(request, len(uploads))
         asked = Question(stream, uploads, callers.client(request), request_id)
         body = _encode(served, asked, await answer(served, asked, hung_up(request)), top_k)
         return Response(body, media_type="application/json")

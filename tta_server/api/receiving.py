@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tta_server.api.path import path_of
 from tta_server.api.responses import error_response, error_response_of
 from tta_server.errors import Overloaded, TooLarge, TooSlow, TTAError
 from tta_server.settings_door import LimitsSettings
@@ -113,7 +114,7 @@ class Receiving:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        most = most_bytes(scope["path"], self._limits.max_body_bytes)
+        most = most_bytes(path_of(scope), self._limits.max_body_bytes)
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if not declared.isdigit() or len(declared) > 20 or int(declared) > most:
             message = f"{_too_large(most)} (declared: {declared.decode('latin-1')[:40]})"

@@ -1,7 +1,7 @@
 """Every error leaves as `{"error": "..."}` with the right status, never as a traceback."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -58,8 +58,13 @@ def error_response_of(error: TTAError, headers: Mapping[str, str] | None = None)
     return error_response(error.status, str(error), error.code, more)
 
 
-def install(app: FastAPI) -> None:
-    """Make `app` answer every error in this form, and its OpenAPI document say so."""
+def install(app: FastAPI, open_paths: Collection[str] | None = None) -> None:
+    """Make `app` answer every error in this form, and its OpenAPI document say so.
+
+    Args:
+        app: The application.
+        open_paths: Paths that need no key; None if none does.
+    """
 
     @app.exception_handler(TTAError)
     async def own(_request: Request, error: TTAError) -> Response:
@@ -85,7 +90,7 @@ def install(app: FastAPI) -> None:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return error_response(500, "the server failed to answer; its log says why", "internal")
 
-    _document(app)
+    _document(app, open_paths)
 
 
 def operation_id(route: APIRoute) -> str:
@@ -93,16 +98,30 @@ def operation_id(route: APIRoute) -> str:
     return f"{route.name}_of_version" if "/versions/" in route.path else route.name
 
 
-def _document(app: FastAPI) -> None:
+_KEYED = {
+    str(status): {
+        "description": HTTPStatus(status).phrase,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+    for status in (401, 403)
+}
+
+
+def _document(app: FastAPI, open_paths: Collection[str] | None) -> None:
     made = app.openapi
 
     def document() -> dict[str, Any]:
         known = made()
         for unused in ("HTTPValidationError", "ValidationError"):
             known["components"]["schemas"].pop(unused, None)
-        for operations in known["paths"].values():
+        if open_paths is not None:
+            known["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        for path, operations in known["paths"].items():
             for operation in operations.values():
                 operation["responses"].pop("422", None)  # FastAPI's own; here such a request gets 400
+                if open_paths is not None and path not in open_paths:
+                    operation["security"] = [{"key": []}]
+                    operation["responses"] |= _KEYED
         return known
 
     app.openapi = document  # type: ignore[method-assign]
