@@ -5,7 +5,7 @@ import re
 from tta_server.errors import TooLarge
 
 MOST_SCANS = 32
-"""Encoders make about ten; a decoder takes 9 ms for a scan of 16 million pixels."""
+"""Encoders make about ten; a decoder takes about 10 ms for a scan of 16 million pixels."""
 
 _START = b"\xff\xd8\xff"
 _STAND_ALONE = frozenset((0x01, *range(0xD0, 0xD9)))
