@@ -26,6 +26,7 @@ from tta_server.api import (
     streams,
 )
 from tta_server.api.caller import Callers
+from tta_server.api.manners import Heads
 from tta_server.api.middleware import Accounting
 from tta_server.api.permission import OPEN, Gatekeeper
 from tta_server.api.receiving import Receiving
@@ -120,6 +121,7 @@ def make_app(served: Mapping[str, Served], settings: Settings) -> FastAPI:
     app.include_router(infer.router(served, callers))
     keys = settings.auth.keys_file
     responses.install(app, OPEN if keys else None)
+    app.add_middleware(Heads)
     app.add_middleware(Receiving, limits=settings.limits)
     keyring = Keyring(read_keys(keys)) if keys else None
     app.add_middleware(Gatekeeper, keyring=keyring, model=next(iter(served)))

@@ -45,7 +45,9 @@ class ModelSettings(Section):
     """Which network is served."""
 
     architecture: str = Field("glyphs", description="'glyphs', a torchvision classifier, or 'package.module:factory'.")
-    name: str = Field("", description="Name in URLs and metrics; the architecture's when empty.")
+    name: str = Field(
+        "", pattern="^[A-Za-z0-9._:@-]*$", description="Name in URLs and metrics; the architecture's when empty."
+    )
     weights: Path | None = Field(None, description="Local safetensors or torch file with the state dict.")
     sha256: str = Field("", description="Expected digest of the weights file; empty is not checked.")
     labels: Path | list[str] | None = Field(None, description="Class names: a list, or a text file with one a line.")

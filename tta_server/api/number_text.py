@@ -65,12 +65,12 @@ class NumberText:
         """
         size = math.prod(self.shape)
         values = np.empty(size, DATATYPES[self.datatype])
-        expected = memoryview(_structure(self.shape if _is_nested(self.text) else (size,)))
+        expected = _structure(self.shape if _is_nested(self.text) else (size,))
         done = seen = 0
         low, high = math.inf, -math.inf
         for piece in _pieces(self.text):
             marks = piece.translate(None, _NO_STRUCTURE)
-            if expected[seen : seen + len(marks)] != marks:
+            if not expected.startswith(marks, seen):
                 raise self._misfit()
             seen += len(marks)
             found = self._numbers(piece)

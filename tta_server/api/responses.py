@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from tta_server.api.manners import allowed
 from tta_server.errors import ClientGone, Overloaded, TTAError, Unauthorized
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,10 @@ def install(app: FastAPI, open_paths: Collection[str] | None = None) -> None:
     async def http(request: Request, error: HTTPException) -> Response:
         what = {404: f"no such path '{request.url.path}'", 405: f"{request.method} is not allowed here"}
         message = f"{what[error.status_code]}; see /docs" if error.status_code in what else str(error.detail)
-        return error_response(error.status_code, message, "http", dict(error.headers or {}))
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = allowed(app.routes, request.scope)
+        return error_response(error.status_code, message, "http", headers)
 
     @app.exception_handler(RequestValidationError)
     async def validation(_request: Request, error: RequestValidationError) -> Response:
