@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import orjson
 from fastapi import APIRouter, Request, Response
-from starlette.datastructures import UploadFile
 
 from tta_server.api.answers import Predictions, told
 from tta_server.api.caller import Callers, hung_up
+from tta_server.api.multipart import boundary_of, files
 from tta_server.api.permission import key_of, take
 from tta_server.api.request_id import request_id_of
 from tta_server.api.stream_id import stream_of
@@ -75,25 +75,17 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
 
 
 async def _uploads(request: Request, max_images: int) -> tuple[Upload, ...]:
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        body = await request.body()
+    body = await request.body()
+    content_type = request.headers.get("content-type", "")
+    if not content_type.lower().startswith("multipart/form-data"):
         if not body:
             raise BadRequest(_NOTHING)
         return (Upload("the body", body),)
-    async with request.form(max_files=max_images, max_fields=100) as form:
-        items = form.multi_items()
-        files = [value for _, value in items if isinstance(value, UploadFile)]
-        for place, (name, value) in enumerate(items, 1):
-            if not isinstance(value, UploadFile):
-                raise BadRequest(
-                    f"part {place} of {len(items)} ('{name[:80]}') has no file name, so it is no image; send every "
-                    "image as a file: curl -F image=@FILE"
-                )
-        if not files:
-            raise BadRequest(_NOTHING)
-        count = len(files)
-        names = [f"image {i} of {count} ('{(file.filename or '')[:80]}')" for i, file in enumerate(files, 1)]
-        return tuple([Upload(name, await file.read()) for name, file in zip(names, files, strict=True)])
+    parts = files(body, boundary_of(content_type), max_images)
+    if not parts:
+        raise BadRequest(_NOTHING)
+    names = [f"image {place} of {len(parts)} ('{part.file_name[:80]}')" for place, part in enumerate(parts, 1)]
+    return tuple(Upload(name, part.data) for name, part in zip(names, parts, strict=True))
 
 
 def _encode(served: Served, asked: Question, found: Answer, top_k: int) -> bytes:

@@ -56,6 +56,7 @@ HEAVY = {
     "no list": (INFER, b"[" * (30 * MiB), 400, "not JSON"),
     "texts": (INFER, tensor_of(b'"a",' * (7 * MiB) + b'"a"'), 400, "beside the 'data'"),
     "labels": ("/v1/labels", b'{"labels":[' + b"{}," * (9 * MiB) + b"{}]}", 413, "at most 2097152 bytes"),
+    "many labels": ("/v1/labels", b'{"labels":[' + b"[]," * 600_000 + b"[]]}", 413, "more than the 10000 labels"),
     "pieces": ("/predict", png_with(b"tEXt", b"") + struct.pack(">I4sI", 0, b"aaAa", 0) * 60_000, 200, ""),
     "pieces first": (
         "/predict",
