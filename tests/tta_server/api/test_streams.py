@@ -44,7 +44,7 @@ def test_a_list_holds_only_what_is_asked_for(client):
         ("mode=on", "mode: Input should be 'after', 'inline', 'shadow' or 'off', got 'on'"),
         ("answers=both", "answers"),
         ("frozen=maybe", "frozen"),
-        ("drift=high", "unknown key 'drift'"),
+        ("drift=high", "unknown parameter 'drift'"),
     ],
 )
 def test_a_list_that_cannot_be_made_is_refused(client, asked, reason):
