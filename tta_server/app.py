@@ -122,9 +122,10 @@ def make_app(served: Mapping[str, Served], settings: Settings) -> FastAPI:
     keys = settings.auth.keys_file
     responses.install(app, OPEN if keys else None)
     app.add_middleware(Heads)
-    app.add_middleware(Receiving, limits=settings.limits)
+    first = next(iter(served.values()))
+    app.add_middleware(Receiving, limits=settings.limits, told=first.metrics.refused)
     keyring = Keyring(read_keys(keys)) if keys else None
-    app.add_middleware(Gatekeeper, keyring=keyring, model=next(iter(served)))
+    app.add_middleware(Gatekeeper, keyring=keyring, model=first.name, told=first.metrics.refused)
     app.add_middleware(Accounting, metrics={name: each.metrics for name, each in served.items()})
     return app
 

@@ -47,7 +47,7 @@ def serve(settings: Settings) -> None:
             log_level=settings.server.log_level,
             log_config=None,
             access_log=False,
-            http=connection_class(settings.limits),
+            http=connection_class(settings.limits, service.served.metrics.refused),
             ws="none",
             proxy_headers=False,
             server_header=False,

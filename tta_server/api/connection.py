@@ -6,6 +6,7 @@ these limits around the parser.
 
 import asyncio
 from asyncio import TimerHandle
+from collections.abc import Callable
 from typing import ClassVar
 
 import orjson
@@ -13,6 +14,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from tta_server.settings_door import LimitsSettings
+from tta_server.telemetry.closed_sets import TurnedAway
 
 _LINGER_S = 5.0  # the answer that a body was too slow comes first, then the end of the connection
 
@@ -21,6 +23,7 @@ class Connection(HttpToolsProtocol):
     """A connection within limits; `connection_class` makes the class for a server's."""
 
     limits: ClassVar[LimitsSettings]
+    told: ClassVar[Callable[[TurnedAway], None]]
     idle: ClassVar[dict["Connection", None]]  # those without a request, the one that waits longest first
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -32,9 +35,9 @@ class Connection(HttpToolsProtocol):
         self._unread: TimerHandle | None = None
         if len(self.connections) > self.limits.max_connections:
             if not self.idle:
-                self._refuse(503, "the server has too many connections; try again later", "queue_full")
+                self._refuse("connections", 503, "the server has too many connections; try again later", "queue_full")
                 return
-            next(iter(self.idle)).transport.abort()
+            self._abort("connections", next(iter(self.idle)).transport)
         self._wait_for_a_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -99,7 +102,7 @@ class Connection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Give a client that does not read its answer so much time."""
         super().pause_writing()
-        self._unread = self.loop.call_later(self.limits.answer_timeout_s, self.transport.abort)
+        self._unread = self.loop.call_later(self.limits.answer_timeout_s, self._abort, "unread", self.transport)
 
     def resume_writing(self) -> None:
         """Go on with an answer."""
@@ -112,13 +115,19 @@ class Connection(HttpToolsProtocol):
         # What answers gives up first, with 408; this ends a body that trickles on after its request was refused.
         if cycle.more_body and cycle is self.cycle:
             self._stop_timer()
-            self._timer = self.loop.call_later(self.limits.body_timeout_s + _LINGER_S, self.transport.abort)
+            self._timer = self.loop.call_later(
+                self.limits.body_timeout_s + _LINGER_S, self._abort, "slow_body", self.transport
+            )
         super()._start_asgi_task(cycle, app)
 
     def _wait_for_a_head(self) -> None:
         self.idle[self] = None
         self._stop_timer()
         self._timer = self.loop.call_later(self.limits.header_timeout_s, self._late)
+
+    def _abort(self, reason: TurnedAway, transport: asyncio.Transport) -> None:
+        type(self).told(reason)
+        transport.abort()
 
     def _stop_timer(self) -> None:
         if self._timer:
@@ -127,15 +136,16 @@ class Connection(HttpToolsProtocol):
 
     def _late(self) -> None:
         message = f"the head of a request took longer than {self.limits.header_timeout_s:g} s (limits.header_timeout_s)"
-        self._refuse(408, message, "too_slow")
+        self._refuse("slow_head", 408, message, "too_slow")
 
     def _refuse_head(self, what: str) -> None:
-        self._refuse(431, f"the head of a request {what}", "too_large")
+        self._refuse("head", 431, f"the head of a request {what}", "too_large")
 
-    def _refuse(self, status: int, message: str, code: str) -> None:
+    def _refuse(self, reason: TurnedAway, status: int, message: str, code: str) -> None:
         """Answer outside of any request, and end the connection."""
         if self.transport.is_closing():
             return
+        type(self).told(reason)
         if self.cycle is None or self.cycle.response_complete:
             body = orjson.dumps({"error": message, "code": code})
             more = b"retry-after: 1\r\n" if status == 503 else b""
@@ -148,9 +158,9 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP; nothing is sent amid another answer."""
-        self._refuse(400, msg.lower().rstrip("."), "bad_request")
+        self._refuse("no_http", 400, msg.lower().rstrip("."), "bad_request")
 
 
-def connection_class(limits: LimitsSettings) -> type[Connection]:
-    """Return the protocol of a server with these limits."""
-    return type("LimitedConnection", (Connection,), {"limits": limits, "idle": {}})
+def connection_class(limits: LimitsSettings, told: Callable[[TurnedAway], None]) -> type[Connection]:
+    """Return the protocol of a server with these limits, which tells what it refuses."""
+    return type("LimitedConnection", (Connection,), {"limits": limits, "told": staticmethod(told), "idle": {}})

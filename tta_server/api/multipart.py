@@ -13,7 +13,7 @@ _MOST_HEAD_BYTES = 8 * 2**10
 _MOST_BOUNDARY = 70  # RFC 2046
 
 
-class Part(NamedTuple):
+class FormFile(NamedTuple):
     """A part of a form that is a file.
 
     Attributes:
@@ -37,7 +37,7 @@ def boundary_of(content_type: str) -> bytes:
     return boundary.encode()
 
 
-def files(body: bytes, boundary: bytes, most: int) -> list[Part]:
+def files(body: bytes, boundary: bytes, most: int) -> list[FormFile]:
     """Return the files of a form, in their order.
 
     Args:
@@ -61,7 +61,7 @@ def files(body: bytes, boundary: bytes, most: int) -> list[Part]:
     return [_part(piece, place, end - 1) for place, piece in enumerate(pieces[1:end], 1)]
 
 
-def _part(piece: bytes, place: int, count: int) -> Part:
+def _part(piece: bytes, place: int, count: int) -> FormFile:
     head_end = piece.find(b"\r\n\r\n", 0, _MOST_HEAD_BYTES)
     if head_end < 0 or not piece.lstrip(b" \t").startswith(b"\r\n"):
         raise BadRequest(f"part {place} of {count} has no head that ends within {_MOST_HEAD_BYTES} bytes")
@@ -74,7 +74,7 @@ def _part(piece: bytes, place: int, count: int) -> Part:
                     f"part {place} of {count} ('{said.get('name', '')[:80]}') has no file name, so it is no image; "
                     "send every image as a file: curl -F image=@FILE"
                 )
-            return Part(said["filename"], piece[head_end + 4 :])
+            return FormFile(said["filename"], piece[head_end + 4 :])
     raise BadRequest(f"part {place} of {count} has no Content-Disposition")
 
 

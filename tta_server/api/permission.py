@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from fastapi import Request
@@ -13,6 +13,7 @@ from tta_server.api.responses import error_response_of
 from tta_server.errors import TTAError, Unauthorized
 from tta_server.keys.key import ANYBODY, Key, Permission
 from tta_server.keys.keyring import Keyring
+from tta_server.telemetry.closed_sets import TurnedAway
 
 OPEN: Final = frozenset(("/v2/health/live", "/v2/health/ready", "/livez", "/readyz", "/healthz", "/health"))
 """Paths that need no key: what probes ask."""
@@ -61,14 +62,16 @@ RULES: Final = (
 class Gatekeeper:
     """Let a request pass if its key may do what its method and path say; handlers ask the key about the rest."""
 
-    def __init__(self, app: ASGIApp, keyring: Keyring | None, model: str) -> None:
+    def __init__(self, app: ASGIApp, keyring: Keyring | None, model: str, told: Callable[[TurnedAway], None]) -> None:
         """Wrap `app`.
 
         Args:
             app: What answers.
             keyring: The keys; without them everybody passes.
             model: The model that paths mean which name none.
+            told: Hears what is refused.
         """
+        self._told = told
         self._app = app
         self._keyring = keyring
         self._model = model
@@ -84,6 +87,7 @@ class Gatekeeper:
             try:
                 state["key"] = self._admitted(self._keyring, scope)
             except TTAError as error:
+                self._told("unauthorized" if isinstance(error, Unauthorized) else "forbidden")
                 await error_response_of(error, {"Connection": "close"})(scope, receive, send)
                 return
         await self._app(scope, receive, send)

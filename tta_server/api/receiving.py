@@ -2,7 +2,9 @@
 
 import asyncio
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -11,10 +13,12 @@ from tta_server.api.path import path_of
 from tta_server.api.responses import error_response, error_response_of
 from tta_server.errors import Overloaded, TooLarge, TooSlow, TTAError
 from tta_server.settings_door import LimitsSettings
+from tta_server.telemetry.closed_sets import TurnedAway
 
 _SMALL_BYTES = 64 * 2**10
 _LABELS_BYTES = 2 * 2**20
 _RETRY_AFTER_S = 1
+_REASONS: Final[Mapping[type[TTAError], TurnedAway]] = {TooSlow: "slow_body", Overloaded: "bodies", TooLarge: "body"}
 _WORTH_READING_BYTES = 256 * 2**10  # what a refused request still sends, rather than lose its connection
 _WHOLE = re.compile(r"/predict|/v2/.*|/v1/streams/[^/]+/state")
 
@@ -103,8 +107,9 @@ class Intake:
 class Receiving:
     """Take bodies within their limits; what is refused closes its connection, for the rest of its body is not read."""
 
-    def __init__(self, app: ASGIApp, limits: LimitsSettings) -> None:
-        """Wrap `app`."""
+    def __init__(self, app: ASGIApp, limits: LimitsSettings, told: Callable[[TurnedAway], None]) -> None:
+        """Wrap `app`; `told` hears what is refused."""
+        self._told = told
         self._app = app
         self._limits = limits
         self._intake = Intake(limits.receiving_bytes)
@@ -117,6 +122,7 @@ class Receiving:
         most = most_bytes(path_of(scope), self._limits.max_body_bytes)
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if not declared.isdigit() or len(declared) > 20 or int(declared) > most:
+            self._told("body")
             message = f"{_too_large(most)} (declared: {declared.decode('latin-1')[:40]})"
             response = error_response(413, message, "too_large", {"connection": "close"})
             await response(scope, receive, send)
@@ -150,6 +156,7 @@ class Receiving:
         finally:
             self._intake.end(body)
         if refused:
+            self._told(_REASONS.get(type(refused), "body"))
             await error_response_of(refused, {"connection": "close"})(scope, receive, send)
 
     async def _part(self, body: Incoming, receive: Receive) -> Message:

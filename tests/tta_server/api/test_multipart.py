@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tta_server.api.multipart import Part, boundary_of, files
+from tta_server.api.multipart import FormFile, boundary_of, files
 from tta_server.errors import BadRequest
 
 
@@ -16,7 +16,7 @@ def form(*parts: tuple[str, bytes], boundary: str = "x") -> bytes:
     return written + b"--" + boundary.encode() + b"--\r\n"
 
 
-def read(body: bytes, most: int = 4) -> list[Part]:
+def read(body: bytes, most: int = 4) -> list[FormFile]:
     return files(body, b"x", most)
 
 
@@ -24,7 +24,7 @@ def read(body: bytes, most: int = 4) -> list[Part]:
 def test_contents_come_out_as_they_went_in(contents):
     body = form(*[(f'form-data; name="image"; filename="{place}"', data) for place, data in enumerate(contents)])
 
-    assert read(body) == [Part(str(place), data) for place, data in enumerate(contents)]
+    assert read(body) == [FormFile(str(place), data) for place, data in enumerate(contents)]
 
 
 @pytest.mark.parametrize("name", ["a.png", 'a"b.png', "a\\b.png", "äö 図.png", "a;b=c.png", "x" * 300])
@@ -47,7 +47,7 @@ def test_what_a_usual_client_sends_is_understood(name):
     ],
 )
 def test_a_file_is_known_by_its_file_name_even_an_empty_one(disposition, name):
-    assert read(form((disposition, b"1"))) == [Part(name, b"1")]
+    assert read(form((disposition, b"1"))) == [FormFile(name, b"1")]
 
 
 @pytest.mark.parametrize(

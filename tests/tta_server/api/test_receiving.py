@@ -26,7 +26,7 @@ async def echo(request: Request) -> Response:
 
 def limited(**limits: float) -> Receiving:
     app = Starlette(routes=[Route("/predict", echo, methods=["POST"])])
-    return Receiving(app, LimitsSettings(max_body_bytes=LIMIT, **limits))
+    return Receiving(app, LimitsSettings(max_body_bytes=LIMIT, **limits), [].append)
 
 
 @given(st.lists(st.binary(min_size=PART, max_size=PART) | st.binary(max_size=9), min_size=1, max_size=4))
@@ -81,7 +81,7 @@ def test_what_is_no_http_passes():
     async def app(scope, receive, send):
         seen.append(scope["type"])
 
-    asyncio.run(Receiving(app, LimitsSettings())({"type": "lifespan"}, None, None))
+    asyncio.run(Receiving(app, LimitsSettings(), [].append)({"type": "lifespan"}, None, None))
 
     assert seen == ["lifespan"]
 

@@ -1,5 +1,6 @@
 """Whoever holds a connection open is cut off in time, and keeps nobody else out."""
 
+import socket
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.server import Running, running
+from tests.tta_server.calls import metric
 from tests.tta_server.front_door.hostile import PATIENCE_S, answers, connected, head, heard
 
 MOST, MOST_BYTES = 40, 2**20
@@ -114,10 +116,26 @@ def test_an_idle_connection_lives_on_between_requests(server):
     time.sleep(1.5)  # longer than a head may take: what is measured is that nothing happens
 
     with connected(server.url, START + b"\r\n") as connection:
-        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        assert one_answer(connection).startswith(b"HTTP/1.1 200")
         time.sleep(1.5)
         connection.sendall(START + b"\r\n")
-        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        assert one_answer(connection).startswith(b"HTTP/1.1 200")
+
+
+def test_what_was_turned_away_is_counted(server):
+    before = metric(server.client, 'tta_refusals_total{model="glyphs",reason="no_http"}')
+    with connected(server.url, b"nonsense\r\n\r\n") as connection:
+        heard(connection)
+
+    assert metric(server.client, 'tta_refusals_total{model="glyphs",reason="no_http"}') == before + 1
+
+
+def one_answer(connection: socket.socket) -> bytes:
+    """Return an answer after which the connection goes on."""
+    received = b""
+    while not received.endswith(b"}") and (part := connection.recv(65536)):
+        received += part
+    return received
 
 
 def resident(server: Running) -> int:

@@ -16,6 +16,7 @@ from tests.tta_server.front_door.hostile import (
     png_with,
     tensor_of,
 )
+from tta_server.storage.audit import Entry
 
 CONFIG = {
     "model": {"device": "cpu"},
@@ -28,6 +29,11 @@ MiB = 2**20
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("heavy")
+    audit = folder / "kept/audit"
+    audit.mkdir(parents=True)
+    line = Entry("long-gone", "commit", 1, 2, reason="x" * 80).as_line()
+    for number in range(1, 17):
+        (audit / f"{number:08d}.jsonl").write_bytes(line * 8000)
     with running(folder, CONFIG | {"storage": {"url": str(folder / "kept")}}) as started:
         yield started
         started.process.terminate()
@@ -83,6 +89,25 @@ def test_a_state_with_a_large_header_is_refused_unread(server):
     response = server.client.put("/v1/streams/door/state", content=struct.pack("<Q", len(HEADER)) + HEADER)
 
     assert (response.status_code, "not a state file" in response.text) == (400, True)
+
+
+def test_readers_of_a_large_log_hold_nobody_up(server):
+    found: list[int] = []
+
+    def read() -> None:
+        found.append(httpx.get(f"{server.url}/v1/streams/nobody/audit", timeout=PATIENCE_S).status_code)
+
+    threads = [threading.Thread(target=read) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    assert answers(server.client)
+    for thread in threads:
+        thread.join()
+
+    assert set(found) <= {404, 429}
+    assert 404 in found
+    told = server.client.get("/v1/streams/long-gone/audit?limit=3").json()["entries"]
+    assert [each["stream"] for each in told] == ["long-gone"] * 3
 
 
 def test_parts_without_number_are_refused(server):
