@@ -54,14 +54,11 @@ def server(tmp_path_factory):
 )  # fmt: skip
 def test_a_connection_that_does_not_become_a_request_is_told_why_and_ended(server, sent, status, said):
     with connected(server.url) as connection:
-        try:
-            connection.sendall(sent)
-        except ConnectionError:
-            pytest.skip("the server had answered and closed before all was sent: the answer may be lost")
+        connection.sendall(sent)
         found = heard(connection)
 
-    assert found[0] in (status, 0), found
-    assert not found[1] or said in found[1]["error"]
+    assert found[0] == status, found
+    assert said in found[1]["error"]
     assert answers(server.client)
 
 
@@ -69,11 +66,8 @@ def test_a_chunked_body_without_end_is_cut_off(server):
     start = b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     with connected(server.url, start) as connection:
         for _ in range(40):
-            try:
-                connection.sendall(b"10000\r\n" + b"x" * 2**16 + b"\r\n")
-            except ConnectionError:
-                break
-        assert heard(connection)[0] in (413, 0)
+            connection.sendall(b"10000\r\n" + b"x" * 2**16 + b"\r\n")
+        assert heard(connection)[0] == 413
 
 
 def test_connections_that_wait_make_room_for_others(server):
