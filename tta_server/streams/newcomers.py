@@ -21,6 +21,7 @@ _RESTING_S = 60.0  # only who was not asked for so long gives way to others
 _LASTING: Final[frozenset[EventKind]] = frozenset(
     ("commit", "snapshot", "restore", "import", "mode", "freeze", "settings", "rename", "offer", "rollback", "reset")
 )
+_GONE: Final[frozenset[EventKind]] = frozenset(("delete", "aside"))  # what is set aside is for an operator to look at
 
 
 class Newcomer(NamedTuple):
@@ -96,8 +97,8 @@ class Newcomers:
             pass
 
     def hear(self, event: StreamEvent) -> None:
-        """A stream that has learnt, or that an operator has done something with, is a newcomer no more."""
-        gone = event.kind == "delete" and not is_domain(event.stream)
+        """A stream that has learnt, was set aside, or that an operator has changed, is a newcomer no more."""
+        gone = event.kind in _GONE and not is_domain(event.stream)
         if gone or event.kind in _LASTING:
             self._forget(stream_of_domain(event.stream))
 
@@ -107,12 +108,17 @@ class Newcomers:
         if first is None or not may_go(first):
             return False
         self._forget(name)
-        if name in self._registry:
+        if name not in self._registry:
+            return True
+        try:
             standing = Standing(self._registry.summary(name).state_version)
             self._registry.delete(name)
-            reason = f"it learnt nothing, nobody asked for it {why}"
-            log.info("stream '%s' is erased: %s", name, reason)
-            self._news.tell(StreamEvent(name, "delete", standing, standing, reason=reason))
+        except Exception as error:
+            self._registry.set_aside(name, error)
+            return True
+        reason = f"it learnt nothing, nobody asked for it {why}"
+        log.info("stream '%s' is erased: %s", name, reason)
+        self._news.tell(StreamEvent(name, "delete", standing, standing, reason=reason))
         return True
 
     def _forget(self, name: str) -> None:

@@ -5,6 +5,7 @@ import time
 import pytest
 
 from tests.tta_server.runtime.fakes import WHO, Wired, ask, learn_all, queued, rows, wired
+from tests.tta_server.runtime.test_aside import Broken
 from tta_server.errors import Overloaded
 
 LATER_S = 1e6
@@ -74,3 +75,14 @@ def test_a_stream_that_never_learnt_expires_and_one_that_did_does_not():
 
     assert names(subject) == ["learnt"]
     assert len(subject.worker.parts.newcomers) == 0
+
+
+def test_one_that_cannot_be_erased_is_set_aside_and_the_others_go():
+    subject = wired(expire_s=100)
+    for name in "abc":
+        ask(subject, name, rows(1))
+    subject.stream("b").window = Broken()
+
+    subject.worker.park_idle(time.monotonic() + LATER_S, 0)
+
+    assert [(each["name"], bool(each["trouble"])) for each in subject.commands.list()] == [("b", True)]
