@@ -262,7 +262,7 @@ configurations = section(
     server=section(host=words, port=st.integers(0, 65535), log_level=st.sampled_from(["debug", "info", "error"])),
     model=section(
         architecture=words,
-        name=words,
+        name=st.from_regex(r"[A-Za-z0-9._:@-]{0,12}", fullmatch=True),
         weights=paths | st.none(),
         labels=paths | st.lists(words) | st.none(),
         classes=st.integers(2, 2000) | st.none(),
