@@ -1,7 +1,9 @@
 """From a decoded image to the array that a model takes, as data of the model."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -12,6 +14,9 @@ from torchvision.transforms import InterpolationMode, functional
 Pixels = npt.NDArray[np.uint8]
 """Levels in [0, 255]."""
 
+log = logging.getLogger(__name__)
+
+_SIXTEEN_BIT = ("full", 12, 10, "auto")
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 
 # How to turn an image upright, by its EXIF orientation; 1 already is.
@@ -37,6 +42,8 @@ class Preprocess:
         channels: 3 (RGB) or 1 (grey).
         mean: Per-channel mean of the training images, in [0, 1]; the backbone subtracts it.
         std: Per-channel deviation of the training images; the backbone divides by it.
+        sixteen_bit: How many bits of a 16-bit grey image are the picture: full is all of them, 12 and 10 are what
+            many sensors give, auto tells by the largest value of each image.
     """
 
     size: tuple[int, int]
@@ -45,12 +52,15 @@ class Preprocess:
     channels: int = 3
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
+    sixteen_bit: Literal["full", 12, 10, "auto"] = "full"
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, got {self.channels}")
         if self.interpolation not in _INTERPOLATIONS:
             raise ValueError(f"interpolation must be one of {', '.join(_INTERPOLATIONS)}, got '{self.interpolation}'")
+        if self.sixteen_bit not in _SIXTEEN_BIT:
+            raise ValueError(f"sixteen_bit must be full, 12, 10 or auto, got '{self.sixteen_bit}'")
         if min(self.size) < 1:
             raise ValueError(f"size must be positive, got {self.size}")
         if self.resize is not None and self.resize < max(self.size):
@@ -65,9 +75,12 @@ class Preprocess:
         """Return `image` as uint8 (C, H, W), contiguous and owned by the caller.
 
         EXIF orientation is applied, unless the EXIF data are damaged. Transparency is dropped, not blended, which is
-        what the usual training loaders do. 16-bit grey keeps its high bits.
+        what the usual training loaders do. 16-bit grey keeps the highest 8 of the bits that `sixteen_bit` says.
+
+        Raises:
+            ValueError: If the image holds no levels but floating-point numbers.
         """
-        image = _eight_bits(_upright(image)).convert("RGB" if self.channels == 3 else "L")
+        image = _eight_bits(_upright(image), self.sixteen_bit).convert("RGB" if self.channels == 3 else "L")
         filter_ = InterpolationMode(self.interpolation)
         if self.resize is not None:
             image = functional.center_crop(functional.resize(image, [self.resize], filter_), list(self.size))
@@ -87,8 +100,25 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def _eight_bits(image: Image.Image, sixteen_bit: str | int) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("it holds floating-point numbers; save it with 8 or 16 bits a pixel")
+    if not image.mode.startswith("I"):
+        return image
     # convert("RGB") clips 16-bit grey to white instead of scaling it.
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.clip(np.asarray(image, dtype=np.int64), 0, 65535) >> 8).astype(np.uint8))
-    return image
+    levels = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
+    bits = 16 if sixteen_bit == "full" else sixteen_bit
+    if sixteen_bit == "auto":
+        bits = next(bits for bits in (10, 12, 16) if levels.max() < 2**bits)
+    elif sixteen_bit == "full" and 0 < levels.max() < 2**12:
+        _warn_of_small_values()
+    return Image.fromarray(np.minimum(levels >> (int(bits) - 8), 255).astype(np.uint8))
+
+
+@cache
+def _warn_of_small_values() -> None:
+    """Say once that images come out nearly black."""
+    log.warning(
+        "a 16-bit image has no value above 4095, so that it comes out nearly black; if such images hold 12 or 10 bits, "
+        "set model.preprocess.sixteen_bit to 12, 10 or auto (this is said once)"
+    )

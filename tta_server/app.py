@@ -9,12 +9,29 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import torch
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from tta_server import __version__, models
-from tta_server.api import audit, domains, drift, health, infer, labels, metadata, predict, responses, states, streams
+from tta_server.api import (
+    audit,
+    domains,
+    drift,
+    health,
+    infer,
+    labels,
+    metadata,
+    parameters,
+    predict,
+    responses,
+    states,
+    streams,
+)
 from tta_server.api.caller import Callers
-from tta_server.api.middleware import Accounting, BodyLimit
+from tta_server.api.manners import Heads
+from tta_server.api.middleware import Accounting
+from tta_server.api.permission import OPEN, Gatekeeper
+from tta_server.api.receiving import Receiving
+from tta_server.keys.keyring import Keyring, read_keys
 from tta_server.models import Custom, Model, Preprocess
 from tta_server.runtime.assemble import make_served
 from tta_server.runtime.served import Served, Storage
@@ -91,8 +108,9 @@ def make_app(served: Mapping[str, Served], settings: Settings) -> FastAPI:
         description=_DESCRIPTION,
         lifespan=lifespan,
         generate_unique_id_function=responses.operation_id,
+        dependencies=[Depends(parameters.refuse_unknown)],
     )
-    callers = Callers(settings.limits.client_header)
+    callers = Callers(settings.limits.client_header, settings.server.trusted_proxies)
     app.include_router(predict.router(served, callers))
     app.include_router(streams.router(served, callers))
     app.include_router(states.router(served, callers))
@@ -103,8 +121,13 @@ def make_app(served: Mapping[str, Served], settings: Settings) -> FastAPI:
     app.include_router(health.router(served))
     app.include_router(metadata.router(served, __version__))
     app.include_router(infer.router(served, callers))
-    responses.install(app)
-    app.add_middleware(BodyLimit, max_bytes=settings.limits.max_body_bytes)
+    keys = settings.auth.keys_file
+    responses.install(app, OPEN if keys else None)
+    app.add_middleware(Heads)
+    first = next(iter(served.values()))
+    app.add_middleware(Receiving, limits=settings.limits, told=first.metrics.refused)
+    keyring = Keyring(read_keys(keys)) if keys else None
+    app.add_middleware(Gatekeeper, keyring=keyring, model=first.name, told=first.metrics.refused)
     app.add_middleware(Accounting, metrics={name: each.metrics for name, each in served.items()})
     return app
 

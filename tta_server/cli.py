@@ -1,4 +1,4 @@
-"""The command line: `tta-server serve | config | models | inspect | calibrate | evaluate | replay | demo`."""
+"""The command line: `tta-server serve | config | models | inspect | calibrate | evaluate | replay | keys | demo`."""
 
 # What takes seconds to import, torch above all, is imported by the commands that need it.
 import argparse
@@ -82,6 +82,13 @@ def _replay(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=replay_command.run)
 
 
+def _keys(parser: argparse.ArgumentParser) -> None:
+    from tta_server.keys import keys_command
+
+    keys_command.add_arguments(parser)
+    parser.set_defaults(run=keys_command.run)
+
+
 def _demo(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--once", action="store_true", help="stop the server at the end instead of leaving it running")
@@ -100,6 +107,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "calibrate": ("make a model's reference bundle from labelled images", _calibrate),
     "evaluate": ("compare adapters on your model and your data", _evaluate),
     "replay": ("rebuild a stream's state from the audit log and kept windows", _replay),
+    "keys": ("make an API key", _keys),
     "demo": ("replay a drifting camera against a server, frozen and adapting", _demo),
 }
 
@@ -108,6 +116,10 @@ def _configuration(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     parser.add_argument("--host", help="address to listen on")
     parser.add_argument("--port", type=int, help="port to listen on; 0 picks a free one")
+    parser.add_argument("--keys-file", type=Path, help="API keys, as 'tta-server keys new' writes them")
+    parser.add_argument(
+        "--insecure-public", action="store_true", default=None, help="listen on a public address without keys"
+    )
     parser.add_argument("--adapter", help="how streams learn")
 
 
@@ -116,6 +128,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         "server": {"host": options.host, "port": options.port},
         "model": model_overrides(options),
         "adapter": {"name": options.adapter},
+        "auth": {"keys_file": options.keys_file, "insecure_public": options.insecure_public},
     }
     chosen = {section: {k: v for k, v in values.items() if v is not None} for section, values in given.items()}
     return load_settings(options.config, {section: values for section, values in chosen.items() if values})

@@ -27,11 +27,32 @@ class ConstantImage(BadRequest):
     code = "constant_image"
 
 
+class Unauthorized(TTAError):
+    """The request says not who asks, or not truly."""
+
+    status = 401
+    code = "unauthorized"
+
+
+class Forbidden(TTAError):
+    """Who asks may not."""
+
+    status = 403
+    code = "forbidden"
+
+
 class NotFound(TTAError):
     """The request names a model or stream that is not there."""
 
     status = 404
     code = "not_found"
+
+
+class TooSlow(TTAError):
+    """The request took longer to arrive than this server waits."""
+
+    status = 408
+    code = "too_slow"
 
 
 class Conflict(TTAError):
@@ -70,6 +91,12 @@ class Overloaded(TTAError):
         """
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class RateLimited(Overloaded):
+    """Whoever asks has asked for more than his key allows."""
+
+    code = "rate_limited"
 
 
 class ClientGone(TTAError):

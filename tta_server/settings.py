@@ -2,14 +2,12 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     model_validator,
 )
@@ -20,8 +18,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
-if TYPE_CHECKING:  # they import torch, which takes seconds: only who makes an adapter waits for it
-    pass
+from tta_server.settings_door import AuthSettings, LimitsSettings, Section, ServerSettings
 
 PREFIX = "TTA_"
 # Names of dots alone are no path segments: clients resolve them away.
@@ -44,22 +41,6 @@ def _stream_name(name: str) -> str:
 StreamName = Annotated[str, AfterValidator(_stream_name)]
 
 
-class Section(BaseModel):
-    """Part of the configuration; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ServerSettings(Section):
-    """Where the server listens."""
-
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
-    port: int = Field(8000, ge=0, le=65535, description="Port; 0 picks a free one.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe messages that are written to the log."
-    )
-
-
 class ModelSettings(Section):
     """Which network is served."""
 
@@ -67,7 +48,9 @@ class ModelSettings(Section):
         "glyphs",
         description="'glyphs', a torchvision classifier, 'timm/NAME', 'hf/FOLDER', or 'package.module:factory'.",
     )
-    name: str = Field("", description="Name in URLs and metrics; the architecture's when empty.")
+    name: str = Field(
+        "", pattern="^[A-Za-z0-9._:@-]*$", description="Name in URLs and metrics; the architecture's when empty."
+    )
     weights: Path | None = Field(None, description="Local safetensors or torch file with the state dict.")
     sha256: str = Field("", description="Expected digest of the weights file; empty is not checked.")
     labels: Path | list[str] | None = Field(None, description="Class names: a list, or a text file with one a line.")
@@ -180,7 +163,24 @@ class StreamsSettings(Section):
         "frozen model; off: frozen.",
     )
     reset_every: int = Field(0, ge=0, description="Steps after which a stream starts again from the source; 0 never.")
-    max_streams: int = Field(10_000, ge=1, description="Most streams, in memory and on disk; one more gets 429.")
+    max_streams: int = Field(
+        10_000,
+        ge=1,
+        description="Most streams, in memory and on disk; one more takes the place of one that never learnt and rests, "
+        "or gets 429.",
+    )
+    max_new_per_client: int | None = Field(
+        None,
+        ge=1,
+        description="Most streams that one client has opened and that have learnt nothing yet; one more gets 429. "
+        "Empty is half of max_streams.",
+    )
+    expire_s: float = Field(
+        86_400.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Time without a request after which a stream that never learnt is erased; 0 never.",
+    )
     max_bytes: int = Field(
         2**30, ge=2**20, description="Most memory of all streams; those idle longest go to disk until they come back."
     )
@@ -291,24 +291,6 @@ class StorageSettings(Section):
     inputs_max_bytes: int = Field(2**30, ge=0, description="Most bytes of such windows for each stream.")
 
 
-class LimitsSettings(Section):
-    """What a request may be."""
-
-    max_body_bytes: int = Field(32 * 2**20, ge=1024, description="Most bytes in a request body.")
-    max_pixels: int = Field(16_000_000, ge=1, description="Most pixels in one image, read from its header.")
-    max_decoded_bytes: int | None = Field(
-        None,
-        ge=1,
-        description="Most bytes of decoded images on their way; more get 429. Empty is what a full queue and one "
-        "forward of float32 images take.",
-    )
-    decode_threads: int = Field(2, ge=1, description="Threads that decode images.")
-    refuse_constant: bool = Field(True, description="Refuse images of one colour: a covered lens, an empty frame.")
-    client_header: str = Field(
-        "", description="Header that names the client behind a proxy; empty takes the peer's address."
-    )
-
-
 class Settings(BaseSettings):
     """The whole configuration.
 
@@ -329,6 +311,7 @@ class Settings(BaseSettings):
     drift: DriftSettings = DriftSettings()
     storage: StorageSettings = StorageSettings()
     limits: LimitsSettings = LimitsSettings()
+    auth: AuthSettings = AuthSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -151,6 +151,7 @@ def test_the_pod_meets_the_restricted_security_standard(pod, container):
         "configMap",
         "emptyDir",
         "persistentVolumeClaim",
+        "secret",
     }
     assert not any(pod.get(key) for key in ("hostNetwork", "hostPID", "hostIPC"))
 

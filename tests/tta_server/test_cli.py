@@ -18,8 +18,8 @@ from tta_server.settings import AdapterSettings, Settings
 from tta_server.wanted import make_adapter
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("serve", "config", "models", "inspect", "calibrate", "evaluate", "replay", "demo")
-LIGHT = ("serve", "config", "models", "evaluate", "demo")  # their options are known without what they run
+COMMANDS = ("serve", "config", "models", "inspect", "calibrate", "evaluate", "replay", "keys", "demo")
+LIGHT = ("serve", "config", "models", "evaluate", "keys", "demo")  # their options are known without what they run
 
 
 @pytest.fixture(autouse=True)
@@ -160,7 +160,7 @@ class TestServeRefuses:
 
             reasons = {"127.0.0.1": "address already in use", "203.0.113.1": "cannot assign", "no host": ""}
             for host, reason in reasons.items():
-                said = complaint(capsys, "serve", "--host", host, "--port", port)
+                said = complaint(capsys, "serve", "--host", host, "--port", port, "--insecure-public")
                 assert said.startswith(f"cannot listen on {host}:{port}: {reason}")
                 assert said.endswith("; choose another with --host and --port")
 
@@ -210,7 +210,7 @@ def test_every_command_is_listed_and_has_its_options(capsys):
     helps = capsys.readouterr().out.split("usage: ")[1:]
     assert all(f"    {name} " in helps[0] for name in COMMANDS)
     listed = [name for name, text in zip(COMMANDS, helps[1:], strict=True) if "  --" in text]
-    assert listed == [name for name in COMMANDS if name != "models"]
+    assert listed == [name for name in COMMANDS if name not in ("models", "keys")]
 
 
 @pytest.mark.parametrize("images", ["127", "3001", "-1"])
@@ -245,3 +245,11 @@ def test_a_server_that_cannot_warm_up_says_so_and_fails(tmp_path):
 
     assert done.returncode != 0
     assert "out of memory, as it were" in done.stderr
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+def test_a_public_address_without_keys_is_refused(capsys, host):
+    said = complaint(capsys, "serve", "--host", host)
+
+    assert "has no keys, so that everybody could change everything" in said
+    assert "--insecure-public" in said

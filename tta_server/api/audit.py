@@ -8,10 +8,11 @@ from fastapi import APIRouter, Query
 
 from tta_server.api.answers import AuditLines, told
 from tta_server.api.bodies import StreamPath
-from tta_server.errors import NotFound
+from tta_server.errors import NotFound, Overloaded
 from tta_server.runtime.served import Served, find
 
 _FLUSH_WITHIN_S = 2.0
+_MOST_READING = 4
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="Most entries in the answer.")]
 
@@ -25,7 +26,8 @@ def router(models: Mapping[str, Served]) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["audit"])
     served = find(models)
     kept = served.storage
-    declared = told(AuditLines, 400, 404)
+    declared = told(AuditLines, 400, 404, 429)
+    reading = 0
 
     async def newest(name: str, limit: int) -> dict[str, Any]:
         if not kept.durable:
@@ -35,7 +37,14 @@ def router(models: Mapping[str, Served]) -> APIRouter:
             kept.keeper.flush(_FLUSH_WITHIN_S)  # what has just been done is in it, unless the disk fails
             return [entry.told() for entry in kept.audit.newest(name, limit)]
 
-        entries = await asyncio.to_thread(read)
+        nonlocal reading
+        if reading >= _MOST_READING:
+            raise Overloaded(f"{reading} others are reading the audit log; try again later")
+        reading += 1
+        try:
+            entries = await asyncio.to_thread(read)
+        finally:
+            reading -= 1
         if name and not entries:
             await asyncio.wrap_future(served.engine.command(lambda c: c.check(name)))
         return {"entries": entries}

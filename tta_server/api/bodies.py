@@ -181,6 +181,9 @@ class LabelBody(Body):
     id: str = Field(min_length=1, max_length=128, description="`X-Request-Id` of the request.", examples=["frame-1"])
     label: StrictInt | StrictStr = Field(description="Name of the class, or its index.", examples=["cat"])
     image: int = Field(0, ge=0, description="Place of the image in the request, from 0.")
+    stream: StreamName | None = Field(
+        None, description="That answered; needed where several streams have a request of that id.", examples=["gate-7"]
+    )
 
 
 class Labels(Body):

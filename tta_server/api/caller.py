@@ -1,30 +1,71 @@
 """Who calls, for a window, which one client may not fill, and for the audit log; and whether he still waits."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from fastapi import Request
 
+from tta_server.api.permission import key_of
+from tta_server.errors import BadRequest
 from tta_server.runtime.desk import Who
 
 _MOST_CHARACTERS = 64
+_RESERVED = "engine"  # whom the audit log calls the server itself
 
 
 class Callers:
-    """Say who sent a request. Names are what the caller or a proxy says: nobody is authenticated here."""
+    """Say who sent a request: the key, if the server has keys, or else the address; a proxy may name others.
 
-    def __init__(self, client_header: str = "") -> None:
-        """Take clients' names from a header that a proxy sets; by default the peer's address is the name."""
+    Only proxies that are configured are believed; whatever else says who it is, is who its address says.
+    """
+
+    def __init__(self, client_header: str = "", trusted_proxies: Sequence[str] = ()) -> None:
+        """Take names from proxies.
+
+        Args:
+            client_header: Header in which they name the client; empty takes `X-Forwarded-For`.
+            trusted_proxies: Their addresses or networks.
+        """
         self._client_header = client_header
+        self._proxies = [ip_network(each) for each in trusted_proxies]
 
     def client(self, request: Request) -> str:
         """Return who sent images."""
-        named = request.headers.get(self._client_header, "") if self._client_header else ""
-        return _shown(named) or (request.client.host if request.client else "")
+        if request.scope.get("state", {}).get("keyring") is not None:
+            return key_of(request).name
+        return self._address(request)
+
+    def _address(self, request: Request) -> str:
+        peer = request.client.host if request.client else ""
+        if not self._trusts(peer):
+            return peer
+        if self._client_header:
+            return _shown(request.headers.get(self._client_header, "")) or peer
+        # Each proxy adds whom it was asked by: the last whom no proxy of ours is, is the client.
+        forwarded = [each.strip() for each in ",".join(request.headers.getlist("x-forwarded-for")).split(",")]
+        return next((_shown(each) for each in reversed(forwarded) if each and not self._trusts(each)), peer)
 
     def who(self, request: Request, reason: str = "") -> Who:
-        """Return who asks for a change, by the header `X-Actor` or else as client, and why."""
-        return Who(_shown(request.headers.get("x-actor", "")) or self.client(request) or "unknown", reason)
+        """Return who asks for a change, and why.
+
+        Raises:
+            BadRequest: If the caller goes by the server's own name.
+        """
+        peer = request.client.host if request.client else ""
+        actor = _shown(request.headers.get("x-actor", "")) if self._trusts(peer) else ""
+        if actor.casefold() == _RESERVED:
+            raise BadRequest(f"X-Actor is '{actor}', which is what the audit log calls the server itself")
+        return Who(actor or self.client(request) or "unknown", reason)
+
+    def _trusts(self, address: str) -> bool:
+        if not self._proxies:
+            return False
+        try:
+            found = ip_address(address)
+        except ValueError:
+            return False
+        return any(found in each for each in self._proxies)
 
 
 def hung_up(request: Request) -> Callable[[], Coroutine[Any, Any, None]]:

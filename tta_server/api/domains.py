@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from tta_server.api.answers import DomainAbout, DomainList, DomainsOpened, told
 from tta_server.api.bodies import DomainPath, Offer, Rename, StreamPath
 from tta_server.api.caller import Callers
+from tta_server.api.permission import key_of
 from tta_server.api.responses import refusals
 from tta_server.api.streams import erased
 from tta_server.runtime.served import Served, find
@@ -45,6 +46,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     @routes.post("/{number}/offer", **told(DomainsOpened, 400, 404, 409, status=201))
     async def offer_domain(name: StreamPath, number: DomainPath, asked: Offer, request: Request) -> dict[str, Any]:
         """Give other streams a copy of a domain to start from, each judged by its own guard; all of them or none."""
+        key_of(request).expect_streams(*asked.to)
         who, to = callers.who(request, asked.reason), list(dict.fromkeys(asked.to))
         return {"opened": await asyncio.wrap_future(engine.command(lambda c: c.domains.offer(name, number, to, who)))}
 

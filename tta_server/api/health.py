@@ -21,6 +21,8 @@ def router(models: Mapping[str, Served]) -> APIRouter:
     routes = APIRouter(tags=["health"])
 
     @routes.get("/livez", include_in_schema=False)
+    @routes.get("/healthz", include_in_schema=False)
+    @routes.get("/health", include_in_schema=False)
     @routes.get("/v2/health/live", **told(Liveness))
     async def live() -> Response:
         """Tell that the process answers; 503 when only a restart helps."""

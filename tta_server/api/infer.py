@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request, Response
 from tta_server.api.answers import Inferred, told
 from tta_server.api.caller import Callers, hung_up
 from tta_server.api.metadata import VERSION, known
+from tta_server.api.permission import key_of, take
 from tta_server.api.request_id import request_id_of
 from tta_server.api.stream_id import stream_of
 from tta_server.api.tensors import OPENAPI, InferRequest, parse
@@ -34,7 +35,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         callers: Knows who sent a request.
     """
     routes = APIRouter(tags=["open inference protocol"])
-    declared = told(Inferred, 400, 404, 413, 429, 501, 503)
+    declared = told(Inferred, 400, 404, 408, 413, 429, 501, 503)
 
     @routes.post("/v2/models/{name}/infer", openapi_extra=OPENAPI, **declared)
     @routes.post("/v2/models/{name}/versions/{version}/infer", openapi_extra=OPENAPI, **declared)
@@ -54,6 +55,8 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         stream = stream_of(
             request.headers.get("x-stream-id"), sent.parameters.get("stream_id"), sent.parameters.get("sequence_id")
         )
+        key_of(request).expect_streams(stream)
+        take(request, sent.images.rows)
         asked = Question(stream, sent.images, callers.client(request), request_id)
         found = await answer(served, asked, hung_up(request))
         return Response(_encode(served, sent, asked, found), media_type="application/json")

@@ -1,4 +1,4 @@
-"""What happens around every request: the limit on its body, and the count of how it ended."""
+"""What happens around every request for predictions: its name, and the count of how it ended."""
 
 import time
 from collections.abc import Mapping
@@ -6,49 +6,10 @@ from collections.abc import Mapping
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tta_server.api.path import path_of
 from tta_server.api.request_id import HEADER, name_request
-from tta_server.api.responses import error_response
-from tta_server.errors import TooLarge
 from tta_server.telemetry.closed_sets import RequestOutcome
 from tta_server.telemetry.metrics import Metrics
-
-
-class BodyLimit:
-    """Refuse a body that is declared, or turns out, to be larger than allowed; nothing past the limit is kept."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        """Wrap `app`; bodies may have `max_bytes`."""
-        self._app = app
-        self._max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        message = f"the body may have at most {self._max_bytes} bytes; send fewer or smaller images"
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if not declared.isdigit() or len(declared) > 20 or int(declared) > self._max_bytes:
-            response = error_response(413, f"{message} (declared: {declared.decode('latin-1')[:40]})", "too_large")
-            response.headers["connection"] = "close"  # the body is never read, so the connection cannot be used again
-            await response(scope, receive, send)
-            return
-        received = 0
-
-        async def counted() -> Message:
-            nonlocal received
-            part = await receive()
-            received += len(part.get("body", b""))
-            if received > self._max_bytes:
-                raise TooLarge(message)
-            return part
-
-        async def closing(message: Message) -> None:
-            if message["type"] == "http.response.start" and received > self._max_bytes:
-                MutableHeaders(scope=message)["connection"] = "close"  # else the rest would be read to be thrown away
-            await send(message)
-
-        await self._app(scope, counted, closing)
 
 
 class Accounting:
@@ -88,7 +49,7 @@ class Accounting:
 
 
 def _asks_for_predictions(scope: Scope) -> bool:
-    path: str = scope["path"]
+    path = path_of(scope)
     return bool(scope["method"] == "POST") and (
         path == "/predict" or (path.startswith("/v2/") and path.endswith("/infer"))
     )
@@ -96,7 +57,7 @@ def _asks_for_predictions(scope: Scope) -> bool:
 
 def _model(scope: Scope) -> str:
     """Return the model that the path names, or an empty string."""
-    path: str = scope["path"]
+    path = path_of(scope)
     return path.removeprefix("/v2/models/").partition("/")[0] if path.startswith("/v2/models/") else ""
 
 

@@ -6,15 +6,16 @@ from typing import Any
 import numpy as np
 import orjson
 from fastapi import APIRouter, Request, Response
-from starlette.datastructures import UploadFile
 
 from tta_server.api.answers import Predictions, told
 from tta_server.api.caller import Callers, hung_up
+from tta_server.api.multipart import boundary_of, files
+from tta_server.api.permission import key_of, take
 from tta_server.api.request_id import request_id_of
 from tta_server.api.stream_id import stream_of
 from tta_server.errors import BadRequest
 from tta_server.runtime.answer import Question, answer
-from tta_server.runtime.codec import Upload
+from tta_server.runtime.codec import FORMATS, Upload
 from tta_server.runtime.job import Answer
 from tta_server.runtime.served import Served, find
 
@@ -32,8 +33,7 @@ _OPENAPI: dict[str, Any] = {
                     "properties": {"image": {"type": "array", "items": _FILE}},
                 }
             },
-            "image/jpeg": {"schema": _FILE},
-            "image/png": {"schema": _FILE},
+            **{f"image/{name.lower()}": {"schema": _FILE} for name in FORMATS},
         },
     }
 }
@@ -49,11 +49,11 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     routes = APIRouter(tags=["predict"])
     served = find(models)
     labels = served.model.labels
-    declared = told(Predictions, 400, 413, 415, 429, 503)
+    declared = told(Predictions, 400, 408, 413, 415, 429, 503)
 
     @routes.post("/predict", openapi_extra=_OPENAPI, **declared, summary="Classify one or several images")
     async def predict(request: Request, top_k: int = min(5, len(labels))) -> Response:
-        """Classify JPEG or PNG files: several as multipart/form-data, or one as the body.
+        """Classify image files (JPEG, PNG, WebP, TIFF, BMP, AVIF): several as multipart/form-data, or one as the body.
 
         The header `X-Stream-Id` names the stream; without it the stream is `default`. The header `X-Request-Id` names
         the request for labels that come later; without it the server makes one up. `top_k` limits the classes that are
@@ -63,8 +63,10 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         if not 1 <= top_k <= len(labels):
             raise BadRequest(f"top_k is {top_k}, expected 1 to {len(labels)}")
         stream = stream_of(request.headers.get("x-stream-id"))
+        key_of(request).expect_streams(stream)
         served.engine.refuse_if_full()
         uploads = await _uploads(request, served.engine.max_rows)
+        take(request, len(uploads))
         asked = Question(stream, uploads, callers.client(request), request_id)
         body = _encode(served, asked, await answer(served, asked, hung_up(request)), top_k)
         return Response(body, media_type="application/json")
@@ -73,18 +75,17 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
 
 
 async def _uploads(request: Request, max_images: int) -> tuple[Upload, ...]:
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        body = await request.body()
+    body = await request.body()
+    content_type = request.headers.get("content-type", "")
+    if not content_type.lower().startswith("multipart/form-data"):
         if not body:
             raise BadRequest(_NOTHING)
         return (Upload("the body", body),)
-    async with request.form(max_files=max_images, max_fields=100) as form:
-        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-        if not files:
-            raise BadRequest(_NOTHING)
-        count = len(files)
-        names = [f"image {i} of {count} ('{(file.filename or '')[:80]}')" for i, file in enumerate(files, 1)]
-        return tuple([Upload(name, await file.read()) for name, file in zip(names, files, strict=True)])
+    parts = files(body, boundary_of(content_type), max_images)
+    if not parts:
+        raise BadRequest(_NOTHING)
+    names = [f"image {place} of {len(parts)} ('{part.file_name[:80]}')" for place, part in enumerate(parts, 1)]
+    return tuple(Upload(name, part.data) for name, part in zip(names, parts, strict=True))
 
 
 def _encode(served: Served, asked: Question, found: Answer, top_k: int) -> bytes:

@@ -1,7 +1,7 @@
 """Every error leaves as `{"error": "..."}` with the right status, never as a traceback."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -13,12 +13,20 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from tta_server.errors import ClientGone, Overloaded, TTAError
+from tta_server.api.manners import allowed
+from tta_server.errors import ClientGone, Overloaded, TTAError, Unauthorized
 
 log = logging.getLogger(__name__)
 
 NO_OBJECT = "no_object"
 """Type of the error for what should be a JSON object and is none; its context holds an example."""
+SECURITY_HEADERS = [
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cache-Control", "no-store"),
+]
+"""What every answer tells a browser: take it for what it says it is, show it in no frame, keep it nowhere."""
 MOST_SHOWN = 80
 """Characters of what a caller sent that an error repeats."""
 
@@ -41,19 +49,36 @@ def error_response(status: int, message: str, code: str, headers: dict[str, str]
     return Response(body, status_code=status, media_type="application/json", headers=headers)
 
 
-def install(app: FastAPI) -> None:
-    """Make `app` answer every error in this form, and its OpenAPI document say so."""
+def error_response_of(error: TTAError, headers: Mapping[str, str] | None = None) -> Response:
+    """Return what a caller hears of an error, with headers beside those that the error needs."""
+    more = dict(headers or {})
+    if isinstance(error, Overloaded):
+        more["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, Unauthorized):
+        more["WWW-Authenticate"] = "Bearer"
+    return error_response(error.status, str(error), error.code, more)
+
+
+def install(app: FastAPI, open_paths: Collection[str] | None = None) -> None:
+    """Make `app` answer every error in this form, and its OpenAPI document say so.
+
+    Args:
+        app: The application.
+        open_paths: Paths that need no key; None if none does.
+    """
 
     @app.exception_handler(TTAError)
     async def own(_request: Request, error: TTAError) -> Response:
-        headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, Overloaded) else None
-        return error_response(error.status, str(error), error.code, headers)
+        return error_response_of(error)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         what = {404: f"no such path '{request.url.path}'", 405: f"{request.method} is not allowed here"}
         message = f"{what[error.status_code]}; see /docs" if error.status_code in what else str(error.detail)
-        return error_response(error.status_code, message, "http", dict(error.headers or {}))
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = allowed(app.routes, request.scope)
+        return error_response(error.status_code, message, "http", headers)
 
     @app.exception_handler(RequestValidationError)
     async def validation(_request: Request, error: RequestValidationError) -> Response:
@@ -69,7 +94,7 @@ def install(app: FastAPI) -> None:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return error_response(500, "the server failed to answer; its log says why", "internal")
 
-    _document(app)
+    _document(app, open_paths)
 
 
 def operation_id(route: APIRoute) -> str:
@@ -77,16 +102,30 @@ def operation_id(route: APIRoute) -> str:
     return f"{route.name}_of_version" if "/versions/" in route.path else route.name
 
 
-def _document(app: FastAPI) -> None:
+_KEYED = {
+    str(status): {
+        "description": HTTPStatus(status).phrase,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+    for status in (401, 403)
+}
+
+
+def _document(app: FastAPI, open_paths: Collection[str] | None) -> None:
     made = app.openapi
 
     def document() -> dict[str, Any]:
         known = made()
         for unused in ("HTTPValidationError", "ValidationError"):
             known["components"]["schemas"].pop(unused, None)
-        for operations in known["paths"].values():
+        if open_paths is not None:
+            known["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        for path, operations in known["paths"].items():
             for operation in operations.values():
                 operation["responses"].pop("422", None)  # FastAPI's own; here such a request gets 400
+                if open_paths is not None and path not in open_paths:
+                    operation["security"] = [{"key": []}]
+                    operation["responses"] |= _KEYED
         return known
 
     app.openapi = document  # type: ignore[method-assign]

@@ -15,6 +15,7 @@ from tta_server.errors import BadRequest, TTAError
 from tta_server.runtime.served import Served, find
 
 _FILE = "application/octet-stream"
+_MOST_HEADER_BYTES = 2**20
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 _DOWNLOAD: dict[int | str, dict[str, Any]] = {200: {"content": {_FILE: _BINARY}, "description": "A safetensors file"}}
 _UPLOAD: dict[str, Any] = {"requestBody": {"required": True, "content": {_FILE: _BINARY}}}
@@ -73,6 +74,8 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         data = await request.body()
         if not data:
             raise BadRequest("the body is empty; send the file that GET /state gave")
+        if int.from_bytes(data[:8], "little") > _MOST_HEADER_BYTES:  # of a safetensors file, before anybody reads it
+            raise BadRequest("not a state file of this server, or a damaged one; export the state again")
         who = callers.who(request)
         return await asyncio.wrap_future(engine.command(lambda c: c.states.adopt(name, data, who)))
 

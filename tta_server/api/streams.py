@@ -10,10 +10,12 @@ from fastapi import APIRouter, Query, Request
 from tta_server.api.answers import StreamDetails, StreamPage, Switched, told
 from tta_server.api.bodies import AdapterBody, Change, ChangeOfAll, Creation, Listing, Rollback, StreamPath, Why
 from tta_server.api.caller import Callers
+from tta_server.api.permission import key_of
 from tta_server.api.responses import refusals
 from tta_server.errors import BadRequest, TTAError
 from tta_server.runtime.served import Served, find
 from tta_server.streams.stream import Method
+from tta_server.streams.summary import Summary
 
 
 def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
@@ -29,15 +31,21 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     declared = told(StreamDetails, 400, 404)
 
     @routes.get("", **told(StreamPage, 400))
-    async def list_streams(asked: Annotated[Listing, Query()]) -> dict[str, Any]:
+    async def list_streams(asked: Annotated[Listing, Query()], request: Request) -> dict[str, Any]:
         """List streams by name, a page at a time; send `next` as `after` for the next page, null on the last."""
-        found = await asyncio.wrap_future(engine.command(lambda c: c.list(asked.limit + 1, asked.after, asked.wants)))
+        key = key_of(request)
+
+        def wanted(summary: Summary) -> bool:
+            return key.is_for_stream(summary.name) and asked.wants(summary)
+
+        found = await asyncio.wrap_future(engine.command(lambda c: c.list(asked.limit + 1, asked.after, wanted)))
         page = found[: asked.limit]
         return {"streams": page, "next": page[-1]["name"] if len(found) > asked.limit else None}
 
     @routes.post("", **told(StreamDetails, 400, 409, 429, status=201))
     async def create_stream(asked: Creation, request: Request) -> dict[str, Any]:
         """Open a stream before its first request."""
+        key_of(request).expect_streams(asked.name)
         who = callers.who(request, asked.reason)
         method = await _fitting(served, asked.adapter)
         return await asyncio.wrap_future(engine.command(lambda c: c.create(asked.name, asked.mode, method, who)))

@@ -1,11 +1,11 @@
-"""Tensors of the Open Inference Protocol's JSON form."""
+"""Requests of the Open Inference Protocol's JSON form; what they hold of values is read by `number_text.py`."""
 
+import re
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import orjson
 
+from tta_server.api.number_text import DATATYPES, ONLY_NUMBERS, NumberText
 from tta_server.errors import BadRequest, Unsupported
 
 INPUT = "input"
@@ -57,21 +57,24 @@ OPENAPI: dict[str, Any] = {
 }
 """What the OpenAPI document says of the body that `parse` reads."""
 
-_TYPES = {"FP32": np.float32, "UINT8": np.uint8}
-_TOLERANCE = 1e-6  # images that went through a float round trip
+MOST_BESIDE_BYTES = 64 * 2**10
+"""Bytes that a request may have beside the values of its input."""
+
+_DATA = re.compile(rb'(?<!\\)"data"\s*:\s*\[')
+_TAKEN_OUT = "the values, which were taken out"
 
 
 class InferRequest(NamedTuple):
-    """A request that is well formed.
+    """A request that is well formed, but for the values of its images, which are not read yet.
 
     Attributes:
-        images: (n, C, H, W), uint8 or float32 in [0, 1].
+        images: The images (n, C, H, W), as text.
         request_id: The caller's id, None if there is none.
         parameters: The caller's parameters.
-        outputs: Names of the outputs that are asked for; all when empty.
+        outputs: Names of the outputs that are asked for, each once; all when empty.
     """
 
-    images: npt.NDArray[Any]
+    images: NumberText
     request_id: str | None
     parameters: dict[str, Any]
     outputs: tuple[str, ...]
@@ -80,13 +83,13 @@ class InferRequest(NamedTuple):
 def parse(
     body: bytes, input_shape: tuple[int, int, int], max_rows: int, known_outputs: tuple[str, ...]
 ) -> InferRequest:
-    """Read the JSON body of an infer request.
+    """Read the JSON body of an infer request; what is large in it is left as it is.
 
     Raises:
-        BadRequest: If anything about it is wrong.
+        BadRequest: If anything about it is wrong, but for the values.
         Unsupported: If it needs the binary data extension.
     """
-    request = _json(body)
+    request, data = _json(body)
     inputs = request.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise BadRequest(f"'inputs' must be a list of one tensor, called '{INPUT}'")
@@ -97,17 +100,43 @@ def parse(
         raise BadRequest("'id' must be a string")
     outputs = _outputs(request.get("outputs", []), known_outputs)
     parameters = _parameters(request)
-    return InferRequest(_images(inputs[0], input_shape, max_rows), request_id, parameters, outputs)
+    return InferRequest(_images(inputs[0], data, input_shape, max_rows), request_id, parameters, outputs)
 
 
-def _json(body: bytes) -> dict[str, Any]:
+def _json(body: bytes) -> tuple[dict[str, Any], memoryview]:
+    """Return a body without the values of its tensor, and those; nothing is built of what is large."""
+    start, end = _values(body)
+    if len(body) - (end - start) > MOST_BESIDE_BYTES:
+        if body[:1] != b"{":
+            raise BadRequest("the body is not JSON, or no object with 'inputs'")
+        raise BadRequest(
+            f"the request has more than {MOST_BESIDE_BYTES} bytes beside the 'data' of its input, which must be a list "
+            "of numbers, in row-major order"
+        )
+    beside = body if start == end else body[:start] + orjson.dumps(_TAKEN_OUT) + body[end:]
     try:
-        request = orjson.loads(body)
+        request = orjson.loads(beside)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"the body is not JSON ({error}); NaN and Infinity are no JSON numbers") from error
     if not isinstance(request, dict):
         raise BadRequest("the body must be a JSON object with 'inputs'")
-    return request
+    return request, memoryview(body)[start:end]
+
+
+def _values(body: bytes) -> tuple[int, int]:
+    """Return where the first list called 'data' begins and ends; nowhere if it is none of numbers.
+
+    No number holds a quote or a brace, so that the list has ended before the next of them.
+    """
+    found = _DATA.search(body, 0, MOST_BESIDE_BYTES)
+    if not found:
+        return 0, 0
+    start = found.end() - 1
+    stops = [place for mark in (b'"', b"}", b"{") if (place := body.find(mark, start)) >= 0]
+    stop = min(stops, default=len(body))
+    end = body.rfind(b"]", start, stop) + 1
+    # What follows the list may close it no further: then something is in it that is no number.
+    return (start, end) if end and not body[end:stop].strip(b" \t\r\n,") else (0, 0)
 
 
 def _parameters(request: dict[str, Any]) -> dict[str, Any]:
@@ -124,12 +153,14 @@ def _outputs(outputs: object, known: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         if name not in known:
             raise BadRequest(f"unexpected output '{_short(name)}'; the model gives {', '.join(known)}")
+        if names.count(name) > 1:
+            raise BadRequest(f"output '{name}' is asked for more than once")
     return names
 
 
-def _images(tensor: dict[str, Any], input_shape: tuple[int, int, int], max_rows: int) -> npt.NDArray[Any]:
+def _images(tensor: dict[str, Any], data: memoryview, input_shape: tuple[int, int, int], max_rows: int) -> NumberText:
     datatype, shape = tensor.get("datatype"), tensor.get("shape")
-    if not isinstance(datatype, str) or datatype not in _TYPES:
+    if not isinstance(datatype, str) or datatype not in DATATYPES:
         raise BadRequest(f"input has datatype '{_short(datatype)}', expected FP32 in [0, 1] or UINT8")
     if "binary_data_size" in _parameters(tensor):
         raise Unsupported("binary tensor data is not supported; send the tensor as JSON 'data'")
@@ -138,41 +169,16 @@ def _images(tensor: dict[str, Any], input_shape: tuple[int, int, int], max_rows:
         raise BadRequest(f"input has shape {_short(shape)}, expected {expected}; send channels first")
     if not 1 <= shape[0] <= max_rows:
         raise BadRequest(f"input has {shape[0]} images, expected 1 to {max_rows}")
-    if not isinstance(tensor.get("data"), list):
+    if isinstance(tensor.get("data"), list):
+        raise BadRequest(ONLY_NUMBERS)
+    if tensor.get("data") != _TAKEN_OUT:
         raise BadRequest("input has no 'data'; send it as a list, nested or flat, in row-major order")
-    values = _values(tensor["data"], shape)
-    return _checked(values, datatype).astype(_TYPES[datatype]).reshape(shape)
+    return NumberText(data, datatype, (shape[0], *input_shape))
 
 
 def _fits(shape: list[Any], input_shape: tuple[int, int, int]) -> bool:
     whole = all(type(length) is int for length in shape)  # 3.0 and True are equal to integers, but none
     return whole and len(shape) == 4 and tuple(shape[1:]) == input_shape
-
-
-def _values(data: list[Any], shape: list[int]) -> npt.NDArray[np.float64]:
-    try:
-        values = np.array(data)
-    except ValueError as error:
-        raise BadRequest("input 'data' must be nested evenly or flat") from error
-    if values.dtype.kind not in "iuf":
-        raise BadRequest("input 'data' must hold numbers only, nested evenly or flat; null, text and booleans are none")
-    if values.size != np.prod(shape) or (values.ndim > 1 and list(values.shape) != shape):
-        raise BadRequest(f"input 'data' has shape {list(values.shape)}, which does not fit shape {shape}")
-    return values.astype(np.float64)
-
-
-def _checked(values: npt.NDArray[np.float64], datatype: str) -> npt.NDArray[np.float64]:
-    bad = int(values.size - np.isfinite(values).sum())
-    if bad:
-        raise BadRequest(f"input holds {bad} values that are not finite; every pixel must be a number")
-    low, high = float(values.min()), float(values.max())
-    if datatype == "UINT8" and (low < 0 or high > 255 or (values != np.floor(values)).any()):
-        raise BadRequest(f"input has values in [{low:g}, {high:g}], expected whole numbers in [0, 255] for UINT8")
-    if datatype == "FP32" and (low < -_TOLERANCE or high > 1 + _TOLERANCE):
-        raise BadRequest(
-            f"input has values in [{low:g}, {high:g}], expected [0, 1]; send pixels / 255, the server normalises them"
-        )
-    return values
 
 
 def _short(value: object) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
+from tta_server.errors import TTAError, UnsupportedMedia
+from tta_server.runtime.codec import NAMES, SUFFIXES, Upload, open_image
 
 _LITTER = frozenset(("__pycache__", "__MACOSX", "@eaDir"))  # what programs leave in folders, beside hidden names
 _MOST_SHOWN = 20
@@ -154,13 +155,12 @@ def read(path: Path, fit: Fit) -> NDArray[np.uint8]:
         ValueError: If it cannot be read.
     """
     try:
-        with Image.open(path) as image:
-            return fit(image)
-    except UnidentifiedImageError as error:
-        raise ValueError(f"image '{path}' cannot be read: it is of no known format") from error
-    except Exception as error:  # Pillow raises whatever the damage leads to
-        reason = " ".join(str(error).split())
-        raise ValueError(f"image '{path}' cannot be read: {reason or type(error).__name__}") from error
+        return open_image(Upload("it", path.read_bytes())).decode(fit)
+    except UnsupportedMedia as error:
+        raise ValueError(f"image '{path}' cannot be read: it is of no known format, {NAMES}") from error
+    except (TTAError, OSError) as error:
+        reason = str(error).partition("; ")[0]  # what follows is advice for callers of the server
+        raise ValueError(f"image '{path}' cannot be read: {reason}") from error
 
 
 def attempts(files: Sequence[Path], fit: Fit) -> Iterator[NDArray[np.uint8] | ValueError]:

@@ -3,19 +3,43 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from tta_server.errors import ClientGone
-from tta_server.runtime.codec import Upload, decode_all
+from tta_server.runtime.codec import Opened, Upload, open_image
 from tta_server.runtime.constant import refuse_constant
+from tta_server.runtime.decoding import SMALL_PIXELS, Patience, decode_all
 from tta_server.runtime.job import Answer, Job
 from tta_server.runtime.served import Served
 from tta_server.streams.window import Images, Offered, prepared
 
 T = TypeVar("T")
+
+
+class Unread(Protocol):
+    """Images that came in another form than files, and are yet to be read."""
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        ...
+
+    @property
+    def decoded_bytes(self) -> int:
+        """How much they take once they are read."""
+        ...
+
+    @property
+    def names(self) -> list[str]:
+        """What an error calls each."""
+        ...
+
+    def read(self) -> Images:
+        """Return them (n, C, H, W), of the model's shape, uint8 or finite float32 in [0, 1], not written to later."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,14 +48,13 @@ class Question:
 
     Attributes:
         stream: A valid name.
-        content: Files, or images (n, C, H, W) of the model's shape, uint8 or finite float32 in [0, 1], not written
-            to later.
+        content: Files, or images in another form.
         client: Who asks.
         request_id: What labels that come later call it; empty if none will.
     """
 
     stream: str
-    content: tuple[Upload, ...] | Images
+    content: "tuple[Upload, ...] | Unread"
     client: str = ""
     request_id: str = ""
 
@@ -52,11 +75,11 @@ async def answer(served: Served, asked: Question, gone: Callable[[], Coroutine[A
         NotReady: If the server is starting, stopping or damaged.
         TTAError: If an image is no good, or the request cannot be answered.
     """
-    with served.engine.reserve(len(asked.content), _decoded_bytes(served, asked)) as room:
+    with served.engine.reserve(*_size(served, asked)) as room:
         hung_up = asyncio.ensure_future(gone())
         try:
             with served.metrics.timed("decode"):
-                offered = await _unless(hung_up, served.pool.submit(_offered, served, asked))
+                offered = await _images(served, asked, hung_up)
             _expect_caller(hung_up)
             job = Job(asked.stream, offered, time.monotonic(), asked.client, asked.request_id)
             return await _unless(hung_up, served.engine.submit(job, room))
@@ -81,21 +104,47 @@ def _expect_caller(hung_up: "asyncio.Future[object]") -> None:
         raise ClientGone("the connection was closed before the device had begun with the request; it was dropped")
 
 
-def _offered(served: Served, asked: Question) -> Offered:
-    """Make of a request what a window takes; runs in the pool."""
-    if isinstance(asked.content, tuple):
-        names = [upload.name for upload in asked.content]
-        images: Images = decode_all(asked.content, served.model.preprocess, served.limits.max_pixels)
-    else:
-        names = [f"image {place} of {len(asked.content)}" for place in range(1, len(asked.content) + 1)]
-        images = asked.content
+async def _images(served: Served, asked: Question, hung_up: "asyncio.Future[object]") -> Offered:
+    """Return the images of a request as a window takes them; large files wait in a line of their own."""
+    decoding, content = served.decoding, asked.content
+    if not isinstance(content, tuple):
+        return await _unless(hung_up, decoding.quick.submit(_read, served, content))
+    patience = decoding.patience()
+    found = await _unless(hung_up, decoding.quick.submit(_open, served, content, patience))
+    if isinstance(found, Offered):
+        return found
+    with decoding.room(sum(each.pixels for each in found)):
+        hung_up.add_done_callback(lambda _: patience.end())
+        return await _unless(hung_up, decoding.large.submit(_decode, served, found, patience))
+
+
+def _open(served: Served, uploads: tuple[Upload, ...], patience: Patience) -> Offered | list[Opened]:
+    """Read the headers of files, and decode them too if they are small."""
+    opened = [open_image(upload, served.limits.max_pixels) for upload in uploads]
+    if sum(each.pixels for each in opened) > SMALL_PIXELS:
+        return opened
+    return _decode(served, opened, patience)
+
+
+def _decode(served: Served, opened: list[Opened], patience: Patience) -> Offered:
+    names = [each.name for each in opened]
+    return _prepared(served, decode_all(opened, served.model.preprocess, patience), names)
+
+
+def _read(served: Served, content: Unread) -> Offered:
+    return _prepared(served, content.read(), content.names)
+
+
+def _prepared(served: Served, images: Images, names: Sequence[str]) -> Offered:
     offered = prepared(images)
     if served.limits.refuse_constant:
         refuse_constant(offered.constant, names)
     return offered
 
 
-def _decoded_bytes(served: Served, asked: Question) -> int:
+def _size(served: Served, asked: Question) -> tuple[int, int]:
+    """Return how many images a request has, and how many bytes they take once they are decoded."""
     if isinstance(asked.content, tuple):
-        return len(asked.content) * math.prod(served.model.preprocess.input_shape)
-    return asked.content.nbytes
+        count = len(asked.content)
+        return count, count * math.prod(served.model.preprocess.input_shape)
+    return asked.content.rows, asked.content.decoded_bytes

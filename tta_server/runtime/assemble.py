@@ -2,7 +2,6 @@
 
 import logging
 import math
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -17,6 +16,7 @@ from tta_server.models import Backbone, Model, Reference
 from tta_server.models.robust import measured_share, robust
 from tta_server.runtime.answerer import Answerer
 from tta_server.runtime.commands import Commands
+from tta_server.runtime.decoding import Decoding
 from tta_server.runtime.engine import Engine
 from tta_server.runtime.learner import Learner, Policy
 from tta_server.runtime.room import Room
@@ -31,6 +31,7 @@ from tta_server.streams.event import News, keep_books
 from tta_server.streams.journal import Journal
 from tta_server.streams.ledger import Ledger
 from tta_server.streams.methods import Methods
+from tta_server.streams.newcomers import Newcomers
 from tta_server.streams.registry import Registry
 from tta_server.streams.schedule import Pace
 from tta_server.streams.series import Series
@@ -65,7 +66,7 @@ def make_served(name: str, model: Model, settings: Settings, storage: Storage) -
         storage=storage,
         limits=settings.limits,
         metrics=metrics,
-        pool=ThreadPoolExecutor(settings.limits.decode_threads, thread_name_prefix="decode"),
+        decoding=Decoding(settings.limits),
     )
 
 
@@ -110,6 +111,7 @@ def assemble(
         source=source,
         methods=methods,
         registry=registry,
+        newcomers=Newcomers(registry, settings.streams, news),
         answerer=Answerer(backbone, source, sharing, watcher.yardstick),
         router=Router(
             backbone, (space, watcher.yardstick), settings.domains.max, settings.engine.window_rows, registry, news

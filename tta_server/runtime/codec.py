@@ -1,21 +1,44 @@
 """From bytes to images: every limit is checked before anything large is decoded."""
 
 import io
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from tta_server.errors import BadRequest, TooLarge, TTAError, UnsupportedMedia
 from tta_server.models.preprocess import Pixels
+from tta_server.runtime.jpeg_scans import expect_few_scans
+from tta_server.runtime.png_chunks import only_the_picture
 
 Transform = Callable[[Image.Image], Pixels]
 
-_FORMATS = ("JPEG", "PNG")
-_MAX_ASPECT = 50  # resized by its shorter side, an image of 1 x 4000 pixels would take gigabytes
+_ENDINGS = {
+    "JPEG": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "BMP": (".bmp",),
+    "AVIF": (".avif",),
+}
+FORMATS: Final = tuple(name for name in _ENDINGS if name != "AVIF" or features.check("avif"))
+"""What is read, wherever images are read: requests and folders."""
+SUFFIXES: Final = frozenset(ending for name in FORMATS for ending in _ENDINGS[name])
+"""How the names of such files end, in small letters."""
+NAMES: Final = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
 
-# Pillow's own limit warns and then decodes; `decode` refuses from the header instead, at a lower limit.
+_MAX_ASPECT = 50  # resized by its shorter side, an image of 1 x 4000 pixels would take gigabytes
+_LOOKS_LIKE = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself",
+    b"<": "a page of HTML or XML",
+    b"GIF8": "a GIF",
+    b"%PDF": "a PDF",
+    b"data:image/": "base64 text",
+    b"iVBORw0KGgo": "base64 text",
+    b"/9j/": "base64 text",
+}
+
+# Pillow's own limit warns and then decodes; `open_image` refuses from the header instead, at a lower limit.
 Image.MAX_IMAGE_PIXELS = None
 
 
@@ -31,44 +54,73 @@ class Upload(NamedTuple):
     data: bytes
 
 
-def decode_all(uploads: Sequence[Upload], transform: Transform, max_pixels: int) -> Pixels:
-    """Decode images and bring them into the model's shape.
+class Opened(NamedTuple):
+    """An image whose header has been read, and nothing else.
+
+    Attributes:
+        name: What to call it in an error.
+        image: It, not yet decoded.
+    """
+
+    name: str
+    image: Image.Image
+
+    @property
+    def pixels(self) -> int:
+        """How many pixels it has."""
+        return self.image.width * self.image.height
+
+    def decode(self, transform: Transform) -> Pixels:
+        """Decode it and bring it into the model's shape, uint8 (C, H, W); the file is closed then.
+
+        Raises:
+            BadRequest: If it is damaged.
+        """
+        try:
+            with self.image:
+                return transform(self.image)
+        except Exception as error:  # Pillow's decoders raise whatever the damage leads to
+            raise _damaged(self.name, error) from error
+
+
+def open_image(upload: Upload, max_pixels: int | None = None) -> Opened:
+    """Read the header of an image.
 
     Args:
-        uploads: At least one.
-        transform: From an image to uint8 (C, H, W).
-        max_pixels: Most pixels an image may have before it is resized.
-
-    Returns:
-        uint8 (n, C, H, W), in the order of `uploads`.
+        upload: The image.
+        max_pixels: Most pixels it may have; None sets no limit.
 
     Raises:
-        UnsupportedMedia: If bytes are no JPEG or PNG.
-        TooLarge: If an image has too many pixels; it is not decoded.
-        BadRequest: If an image is damaged, or a sliver.
+        UnsupportedMedia: If the bytes are of no format in `FORMATS`.
+        TooLarge: If the image has too many pixels, or would take long to decode.
+        BadRequest: If it is damaged, or a sliver.
     """
-    return np.stack([decode(upload, transform, max_pixels) for upload in uploads])
-
-
-def decode(upload: Upload, transform: Transform, max_pixels: int) -> Pixels:
-    """Decode one image; see `decode_all`."""
     if not upload.data:
-        raise BadRequest(f"{upload.name} is empty; send the bytes of a JPEG or PNG file")
+        raise BadRequest(f"{upload.name} is empty; send the bytes of a {NAMES} file")
     try:
-        with Image.open(io.BytesIO(upload.data), formats=_FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise TooLarge(
-                    f"{upload.name} is {width} x {height}, more than the {max_pixels} pixels allowed; send it smaller"
-                )
-            if max(width, height) > _MAX_ASPECT * min(width, height):
-                raise BadRequest(
-                    f"{upload.name} is {width} x {height}; one side may be at most {_MAX_ASPECT} times the other"
-                )
-            return transform(image)
+        expect_few_scans(upload.name, upload.data)
+        image = Image.open(io.BytesIO(only_the_picture(upload.name, upload.data)), formats=FORMATS)
     except TTAError:
         raise
     except UnidentifiedImageError as error:
-        raise UnsupportedMedia(f"{upload.name} is not an image this server reads; send JPEG or PNG") from error
+        like = next((f"; it looks like {what}" for start, what in _LOOKS_LIKE.items() if _starts(upload, start)), "")
+        raise UnsupportedMedia(f"{upload.name} is not an image this server reads{like}; send {NAMES}") from error
     except Exception as error:  # Pillow's decoders raise whatever the damage leads to
-        raise BadRequest(f"{upload.name} is a damaged image: {error or type(error).__name__}; send it again") from error
+        raise _damaged(upload.name, error) from error
+    width, height = image.size
+    if max_pixels is not None and width * height > max_pixels:
+        raise TooLarge(
+            f"{upload.name} is {width} x {height}, more than the {max_pixels} pixels allowed; send it smaller"
+        )
+    if max(width, height) > _MAX_ASPECT * min(width, height):
+        raise BadRequest(f"{upload.name} is {width} x {height}; one side may be at most {_MAX_ASPECT} times the other")
+    return Opened(upload.name, image)
+
+
+def _starts(upload: Upload, start: bytes) -> bool:
+    return upload.data[:200].lstrip().startswith(start)
+
+
+def _damaged(name: str, error: Exception) -> BadRequest:
+    reason = " ".join(str(error).split())
+    return BadRequest(f"{name} is a damaged image: {reason or type(error).__name__}; send it again")

@@ -1,6 +1,7 @@
 """What operators may do to streams; each change is written down with who asked for it and why."""
 
 import dataclasses
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -29,11 +30,13 @@ class Label(NamedTuple):
         request_id: Of the request that was answered.
         place: Which image of it, from 0.
         label: Its true class.
+        stream: That answered it; empty if only one stream has a request of that id.
     """
 
     request_id: str
     place: int
     label: int
+    stream: str = ""
 
 
 class Commands:
@@ -52,6 +55,7 @@ class Commands:
         self.states = StateCommands(self._desk, self.domains, shelf, store)
         self.drift = DriftCommands(self._desk, self.domains, parts.watcher, parts.router)
         self._streams = parts.registry
+        self._newcomers = parts.newcomers
         self._methods = parts.methods
         self._metrics = parts.metrics
         self._ledger = parts.ledger
@@ -100,6 +104,7 @@ class Commands:
             Overloaded: If there is no room for it.
         """
         usual = self._streams.modes.usual(name)
+        self._newcomers.make_room(time.monotonic())
         stream = self._streams.create(name, mode or usual, method or self._methods.default)
         self._desk.changed(stream, "create", stream.standing, who, _described(method) if method else None)
         return self._desk.told(stream)
@@ -229,15 +234,23 @@ class Commands:
         self.check(name)
         self._streams.evict(name)
 
-    def label(self, labels: Sequence[Label]) -> dict[str, Any]:
+    def label(self, labels: Sequence[Label], may: Callable[[str], bool] = bool) -> dict[str, Any]:
         """Count true labels; return how many were new, and the exact accuracy of each stream that they are about.
 
+        Args:
+            labels: The labels.
+            may: Which streams the caller may speak of; others are unknown to him.
+
         Raises:
-            BadRequest: If a label is no class of the model.
+            BadRequest: If a label is no class of the model, or may be of several streams; then none is counted.
         """
         if wrong := [each for each in labels if not 0 <= each.label < self._classes]:
             raise BadRequest(f"label {wrong[0].label} is no class; the model has {self._classes}, counted from 0")
-        found = [self._ledger.label(each.request_id, each.place, each.label, self._source) for each in labels]
+        whose = [self._labelled(each, may) for each in labels]
+        found = [
+            self._ledger.label(each.request_id, stream, each.place, each.label, self._source)
+            for each, stream in zip(labels, whose, strict=True)
+        ]
         streams = sorted({stream for stream in found if stream})
         for stream in streams:
             numbers = self._ledger.accuracy(stream)
@@ -247,6 +260,17 @@ class Commands:
             "unknown": sum(stream is None for stream in found),
             "streams": {stream: self._ledger.accuracy(stream) for stream in streams},
         }
+
+    def _labelled(self, label: Label, may: Callable[[str], bool]) -> str:
+        """Return the stream that a label is of; empty if it is of none."""
+        known = [each for each in self._ledger.streams_of(label.request_id) if may(each)]
+        if label.stream:
+            return label.stream if label.stream in known else ""
+        if len(known) > 1:
+            raise BadRequest(
+                f"{len(known)} streams have a request called '{label.request_id}'; say which is meant with 'stream'"
+            )
+        return known[0] if known else ""
 
     def _whose(self, name: str) -> Stream | None:
         """Return the stream that a domain belongs to, if that can go on; None of what is no domain."""

@@ -1,15 +1,15 @@
 """What is served: a model, and everything that answers for it."""
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from tta_server.errors import NotFound
 from tta_server.models import Model
 from tta_server.runtime.commands import Commands
+from tta_server.runtime.decoding import Decoding
 from tta_server.runtime.engine import Engine
-from tta_server.settings import LimitsSettings
+from tta_server.settings_door import LimitsSettings
 from tta_server.storage.audit import Audit
 from tta_server.storage.keeper import Keeper
 from tta_server.storage.store import Store
@@ -50,7 +50,7 @@ class Served:
         storage: Where streams are kept.
         limits: What a request may be.
         metrics: Where to report.
-        pool: Decodes images.
+        decoding: Decodes images.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Served:
     storage: Storage
     limits: LimitsSettings
     metrics: Metrics
-    pool: ThreadPoolExecutor
+    decoding: Decoding
 
     def start(self) -> None:
         """Begin to answer; returns when the device is warm."""
@@ -74,7 +74,7 @@ class Served:
         if self.engine.stop() and self.storage.durable:
             self.commands.save()  # also what no step has written: the guard's memory, images that wait
         self.storage.keeper.close()
-        self.pool.shutdown()
+        self.decoding.close()
 
 
 def find(models: Mapping[str, Served], name: str | None = None) -> Served:

@@ -27,6 +27,7 @@ from tta_server.storage.audit import now
 from tta_server.streams.event import News, StreamEvent
 from tta_server.streams.ledger import Ledger
 from tta_server.streams.methods import Methods
+from tta_server.streams.newcomers import Newcomers
 from tta_server.streams.registry import Registry
 from tta_server.streams.stream import Stream
 from tta_server.streams.window import Sample, as_samples
@@ -47,6 +48,7 @@ class Parts:
         source: The adapter that answers as the frozen model.
         methods: How streams learn.
         registry: The streams.
+        newcomers: Those that have not learnt yet.
         answerer: Runs forwards.
         learner: Takes steps.
         router: Tells domains apart; None if nobody does.
@@ -60,6 +62,7 @@ class Parts:
     source: Adapter
     methods: Methods
     registry: Registry
+    newcomers: Newcomers
     answerer: Answerer
     learner: Learner
     router: Router | None
@@ -142,11 +145,13 @@ class Worker:
         return "the model's weights were damaged in memory; restart the server"
 
     def park_idle(self, now_s: float, idle_s: float) -> None:
-        """Move streams to disk that were not asked for `idle_s`; 0 moves none."""
+        """Move streams to disk that were not asked for `idle_s`, 0 moves none; erase those that never learnt."""
+        self.parts.newcomers.expire(now_s)
         self._registry.evict_idle(now_s, idle_s)
 
     def _open(self, job: Job) -> Stream | None:
         try:
+            self.parts.newcomers.visit(job.stream, job.client, job.arrived_s)
             stream = self._registry.open(job.stream, job.arrived_s)
             self.parts.answerer.key(job, stream.answering)  # fails here if it does
             return stream

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Final, Literal, get_args
 
 from tta_server.storage.files import Files, Found
@@ -137,10 +138,10 @@ class Audit:
         """Return at most `limit` entries of one stream, or all, newest first."""
         found: list[Entry] = []
         for segment in reversed(self._segments()):
-            found += reversed(list(self._read(segment, stream)))
+            found += islice(self._read(segment, stream, newest_first=True), limit - len(found))
             if len(found) >= limit:
                 break
-        return found[:limit]
+        return found
 
     def last_version(self, stream: str) -> int:
         """Return the highest version of a stream that the log names, 0 if none: later ones must be higher."""
@@ -149,12 +150,19 @@ class Audit:
     def _segments(self) -> list[Found]:
         return [found for found in self._files.listing(_FOLDER) if _number(found) > 0]
 
-    def _read(self, segment: Found, stream: str) -> Iterator[Entry]:
+    def _read(self, segment: Found, stream: str, newest_first: bool = False) -> Iterator[Entry]:
         try:
-            lines = self._files.read(f"{_FOLDER}/{segment.name}").split(b"\n")
+            content = self._files.read(f"{_FOLDER}/{segment.name}")
         except FileNotFoundError:  # rotated away since
             return
-        for number, line in enumerate(lines, 1):
+        named = json.dumps(stream).encode() if stream else b""  # only lines that hold it are parsed, which takes long
+        if named not in content:
+            return
+        lines = content.split(b"\n")
+        for index in reversed(range(len(lines))) if newest_first else range(len(lines)):
+            number, line = index + 1, lines[index]
+            if named not in line:
+                continue
             entry = _parsed(line)
             # The last may be torn, or still be written; one that lacks its newline only counts from the beginning.
             if entry is None and line and number < len(lines):

@@ -16,6 +16,7 @@ from tta_server.streams.window import Images
 _MOST_REQUESTS = 100_000
 _Z = NormalDist().inv_cdf(0.975)
 
+_Key = tuple[str, str]  # of a request and of the stream that answered it
 Classes = npt.NDArray[np.integer[Any]]
 
 
@@ -42,16 +43,19 @@ class Ledger:
     def __init__(self, max_bytes: int) -> None:
         """Keep images of at most `max_bytes` together, and the answers of at most 100,000 requests."""
         self._max_bytes = max_bytes
-        self._answers: OrderedDict[str, Answered] = OrderedDict()
-        self._with_images: OrderedDict[str, Answered] = OrderedDict()
+        self._answers: OrderedDict[_Key, Answered] = OrderedDict()
+        self._with_images: OrderedDict[_Key, Answered] = OrderedDict()
+        self._streams: dict[str, dict[str, None]] = {}  # those with a request of that id; nobody owns an id
         self._bytes = 0
         self._counts: dict[str, Counter[str]] = {}
 
     def add(self, request_id: str, stream: str, predicted: Classes, images: Images) -> None:
-        """Keep an answer; one with an id that is known takes its place."""
-        self._forget(request_id)
+        """Keep an answer; one of the same stream with the same id gives its place to it."""
+        key = (request_id, stream)
+        self._forget(key)
         answered = Answered(stream, predicted, images, set())
-        self._answers[request_id] = self._with_images[request_id] = answered
+        self._answers[key] = self._with_images[key] = answered
+        self._streams.setdefault(request_id, {})[stream] = None
         self._bytes += images.nbytes
         while self._bytes > self._max_bytes and self._with_images:
             _, oldest = self._with_images.popitem(last=False)
@@ -59,11 +63,18 @@ class Ledger:
         while len(self._answers) > _MOST_REQUESTS:
             self._forget(next(iter(self._answers)))
 
-    def label(self, request_id: str, index: int, label: int, ask: Callable[[Images], Classes]) -> str | None:
+    def streams_of(self, request_id: str) -> list[str]:
+        """Return the streams that have a request with this id, the oldest first."""
+        return list(self._streams.get(request_id, ()))
+
+    def label(
+        self, request_id: str, stream: str, index: int, label: int, ask: Callable[[Images], Classes]
+    ) -> str | None:
         """Count one true label.
 
         Args:
             request_id: Of the request.
+            stream: That answered it.
             index: Place of the image in it.
             label: Its true class.
             ask: From images (1, C, H, W) to the source model's classes (1,).
@@ -71,7 +82,7 @@ class Ledger:
         Returns:
             The stream that it counts for; None if the request or image is unknown, or was labelled before.
         """
-        answered = self._answers.get(request_id)
+        answered = self._answers.get((request_id, stream))
         if answered is None or not 0 <= index < len(answered.predicted) or index in answered.labelled:
             return None
         answered.labelled.add(index)
@@ -96,12 +107,18 @@ class Ledger:
     def forget(self, stream: str) -> None:
         """Erase everything of a stream."""
         self._counts.pop(stream, None)
-        for request_id in [key for key, answered in self._answers.items() if answered.stream == stream]:
-            self._forget(request_id)
+        for key in [key for key in self._answers if key[1] == stream]:
+            self._forget(key)
 
-    def _forget(self, request_id: str) -> None:
-        answered = self._answers.pop(request_id, None)
-        if answered is not None and self._with_images.pop(request_id, None) is not None:
+    def _forget(self, key: _Key) -> None:
+        answered = self._answers.pop(key, None)
+        if answered is None:
+            return
+        request_id, stream = key
+        del self._streams[request_id][stream]
+        if not self._streams[request_id]:
+            del self._streams[request_id]
+        if self._with_images.pop(key, None) is not None:
             self._release(answered)
 
     def _release(self, answered: Answered) -> None:

@@ -3,6 +3,11 @@
 from typing import Final, Literal, get_args
 
 RequestOutcome = Literal["ok", "rejected", "overloaded", "cancelled", "error"]
+TurnedAway = Literal[
+    "connections", "head", "slow_head", "body", "slow_body", "bodies", "unread", "no_http", "unauthorized", "forbidden"
+]
+"""Why something was turned away at the door: too many connections; a head or a body that is too large or too slow; too
+many bytes on their way; an answer that nobody reads; no HTTP; no key, or one that is not for this."""
 Stage = Literal["decode", "queue", "route", "forward", "judge", "adapt"]
 WindowOutcome = Literal["updated", "rejected", "skipped", "restored", "failed", "dropped"]
 """What became of a window: learnt from; the step refused; not learnt from, because it is no fair sample; the stream
@@ -59,6 +64,7 @@ StateKind = Literal["state", "history", "window"]
 Move = Literal["evicted", "revived", "deleted"]
 
 REQUEST_OUTCOMES: Final[tuple[RequestOutcome, ...]] = get_args(RequestOutcome)
+TURNED_AWAY: Final[tuple[TurnedAway, ...]] = get_args(TurnedAway)
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 WINDOW_OUTCOMES: Final[tuple[WindowOutcome, ...]] = get_args(WindowOutcome)
 CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)

@@ -27,12 +27,14 @@ from tta_server.telemetry.closed_sets import (
     REQUEST_OUTCOMES,
     STAGES,
     STATE_KINDS,
+    TURNED_AWAY,
     Action,
     Cause,
     Move,
     RequestOutcome,
     Stage,
     StateKind,
+    TurnedAway,
 )
 from tta_server.telemetry.stream_series import StreamSeries
 
@@ -106,6 +108,10 @@ class Metrics:
             "tta_requests", "Requests for predictions, by how they ended.", [*one, "outcome"], registry=registry
         )
         self._requests = {outcome: requests.labels(model, outcome) for outcome in REQUEST_OUTCOMES}
+        refusals = Counter(
+            "tta_refusals", "What was turned away at the door, by reason.", [*one, "reason"], registry=registry
+        )
+        self._refusals = {reason: refusals.labels(model, reason) for reason in TURNED_AWAY}
         self._duration = Histogram(
             "tta_request_duration_seconds",
             "From the first byte of a request to the last of its answer.",
@@ -143,6 +149,10 @@ class Metrics:
         """Count one finished request."""
         self._requests[outcome].inc()
         self._duration.observe(duration_s)
+
+    def refused(self, reason: TurnedAway) -> None:
+        """Count what was turned away at the door."""
+        self._refusals[reason].inc()
 
     def stage(self, stage: Stage, duration_s: float) -> None:
         """Record the time that one stage took."""

@@ -6,6 +6,7 @@ from tests.tta_server.calls import UNGUARDED, glyph_images, infer, settled
 
 ROWS = 4
 CONFIG = {
+    "server": {"trusted_proxies": ["127.0.0.1"]},
     "model": {"device": "cpu"},
     "adapter": {"name": "tent", "settings": {"lr": 0.02}},
     "engine": {"max_rows": ROWS, "window_rows": ROWS, "stack_rows": 0},

@@ -4,6 +4,7 @@ import pytest
 from starlette.requests import Request
 
 from tta_server.api.caller import Callers
+from tta_server.errors import BadRequest
 
 
 def request(**headers: str) -> Request:
@@ -11,22 +12,43 @@ def request(**headers: str) -> Request:
     return Request({"type": "http", "headers": raw, "client": ("10.0.0.7", 4242)})
 
 
-def test_a_client_is_its_address():
-    assert Callers().client(request(x_client="forged")) == "10.0.0.7"
+PROXIES = ("10.0.0.0/8", "::1/128")
 
 
-def test_behind_a_proxy_a_client_is_what_the_configured_header_says():
-    callers = Callers("X-Client")
+def test_a_client_is_its_address_whatever_it_says():
+    forged = request(x_client="forged", x_forwarded_for="9.9.9.9", x_actor="ann")
+
+    for callers in (Callers(), Callers("X-Client"), Callers("X-Client", ["192.0.2.0/24"])):
+        assert (callers.client(forged), callers.who(forged).name) == ("10.0.0.7", "10.0.0.7")
+
+
+def test_a_trusted_proxy_names_clients_in_the_configured_header():
+    callers = Callers("X-Client", PROXIES)
 
     assert callers.client(request(x_client="camera 7")) == "camera 7"
     assert callers.client(request()) == "10.0.0.7"
 
 
+@pytest.mark.parametrize(
+    ("sent", "client"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("1.1.1.1, 192.0.2.1", "192.0.2.1"),  # what the client says itself stands first
+        ("192.0.2.1, 10.1.1.1, 10.2.2.2", "192.0.2.1"),
+        ("10.1.1.1", "10.0.0.7"),
+        ("camera", "camera"),
+        (" , ", "10.0.0.7"),
+    ],
+)
+def test_the_client_is_the_last_whom_no_trusted_proxy_is(sent, client):
+    assert Callers("", PROXIES).client(request(x_forwarded_for=sent)) == client
+
+
 def test_a_connection_without_an_address_has_a_name_in_the_log():
     nobody = Request({"type": "http", "headers": [], "client": None})
 
-    assert Callers().client(nobody) == ""
-    assert Callers().who(nobody).name == "unknown"
+    assert Callers("", PROXIES).client(nobody) == ""
+    assert Callers("", PROXIES).who(nobody).name == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -34,4 +56,10 @@ def test_a_connection_without_an_address_has_a_name_in_the_log():
     [("ann", "ann"), ("a\tn\x1bn", "ann"), ("x" * 100, "x" * 64), ("  ", "10.0.0.7"), ("\x00", "10.0.0.7")],
 )
 def test_an_actor_is_printable_and_short(sent, name):
-    assert Callers().who(request(x_actor=sent), "why") == (name, "why")
+    assert Callers("", PROXIES).who(request(x_actor=sent), "why") == (name, "why")
+
+
+@pytest.mark.parametrize("name", ["engine", "Engine", " en\x00gine "])
+def test_nobody_goes_by_the_servers_own_name(name):
+    with pytest.raises(BadRequest, match="what the audit log calls the server itself"):
+        Callers("", PROXIES).who(request(x_actor=name))

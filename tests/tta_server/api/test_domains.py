@@ -12,6 +12,7 @@ from tta_server.evaluate.corruptions import corrupt
 
 ROWS = 16
 CONFIG = {
+    "server": {"trusted_proxies": ["127.0.0.1"]},
     "model": {"device": "cpu"},
     "engine": {"max_rows": ROWS, "window_rows": ROWS, "stack_rows": 0},
     "domains": {"max": 16},

@@ -44,7 +44,7 @@ def test_a_list_holds_only_what_is_asked_for(client):
         ("mode=on", "mode: Input should be 'after', 'inline', 'shadow' or 'off', got 'on'"),
         ("answers=both", "answers"),
         ("frozen=maybe", "frozen"),
-        ("drift=high", "unknown key 'drift'"),
+        ("drift=high", "unknown parameter 'drift'"),
     ],
 )
 def test_a_list_that_cannot_be_made_is_refused(client, asked, reason):
@@ -190,7 +190,7 @@ def test_the_log_tells_what_happened_newest_first(client):
     assert len(client.get("/v1/audit?limit=1").json()["entries"]) == 1
 
 
-def test_who_asks_is_the_peer_unless_he_says_who_he_is(client):
+def test_who_asks_is_the_peer_unless_a_trusted_proxy_says_who_it_is(client):
     client.post("/v1/streams", json={"name": "door"}).raise_for_status()
     for actor in ({}, {"X-Actor": "ann\tb" + "x" * 100}):
         client.post("/v1/streams/door/reset", headers=actor).raise_for_status()

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tta_server.api import number_text
 from tta_server.api.tensors import InferRequest, parse
 from tta_server.errors import BadRequest, TTAError, Unsupported
 
 SHAPE = (3, 2, 2)
 OUTPUTS = ("probabilities", "label")
 VALUES = [i / 24 for i in range(24)]
+MISFIT = "does not fit shape [2, 3, 2, 2]; expected 24 numbers, nested evenly or flat"
 
 
 def tensor(**changes: object) -> dict:
@@ -27,7 +29,7 @@ def read(body: object, max_rows: int = 4) -> InferRequest:
 
 
 def images(**changes: object) -> np.ndarray:
-    return read({"inputs": [tensor(**changes)]}).images
+    return read({"inputs": [tensor(**changes)]}).images.read()
 
 
 def test_flat_data_is_row_major():
@@ -102,12 +104,12 @@ def test_a_value_that_a_float_round_trip_moved_is_accepted():
         ({"data": ...}, "input has no 'data'"),
         ({"data": {}}, "input has no 'data'"),
         ({"data": "0" * 24}, "input has no 'data'"),
-        ({"data": VALUES[1:]}, "shape [23], which does not fit shape [2, 3, 2, 2]"),
-        ({"data": [*VALUES, 0]}, "shape [25]"),
-        ({"data": [VALUES]}, "shape [1, 24]"),
-        ({"data": [VALUES[:12], VALUES[12:]]}, "shape [2, 12]"),
-        ({"data": [VALUES[:11], VALUES[11:]]}, "nested evenly or flat"),
-        ({"data": [[[[[0]]]]]}, "which does not fit"),
+        ({"data": VALUES[1:]}, MISFIT),
+        ({"data": [*VALUES, 0]}, MISFIT),
+        ({"data": [VALUES]}, MISFIT),
+        ({"data": [VALUES[:12], VALUES[12:]]}, MISFIT),
+        ({"data": [VALUES[:11], VALUES[11:]]}, MISFIT),
+        ({"data": [[[[[0]]]]]}, MISFIT),
         ({"data": [None, *VALUES[1:]]}, "numbers only"),
         ({"data": ["0.5", *VALUES[1:]]}, "numbers only"),
         ({"data": ["0.5"] * 24}, "numbers only"),
@@ -138,9 +140,9 @@ def test_a_wrong_tensor_is_told_what_would_be_right(changes, said):
         (b"{", "the body is not JSON"),
         (b"\xff\xd8\xff", "the body is not JSON"),
         (b"[" * 100_000, "the body is not JSON"),
-        (json.dumps({"inputs": [tensor(data=[float("nan")] * 24)]}).encode(), "NaN and Infinity are no JSON numbers"),
-        (json.dumps({"inputs": [tensor(data=[float("inf")] * 24)]}).encode(), "NaN and Infinity are no JSON numbers"),
-        (b'{"inputs": [{"data": [1e999]}]}', "the body is not JSON"),
+        (json.dumps({"inputs": [tensor(data=[float("nan")] * 24)]}).encode(), "NaN and Infinity are none"),
+        (json.dumps({"inputs": [tensor(data=[float("inf")] * 24)]}).encode(), "NaN and Infinity are none"),
+        (json.dumps({"inputs": [tensor()]}).replace("[0.0,", "[1e999,").encode(), "numbers only"),
         ([], "must be a JSON object"),
         (None, "must be a JSON object"),
         ({}, "'inputs' must be a list of one tensor"),
@@ -155,11 +157,13 @@ def test_a_wrong_tensor_is_told_what_would_be_right(changes, said):
         ({"inputs": [tensor()], "outputs": ["label"]}, "'outputs' must be a list"),
         ({"inputs": [tensor()], "outputs": [{"name": "logits"}]}, "unexpected output 'logits'; the model gives"),
         ({"inputs": [tensor()], "outputs": [{}]}, "unexpected output 'None'"),
+        ({"inputs": [tensor()], "outputs": [{"name": "label"}] * 2}, "output 'label' is asked for more than once"),
+        ({"inputs": [tensor()], "outputs": [{"name": "label"}] * 10_000}, "more than 65536 bytes beside the 'data'"),
     ],
 )
 def test_a_wrong_request_is_told_what_would_be_right(body, said):
     with pytest.raises(BadRequest) as error:
-        read(body)
+        read(body).images.read()
 
     assert said in str(error.value)
 
@@ -214,15 +218,52 @@ requests = st.fixed_dictionaries(
 @given(requests | anything)
 def test_no_json_raises_anything_but_an_error_for_the_caller(request):
     try:
-        found = read(json.dumps(request).encode())
+        found = read(json.dumps(request).encode()).images.read()
     except TTAError as error:
         assert orjson.dumps(str(error))  # noqa: PT017 (either outcome is right; an error must be sendable)
         return
-    assert found.images.shape[1:] == SHAPE
-    assert np.isfinite(found.images).all()
+    assert found.shape[1:] == SHAPE
+    assert np.isfinite(found).all()
 
 
 @given(st.binary(max_size=200))
 def test_no_bytes_raise_anything_but_an_error_for_the_caller(body):
     with pytest.raises(BadRequest):
         parse(body, SHAPE, 4, OUTPUTS)
+
+
+WHOLE = list(range(24))
+NESTED = np.array(WHOLE).reshape(2, *SHAPE).tolist()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["5" + json.dumps(NESTED)[1:], json.dumps(NESTED).replace("]]]]", "]]]7]"), json.dumps(WHOLE)[:-1] + ",]",
+     json.dumps(WHOLE).replace("1,", ",", 1), json.dumps(WHOLE).replace("1,", "1 1,", 1), "[" + "[]," * 23 + "[]]",
+     json.dumps(NESTED).replace("[0, 1]", "[0], 1", 1), json.dumps(NESTED).replace("[0, 1], [2", "[0, 1, [2]", 1)],
+)  # fmt: skip
+def test_text_that_only_looks_like_the_list_is_refused(text):
+    body = json.dumps({"inputs": [tensor(datatype="UINT8", data="DATA")]}).replace('"DATA"', text)
+
+    with pytest.raises(BadRequest):
+        read(body.encode()).images.read()
+
+
+@given(st.integers(1, 4), st.integers(60, 200), st.booleans(), st.sampled_from([None, 1]))
+def test_values_are_read_as_json_reads_them_however_they_are_cut(rows, piece_bytes, nested, indent):
+    values = np.random.default_rng(rows).random((rows, *SHAPE))
+    data = (values if nested else values.ravel()).tolist()
+    sent = json.dumps({"inputs": [tensor(shape=list(values.shape), data=data)]}, indent=indent)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(number_text, "_PIECE_BYTES", piece_bytes)
+        found = parse(sent.encode(), SHAPE, 4, OUTPUTS).images.read()
+
+    assert np.array_equal(found, values.astype(np.float32))
+
+
+def test_other_lists_called_data_are_not_taken_for_the_images():
+    sent = {"parameters": {"data": [1] * 24}, "inputs": [tensor()]}
+
+    with pytest.raises(BadRequest, match="'data'"):
+        parse(json.dumps(sent).encode(), SHAPE, 4, OUTPUTS).images.read()

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from tta_server.errors import BadRequest, ClientGone, ConstantImage, NotReady, O
 from tta_server.models import Model, Preprocess
 from tta_server.runtime import answer as module
 from tta_server.runtime.answer import Question, answer
-from tta_server.runtime.codec import Upload
+from tta_server.runtime.codec import Upload, open_image
 from tta_server.runtime.job import Answer
 from tta_server.runtime.served import Served
 from tta_server.settings_file import load_settings
@@ -45,7 +46,30 @@ async def never() -> None:
     await asyncio.Event().wait()
 
 
+@dataclass(frozen=True)
+class Plain:
+    """Images that need no reading."""
+
+    images: np.ndarray
+
+    @property
+    def rows(self) -> int:
+        return len(self.images)
+
+    @property
+    def decoded_bytes(self) -> int:
+        return self.images.nbytes
+
+    @property
+    def names(self) -> list[str]:
+        return [f"image {place} of {self.rows}" for place in range(1, self.rows + 1)]
+
+    def read(self) -> np.ndarray:
+        return self.images
+
+
 def ask(served: Served, content: Any, gone: Any = never) -> Answer:
+    content = Plain(content) if isinstance(content, np.ndarray) else content
     return asyncio.run(answer(served, Question("door", content, "ann", "frame-1"), gone))
 
 
@@ -55,7 +79,7 @@ def read(served: Served) -> list[dict]:
 
 def test_files_and_their_pixels_get_the_same_answer(served):
     uploads = tuple(Upload(f"{seed}", png(8, 8, seed)) for seed in range(3))
-    pixels = module.decode_all(uploads, served.model.preprocess, 1000)
+    pixels = np.stack([open_image(upload).decode(served.model.preprocess) for upload in uploads])
 
     from_files, from_pixels = ask(served, uploads), ask(served, pixels)
 
@@ -100,7 +124,7 @@ def test_what_cannot_be_answered_keeps_no_room(served, content, error):
 
 
 def test_nothing_is_decoded_without_room(served, monkeypatch):
-    monkeypatch.setattr(module, "decode_all", lambda *_: pytest.fail("it was decoded"))
+    monkeypatch.setattr(module, "open_image", lambda *_: pytest.fail("it was opened"))
 
     with served.engine.reserve(4, 1), served.engine.reserve(4, 1):
         with pytest.raises(Overloaded, match="8 images are waiting and this server queues at most 8"):

@@ -182,7 +182,7 @@ def test_a_stream_that_cannot_be_written_does_not_keep_others_from_being_saved(t
 
 
 def test_an_idle_stream_that_cannot_be_moved_is_set_aside_and_the_others_go(tmp_path):
-    subject = wired(storage=str(tmp_path))
+    subject = wired(storage=str(tmp_path), expire_s=0)
     for name in ("a", "b", "c"):
         ask(subject, name, rows(3))
     subject.stream("b").window = Broken()

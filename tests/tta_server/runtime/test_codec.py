@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.tta_server.pictures import encoded, good_files, png, scene
-from tta_server.errors import BadRequest, TooLarge, TTAError, UnsupportedMedia
+from tta_server.errors import BadRequest, TooLarge, TTAError
 from tta_server.models.preprocess import Preprocess
-from tta_server.runtime.codec import Upload, decode, decode_all
+from tta_server.runtime.codec import Upload, open_image
 
 TRANSFORM = Preprocess((32, 32))
 MAX_PIXELS = 16_000_000
@@ -21,11 +21,7 @@ GOOD = good_files()
 
 
 def read(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    return decode(Upload("the body", data), TRANSFORM, max_pixels)
-
-
-def never(_image: Image.Image) -> np.ndarray:
-    raise AssertionError("the image was decoded")
+    return open_image(Upload("the body", data), max_pixels).decode(TRANSFORM)
 
 
 def header(width: int, height: int) -> bytes:
@@ -72,22 +68,6 @@ def test_a_picture_taken_sideways_is_turned_upright():
     assert np.array_equal(turned, TRANSFORM(upright.transpose(Image.Transpose.ROTATE_270)))
 
 
-def test_images_keep_their_order():
-    uploads = [Upload(f"image {seed}", png(32, 32, seed)) for seed in range(4)]
-
-    images = decode_all(uploads, TRANSFORM, MAX_PIXELS)
-
-    for seed, image in enumerate(images):
-        assert np.array_equal(image, TRANSFORM(scene(32, 32, seed)))
-
-
-def test_an_error_names_the_image_that_is_wrong():
-    uploads = [Upload("image 1 of 2 ('a.png')", png()), Upload("image 2 of 2 ('b.png')", b"text")]
-
-    with pytest.raises(UnsupportedMedia, match=r"^image 2 of 2 \('b.png'\) is not an image"):
-        decode_all(uploads, TRANSFORM, MAX_PIXELS)
-
-
 def test_an_empty_file_is_said_to_be_empty():
     with pytest.raises(BadRequest, match="the body is empty"):
         read(b"")
@@ -102,15 +82,12 @@ def test_an_empty_file_is_said_to_be_empty():
         b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         b"%!PS-Adobe-3.0 EPSF-3.0\n",
         encoded(scene(), "GIF"),
-        encoded(scene(), "TIFF"),
-        encoded(scene(), "BMP"),
-        encoded(scene(), "WEBP"),
         encoded(scene(), "ICO"),
         encoded(scene(), "PPM"),
     ],
-    ids=["text", "jpeg magic", "png magic", "svg", "eps", "gif", "tiff", "bmp", "webp", "ico", "ppm"],
+    ids=["text", "jpeg magic", "png magic", "svg", "eps", "gif", "ico", "ppm"],
 )
-def test_anything_but_jpeg_and_png_is_refused(data):
+def test_a_format_that_is_not_listed_is_refused(data):
     with pytest.raises(TTAError, match=r"JPEG|damaged") as error:
         read(data)
 
@@ -131,7 +108,7 @@ def test_too_many_pixels_are_refused_from_the_header_alone(width, height):
     upload = Upload("the body", header(width, height))
 
     with pytest.raises(TooLarge, match=f"the body is {width} x {height}, more than the 16000000 pixels allowed"):
-        decode(upload, never, MAX_PIXELS)
+        open_image(upload, MAX_PIXELS)
 
 
 def test_as_many_pixels_as_allowed_are_read():
@@ -146,11 +123,11 @@ def test_a_sliver_is_refused_before_it_is_blown_up(width, height):
     upload = Upload("the body", header(width, height))
 
     with pytest.raises(BadRequest, match=f"{width} x {height}; one side may be at most 50 times the other"):
-        decode(upload, never, MAX_PIXELS)
+        open_image(upload, MAX_PIXELS)
 
 
 def test_a_narrow_image_is_still_an_image():
-    assert decode(Upload("the body", png(50, 1)), Preprocess((32, 32), resize=40), MAX_PIXELS).shape == (3, 32, 32)
+    assert open_image(Upload("the body", png(50, 1))).decode(Preprocess((32, 32), resize=40)).shape == (3, 32, 32)
 
 
 def outcome(data: bytes) -> None:

@@ -46,8 +46,8 @@ def test_the_interval_is_wilsons(count, share):
 def test_a_label_counts_for_the_stream_and_for_the_source():
     books = ledger("r1")
 
-    assert books.label("r1", 0, 1, always(2)) == "door"
-    assert books.label("r1", 1, 1, always(1)) == "door"
+    assert books.label("r1", "door", 0, 1, always(2)) == "door"
+    assert books.label("r1", "door", 1, 1, always(1)) == "door"
 
     found = books.accuracy("door")
     assert (found["adapted"]["labels"], found["adapted"]["accuracy"]) == (2, 0.5)
@@ -59,7 +59,7 @@ def test_the_source_is_asked_about_the_image_that_the_label_is_of():
     asked = []
     books = ledger("r1")
 
-    books.label("r1", 1, 1, lambda images: asked.append(images) or np.array([1]))
+    books.label("r1", "door", 1, 1, lambda images: asked.append(images) or np.array([1]))
 
     assert np.array_equal(asked[0], rows(2)[1:])
 
@@ -68,23 +68,23 @@ def test_the_source_is_asked_about_the_image_that_the_label_is_of():
 def test_a_label_of_nothing_that_was_answered_counts_for_nobody(request_id, index):
     books = ledger("r1")
 
-    assert books.label(request_id, index, 1, never) is None
+    assert books.label(request_id, "door", index, 1, never) is None
     assert books.accuracy("door") == {"adapted": {"labels": 0}, "source": {"labels": 0}}
 
 
 def test_an_image_is_labelled_once():
     books = ledger("r1")
-    books.label("r1", 0, 1, always(1))
+    books.label("r1", "door", 0, 1, always(1))
 
-    assert books.label("r1", 0, 1, never) is None
+    assert books.label("r1", "door", 0, 1, never) is None
     assert books.accuracy("door")["adapted"]["labels"] == 1
 
 
 def test_past_the_budget_images_go_and_answers_stay():
     books = ledger("r1", "r2", "r3", most=4 * IMAGE_BYTES)
 
-    assert books.label("r1", 0, 1, never) == "door"
-    assert books.label("r3", 0, 1, always(1)) == "door"
+    assert books.label("r1", "door", 0, 1, never) == "door"
+    assert books.label("r3", "door", 0, 1, always(1)) == "door"
 
     assert books.accuracy("door")["adapted"]["labels"] == 2
     assert books.accuracy("door")["source"]["labels"] == 1
@@ -104,28 +104,40 @@ def test_the_oldest_answers_go_first(monkeypatch):
     monkeypatch.setattr(module, "_MOST_REQUESTS", 2)
     books = ledger("r1", "r2", "r3")
 
-    assert books.label("r1", 0, 1, never) is None
-    assert books.label("r2", 0, 1, always(1)) == "door"
+    assert books.label("r1", "door", 0, 1, never) is None
+    assert books.label("r2", "door", 0, 1, always(1)) == "door"
 
 
-def test_an_answer_with_a_known_id_takes_the_others_place():
+def test_an_answer_with_a_known_id_takes_the_place_of_the_others_of_its_stream():
+    books = ledger("r1")
+
+    books.add("r1", "door", np.array([3]), rows(1))
+
+    assert books.label("r1", "door", 0, 3, always(0)) == "door"
+    assert books.label("r1", "door", 1, 2, never) is None
+
+
+def test_an_id_that_another_stream_uses_too_is_of_each_of_them():
     books = ledger("r1")
 
     books.add("r1", "yard", np.array([3]), rows(1))
 
-    assert books.label("r1", 0, 3, always(0)) == "yard"
-    assert books.label("r1", 1, 2, never) is None
+    assert books.streams_of("r1") == ["door", "yard"]
+    assert books.label("r1", "door", 1, 2, always(0)) == "door"
+    assert books.label("r1", "yard", 0, 3, always(0)) == "yard"
+    books.forget("yard")
+    assert books.streams_of("r1") == ["door"]
 
 
 def test_what_is_forgotten_of_a_stream_leaves_the_others():
     books = ledger("r1", "r2")
     books.add("r3", "yard", np.array([0]), rows(1))
     for name in ("r1", "r3"):
-        books.label(name, 0, 1, always(1))
+        books.label(name, books.streams_of(name)[0], 0, 1, always(1))
 
     books.forget("door")
 
-    assert books.label("r2", 0, 1, never) is None
+    assert books.label("r2", "door", 0, 1, never) is None
     assert books.accuracy("door")["adapted"] == {"labels": 0}
     assert books.accuracy("yard")["adapted"]["labels"] == 1
     assert books._bytes == IMAGE_BYTES

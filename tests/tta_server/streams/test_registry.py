@@ -124,7 +124,7 @@ def test_a_stream_that_nobody_asks_goes_to_disk_and_comes_back_as_it_was():
 
 
 def test_no_stream_is_idle_unless_it_is_said_when():
-    subject = wired()
+    subject = wired(expire_s=0)
     ask(subject, "old", rows(4))
 
     subject.worker.park_idle(time.monotonic() + 1e9, 0)

@@ -21,6 +21,7 @@ from tta_server.telemetry.closed_sets import (
     RESTORE_CAUSES,
     STAGES,
     STATE_KINDS,
+    TURNED_AWAY,
     WINDOW_OUTCOMES,
 )
 from tta_server.telemetry.metrics import Metrics, render
@@ -69,6 +70,7 @@ def test_closed_sets_start_at_zero():
     metrics = Metrics("m", "tent")
 
     assert values(metrics, "tta_requests_total", "outcome") == dict.fromkeys(REQUEST_OUTCOMES, 0)
+    assert values(metrics, "tta_refusals_total", "reason") == dict.fromkeys(TURNED_AWAY, 0)
     assert values(metrics, "tta_stage_duration_seconds_count", "stage") == dict.fromkeys(STAGES, 0)
     assert values(metrics, "tta_stream_labels_dropped_total", "model") == {"m": 0}
     assert values(metrics, "tta_stream_moves_total", "move") == dict.fromkeys(MOVES, 0)

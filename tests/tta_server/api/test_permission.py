@@ -1,0 +1,204 @@
+"""Every route, asked with every kind of key: the routes come from the OpenAPI document, and none may be forgotten."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import orjson
+import pytest
+
+from tests.tta_server.calls import UNGUARDED
+from tests.tta_server.runtime.fakes import SHAPE, tiny
+from tta_server.api.permission import OPEN
+from tta_server.app import Service, build
+from tta_server.keys.key import SCOPES
+from tta_server.keys.keyring import new_key
+from tta_server.models import Model, Preprocess
+from tta_server.settings_file import load_settings
+
+ALL = "every stream"
+NEEDS = {
+    "POST /predict": "infer",
+    "POST /v1/labels": "infer",
+    "POST /v2/models/{name}/infer": "infer",
+    "POST /v2/models/{name}/versions/{version}/infer": "infer",
+    "GET /v2": "infer",
+    "GET /v2/models": "infer",
+    "GET /v2/models/{name}": "infer",
+    "GET /v2/models/{name}/versions/{version}": "infer",
+    "GET /v2/models/{name}/ready": "infer",
+    "GET /v2/models/{name}/versions/{version}/ready": "infer",
+    "GET /v1/streams": "read",
+    "GET /v1/streams/{name}": "read",
+    "GET /v1/streams/{name}/domains": "read",
+    "GET /v1/streams/{name}/drift": "read",
+    "GET /v1/streams/{name}/snapshots": "read",
+    "GET /v1/streams/{name}/audit": "read",
+    "GET /v1/audit": f"read {ALL}",
+    "GET /metrics": f"read {ALL}",
+    "GET /v1/streams/{name}/state": "operate",
+    "POST /v1/streams": "operate",
+    "PATCH /v1/streams/{name}": "operate",
+    "POST /v1/streams/{name}/reset": "operate",
+    "POST /v1/streams/{name}/rollback": "operate",
+    "POST /v1/streams/{name}/evict": "operate",
+    "POST /v1/streams/{name}/snapshots": "operate",
+    "POST /v1/streams/{name}/restore": "operate",
+    "PATCH /v1/streams/{name}/domains/{number}": "operate",
+    "POST /v1/streams/{name}/domains/{number}/offer": "operate",
+    "DELETE /v1/streams/{name}": "admin",
+    "DELETE /v1/streams/{name}/domains/{number}": "admin",
+    "PUT /v1/streams/{name}/state": "admin",
+    "PATCH /v1/streams": f"admin {ALL}",
+    "GET /v2/health/live": "",
+    "GET /v2/health/ready": "",
+}
+"""What each route needs; empty is nothing."""
+
+TENSOR = {"name": "input", "datatype": "UINT8", "shape": [1, *SHAPE], "data": np.arange(np.prod(SHAPE)).tolist()}
+BODIES = {
+    "infer": {"inputs": [TENSOR]},
+    "streams": {"name": "gate-1", "mode": "off", "reason": "x"},
+    "labels": {"labels": [{"id": "a", "label": 0}]},
+    "rollback": {"reason": "x"},
+    "restore": {"snapshot": "x", "reason": "x"},
+    "offer": {"to": ["gate-2"], "reason": "x"},
+}
+KEYS = {
+    **{scope: {"scopes": [scope], "streams": ["gate-?"]} for scope in SCOPES},
+    "root": {"scopes": ["admin"], "streams": ["*"]},
+    "other tenant": {"scopes": ["admin"], "streams": ["door-*"]},
+    "other model": {"scopes": ["admin"], "streams": ["*"], "models": ["another"]},
+}
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory) -> dict[str, str]:
+    file = tmp_path_factory.mktemp("keys") / "keys.yaml"
+    made = {name: new_key(file, {"name": name.replace(" ", "-")} | entry)[0] for name, entry in KEYS.items()}
+    return {"no key": "", "wrong key": "tta_" + "x" * 43, "file": str(file), **made}
+
+
+@pytest.fixture(scope="module")
+def service(keys: dict[str, str]) -> Iterator[Service]:
+    settings = load_settings(None, {"guard": UNGUARDED, "auth": {"keys_file": Path(keys["file"])}})
+    made = build(settings, Model(tiny(), Preprocess(SHAPE[1:]), ("a", "b", "c", "d")))
+    made.served.start()
+    yield made
+    made.served.stop()
+
+
+def ask(service: Service, requests: list[tuple[str, str, str, dict]]) -> list[httpx.Response]:
+    """Send requests: method, path, key and headers."""
+
+    async def all_of_them() -> list[httpx.Response]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(service.app), base_url="http://x") as client:
+            found = []
+            for method, path, key, headers in requests:
+                more = {"Authorization": f"Bearer {key}"} if key else {}
+                last = path.rpartition("/")[2]
+                content = orjson.dumps(BODIES.get(last, {"mode": "off"})) if method in ("POST", "PATCH") else b""
+                kind = {"Content-Type": "application/json"}
+                found.append(await client.request(method, path, content=content, headers=kind | more | headers))
+            return found
+
+    return asyncio.run(all_of_them())
+
+
+def filled(path: str, stream: str = "gate-1") -> str:
+    name = "tiny" if path.startswith("/v2") else stream
+    return path.replace("{name}", name).replace("{version}", "1").replace("{number}", "1")
+
+
+def expected(needed: str, who: str, path: str) -> set[int]:
+    """Return the statuses that say no, of which the answer must be one; empty if the key may ask."""
+    if not needed:
+        return set()
+    if who in ("no key", "wrong key"):
+        return {401}
+    scope, _, every = needed.partition(" ")
+    if who == "other model":
+        return set() if path in ("/v2", "/v2/models") else {403}
+    if who == "other tenant":
+        about_streams = "{name}" in path and path.startswith("/v1")
+        return {403} if every or about_streams or path in ("/predict", "/v1/streams POST") else set()
+    if who != "root" and (every or SCOPES.index(who) < SCOPES.index(scope)):
+        return {403}
+    return set()
+
+
+def test_every_route_has_its_rule(service):
+    routes = {
+        f"{method.upper()} {path}" for path, methods in service.app.openapi()["paths"].items() for method in methods
+    }
+
+    assert routes == set(NEEDS)
+
+
+@pytest.mark.parametrize("who", ["no key", "wrong key", *KEYS])
+def test_every_route_is_for_those_keys_alone_that_may_ask_it(service, keys, who):
+    asked = [(*route.split(" "), needed) for route, needed in NEEDS.items()]
+    headers = {"X-Stream-Id": "gate-1"}
+
+    found = ask(service, [(method, filled(path), keys[who], headers) for method, path, _ in asked])
+
+    for (method, path, needed), response in zip(asked, found, strict=True):
+        named = path.endswith("infer") or (method, path) == ("POST", "/v1/streams")  # the stream, elsewhere
+        refused = {403} if who == "other tenant" and named else expected(needed, who, path)
+        if refused:
+            assert response.status_code in refused, (method, path, response.text)
+            assert set(response.json()) == {"error", "code"}
+            assert ("www-authenticate" in response.headers) == (response.status_code == 401)
+        else:
+            assert response.status_code not in (401, 403), (method, path, response.text)
+
+
+def test_probes_need_no_key_and_unknown_paths_need_all(service, keys):
+    open_ones = ask(service, [("GET", path, "", {}) for path in OPEN])
+    unknown = [("GET", path, keys["operate"], {}) for path in ("/nothing", "/v1/streams/", "/metrics/")]
+
+    assert {response.status_code for response in open_ones} <= {200, 404}
+    assert {response.status_code for response in ask(service, unknown)} == {403}
+
+
+def test_nobody_sees_or_gives_away_the_streams_of_another(service, keys):
+    ask(service, [("POST", "/v1/streams", keys["root"], {})])
+
+    mine, others = ask(service, [("GET", "/v1/streams", keys[who], {}) for who in ("read", "other tenant")])
+    assert [[each["name"] for each in found.json()["streams"]] for found in (mine, others)] == [["gate-1"], []]
+
+    (given,) = ask(service, [("POST", "/v1/streams/door-1/domains/1/offer", keys["other tenant"], {})])
+    assert (given.status_code, "not for 'gate-2'" in given.text) == (403, True)
+
+
+def test_the_document_says_which_routes_need_a_key(service):
+    for path, methods in service.app.openapi()["paths"].items():
+        for operation in methods.values():
+            assert (operation.get("security") == [{"key": []}]) == (path not in OPEN)
+            assert {"401", "403"} <= set(operation["responses"]) or path in OPEN
+
+
+def test_a_key_may_use_up_its_rate_and_no_more(tmp_path):
+    file = tmp_path / "keys.yaml"
+    secret, _ = new_key(file, {"name": "slow", "scopes": ["infer"], "streams": ["*"], "images_per_s": 0.01})
+    settings = load_settings(None, {"guard": UNGUARDED, "auth": {"keys_file": file}})
+    made = build(settings, Model(tiny(), Preprocess(SHAPE[1:]), ("a", "b", "c", "d")))
+    made.served.start()
+    try:
+        first, second = ask(made, [("POST", "/v2/models/tiny/infer", secret, {})] * 2)
+    finally:
+        made.served.stop()
+
+    assert (first.status_code, second.status_code) == (200, 429)
+    assert second.json()["code"] == "rate_limited"
+    assert 1 <= int(second.headers["Retry-After"]) <= 100
+
+
+def test_the_audit_log_knows_a_caller_by_the_key(service, keys):
+    ask(service, [("POST", "/v1/streams", keys["root"], {}), ("PATCH", "/v1/streams/gate-1", keys["operate"], {})])
+
+    (read,) = ask(service, [("GET", "/v1/streams/gate-1", keys["read"], {})])
+
+    assert read.json()["verdicts"][-1]["who"] == "operate"

@@ -1,0 +1,59 @@
+"""A real server with keys: who has none hears nothing but that, and no key is ever written down."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.server import running
+from tests.tta_server.calls import INFER, body, glyph_images
+from tests.tta_server.front_door.hostile import connected, head, heard
+from tta_server.keys.keyring import new_key
+
+PICTURE = body(glyph_images(0, 1))
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("keyed")
+    secret, _ = new_key(folder / "keys.yaml", {"name": "gates", "scopes": ["read"], "streams": ["gate-*"]})
+    config = {
+        "model": {"device": "cpu"},
+        "server": {"log_level": "debug"},
+        "auth": {"keys_file": str(folder / "keys.yaml")},
+    }
+    with running(folder, config) as server:
+        yield server, secret, folder
+
+
+def test_a_key_opens_what_it_is_for_and_is_written_nowhere(keyed):
+    server, secret, folder = keyed
+    mine = {"Authorization": f"Bearer {secret}"}
+    wrong = {"Authorization": f"Bearer {secret[:-1]}~"}
+
+    def ask(headers: dict[str, str], stream: str) -> int:
+        return server.client.post(INFER, content=PICTURE, headers=headers | {"X-Stream-Id": stream}).status_code
+
+    assert [ask(mine, "gate-1"), ask(mine, "door-1"), ask({}, "gate-1"), ask(wrong, "gate-1")] == [200, 403, 401, 401]
+    assert server.client.get("/v1/streams/gate-1", headers=mine).status_code == 200
+    assert server.client.get("/metrics", headers=mine).status_code == 403
+    written = [path.read_text() for path in Path(folder).iterdir() if path.is_file()]
+    assert written
+    assert not any(sent in text for text in written for sent in (secret, secret[:-1], "Bearer"))
+
+
+def test_a_body_without_a_key_is_not_waited_for(keyed):
+    server, _, _ = keyed
+    with connected(server.url, head("/predict", 2**20) + b"x") as connection:
+        status, said = heard(connection)
+
+    assert (status, said["code"]) == (401, "unauthorized")
+
+
+def test_every_answer_tells_a_browser_to_be_careful(keyed):
+    server, _, _ = keyed
+    for path in ("/v2/health/live", "/predict", "/nowhere"):
+        headers = server.client.get(path).headers
+
+        assert (headers["x-content-type-options"], headers["x-frame-options"]) == ("nosniff", "DENY")
+        assert (headers["cache-control"], headers["referrer-policy"]) == ("no-store", "no-referrer")
+        assert "server" not in headers

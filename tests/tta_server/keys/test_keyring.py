@@ -1,0 +1,114 @@
+"""Keys and the file that they are in."""
+
+import stat
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tta_server.cli import main
+from tta_server.errors import Forbidden, Unauthorized
+from tta_server.keys.key import Key
+from tta_server.keys.keyring import Keyring, new_key, read_keys
+from tta_server.keys.rate import Rate
+
+ENTRY = {"name": "cameras", "scopes": ["infer"], "streams": ["gate-*"]}
+
+GOOD = ENTRY | {"sha256": "0" * 64}
+
+
+def test_a_new_key_is_known_again_and_kept_nowhere(tmp_path, capsys):
+    file = tmp_path / "keys.yaml"
+    arguments = ["keys", "new", "--scopes", "infer", "read", "--streams", "gate-*", "--file", str(file)]
+
+    assert main([*arguments, "--name", "one"]) == main([*arguments, "--name", "two"]) == 0
+    first, second = capsys.readouterr().out.split()
+
+    ring = Keyring(read_keys(file))
+    assert (ring.find(first).name, ring.find(second).name) == ("one", "two")
+    assert first not in file.read_text()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    for wrong in ("", first[:-1], first + "x", ring.find(first).sha256, "\udcff"):
+        with pytest.raises(Unauthorized):
+            ring.find(wrong)
+
+
+def test_without_a_file_the_entry_is_shown(capsys):
+    assert main(["keys", "new", "--name", "one", "--streams", "*"]) == 0
+
+    printed = capsys.readouterr()
+    (entry,) = yaml.safe_load(printed.err.split("\n", 1)[1].rpartition("this is the key")[0])
+    assert Keyring([Key(**entry)]).find(printed.out.strip()).scopes == ["infer"]
+
+
+def of(**changes: object) -> str:
+    """Return a file of one key."""
+    return yaml.safe_dump({"keys": [GOOD | changes]})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("keys: []", "must be a mapping 'keys' with a list"),
+        ("- a", "must be a mapping"),
+        ("{", "cannot be read"),
+        (of(sha256=""), "key 1: sha256"),
+        (of(sha256="secret"), "key 1: sha256"),
+        (of(name="engine"), "cannot be called 'engine'"),
+        (of(scopes=[]), "scopes"),
+        (of(streams=["[a]"]), "pattern '[a]'"),
+        (of(stream="*"), "stream"),
+        (yaml.safe_dump({"keys": [GOOD, GOOD]}), "two keys called 'cameras'"),
+    ],
+)
+def test_a_wrong_file_is_told_what_is_wrong_and_no_secret_of_it(tmp_path, text, said):
+    file = tmp_path / "keys.yaml"
+    file.write_text(text)
+
+    with pytest.raises(ValueError) as error:  # noqa: PT011 (what it says is compared below)
+        read_keys(file)
+
+    assert said in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+def test_a_name_is_taken_once(tmp_path):
+    new_key(tmp_path / "keys.yaml", ENTRY)
+
+    with pytest.raises(ValueError, match="has a key called 'cameras' already"):
+        new_key(tmp_path / "keys.yaml", ENTRY)
+
+
+@pytest.mark.parametrize(
+    ("name", "mine"), [("gate-1", True), ("gate-1@2", True), ("gate", False), ("Gate-1", False), ("door@gate-1", False)]
+)
+def test_a_key_is_for_the_streams_of_its_patterns_and_their_domains(name, mine):
+    key = Key(**ENTRY, sha256="0" * 64)
+
+    assert key.is_for_stream(name) == mine
+    if not mine:
+        with pytest.raises(Forbidden, match="for the streams gate-"):
+            key.expect_streams(name)
+
+
+@given(st.floats(0.5, 100), st.lists(st.tuples(st.floats(0, 2), st.integers(1, 64)), max_size=40))
+def test_a_rate_holds_on_average_whatever_comes(per_s, requests):
+    rate, now_s, taken, last = Rate(per_s), 0.0, 0, 0
+
+    for passed_s, images in requests:
+        now_s += passed_s
+        if not rate.take(images, now_s):
+            taken, last = taken + images, images
+
+    assert taken - last <= max(1.0, per_s) + per_s * now_s + 1e-6  # the last one may overdraw it
+
+
+def test_who_is_told_to_wait_need_not_wait_longer():
+    rate = Rate(2.0)
+    assert rate.take(10, 0.0) == 0
+
+    wait_s = rate.take(1, 0.0)
+
+    assert wait_s == 5
+    assert rate.take(1, wait_s + 0.1) == 0

@@ -1,0 +1,206 @@
+"""One connection: how many there may be, and how long and how large the head of a request may be.
+
+uvicorn has no limit on either, and a middleware is asked only once the head is complete; so this is its protocol, with
+these limits around the parser.
+"""
+
+import asyncio
+from asyncio import TimerHandle
+from collections.abc import Callable
+from typing import ClassVar
+
+import orjson
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from tta_server.settings_door import LimitsSettings
+from tta_server.telemetry.closed_sets import TurnedAway
+
+_LINGER_S = 5.0  # how long what a client still sends is thrown away, so that it hears why
+
+
+class Connection(HttpToolsProtocol):
+    """A connection within limits; `connection_class` makes the class for a server's."""
+
+    limits: ClassVar[LimitsSettings]
+    told: ClassVar[Callable[[TurnedAway], None]]
+    idle: ClassVar[dict["Connection", None]]  # those without a request at work, the oldest first
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the head of a request; if there are too many connections, close one that is idle."""
+        super().connection_made(transport)
+        self._ended = False
+        self._reading_head = True
+        self._barren_bytes = 0  # since the parser last had something
+        self._timer: TimerHandle | None = None
+        self._unread: TimerHandle | None = None
+        if len(self.connections) > self.limits.max_connections:
+            if not self.idle:
+                self._refuse("connections", 503, "the server has too many connections; try again later", "queue_full")
+                return
+            self._abort("connections", next(iter(self.idle)).transport)
+        self._wait_for_a_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self.idle.pop(self, None)
+        self._stop_timer()
+        self.resume_writing()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on; what never becomes a head or a body is cut off."""
+        if self._is_over:
+            return
+        self._barren_bytes += len(data)
+        if self._reading_head and not self._timer:
+            self._wait_for_a_head()
+        super().data_received(data)
+        if self._barren_bytes > self.limits.max_header_bytes:
+            self._refuse_head(f"may have at most {self.limits.max_header_bytes} bytes (limits.max_header_bytes)")
+
+    def on_message_begin(self) -> None:
+        """Begin a head."""
+        self._reading_head = True
+        self._barren_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Judge the head, and hand it on if it is good."""
+        self._reading_head = False
+        self._barren_bytes = 0
+        self._stop_timer()
+        self.idle.pop(self, None)
+        if self._is_over:
+            return
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > self.limits.max_header_bytes:
+            self._refuse_head(f"may have at most {self.limits.max_header_bytes} bytes (limits.max_header_bytes)")
+        elif len(self.headers) > self.limits.max_headers:
+            self._refuse_head(f"may have at most {self.limits.max_headers} headers (limits.max_headers)")
+        else:
+            super().on_headers_complete()
+            self.cycle.transport = _Ending(self)  # type: ignore[assignment]
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a body."""
+        self._barren_bytes = 0
+        if self.cycle is not None and not self._is_over:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End a request."""
+        self._barren_bytes = 0
+        self._stop_timer()
+        if self.cycle is not None and not self._is_over:
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        if not self._is_over:
+            super().on_response_complete()
+            if not self.pipeline:
+                self.idle[self] = None
+
+    def pause_writing(self) -> None:
+        """Give a client that does not read its answer so much time."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(self.limits.answer_timeout_s, self._abort, "unread", self.transport)
+
+    def resume_writing(self) -> None:
+        """Go on with an answer."""
+        if self._unread:
+            self._unread.cancel()
+            self._unread = None
+        super().resume_writing()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        # What answers gives up first, with 408; this ends a body that trickles on after its request was answered.
+        if cycle.more_body and cycle is self.cycle:
+            self._stop_timer()
+            self._timer = self.loop.call_later(
+                self.limits.body_timeout_s + _LINGER_S, self._abort, "slow_body", self.transport
+            )
+        super()._start_asgi_task(cycle, app)
+
+    @property
+    def _is_over(self) -> bool:
+        return self._ended or self.transport.is_closing()
+
+    def end(self) -> None:
+        """Send nothing more, and throw away for a while what still comes.
+
+        A connection that is closed while its client sends is reset, and the answer may be lost with it.
+        """
+        if self._is_over:
+            return
+        self._ended = True
+        self.idle[self] = None  # it gives way to others
+        self._stop_timer()
+        self._unset_keepalive_if_required()
+        unread = self._reading_head or (self.cycle is not None and self.cycle.more_body)
+        if unread and self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.flow.resume_reading()
+            self._timer = self.loop.call_later(_LINGER_S, self.transport.abort)
+        else:
+            self.transport.close()
+
+    def _wait_for_a_head(self) -> None:
+        self.idle[self] = None
+        self._stop_timer()
+        self._timer = self.loop.call_later(self.limits.header_timeout_s, self._late)
+
+    def _abort(self, reason: TurnedAway, transport: asyncio.Transport) -> None:
+        type(self).told(reason)
+        transport.abort()
+
+    def _stop_timer(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+    def _late(self) -> None:
+        message = f"the head of a request took longer than {self.limits.header_timeout_s:g} s (limits.header_timeout_s)"
+        self._refuse("slow_head", 408, message, "too_slow")
+
+    def _refuse_head(self, what: str) -> None:
+        self._refuse("head", 431, f"the head of a request {what}", "too_large")
+
+    def _refuse(self, reason: TurnedAway, status: int, message: str, code: str) -> None:
+        """Answer outside of any request, and end the connection."""
+        if self._is_over:
+            return
+        type(self).told(reason)
+        if self.cycle is None or self.cycle.response_complete:
+            body = orjson.dumps({"error": message, "code": code})
+            more = b"retry-after: 1\r\n" if status == 503 else b""
+            head = [b"content-type: application/json\r\nconnection: close\r\n", more]
+            head += [name + b": " + value + b"\r\n" for name, value in self.server_state.default_headers]
+            self.transport.write(
+                STATUS_LINE[status] + b"".join(head) + b"content-length: %d\r\n\r\n" % len(body) + body
+            )
+        self.end()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP; nothing is sent amid another answer."""
+        self._refuse("no_http", 400, msg.lower().rstrip("."), "bad_request")
+
+
+class _Ending:
+    """What a request's answer is written to: the connection's transport, whose end is the connection's."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Write to a connection."""
+        self._connection = connection
+        self.write = connection.transport.write
+        self.is_closing = connection.transport.is_closing
+
+    def close(self) -> None:
+        """End the connection."""
+        self._connection.end()
+
+
+def connection_class(limits: LimitsSettings, told: Callable[[TurnedAway], None]) -> type[Connection]:
+    """Return the protocol of a server with these limits, which tells what it refuses."""
+    return type("LimitedConnection", (Connection,), {"limits": limits, "told": staticmethod(told), "idle": {}})

@@ -1,0 +1,85 @@
+"""Files out of a form: a body that is there as a whole is only cut, so that nothing of it is looked at byte by byte.
+
+Source: RFC 7578 and RFC 2046, section 5.1.1.
+"""
+
+from email.message import Message
+from email.utils import collapse_rfc2231_value
+from typing import NamedTuple
+
+from tta_server.errors import BadRequest
+
+_MOST_HEAD_BYTES = 8 * 2**10
+_MOST_BOUNDARY = 70  # RFC 2046
+
+
+class FormFile(NamedTuple):
+    """A part of a form that is a file.
+
+    Attributes:
+        file_name: What it is called; may be empty.
+        data: Its content.
+    """
+
+    file_name: str
+    data: bytes
+
+
+def boundary_of(content_type: str) -> bytes:
+    """Return what divides the parts of a form.
+
+    Raises:
+        BadRequest: If the header does not say.
+    """
+    boundary = _parameters("content-type", content_type).get("boundary", "")
+    if not 1 <= len(boundary) <= _MOST_BOUNDARY or not boundary.isascii() or not boundary.isprintable():
+        raise BadRequest("the form's Content-Type names no boundary of 1 to 70 characters")
+    return boundary.encode()
+
+
+def files(body: bytes, boundary: bytes, most: int) -> list[FormFile]:
+    """Return the files of a form, in their order.
+
+    Args:
+        body: The whole of it.
+        boundary: What divides its parts.
+        most: Most parts that it may have.
+
+    Raises:
+        BadRequest: If it is no form, has more parts, or one that is no file.
+    """
+    divider = b"\r\n--" + boundary
+    # The first divider may stand at the very beginning; one cut more shows that there are too many.
+    pieces = (b"\r\n" + body).split(divider, most + 2)
+    end = next((place for place, piece in enumerate(pieces) if piece.startswith(b"--")), 0)
+    if not end and len(pieces) > most + 1:
+        raise BadRequest(f"the form has more than {most} parts, which is how many images a request may have")
+    if not end:
+        raise BadRequest("the form has no end: its last boundary must be followed by two hyphens")
+    if end > most + 1:
+        raise BadRequest(f"the form has {end - 1} parts, and a request may have {most} images")
+    return [_part(piece, place, end - 1) for place, piece in enumerate(pieces[1:end], 1)]
+
+
+def _part(piece: bytes, place: int, count: int) -> FormFile:
+    head_end = piece.find(b"\r\n\r\n", 0, _MOST_HEAD_BYTES)
+    if head_end < 0 or not piece.lstrip(b" \t").startswith(b"\r\n"):
+        raise BadRequest(f"part {place} of {count} has no head that ends within {_MOST_HEAD_BYTES} bytes")
+    for line in piece[:head_end].decode("utf-8", "replace").split("\r\n"):
+        name, _, value = line.partition(":")
+        if name.strip().lower() == "content-disposition":
+            said = _parameters("content-disposition", value.strip())
+            if "filename" not in said:
+                raise BadRequest(
+                    f"part {place} of {count} ('{said.get('name', '')[:80]}') has no file name, so it is no image; "
+                    "send every image as a file: curl -F image=@FILE"
+                )
+            return FormFile(said["filename"], piece[head_end + 4 :])
+    raise BadRequest(f"part {place} of {count} has no Content-Disposition")
+
+
+def _parameters(header: str, value: str) -> dict[str, str]:
+    """Return the parameters of a header, by their names in small letters; also those of RFC 2231."""
+    message = Message()
+    message[header] = value.replace("\r", " ").replace("\n", " ")
+    return {name.lower(): collapse_rfc2231_value(content) for name, content in message.get_params([], header=header)}

@@ -1,0 +1,149 @@
+"""Who may ask for what: judged from the head of a request, before anything of its body is read."""
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+from fastapi import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tta_server.api.path import path_of
+from tta_server.api.responses import error_response_of
+from tta_server.errors import TTAError, Unauthorized
+from tta_server.keys.key import ANYBODY, Key, Permission
+from tta_server.keys.keyring import Keyring
+from tta_server.telemetry.closed_sets import TurnedAway
+
+OPEN: Final = frozenset(("/v2/health/live", "/v2/health/ready", "/livez", "/readyz", "/healthz", "/health"))
+"""Paths that need no key: what probes ask."""
+
+
+class Rule(NamedTuple):
+    """What a request needs.
+
+    Attributes:
+        methods: Of the request.
+        path: Of the request, with the groups `stream` and `model` where it names them.
+        scope: That a key must hold.
+        every_stream: Whether it is about all streams.
+        one_model: Whether it is about one model.
+    """
+
+    methods: str
+    path: re.Pattern[str]
+    scope: Permission
+    every_stream: bool = False
+    one_model: bool = True
+
+
+def _rule(methods: str, path: str, scope: Permission, every_stream: bool = False, one_model: bool = True) -> Rule:
+    return Rule(methods, re.compile(path), scope, every_stream, one_model)
+
+
+_STREAM = "/v1/streams/(?P<stream>[^/]+)"
+_MODEL = "/v2/models/(?P<model>[^/]+)"
+RULES: Final = (
+    _rule("POST", "/predict|/v1/labels", "infer"),
+    _rule("POST", rf"{_MODEL}(/versions/[^/]+)?/infer", "infer"),
+    _rule("GET", f"{_MODEL}(/.*)?", "infer"),
+    _rule("GET", "/|/v2|/v2/models|/docs|/docs/oauth2-redirect|/redoc|/openapi.json", "infer", one_model=False),
+    _rule("GET", f"/v1/streams|{_STREAM}(/domains|/drift|/snapshots|/audit)?", "read"),
+    _rule("GET", "/metrics|/v1/audit", "read", every_stream=True),
+    _rule("GET", f"{_STREAM}/state", "operate"),
+    _rule("POST", f"/v1/streams|{_STREAM}/(reset|rollback|snapshots|restore|evict|domains/[^/]+/offer)", "operate"),
+    _rule("PATCH", f"{_STREAM}(/domains/[^/]+)?", "operate"),
+    _rule("PUT", f"{_STREAM}/state", "admin"),
+    _rule("DELETE", f"{_STREAM}(/domains/[^/]+)?", "admin"),
+)
+"""What each request needs; the first that fits counts. What none fits needs everything."""
+
+
+class Gatekeeper:
+    """Let a request pass if its key may do what its method and path say; handlers ask the key about the rest."""
+
+    def __init__(self, app: ASGIApp, keyring: Keyring | None, model: str, told: Callable[[TurnedAway], None]) -> None:
+        """Wrap `app`.
+
+        Args:
+            app: What answers.
+            keyring: The keys; without them everybody passes.
+            model: The model that paths mean which name none.
+            told: Hears what is refused.
+        """
+        self._told = told
+        self._app = app
+        self._keyring = keyring
+        self._model = model
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        state = scope.setdefault("state", {})
+        state["key"], state["keyring"] = ANYBODY, self._keyring
+        if self._keyring is not None and path_of(scope) not in OPEN:
+            try:
+                state["key"] = self._admitted(self._keyring, scope)
+            except TTAError as error:
+                self._told("unauthorized" if isinstance(error, Unauthorized) else "forbidden")
+                await error_response_of(error, {"Connection": "close"})(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _admitted(self, keyring: Keyring, scope: Scope) -> Key:
+        """Return the key of a request.
+
+        Raises:
+            Unauthorized: If it has none, or none of this server.
+            Forbidden: If the key may not do that.
+        """
+        key = keyring.find(_sent(dict(scope["headers"])))
+        needed, named = needs(scope["method"], path_of(scope))
+        key.expect_scope(needed.scope)
+        if needed.every_stream:
+            key.expect_streams()
+        if stream := named.get("stream"):
+            key.expect_streams(stream)
+        if needed.one_model:
+            key.expect_model(named.get("model") or self._model)
+        return key
+
+
+def needs(method: str, path: str) -> tuple[Rule, Mapping[str, str | None]]:
+    """Return what a request needs, and the stream and the model that its path names."""
+    method = "GET" if method == "HEAD" else method
+    for rule in RULES:
+        if rule.methods == method and (found := rule.path.fullmatch(path)):
+            return rule, found.groupdict()
+    return Rule(method, re.compile(""), "admin", every_stream=True), {}
+
+
+def key_of(request: Request) -> Key:
+    """Return the key that a request was let in by; `ANYBODY` if the server has none."""
+    key: Key = request.state.key
+    return key
+
+
+def take(request: Request, images: int) -> None:
+    """Count images against the rate of a request's key.
+
+    Raises:
+        RateLimited: If that is used up.
+    """
+    keyring: Keyring | None = request.state.keyring
+    if keyring is not None:
+        keyring.take(key_of(request), images, time.monotonic())
+
+
+def _sent(headers: Mapping[bytes, bytes]) -> str:
+    """Return the key that a request carries.
+
+    Raises:
+        Unauthorized: If it carries none.
+    """
+    scheme, _, secret = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+    if scheme.lower() != "bearer" or not secret.strip():
+        raise Unauthorized("this server takes requests with a key only: send the header 'Authorization: Bearer KEY'")
+    return secret.strip()

@@ -1,0 +1,44 @@
+"""What of a PNG is its picture: texts, colour profiles and whatever else nobody here looks at are left out.
+
+They say nothing that the server uses, and Pillow refuses a whole file for a large or damaged one.
+"""
+
+from tta_server.errors import BadRequest
+
+_START = b"\x89PNG\r\n\x1a\n"
+_WANTED = frozenset((b"tRNS", b"eXIf"))  # of what is no part of every picture: what is seen through, which way is up
+_MOST_CHUNKS = 50_000
+_AROUND = 12  # bytes of a chunk's length, kind and checksum
+
+
+def only_the_picture(name: str, data: bytes) -> bytes:
+    """Return a PNG without what is not its picture; anything else as it is.
+
+    Args:
+        name: What to call it in an error.
+        data: The file.
+
+    Raises:
+        BadRequest: If it is in more than 50,000 pieces.
+    """
+    if not data.startswith(_START):
+        return data
+    kept: list[tuple[int, int]] = []
+    place, chunks, dropped = len(_START), 0, False
+    while place + _AROUND <= len(data):
+        kind = data[place + 4 : place + 8]
+        end = place + _AROUND + int.from_bytes(data[place : place + 4], "big")
+        ancillary = bool(kind[:1].islower()) and kind not in _WANTED
+        dropped |= ancillary
+        if not ancillary:
+            kept.append((place, end))
+        chunks += 1
+        if chunks > _MOST_CHUNKS:
+            raise BadRequest(f"{name} is a PNG in more than {_MOST_CHUNKS} pieces; save it anew")
+        place = end
+        if kind == b"IEND":
+            break
+    if not dropped:
+        return data
+    kept.append((place, len(data)))  # what is torn is for the decoder to judge
+    return _START + b"".join(data[start:end] for start, end in kept)

@@ -1,0 +1,126 @@
+"""The part of the configuration that is about the front door: where the server listens, and what it takes from whom."""
+
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class Section(BaseModel):
+    """Part of the configuration; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerSettings(Section):
+    """Where the server listens."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 or :: for every interface.")
+    port: int = Field(8000, ge=0, le=65535, description="Port; 0 picks a free one.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe messages that are written to the log."
+    )
+    root_path: str = Field(
+        "", pattern="^(/[^/?#]+)*$", description="Path under which a proxy serves this server, such as /tta."
+    )
+    keep_alive_s: float = Field(
+        75.0, gt=0, allow_inf_nan=False, description="How long a connection may be idle between two requests."
+    )
+    trusted_proxies: list[str] = Field(
+        [],
+        description="Addresses or networks whose X-Forwarded-For, X-Actor and limits.client_header are believed; "
+        "nobody else's are.",
+    )
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, proxies: list[str]) -> list[str]:
+        return [str(ip_network(each)) for each in proxies]
+
+
+class LimitsSettings(Section):
+    """What requests may be, one by one and all together."""
+
+    max_connections: int = Field(
+        1000, ge=1, description="Most connections; beyond, the one that is idle longest is closed."
+    )
+    max_header_bytes: int = Field(32 * 2**10, ge=1024, description="Most bytes in the head of a request.")
+    max_headers: int = Field(100, ge=8, description="Most headers of a request.")
+    header_timeout_s: float = Field(
+        10.0, gt=0, allow_inf_nan=False, description="How long a connection may take to send the head of a request."
+    )
+    body_timeout_s: float = Field(
+        30.0, gt=0, allow_inf_nan=False, description="How long a request may take to send its body."
+    )
+    answer_timeout_s: float = Field(
+        60.0, gt=0, allow_inf_nan=False, description="How long a client may leave an answer unread."
+    )
+    max_body_bytes: int = Field(
+        32 * 2**20, ge=1024, description="Most bytes in a body of images or of a state; of other bodies less."
+    )
+    max_receiving_bytes: int | None = Field(
+        None,
+        ge=1024,
+        description="Most bytes in the bodies of all requests together; beyond, the one that takes longest is given "
+        "up. Empty is 8 bodies.",
+    )
+    max_pixels: int = Field(16_000_000, ge=1, description="Most pixels in one image, read from its header.")
+    max_decoding_pixels: int | None = Field(
+        None,
+        ge=1,
+        description="Most pixels of large images, of all requests together, that wait to be decoded; more get 429. "
+        "Empty is 4 images.",
+    )
+    max_decoded_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Most bytes of decoded images on their way; more get 429. Empty is what a full queue and one "
+        "forward of float32 images take.",
+    )
+    decode_threads: int = Field(
+        2, ge=1, description="Threads that decode images up to a megapixel; half as many more decode larger ones."
+    )
+    decode_timeout_s: float = Field(
+        10.0, gt=0, allow_inf_nan=False, description="How long the images of one request may take to be decoded."
+    )
+    refuse_constant: bool = Field(True, description="Refuse images of one colour: a covered lens, an empty frame.")
+    client_header: str = Field(
+        "", description="Header that names the client, from trusted proxies; empty takes X-Forwarded-For."
+    )
+
+    @property
+    def receiving_bytes(self) -> int:
+        """Most bytes in the bodies of all requests together."""
+        return self.max_receiving_bytes or 8 * self.max_body_bytes
+
+    @property
+    def decoding_pixels(self) -> int:
+        """Most pixels of large images that wait to be decoded."""
+        return self.max_decoding_pixels or 4 * self.max_pixels
+
+    @model_validator(mode="after")
+    def _fits(self) -> "LimitsSettings":
+        if self.receiving_bytes < self.max_body_bytes:
+            raise ValueError(
+                f"max_receiving_bytes is {self.max_receiving_bytes}, expected at least max_body_bytes, "
+                f"{self.max_body_bytes}: one body would never find room"
+            )
+        if self.decoding_pixels < self.max_pixels:
+            raise ValueError(
+                f"max_decoding_pixels is {self.max_decoding_pixels}, expected at least max_pixels, {self.max_pixels}: "
+                "one image would never find room"
+            )
+        return self
+
+
+class AuthSettings(Section):
+    """Who may ask."""
+
+    keys_file: Path | None = Field(
+        None, description="File of API keys that 'tta-server keys new' writes; empty lets everybody do everything."
+    )
+    insecure_public: bool = Field(
+        False,
+        description="Listen on a public address without keys: everybody who reaches the server may do everything.",
+    )
