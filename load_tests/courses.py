@@ -9,7 +9,7 @@ from tta_server.evaluate.corruptions import CORRUPTIONS, corrupt
 from tta_server.evaluate.protocols import STEPS
 
 CLEAN, CLEAN_AFTER = "clean", "clean again"
-ROUNDS = 4
+ROUNDS = 20
 PERIODS = 16, 24, 64, 80
 TURNS = (
     (CLEAN, "frost"),

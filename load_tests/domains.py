@@ -169,7 +169,8 @@ def _recurring(stretches: list[Stretch], wrong: Wrong, frozen: Wrong) -> Line:
     rounds = [wrong[start : start + size] for start in range(0, len(wrong), size)]
     known = [np.stack(shown) for shown in zip(*rounds[1:], strict=True)]
     late = [100 * float(each[:, :FIRST].mean() - each[:, FIRST:].mean()) for each in known if each.shape[1] > FIRST]
-    means = {f"round {number + 1}": 100 * float(np.concatenate(rounds[number]).mean()) for number in range(ROUNDS)}
+    shown = {"round 1": 0, "round 2": 1, f"round {ROUNDS}": -1}
+    means = {name: 100 * float(np.concatenate(rounds[number]).mean()) for name, number in shown.items()}
     over = {"known: first 64 over later": statistics.mean(late), "the worst": max(late)} if late else {}
     return means | over | {"worst 20 windows over frozen": worst(wrong, frozen)}
 

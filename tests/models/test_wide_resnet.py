@@ -77,7 +77,7 @@ def test_a_depth_that_no_such_network_has_is_refused(depth):
 
 def test_a_checkpoint_in_that_layout_is_served(tmp_path, monkeypatch):
     # The real one has 146 MB; the architecture is swapped for a narrow one of the same layout.
-    monkeypatch.setattr("tta_server.models.catalog.WideResNet", lambda classes: WideResNet(16, 2, classes))
+    monkeypatch.setattr("tta_server.models.sources.WideResNet", lambda classes: WideResNet(16, 2, classes))
     network, path = small(), tmp_path / "Standard.pt"
     wrapped = {f"module.{name}": tensor for name, tensor in network.state_dict().items()}
     torch.save({"epoch": 200, "state_dict": wrapped}, path)

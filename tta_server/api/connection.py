@@ -17,6 +17,7 @@ from tta_server.settings_door import LimitsSettings
 from tta_server.telemetry.closed_sets import TurnedAway
 
 _LINGER_S = 5.0  # how long what a client still sends is thrown away, so that it hears why
+_MOST_THROWN_BYTES = 16 * 2**20  # and how much: whoever sends more does not listen
 
 
 class Connection(HttpToolsProtocol):
@@ -31,6 +32,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self._ended = False
         self._reading_head = True
+        self._thrown_bytes = 0  # after the last answer
         self._barren_bytes = 0  # since the parser last had something
         self._timer: TimerHandle | None = None
         self._unread: TimerHandle | None = None
@@ -50,6 +52,10 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on; what never becomes a head or a body is cut off."""
+        if self._ended:
+            self._thrown_bytes += len(data)
+            if self._thrown_bytes > _MOST_THROWN_BYTES:
+                self.transport.abort()
         if self._is_over:
             return
         self._barren_bytes += len(data)

@@ -18,7 +18,7 @@ from tta_server.models.robust import measured_share, robust
 from tta_server.runtime.assemble import assemble
 from tta_server.runtime.job import Job
 from tta_server.runtime.served import Storage
-from tta_server.settings import DomainsSettings, EngineSettings, GuardSettings, Settings, StreamsSettings
+from tta_server.settings import DomainsSettings, DriftSettings, EngineSettings, GuardSettings, Settings, StreamsSettings
 from tta_server.storage.audit import Audit
 from tta_server.storage.keeper import Keeper
 from tta_server.storage.store import Store
@@ -99,6 +99,7 @@ class Session:
             engine=EngineSettings(window_rows=window_rows),
             streams=streams,
             domains=DomainsSettings(max=domains),
+            drift=DriftSettings(enabled=False),  # nobody asks for it here
             guard=guard or GuardSettings(enabled=False),
         )
         metrics = Metrics(_NAME, adapter.name)

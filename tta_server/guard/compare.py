@@ -77,7 +77,7 @@ class Compare:
         # Few images may have been of one class, and where both hardly differ there is little to gain: then little less
         # than a draw is let pass.
         least = self._settings.min_balance * record.answered * record.differed / record.scored
-        unproven = record.stream_score + 1 < _CREDIBLE * record.differed
+        unproven = record.stream_score < _CREDIBLE * record.differed
         return record.but(source=unproven or balance(record) < (least / 2 if record.source else least))
 
 

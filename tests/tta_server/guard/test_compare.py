@@ -25,9 +25,13 @@ def source_answers(said: Says, images: int) -> bool:
     return Compare(GuardSettings(), said).begin(Record.fresh(4), output, output).source
 
 
-@pytest.mark.parametrize(("images", "source"), [(4, False), (10, False), (11, True), (16, True), (64, True)])
-def test_in_doubt_about_more_than_a_few_images_the_frozen_model_answers(images, source):
-    assert source_answers(Says(0, 0, images), images) is source
+@pytest.mark.parametrize("images", [1, 4, 16, 64])
+def test_in_doubt_the_frozen_model_answers(images):
+    assert source_answers(Says(0, 0, images), images)
+
+
+def test_where_both_say_the_same_nothing_is_in_doubt():
+    assert not source_answers(Says(0, 0, 0), 16)
 
 
 @given(differ=st.integers(0, 64), data=st.data())
