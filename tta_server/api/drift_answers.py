@@ -16,9 +16,9 @@ class DriftScoreAbout(Told):
 
 
 class EstimatedAccuracies(Told):
-    """Share of the last window that each model answers as surely as it answers source images rightly.
+    """Share of the last window that each model answers as surely as source images, not from features far from theirs.
 
-    No more than a hint: a model that collapses grows sure of its answers, and this rises while the accuracy falls.
+    No more than a hint: a model that collapses grows sure of its answers, and this may rise while the accuracy falls.
     """
 
     source: float | None = Field(description="Of the frozen model; null without labels in the bundle.")

@@ -129,8 +129,10 @@ class Monitor:
         agree = frozen.logits.argmax(1) == answered.logits.argmax(1)
         found = {"agreement": agree.float().mean()}
         if self.source is not None and self.source.atc_threshold is not None:
-            confidence = answered.logits.softmax(1).amax(1)
-            found["estimated_accuracy"] = (confidence >= self.source.atc_threshold).float().mean()
+            scores = window_scores(
+                image_scores(answered.logits.float(), answered.features.float(), self.source), self.source
+            )
+            found["estimated_accuracy"] = torch.minimum(scores["atc_accuracy"], 1 - scores["far_feature_share"])
         norms, shifts = norm_scores(step.moments, self.stats), layer_shifts(step.moments, self.stats)
         layers = [torch.stack(pair) for pair in shifts.values()]
         host = torch.cat([torch.stack([*found.values(), *norms.values()]), *layers]).tolist()

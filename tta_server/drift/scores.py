@@ -10,6 +10,7 @@ standard deviations, so that layers compare.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from tta_server.adapters.losses import entropy
 from tta_server.models import Reference, Tensors
+from tta_server.telemetry.closed_sets import DriftScore
 
 LEVELS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 """The quantiles that a reference bundle keeps; on both sides, because some scores fall under drift."""
@@ -171,6 +173,19 @@ def window_scores(window: ImageScores, source: SourceStatistics) -> dict[str, Te
         scores["atc_accuracy"] = _share(window.confidence >= source.atc_threshold)
         scores["doc_accuracy"] = (source.accuracy - (source.confidence_mean - confidence)).clamp(0, 1)
     return scores
+
+
+def estimated_accuracy(scores: Mapping[DriftScore, float]) -> float | None:
+    """Return the share of a window that may have been answered rightly: answers that are sure, if not from far away.
+
+    Confidence alone (`atc_accuracy`) says of most networks that they read noise nearly always right; but then their
+    features lie where those of no source image do. So it counts no more than the features that do not.
+
+    Returns:
+        In [0, 1]; None without labels in the bundle.
+    """
+    sure = scores.get("atc_accuracy")
+    return None if sure is None else min(sure, 1 - scores["far_feature_share"])
 
 
 def norm_scores(moments: Tensors, stats: Tensors) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from tta_server.drift.monitor import Monitor
 from tta_server.drift.nulls import Null
+from tta_server.drift.scores import estimated_accuracy
 from tta_server.drift.watch import Watch
 from tta_server.telemetry.closed_sets import DRIFT_STATES, DriftScore
 
@@ -36,7 +37,7 @@ def told(watch: Watch, monitor: Monitor) -> dict[str, Any]:
         "windows_scored": watch.seen,
         "scores": _scores(watch.scores, monitor.known),
         "estimated_accuracy": {
-            "source": watch.scores.get("atc_accuracy"),
+            "source": estimated_accuracy(watch.scores),
             "adapted": watch.learnt.measures.get("estimated_accuracy"),
         },
         "learnt": {

@@ -51,7 +51,7 @@ class DriftSeries:
         )
         self._accuracy = Gauge(
             "tta_estimated_accuracy_ratio",
-            "Accuracy as confidence suggests it; rises also when a stream collapses, so it never stands alone.",
+            "Accuracy as confidence and features suggest it; a collapse may raise it, so it never stands alone.",
             [*two, "variant"],
             registry=registry,
         )

@@ -125,12 +125,16 @@ def test_what_a_stream_learns_from_is_scored_beside_the_frozen_model_layer_by_la
     learnt, window = stream.drift.learnt, torch.from_numpy(images[WINDOW:]).float() / 255
     frozen = MODEL.backbone.forward(window).logits.argmax(1)
     (before,) = [kept.state for kept in domain.history if kept.steps == 1]
-    answered = domain.method.adapter.predict(MODEL.backbone, before, window).logits
+    output = domain.method.adapter.predict(MODEL.backbone, before, window)
+    answered, centred = output.logits, output.features - MODEL.reference.tensors["features/mean"]
     assert (stream.drift.state, stream.drift.because) == ("drift", "style")
     assert (learnt.rows, stream.drift.seen) == (WINDOW, 2), "the windows that it learns from are scored for the stream"
     assert learnt.measures["agreement"] == pytest.approx((answered.argmax(1) == frozen).float().mean().item())
     sure = answered.softmax(1).amax(1) >= MODEL.reference.tensors["atc/threshold"]
-    assert learnt.measures["estimated_accuracy"] == pytest.approx(sure.float().mean().item())
+    distances = ((centred @ MODEL.reference.tensors["features/precision"]) * centred).sum(1).sqrt()
+    near = distances <= MODEL.reference.tensors["features/distance_quantiles"][LEVELS.index(0.99)]
+    estimate = min(share.float().mean().item() for share in (sure, near))
+    assert learnt.measures["estimated_accuracy"] == pytest.approx(estimate)
     assert learnt.measures.keys() >= {"diversity", "balance", "update_norm", "parameter_distance"}
     first = learnt.layers["bn"]  # nothing before it has learnt
     found = MODEL.backbone.forward(window, statistics="batch").moments

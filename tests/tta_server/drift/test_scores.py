@@ -23,6 +23,7 @@ from tta_server.drift.scores import (
     class_shares,
     divergence,
     energy,
+    estimated_accuracy,
     image_scores,
     layer_shifts,
     mahalanobis,
@@ -341,3 +342,12 @@ def test_the_largest_entropy_is_1():
 
     assert found.entropy_ratio.tolist() == pytest.approx([1, 1])
     assert found.energy.tolist() == pytest.approx([-math.log(CLASSES)] * 2)
+
+
+@pytest.mark.parametrize(("sure", "far", "estimate"), [(0.9, 0.0, 0.9), (0.97, 0.75, 0.25), (0.2, 0.3, 0.2)])
+def test_no_more_is_estimated_to_be_right_than_is_seen_from_near_by(sure, far, estimate):
+    assert estimated_accuracy({"atc_accuracy": sure, "far_feature_share": far}) == pytest.approx(estimate)
+
+
+def test_without_labels_nothing_is_estimated():
+    assert estimated_accuracy({"far_feature_share": 0.5}) is None
