@@ -3,7 +3,7 @@
 import asyncio
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,11 +11,13 @@ import httpx
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from tests.pages import ROOT
 from tests.server import Running, running
-from tests.tta_server.calls import infer, stream
+from tests.tta_server.calls import UNGUARDED, infer, stream
+from tests.tta_server.pictures import encoded
 from tta_server.app import build
 from tta_server.keys.keyring import new_key
 from tta_server.models import glyphs, load
@@ -88,7 +90,7 @@ def test_a_person_sees_the_drift_acts_on_it_and_stops_the_server_with_the_page_o
         elsewhere, wrong = [], []
         page.on("request", lambda request: elsewhere.append(request.url))
         page.goto(f"{server.url}/")
-        page.wait_for_function("document.getElementById('trouble').textContent.includes('key')")
+        page.locator("#trouble", has_text="with a key only").wait_for()
 
         page.on("console", lambda told: wrong.append(told.text) if told.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -127,7 +129,7 @@ def test_a_person_sees_the_drift_acts_on_it_and_stops_the_server_with_the_page_o
         page.wait_for_selector("#streams a")
         server.process.terminate()
         assert server.process.wait(PATIENCE_MS / 1000) == 0
-        page.wait_for_function("document.getElementById('trouble').textContent.includes('does not answer')")
+        page.locator("#trouble", has_text="does not answer").wait_for()
     assert "exceeded" not in (tmp_path / "server.log").read_text(), "nothing had to be broken off for the stop"
 
 
@@ -156,7 +158,7 @@ def confirm(page: Page, does: str, reason: str, done: str) -> None:
     page.click(f"[data-does={does}]")
     page.fill("#reason", reason)
     page.press("#reason", "Enter")
-    page.wait_for_function("done => document.getElementById('done').textContent.includes(done)", arg=done)
+    page.locator("#done", has_text=done).wait_for()
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
@@ -191,28 +193,30 @@ def test_no_file_of_the_pages_names_an_address_or_holds_a_script_or_style_of_its
 
 
 def test_to_compare_says_what_a_request_would_and_changes_nothing(tmp_path):
-    async def asked(client: httpx.AsyncClient) -> tuple[dict, dict, list[dict], dict]:
-        files = [("image", NOISY.read_bytes())] * 4 + [("image", (ROOT / "docs/frame.png").read_bytes())] * 4
-        for name in ("noisy", "noisy", "frozen"):
-            sent = files[:4] * 4 if name == "noisy" else files
-            response = await client.post("/predict", files=sent, headers={"X-Stream-Id": name})
-        frozen = response.json()
+    images = drifted(glyphs.images("test")[0][:52]).transpose(0, 2, 3, 1)
+    files = [("image", encoded(Image.fromarray(image))) for image in images]
+
+    async def asked(client: httpx.AsyncClient) -> tuple[list[dict], list[dict], dict, dict]:
+        def predict(name: str, start: int, end: int) -> Coroutine[None, None, httpx.Response]:
+            return client.post("/predict", files=files[start:end], headers={"X-Stream-Id": name})
+
+        for start in range(0, 48, ROWS):
+            await predict("noisy", start, start + ROWS)
         about = [(await client.get("/v1/streams/noisy")).json()]
-        compared = (await client.post("/v1/streams/noisy/compare", files=files[:4])).json()
-        domain = (await client.post("/v1/streams/noisy@1/compare", files=files)).json()
+        names = ("noisy", "noisy@1")
+        compared = [(await client.post(f"/v1/streams/{name}/compare", files=files[48:])).json() for name in names]
         about.append((await client.get("/v1/streams/noisy")).json())
-        said = await client.post("/predict", files=files[:4], headers={"X-Stream-Id": "noisy"})
-        return compared, domain, about, said.json() | {"frozen": frozen["predictions"]}
+        return compared, about, (await predict("noisy", 48, 52)).json(), (await predict("frozen", 48, 52)).json()
 
     off = {"named": {"frozen": {"mode": "off"}}}
-    compared, domain, about, said = ask_in_process(tmp_path, asked, streams=off)
+    compared, about, said, frozen = ask_in_process(tmp_path, asked, streams=off, guard=UNGUARDED)
 
     assert about[0] == about[1]
     assert said["adapted"] is True
-    for images in (compared["images"], domain["images"]):
-        assert [each["source"]["label"] for each in images] == [one["label"] for one in said["frozen"]][: len(images)]
-    for one, answered in zip(compared["images"], said["predictions"], strict=True):
-        assert (one["domain"], one["adapted"]) == (answered["domain"], True) == ("noisy@1", True)
-        assert one["learnt"]["label"] == answered["label"]
-        assert one["learnt"]["top"][0]["probability"] == pytest.approx(answered["top"][0]["probability"], abs=1e-5)
-    assert {each["domain"] for each in domain["images"]} == {"noisy@1"}
+    for each in compared:
+        assert each["images"] == compared[0]["images"]
+        for one, answer, source in zip(each["images"], said["predictions"], frozen["predictions"], strict=True):
+            assert (one["domain"], one["adapted"]) == (answer["domain"], True) == ("noisy@1", True)
+            for shown, true in ((one["learnt"], answer), (one["source"], source)):
+                assert shown["label"] == true["label"]
+                assert shown["top"][0]["probability"] == pytest.approx(true["top"][0]["probability"], abs=1e-4)

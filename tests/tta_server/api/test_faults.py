@@ -15,6 +15,7 @@ from tta_server.models import Model, Preprocess
 from tta_server.runtime.commands import Commands
 from tta_server.runtime.compare_commands import CompareCommands
 from tta_server.runtime.domain_commands import DomainCommands
+from tta_server.runtime.drift_commands import DriftCommands
 from tta_server.runtime.state_commands import StateCommands
 from tta_server.settings_file import load_settings
 
@@ -67,7 +68,7 @@ def test_an_error_of_a_command_is_the_servers_on_every_route(tmp_path, monkeypat
     def bug(*_args: object, **_keys: object) -> None:
         raise ValueError("a bug, and nobody's request")
 
-    for commands in (Commands, CompareCommands, DomainCommands, StateCommands):
+    for commands in (Commands, CompareCommands, DomainCommands, DriftCommands, StateCommands):
         for name in [name for name in vars(commands) if not name.startswith("_") and name != "save"]:
             monkeypatch.setattr(commands, name, bug)
     # The log of all streams asks no command, and that of one asks only if it is empty.
