@@ -108,7 +108,7 @@ def test_a_person_sees_the_drift_acts_on_it_and_stops_the_server_with_the_page_o
         assert "gate-7@1" in page.inner_text("#domains")
         for place in ("classes", "layers", "accuracy"):
             assert page.locator(f"#{place} tbody tr").count() >= 2, place
-        assert serious(page) == []
+        check_looks(page)
 
         page.set_input_files("#image", NOISY)
         page.wait_for_selector("#compared .said")
@@ -131,6 +131,16 @@ def test_a_person_sees_the_drift_acts_on_it_and_stops_the_server_with_the_page_o
         assert server.process.wait(PATIENCE_MS / 1000) == 0
         page.locator("#trouble", has_text="does not answer").wait_for()
     assert "exceeded" not in (tmp_path / "server.log").read_text(), "nothing had to be broken off for the stop"
+
+
+def check_looks(page: Page) -> None:
+    """See that the page can be used by light, in the dark, and on a phone, whose width only tables exceed."""
+    assert serious(page) == []
+    page.emulate_media(color_scheme="dark")
+    assert serious(page) == []
+    page.set_viewport_size({"width": 360, "height": 700})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.set_viewport_size({"width": 1200, "height": 900})
 
 
 def check_actions(page: Page, server: Running) -> None:

@@ -8,13 +8,14 @@ const EVERY_MS = 2000;
 const ROWS = 20; // of the table; each costs a request now and then
 const LISTED_EVERY = 5; // looks at the chosen stream, for one at the drift of every stream in the table
 const at = (id) => document.getElementById(id);
-const seen = { after: "", next: null, drifts: new Map(), turn: 0, timer: 0, asking: false };
+const seen = { after: "", next: null, drifts: new Map(), turn: 0, timer: 0, asking: false, again: false };
 const chosen = () => decodeURIComponent(location.hash.slice(1));
 const nobody = (error) => (error.status === 501 || error.status === 404 || error.status === 503 ? null : Promise.reject(error));
 const driftOf = (name) => ask(`v1/streams/${encodeURIComponent(name)}/drift`).catch(nobody);
 
 async function look() {
   clearTimeout(seen.timer);
+  seen.again = seen.asking;
   if (seen.asking) return;
   seen.asking = true;
   try {
@@ -24,7 +25,7 @@ async function look() {
     show("trouble", error.status === 401 ? `${error.message}. Type it above.` : error.message);
   } finally {
     seen.asking = false;
-    seen.timer = setTimeout(look, EVERY_MS);
+    seen.timer = setTimeout(look, seen.again ? 0 : EVERY_MS);
   }
 }
 
@@ -36,8 +37,8 @@ async function refresh() {
     const found = await Promise.all(page.streams.map(({ name, in_memory }) => (in_memory ? driftOf(name) : null)));
     seen.drifts = new Map(page.streams.map(({ name }, place) => [name, found[place]]));
   }
-  if (chosen()) await showStream(chosen());
   showStreams(page.streams);
+  if (chosen()) await showStream(chosen());
 }
 
 function showStreams(streams) {

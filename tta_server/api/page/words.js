@@ -27,7 +27,7 @@ export const MARKED = new Set(["reject", "skip", "rollback", "reset", "freeze", 
 export const OF_DOMAINS = new Set(["open", "merge", "forget"]);
 export const BY_THE_GUARD = new Set(["commit", "reject", "skip", "rollback", "reset", "freeze"]);
 
-export const percent = (ratio) => (ratio == null ? "not known" : `${(100 * ratio).toFixed(1)} %`);
+export const percent = (ratio) => (ratio == null ? "not known" : `${(100 * ratio).toFixed(1)}\u00a0%`);
 export const clock = (time) => (time ? new Date(time).toLocaleString([], { dateStyle: "short", timeStyle: "medium" }) : "");
 export const happened = (verdict) => HAPPENED[verdict] ?? verdict;
 export const titled = (domain) => (domain.title ? `${domain.id} (${domain.title})` : domain.id);
