@@ -28,6 +28,12 @@ PATIENCE_MS = 60_000
 FOLDER = ROOT / "tta_server/api/page"
 BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 NOISY = ROOT / "docs/noisy.png"
+DROPPED = """bytes => {
+  const carried = new DataTransfer();
+  carried.items.add(new File([new Uint8Array(bytes)], "noisy.png", { type: "image/png" }));
+  return carried;
+}"""
+"""Makes what a mouse carries that drags an image."""
 
 
 def drifted(images: np.ndarray) -> np.ndarray:
@@ -110,8 +116,14 @@ def test_a_person_sees_the_drift_acts_on_it_and_stops_the_server_with_the_page_o
             assert page.locator(f"#{place} tbody tr").count() >= 2, place
         check_looks(page)
 
+        image = page.evaluate_handle(DROPPED, list(NOISY.read_bytes()))
+        page.dispatch_event("#drop", "drop", {"dataTransfer": image})
+        page.wait_for_selector("#compared .said")
+        dropped = page.inner_text("#compared")
+        page.evaluate("document.getElementById('compared').replaceChildren()")
         page.set_input_files("#image", NOISY)
         page.wait_for_selector("#compared .said")
+        assert page.inner_text("#compared") == dropped
         answers = page.locator("#compared .said .label").all_inner_texts()
         assert len(answers) == 2
         assert set(answers) <= set(load("glyphs").labels)

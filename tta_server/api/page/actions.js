@@ -72,19 +72,43 @@ async function carryOut(event) {
 }
 
 function said(title, answer, note) {
-  const rows = answer?.top.map((each) => make("tr", {}, make("td", {}, each.label), make("td", { class: "number" }, percent(each.probability))));
-  return make("div", { class: "said" }, make("h4", {}, title), make("p", { class: "label" }, answer ? answer.label : "nothing"),
-    rows ? make("table", {}, make("tbody", {}, ...rows)) : "", make("p", { class: "quiet" }, note));
+  const rows = answer?.top.map((each) =>
+    make("tr", {}, make("td", {}, each.label), make("td", { class: "number" }, percent(each.probability))),
+  );
+  return make(
+    "div",
+    { class: "said" },
+    make("h4", {}, title),
+    make("p", { class: "label" }, answer ? answer.label : "nothing"),
+    rows ? make("table", {}, make("tbody", {}, ...rows)) : "",
+    make("p", { class: "quiet" }, note),
+  );
 }
 
 async function compare(file) {
   const place = at("compared");
   try {
-    const { images } = await ask(`v1/streams/${stateOf()}/compare`, { method: "POST", body: file, headers: { "Content-Type": file.type || "image/png" } });
+    const { images } = await ask(`v1/streams/${stateOf()}/compare`, {
+      method: "POST",
+      body: file,
+      headers: { "Content-Type": file.type || "image/png" },
+    });
     const [{ domain, adapted, source, learnt }] = images;
     const like = { source: "It looks like the source's images.", "": "" }[domain] ?? `It is taken for ${domain}.`;
-    const whose = learnt ? (adapted ? "A request would get this." : "The frozen model would answer a request.") : "Nothing was learnt of such images.";
-    place.replaceChildren(make("p", {}, like), make("div", { class: "both" }, said("Frozen", source, adapted ? "" : "A request would get this."), said("Adapted", learnt, whose)));
+    const whose = learnt
+      ? adapted
+        ? "A request would get this."
+        : "The frozen model would answer a request."
+      : "Nothing was learnt of such images.";
+    place.replaceChildren(
+      make("p", {}, like),
+      make(
+        "div",
+        { class: "both" },
+        said("Frozen", source, adapted ? "" : "A request would get this."),
+        said("Adapted", learnt, whose),
+      ),
+    );
   } catch (error) {
     place.replaceChildren(make("p", { class: "warning" }, error.message));
   }
@@ -101,7 +125,9 @@ export function prepareActions(chosen, look) {
       at("reason").focus();
     });
   }
-  at("confirm").querySelector("form").addEventListener("submit", (event) => carryOut(event).then(look));
+  at("confirm")
+    .querySelector("form")
+    .addEventListener("submit", (event) => carryOut(event).then(look));
   at("no").addEventListener("click", () => at("confirm").close());
   at("whose").addEventListener("change", look);
   at("image").addEventListener("change", () => at("image").files[0] && compare(at("image").files[0]));

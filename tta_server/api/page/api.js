@@ -11,7 +11,8 @@ export async function ask(path, asked = {}) {
     throw new Error("the server does not answer; it is asked again");
   }
   const told = response.status === 204 ? null : await response.json().catch(() => null);
-  if (!response.ok) throw Object.assign(new Error(told?.error ?? `the server said ${response.status}`), { status: response.status });
+  if (!response.ok)
+    throw Object.assign(new Error(told?.error ?? `the server said ${response.status}`), { status: response.status });
   return told;
 }
 

@@ -17,7 +17,9 @@ export function sparkline(values, most) {
   const height = Math.max(most, ...values);
   const step = 92 / Math.max(values.length - 1, 1);
   const points = values.map((value, at) => [2 + at * step, 20 - (18 * Math.max(value, 0)) / height]);
-  picture.append(draw("line", { x1: 2, x2: 94, y1: 20 - (18 * most) / height, y2: 20 - (18 * most) / height, class: "limit" }));
+  picture.append(
+    draw("line", { x1: 2, x2: 94, y1: 20 - (18 * most) / height, y2: 20 - (18 * most) / height, class: "limit" }),
+  );
   if (points.length) picture.append(draw("path", { d: path(points), class: "line" }));
   return picture;
 }
@@ -37,11 +39,15 @@ export function chart(windows, limits, marks, title, width) {
   windows.forEach((each, at) => {
     const from = at ? x(times[at - 1]) : LEFT;
     const wide = Math.max(x(times[at]) - from, 0);
-    picture.append(draw("rect", { x: from, y: TOP, width: wide, height: HEIGHT - BOTTOM - TOP, class: `band ${each.state}` }));
+    picture.append(
+      draw("rect", { x: from, y: TOP, width: wide, height: HEIGHT - BOTTOM - TOP, class: `band ${each.state}` }),
+    );
   });
   for (const value of [low, (low + high) / 2, high]) {
     picture.append(draw("line", { x1: LEFT, x2: right, y1: y(value), y2: y(value), class: "grid" }));
-    picture.append(draw("text", { x: LEFT - 6, y: y(value) + 4, class: "end" }, Number(value.toPrecision(2)).toString()));
+    picture.append(
+      draw("text", { x: LEFT - 6, y: y(value) + 4, class: "end" }, Number(value.toPrecision(2)).toString()),
+    );
   }
   for (const { value, name } of limits) {
     picture.append(draw("line", { x1: LEFT, x2: right, y1: y(value), y2: y(value), class: "limit" }));

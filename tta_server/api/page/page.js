@@ -10,7 +10,8 @@ const LISTED_EVERY = 5; // looks at the chosen stream, for one at the drift of e
 const at = (id) => document.getElementById(id);
 const seen = { after: "", next: null, drifts: new Map(), turn: 0, timer: 0, asking: false, again: false };
 const chosen = () => decodeURIComponent(location.hash.slice(1));
-const nobody = (error) => (error.status === 501 || error.status === 404 || error.status === 503 ? null : Promise.reject(error));
+const nobody = (error) =>
+  error.status === 501 || error.status === 404 || error.status === 503 ? null : Promise.reject(error);
 const driftOf = (name) => ask(`v1/streams/${encodeURIComponent(name)}/drift`).catch(nobody);
 
 async function look() {
@@ -38,7 +39,9 @@ async function refresh() {
     seen.drifts = new Map(page.streams.map(({ name }, place) => [name, found[place]]));
   }
   showStreams(page.streams);
-  if (chosen()) await showStream(chosen());
+  const shown = at("name").textContent === chosen() && !at("stream").hidden;
+  const isOnDisk = page.streams.some(({ name, in_memory }) => name === chosen() && !in_memory);
+  if (chosen() && !(shown && isOnDisk)) await showStream(chosen()); // to ask would bring it back each time
 }
 
 function showStreams(streams) {
@@ -56,7 +59,11 @@ function showStreams(streams) {
 }
 
 function newRow(name) {
-  const row = make("tr", { "data-name": name }, make("th", { scope: "row" }, make("a", { href: `#${encodeURIComponent(name)}` }, name)));
+  const row = make(
+    "tr",
+    { "data-name": name },
+    make("th", { scope: "row" }, make("a", { href: `#${encodeURIComponent(name)}` }, name)),
+  );
   for (const kind of ["", "", "", "", "", "", "number", "number"]) row.append(make("td", kind ? { class: kind } : {}));
   return row;
 }
@@ -64,7 +71,9 @@ function newRow(name) {
 function fill(row, stream, drift) {
   const [, state, since, evidence, like, mode, answers, version, images] = row.cells;
   row.toggleAttribute("data-chosen", stream.name === chosen());
-  state.replaceChildren(badge(stream.trouble ? "set aside" : (drift?.state ?? (stream.in_memory ? "unknown" : "on disk"))));
+  state.replaceChildren(
+    badge(stream.trouble ? "set aside" : (drift?.state ?? (stream.in_memory ? "unknown" : "on disk"))),
+  );
   since.textContent = drift && drift.state !== "unknown" ? ago(drift.since) : "";
   const history = drift?.history.map((each) => each.evidence_decades) ?? [];
   evidence.replaceChildren(history.length ? sparkline(history, drift.evidence_of_drift) : "");
@@ -92,18 +101,48 @@ async function showStream(name) {
   const isNew = at("stream").hidden || at("name").textContent !== name;
   at("stream").hidden = false;
   show("name", name);
-  show("drifting", drift ? drifting(drift) : "Nobody watches drift: drift.enabled is false in the server's configuration.");
+  show(
+    "drifting",
+    drift ? drifting(drift) : "Nobody watches drift: drift.enabled is false in the server's configuration.",
+  );
   show("better", better(stream, drift));
   show("why", why(stream));
   showChart(stream, drift);
   showAccuracy(stream, drift);
-  bars(at("classes"), (drift?.classes ?? []).slice(0, 8).map((each) => [each.label, each.share, each.source_share]), percent, "of late", "in source images");
-  bars(at("layers"), (drift?.learnt.layers ?? []).slice(0, 8).map((each) => [each.layer, each.w2]), (value) => value.toFixed(3), "distance, in standard deviations of the source");
-  bars(at("domains"), (drift?.domains ?? []).map((each) => [titled(each) + (each.current ? ", now" : ""), each.share]), percent, "of the images of late");
+  bars(
+    at("classes"),
+    (drift?.classes ?? []).slice(0, 8).map((each) => [each.label, each.share, each.source_share]),
+    percent,
+    "of late",
+    "in source images",
+  );
+  bars(
+    at("layers"),
+    (drift?.learnt.layers ?? []).slice(0, 8).map((each) => [each.layer, each.w2]),
+    (value) => value.toFixed(3),
+    "distance, in standard deviations of the source",
+  );
+  bars(
+    at("domains"),
+    (drift?.domains ?? []).map((each) => [titled(each) + (each.current ? ", now" : ""), each.share]),
+    percent,
+    "of the images of late",
+  );
   const verdicts = stream.verdicts.toReversed();
-  at("events").tBodies[0].replaceChildren(...verdicts.map((each) => make("tr", {},
-    make("td", {}, clock(each.time)), make("td", {}, each.domain || name), make("td", {}, happened(each.verdict)),
-    make("td", {}, each.reason), make("td", {}, each.who), make("td", {}, `${each.version_before} → ${each.version_after}`))));
+  at("events").tBodies[0].replaceChildren(
+    ...verdicts.map((each) =>
+      make(
+        "tr",
+        {},
+        make("td", {}, clock(each.time)),
+        make("td", {}, each.domain || name),
+        make("td", {}, happened(each.verdict)),
+        make("td", {}, each.reason),
+        make("td", {}, each.who),
+        make("td", {}, `${each.version_before} → ${each.version_after}`),
+      ),
+    ),
+  );
   showActions(stream, drift, isNew);
   if (isNew) at("name").focus({ preventScroll: false });
 }
@@ -112,16 +151,37 @@ function showChart(stream, drift) {
   const select = at("score");
   const names = ["evidence", ...Object.keys(drift?.history.at(-1)?.scores ?? {})];
   if ([...select.options].map((each) => each.value).join() !== names.join()) {
-    select.replaceChildren(...names.map((each) => make("option", { value: each }, each === "evidence" ? "evidence of drift, powers of ten" : each.replaceAll("_", " "))));
+    select.replaceChildren(
+      ...names.map((each) =>
+        make(
+          "option",
+          { value: each },
+          each === "evidence" ? "evidence of drift, powers of ten" : each.replaceAll("_", " "),
+        ),
+      ),
+    );
   }
   const score = select.value;
   const value = (each) => (score === "evidence" ? each.evidence_decades : (each.scores[score] ?? 0));
   const windows = (drift?.history ?? []).map((each) => ({ time: each.time, state: each.state, value: value(each) }));
-  if (windows.length < 2) return at("chart").replaceChildren(make("p", { class: "quiet" }, "No window of images was scored yet, or one alone."));
-  const limits = score === "evidence" ? [{ value: drift.evidence_of_warning, name: "warning" }, { value: drift.evidence_of_drift, name: "drift" }] : [];
+  if (windows.length < 2)
+    return at("chart").replaceChildren(
+      make("p", { class: "quiet" }, "No window of images was scored yet, or one alone."),
+    );
+  const limits =
+    score === "evidence"
+      ? [
+          { value: drift.evidence_of_warning, name: "warning" },
+          { value: drift.evidence_of_drift, name: "drift" },
+        ]
+      : [];
   const marks = stream.verdicts
     .filter((each) => MARKED.has(each.verdict) || OF_DOMAINS.has(each.verdict))
-    .map((each) => ({ time: each.time, kind: OF_DOMAINS.has(each.verdict) ? "domain" : "event", name: `${clock(each.time)}: ${happened(each.verdict)}` }));
+    .map((each) => ({
+      time: each.time,
+      kind: OF_DOMAINS.has(each.verdict) ? "domain" : "event",
+      name: `${clock(each.time)}: ${happened(each.verdict)}`,
+    }));
   const last = windows.at(-1);
   const title = `${select.selectedOptions[0].text} over the last ${windows.length} windows; the last is ${last.value.toPrecision(3)}, and the state is ${drift.state}`;
   return at("chart").replaceChildren(chart(windows, limits, marks, title, Math.max(at("chart").clientWidth, 240)));
@@ -131,24 +191,53 @@ function showAccuracy(stream, drift) {
   const { adapted, source } = stream.labelled;
   const estimated = drift?.estimated_accuracy ?? {};
   const rows = [
-    ["right, by true labels", adapted.labels ? percent(source.accuracy) : "no labels", adapted.labels ? percent(adapted.accuracy) : "no labels"],
+    [
+      "right, by true labels",
+      adapted.labels ? percent(source.accuracy) : "no labels",
+      adapted.labels ? percent(adapted.accuracy) : "no labels",
+    ],
     ["right, estimated", percent(estimated.source), percent(estimated.adapted)],
   ];
-  const head = make("tr", {}, make("td", {}), make("th", { scope: "col" }, "frozen"), make("th", { scope: "col" }, "adapted"));
+  const head = make(
+    "tr",
+    {},
+    make("td", {}),
+    make("th", { scope: "col" }, "frozen"),
+    make("th", { scope: "col" }, "adapted"),
+  );
   at("accuracy").replaceChildren(
-    make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows.map(([name, ...values]) =>
-      make("tr", {}, make("th", { scope: "row" }, name), ...values.map((each) => make("td", {}, each)))))),
-    make("p", {}, `Both answer ${percent(drift?.learnt.agreement)} of the last window alike.`));
+    make(
+      "table",
+      {},
+      make("thead", {}, head),
+      make(
+        "tbody",
+        {},
+        ...rows.map(([name, ...values]) =>
+          make("tr", {}, make("th", { scope: "row" }, name), ...values.map((each) => make("td", {}, each))),
+        ),
+      ),
+    ),
+    make("p", {}, `Both answer ${percent(drift?.learnt.agreement)} of the last window alike.`),
+  );
 }
 
 // rows: [name, value, value beside it or nothing].
 function bars(place, rows, told, first, second) {
   if (!rows.length) return place.replaceChildren(make("p", { class: "quiet" }, "Nothing is known yet."));
   const most = Math.max(...rows.flatMap(([, ...values]) => values), 1e-9);
-  const one = (value, kind) => make("td", {}, make("meter", { min: 0, max: most, value, class: kind, "aria-hidden": "true" }), ` ${told(value)}`);
+  const one = (value, kind) =>
+    make("td", {}, make("meter", { min: 0, max: most, value, class: kind, "aria-hidden": "true" }), ` ${told(value)}`);
   const titles = [first, ...(second ? [second] : [])];
   const head = make("tr", {}, make("td", {}), ...titles.map((each) => make("th", { scope: "col" }, each)));
-  const body = rows.map(([name, ...values]) => make("tr", {}, make("th", { scope: "row" }, name), ...values.map((value, beside) => one(value, beside ? "source" : "late"))));
+  const body = rows.map(([name, ...values]) =>
+    make(
+      "tr",
+      {},
+      make("th", { scope: "row" }, name),
+      ...values.map((value, beside) => one(value, beside ? "source" : "late")),
+    ),
+  );
   return place.replaceChildren(make("table", {}, make("thead", {}, head), make("tbody", {}, ...body)));
 }
 

@@ -28,7 +28,8 @@ export const OF_DOMAINS = new Set(["open", "merge", "forget"]);
 export const BY_THE_GUARD = new Set(["commit", "reject", "skip", "rollback", "reset", "freeze"]);
 
 export const percent = (ratio) => (ratio == null ? "not known" : `${(100 * ratio).toFixed(1)}\u00a0%`);
-export const clock = (time) => (time ? new Date(time).toLocaleString([], { dateStyle: "short", timeStyle: "medium" }) : "");
+export const clock = (time) =>
+  time ? new Date(time).toLocaleString([], { dateStyle: "short", timeStyle: "medium" }) : "";
 export const happened = (verdict) => HAPPENED[verdict] ?? verdict;
 export const titled = (domain) => (domain.title ? `${domain.id} (${domain.title})` : domain.id);
 
@@ -48,7 +49,8 @@ export function drifting(drift) {
     const harmless = drift.because === "prediction_divergence_ratio" ? ", which is no fault by itself" : "";
     return `Perhaps, ${since}: ${because}${harmless}.${missing}`;
   }
-  if (drift.state === "stable") return `No. ${since[0].toUpperCase()}${since.slice(1)}, its images look and read like the source's.${missing}`;
+  if (drift.state === "stable")
+    return `No. ${since[0].toUpperCase()}${since.slice(1)}, its images look and read like the source's.${missing}`;
   return `Not known yet: too little was seen to say.${missing}`;
 }
 
@@ -62,7 +64,10 @@ export function better(stream, drift) {
   const answers = stream.answers === "source" ? "The frozen model answers." : "What was learnt answers.";
   if (!drift?.learnt.rows) return `Nothing was learnt yet, so there is nothing to compare. ${answers}`;
   const gain = drift.learnt.measures.estimated_gain;
-  const guessed = gain == null ? "" : ` Where the two differ, the guard finds ${gain > 0 ? "what was learnt" : "the frozen model"} more credible.`;
+  const guessed =
+    gain == null
+      ? ""
+      : ` Where the two differ, the guard finds ${gain > 0 ? "what was learnt" : "the frozen model"} more credible.`;
   return `Nobody sent true labels, so it is not known for sure.${guessed} On the last window both agree on ${percent(drift.learnt.agreement)} of the images. ${answers}`;
 }
 
