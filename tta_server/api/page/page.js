@@ -80,7 +80,7 @@ function fill(row, stream, drift) {
   const current = drift?.domains.find((each) => each.current);
   like.textContent = current ? titled(current) : "";
   mode.textContent = stream.frozen ? `${stream.mode}, frozen by the guard` : stream.mode;
-  answers.textContent = stream.answers === "source" ? "frozen model" : "what was learnt";
+  answers.textContent = stream.answers === "source" ? "frozen model" : "its own state";
   version.textContent = stream.state_version;
   images.textContent = stream.images.toLocaleString();
 }
@@ -218,7 +218,7 @@ function showAccuracy(stream, drift) {
         ),
       ),
     ),
-    make("p", {}, `Both answer ${percent(drift?.learnt.agreement)} of the last window alike.`),
+    make("p", {}, drift?.learnt.rows ? `Both answer ${percent(drift.learnt.agreement)} of the last window alike.` : ""),
   );
 }
 

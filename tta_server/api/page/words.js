@@ -61,8 +61,8 @@ export function better(stream, drift) {
     const of = ({ accuracy, low, high }) => `${percent(accuracy)} (${percent(low)} to ${percent(high)})`;
     return `${found}. Of ${adapted.labels} images with true labels the stream is right on ${of(adapted)}, the frozen model on ${of(source)}.`;
   }
-  const answers = stream.answers === "source" ? "The frozen model answers." : "What was learnt answers.";
-  if (!drift?.learnt.rows) return `Nothing was learnt yet, so there is nothing to compare. ${answers}`;
+  const answers = stream.answers === "source" ? "The frozen model answers." : "The stream's own state answers.";
+  if (!drift?.learnt.rows) return "Nothing was learnt yet, so there is nothing to compare.";
   const gain = drift.learnt.measures.estimated_gain;
   const guessed =
     gain == null
