@@ -48,6 +48,8 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED) $(PROMETHEUS)
 	@command -v curl > /dev/null || apt-get install --yes curl
+	@command -v chromium > /dev/null || apt-get install --yes --no-install-recommends chromium fonts-dejavu-core \
+		|| (apt-get update && apt-get install --yes --no-install-recommends chromium fonts-dejavu-core)
 	$(BIN)/pytest -n 2 $(ARGS)
 
 test-quick: $(INSTALLED)

@@ -100,7 +100,9 @@ def test_the_wheel_holds_every_file_of_the_rooms_and_their_data(wheel):
         if path.suffix in (".py", ".safetensors", ".npz", ".md")
     }
 
-    assert tracked <= files(wheel)
+    pages = {f"tta_server/api/page/{path.name}" for path in (ROOT / "tta_server/api/page").iterdir() if path.is_file()}
+
+    assert tracked | pages <= files(wheel)
     assert {f"tta_server/models/glyphs/{path.name}" for path in (glyphs.WEIGHTS, glyphs.REFERENCE)} <= tracked
 
 

@@ -14,12 +14,14 @@ from fastapi import Depends, FastAPI
 from tta_server import __version__, models
 from tta_server.api import (
     audit,
+    compare,
     domains,
     drift,
     health,
     infer,
     labels,
     metadata,
+    page,
     parameters,
     predict,
     responses,
@@ -106,12 +108,16 @@ def make_app(served: Mapping[str, Served], settings: Settings) -> FastAPI:
         title="tta-server",
         version=__version__,
         description=_DESCRIPTION,
+        docs_url=None,  # FastAPI's pages load scripts from elsewhere; `page` has one that does not
+        redoc_url=None,
         lifespan=lifespan,
         generate_unique_id_function=responses.operation_id,
         dependencies=[Depends(parameters.refuse_unknown)],
     )
     callers = Callers(settings.limits.client_header, settings.server.trusted_proxies)
     app.include_router(predict.router(served, callers))
+    app.include_router(compare.router(served, callers))
+    app.include_router(page.router(__version__))
     app.include_router(streams.router(served, callers))
     app.include_router(states.router(served, callers))
     app.include_router(domains.router(served, callers))

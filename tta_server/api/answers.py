@@ -60,6 +60,31 @@ class Predictions(Told):
     predictions: list[Prediction]
 
 
+class Said(Told):
+    """What a model says of an image."""
+
+    label: str
+    entropy_nats: float
+    top: list[Ranked] = Field(description="The most probable classes, best first.")
+
+
+class Compared(Told):
+    """What the frozen model and what was learnt say of one image."""
+
+    domain: str = Field(description="What a request would take it for; empty for nothing that is known.")
+    adapted: bool = Field(description="Whether what was learnt would answer, and not the frozen model.")
+    source: Said = Field(description="The frozen model.")
+    learnt: Said | None = Field(description="What was learnt; null if nothing was of such images.")
+
+
+class Comparison(Told):
+    """Two answers to each image of a request, in their order; nothing was learnt from them, or counted."""
+
+    stream: str
+    state_version: int
+    images: list[Compared]
+
+
 class InferParameters(Told):
     """Who answered."""
 

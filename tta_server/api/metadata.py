@@ -39,12 +39,6 @@ def router(models: Mapping[str, Served], server_version: str) -> APIRouter:
     """
     routes = APIRouter(tags=["open inference protocol"])
 
-    @routes.get("/", include_in_schema=False)
-    async def root() -> dict[str, str]:
-        """Say what this is, and where to read on."""
-        links = {"docs": "/docs", "openapi": "/openapi.json", "ready": "/v2/health/ready", "metrics": "/metrics"}
-        return {"name": "tta-server", "version": server_version, **links}
-
     @routes.get("/v2", **told(ServerAbout))
     async def server_metadata() -> dict[str, Any]:
         """Name the server and its extensions of the protocol."""

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from tta_server.api.page import is_open
 from tta_server.api.path import path_of
 from tta_server.api.responses import error_response_of
 from tta_server.errors import TTAError, Unauthorized
@@ -45,9 +46,10 @@ _STREAM = "/v1/streams/(?P<stream>[^/]+)"
 _MODEL = "/v2/models/(?P<model>[^/]+)"
 RULES: Final = (
     _rule("POST", "/predict|/v1/labels", "infer"),
+    _rule("POST", f"{_STREAM}/compare", "infer"),
     _rule("POST", rf"{_MODEL}(/versions/[^/]+)?/infer", "infer"),
     _rule("GET", f"{_MODEL}(/.*)?", "infer"),
-    _rule("GET", "/|/v2|/v2/models|/docs|/docs/oauth2-redirect|/redoc|/openapi.json", "infer", one_model=False),
+    _rule("GET", "/|/v2|/v2/models|/openapi.json", "infer", one_model=False),
     _rule("GET", f"/v1/streams|{_STREAM}(/domains|/drift|/snapshots|/audit)?", "read"),
     _rule("GET", "/metrics|/v1/audit", "read", every_stream=True),
     _rule("GET", f"{_STREAM}/state", "operate"),
@@ -83,7 +85,7 @@ class Gatekeeper:
             return
         state = scope.setdefault("state", {})
         state["key"], state["keyring"] = ANYBODY, self._keyring
-        if self._keyring is not None and path_of(scope) not in OPEN:
+        if self._keyring is not None and path_of(scope) not in OPEN and not is_open(scope):
             try:
                 state["key"] = self._admitted(self._keyring, scope)
             except TTAError as error:

@@ -22,7 +22,7 @@ from tta_server.runtime.served import Served, find
 _NOTHING = "no image in the request; send one or several files as multipart/form-data, or one image as the body"
 
 _FILE: dict[str, Any] = {"type": "string", "format": "binary"}
-_OPENAPI: dict[str, Any] = {
+IMAGES: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
@@ -37,6 +37,26 @@ _OPENAPI: dict[str, Any] = {
         },
     }
 }
+"""What the OpenAPI document says of a body of image files."""
+
+
+async def uploads(request: Request, max_images: int) -> tuple[Upload, ...]:
+    """Return the image files of a request.
+
+    Raises:
+        BadRequest: If there is none, or there are too many.
+    """
+    body = await request.body()
+    content_type = request.headers.get("content-type", "")
+    if not content_type.lower().startswith("multipart/form-data"):
+        if not body:
+            raise BadRequest(_NOTHING)
+        return (Upload("the body", body),)
+    parts = files(body, boundary_of(content_type), max_images)
+    if not parts:
+        raise BadRequest(_NOTHING)
+    names = [f"image {place} of {len(parts)} ('{part.file_name[:80]}')" for place, part in enumerate(parts, 1)]
+    return tuple(Upload(name, part.data) for name, part in zip(names, parts, strict=True))
 
 
 def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
@@ -51,7 +71,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     labels = served.model.labels
     declared = told(Predictions, 400, 408, 413, 415, 429, 503)
 
-    @routes.post("/predict", openapi_extra=_OPENAPI, **declared, summary="Classify one or several images")
+    @routes.post("/predict", openapi_extra=IMAGES, **declared, summary="Classify one or several images")
     async def predict(request: Request, top_k: int = min(5, len(labels))) -> Response:
         """Classify image files (JPEG, PNG, WebP, TIFF, BMP, AVIF): several as multipart/form-data, or one as the body.
 
@@ -65,27 +85,13 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         stream = stream_of(request.headers.get("x-stream-id"))
         key_of(request).expect_streams(stream)
         served.engine.refuse_if_full()
-        uploads = await _uploads(request, served.engine.max_rows)
-        take(request, len(uploads))
-        asked = Question(stream, uploads, callers.client(request), request_id)
+        sent = await uploads(request, served.engine.max_rows)
+        take(request, len(sent))
+        asked = Question(stream, sent, callers.client(request), request_id)
         body = _encode(served, asked, await answer(served, asked, hung_up(request)), top_k)
         return Response(body, media_type="application/json")
 
     return routes
-
-
-async def _uploads(request: Request, max_images: int) -> tuple[Upload, ...]:
-    body = await request.body()
-    content_type = request.headers.get("content-type", "")
-    if not content_type.lower().startswith("multipart/form-data"):
-        if not body:
-            raise BadRequest(_NOTHING)
-        return (Upload("the body", body),)
-    parts = files(body, boundary_of(content_type), max_images)
-    if not parts:
-        raise BadRequest(_NOTHING)
-    names = [f"image {place} of {len(parts)} ('{part.file_name[:80]}')" for place, part in enumerate(parts, 1)]
-    return tuple(Upload(name, part.data) for name, part in zip(names, parts, strict=True))
 
 
 def _encode(served: Served, asked: Question, found: Answer, top_k: int) -> bytes:

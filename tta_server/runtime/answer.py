@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from tta_server.errors import ClientGone
 from tta_server.runtime.codec import Opened, Upload, open_image
+from tta_server.runtime.compare_commands import Beside
 from tta_server.runtime.constant import refuse_constant
 from tta_server.runtime.decoding import SMALL_PIXELS, Patience, decode_all
 from tta_server.runtime.job import Answer, Job
@@ -83,6 +84,22 @@ async def answer(served: Served, asked: Question, gone: Callable[[], Coroutine[A
             _expect_caller(hung_up)
             job = Job(asked.stream, offered, time.monotonic(), asked.client, asked.request_id)
             return await _unless(hung_up, served.engine.submit(job, room))
+        finally:
+            hung_up.cancel()
+
+
+async def compare(
+    served: Served, asked: Question, gone: Callable[[], Coroutine[Any, Any, object]]
+) -> tuple[int, list[Beside]]:
+    """Have a stream and the frozen model say what they see, one beside the other; nothing is learnt or counted.
+
+    Args, returns and errors are those of `answer` and of `CompareCommands.compare`.
+    """
+    with served.engine.reserve(*_size(served, asked)):
+        hung_up = asyncio.ensure_future(gone())
+        try:
+            offered = await _images(served, asked, hung_up)
+            return await _unless(hung_up, served.engine.command(lambda c: c.beside.compare(asked.stream, offered)))
         finally:
             hung_up.cancel()
 

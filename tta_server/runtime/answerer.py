@@ -14,7 +14,7 @@ from tta_server.models import EMPTY, Backbone, Output
 from tta_server.runtime.device import on_device, read
 from tta_server.runtime.job import Job, Piece, Scores
 from tta_server.runtime.sharing import Sharing
-from tta_server.streams.stream import Answering, Method
+from tta_server.streams.stream import Answering, Method, Stream
 from tta_server.streams.window import Images
 
 log = logging.getLogger(__name__)
@@ -64,10 +64,18 @@ class Answerer:
             return read(adapter.predict(self._backbone, first.state, x))
         return self._stacked(adapter, group, streams)
 
+    def frozen(self, batch: Images) -> Scores:
+        """Return what the frozen model says of images (n, C, H, W)."""
+        return read(self._source.predict(self._backbone, EMPTY, on_device([batch], self._backbone.device)))
+
+    def learnt(self, stream: Stream, batch: Images) -> Scores:
+        """Return what a stream's state says of images (n, C, H, W), whoever answers its requests."""
+        x = on_device([batch], self._backbone.device)
+        return read(stream.method.adapter.predict(self._backbone, stream.state, x))
+
     def source(self, batch: Images) -> npt.NDArray[np.int64]:
         """Return the classes (n,) that the frozen model sees in images (n, C, H, W)."""
-        x = on_device([batch], self._backbone.device)
-        classes: npt.NDArray[np.int64] = read(self._source.predict(self._backbone, EMPTY, x))[0].argmax(1)
+        classes: npt.NDArray[np.int64] = self.frozen(batch).probabilities.argmax(1)
         return classes
 
     def _stacked(self, adapter: Adapter, group: Sequence[Piece], streams: dict[str, list[Piece]]) -> Scores:

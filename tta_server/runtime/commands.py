@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from tta_server.errors import BadRequest, NotFound, SetAside
+from tta_server.runtime.compare_commands import CompareCommands
 from tta_server.runtime.desk import Desk, Who
 from tta_server.runtime.domain_commands import DomainCommands
 from tta_server.runtime.drift_commands import DriftCommands
@@ -46,6 +47,7 @@ class Commands:
         domains: Those about the domains of streams.
         states: Those about states as files.
         drift: What is known of the drift of streams.
+        beside: What streams and the frozen model say of images.
     """
 
     def __init__(self, parts: Parts, shelf: Shelf, store: Store, most_domains: int) -> None:
@@ -54,6 +56,7 @@ class Commands:
         self.domains = DomainCommands(self._desk, most_domains)
         self.states = StateCommands(self._desk, self.domains, shelf, store)
         self.drift = DriftCommands(self._desk, self.domains, parts.watcher, parts.router)
+        self.beside = CompareCommands(self._desk, parts.answerer, parts.router)
         self._streams = parts.registry
         self._newcomers = parts.newcomers
         self._methods = parts.methods

@@ -22,7 +22,7 @@ from tta_server.errors import SetAside
 from tta_server.guard.judge import Unguarded
 from tta_server.models import Backbone
 from tta_server.runtime.device import on_device, read
-from tta_server.runtime.job import Job, Piece, Scores
+from tta_server.runtime.job import HOME, Job, Piece, Scores
 from tta_server.streams.event import EventKind, News, StreamEvent
 from tta_server.streams.opening import open_domain, whereabouts_of
 from tta_server.streams.registry import Registry
@@ -128,6 +128,16 @@ class Router:
         self._arrive(stream, asked[index], own, known)
         shares = {index: np.flatnonzero(found == index) for index in dict.fromkeys(found.tolist())}
         return [Piece(job, asked[index], None if len(own) == job.rows else own) for index, own in shares.items()]
+
+    def would(self, job: Job, stream: Stream) -> list[str]:
+        """Return the domain that each image of a request would be taken for, `HOME`, or empty; nothing is changed."""
+        styles = self._look([job], False)[job].styles
+        if not styles.isfinite().all():
+            return [HOME] * job.rows
+        known = self._registry.domains(stream.name)
+        where = whereabouts_of(stream).after(styles, self._space.limit)
+        names = {NEW: ""} | dict(enumerate([HOME, *known]))
+        return [names[index] for index in self._where(stream, where, known, styles)]
 
     def begin(self, part: Piece) -> None:
         """Have a domain in which no step was taken answer with the statistics of what it has seen so far.

@@ -13,6 +13,7 @@ from tests.tta_server.runtime.fakes import SHAPE, tiny
 from tta_server.app import Service, build
 from tta_server.models import Model, Preprocess
 from tta_server.runtime.commands import Commands
+from tta_server.runtime.compare_commands import CompareCommands
 from tta_server.runtime.domain_commands import DomainCommands
 from tta_server.runtime.drift_commands import DriftCommands
 from tta_server.runtime.state_commands import StateCommands
@@ -27,6 +28,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "PATCH /v1/streams/{name}/domains/{number}": {"json": {"title": "x"}},
     "POST /v1/streams/{name}/domains/{number}/offer": {"json": {"to": ["x"], "reason": "x"}},
     "PUT /v1/streams/{name}/state": {"content": b"x"},
+    "POST /v1/streams/{name}/compare": {"content": png()},
     "POST /v1/labels": {"json": {"labels": [{"id": "x", "label": 0}]}},
 }
 
@@ -66,7 +68,7 @@ def test_an_error_of_a_command_is_the_servers_on_every_route(tmp_path, monkeypat
     def bug(*_args: object, **_keys: object) -> None:
         raise ValueError("a bug, and nobody's request")
 
-    for commands in (Commands, DomainCommands, DriftCommands, StateCommands):
+    for commands in (Commands, CompareCommands, DomainCommands, DriftCommands, StateCommands):
         for name in [name for name in vars(commands) if not name.startswith("_") and name != "save"]:
             monkeypatch.setattr(commands, name, bug)
     # The log of all streams asks no command, and that of one asks only if it is empty.

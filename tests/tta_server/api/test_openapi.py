@@ -70,6 +70,7 @@ async def everything(folder: Path) -> tuple[dict[str, Any], list[Exchange]]:
         while not (await client.get("/v1/streams/door@1")).json()["steps"]:
             await asyncio.sleep(0.001)
         await call("POST", "/predict", content=png())
+        await call("POST", "/v1/streams/{name}/compare", content=png())
         label = {"id": "r", "label": "a"}
         await call("POST", "/v1/labels", json={"labels": [label, label]})
         await call("POST", "/v1/streams", json={"name": "gate", "mode": "off"})

@@ -38,6 +38,7 @@ NEEDS = {
     "GET /v1/streams/{name}/audit": "read",
     "GET /v1/audit": f"read {ALL}",
     "GET /metrics": f"read {ALL}",
+    "POST /v1/streams/{name}/compare": "infer",
     "GET /v1/streams/{name}/state": "operate",
     "POST /v1/streams": "operate",
     "PATCH /v1/streams/{name}": "operate",

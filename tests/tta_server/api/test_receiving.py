@@ -92,6 +92,7 @@ def test_what_is_no_http_passes():
         ("/predict", 2**25),
         ("/v2/models/m/versions/1/infer", 2**25),
         ("/v1/streams/gate-7@2/state", 2**25),
+        ("/v1/streams/gate-7/compare", 2**25),
         ("/v1/labels", 2**21),
         ("/v1/streams/gate-7/reset", 2**16),
         ("/predict/x", 2**16),
