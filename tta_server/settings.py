@@ -19,6 +19,7 @@ from pydantic_settings import (
 )
 
 from tta_server.settings_door import AuthSettings, LimitsSettings, Section, ServerSettings
+from tta_server.settings_voice import LoggingSettings
 
 PREFIX = "TTA_"
 # Names of dots alone are no path segments: clients resolve them away.
@@ -312,6 +313,7 @@ class Settings(BaseSettings):
     storage: StorageSettings = StorageSettings()
     limits: LimitsSettings = LimitsSettings()
     auth: AuthSettings = AuthSettings()
+    logging: LoggingSettings = LoggingSettings()
 
     @classmethod
     def settings_customise_sources(

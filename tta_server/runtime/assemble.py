@@ -36,6 +36,7 @@ from tta_server.streams.registry import Registry
 from tta_server.streams.schedule import Pace
 from tta_server.streams.series import Series
 from tta_server.streams.shelf import Shelf
+from tta_server.streams.spoken import speak
 from tta_server.telemetry.metrics import Metrics
 from tta_server.wanted import make_adapter
 
@@ -98,7 +99,7 @@ def assemble(
     ledger = Ledger(settings.streams.recent_bytes)
     journal = Journal(storage.keeper, shelf, storage.durable, settings.storage.keep_inputs)
     monitor = Monitor.of(reference, backbone.norm_stats(), settings.drift, settings.engine.window_rows)
-    news = News(keep_books, Series(metrics, monitor).hear, ledger.hear, journal.hear)
+    news = News(keep_books, speak, Series(metrics, monitor).hear, ledger.hear, journal.hear)
     metrics.bundle(reference is not None)
     apart = Apart(len(space.mean) if space else 0, blind=not space and settings.domains.max > 1)
     registry = Registry(methods, settings.streams, _pace(settings.engine), metrics, shelf, news, apart)
