@@ -38,6 +38,7 @@ from tta_server.runtime.served import Served, Storage
 from tta_server.settings import EngineSettings, ModelSettings, Settings, StorageSettings
 from tta_server.storage.audit import Audit
 from tta_server.storage.keeper import Keeper
+from tta_server.storage.ring import Ring
 from tta_server.storage.store import Store
 from tta_server.telemetry.bursts import Bursts
 from tta_server.wanted import make_preprocess
@@ -167,7 +168,7 @@ def open_storage(settings: StorageSettings) -> Storage:
         ) from error
     if not settings.url:
         weakref.finalize(store, shutil.rmtree, url, ignore_errors=True)
-    return Storage(store, audit_log, keeper, bool(settings.url))
+    return Storage(store, audit_log, keeper, bool(settings.url), Ring())
 
 
 def load_model(settings: ModelSettings, calibrated: bool = True) -> Model:

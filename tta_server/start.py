@@ -79,7 +79,7 @@ def _drift(service: Service) -> str:
 def _storage(service: Service) -> str:
     url = service.settings.storage.url
     if not url:
-        return "none, storage.url is empty: what streams learn and the audit log end with the server"
+        return "none, storage.url is empty: what streams learn and the audit log live in memory"
     inputs = "with" if service.settings.storage.keep_inputs else "without"
     return f"{re.sub('//[^/@]*@', '//', url)}, {inputs} the windows learnt from"
 

@@ -97,7 +97,7 @@ def assemble(
     source = adapters.create("source")
     shelf = Shelf(storage.keeper, backbone, reference, space)
     ledger = Ledger(settings.streams.recent_bytes)
-    journal = Journal(storage.keeper, shelf, storage.durable, settings.storage.keep_inputs)
+    journal = Journal(storage.keeper, shelf, None if storage.durable else storage.ring, settings.storage.keep_inputs)
     monitor = Monitor.of(reference, backbone.norm_stats(), settings.drift, settings.engine.window_rows)
     news = News(keep_books, speak, Series(metrics, monitor).hear, ledger.hear, journal.hear)
     metrics.bundle(reference is not None)

@@ -12,6 +12,7 @@ from tta_server.runtime.engine import Engine
 from tta_server.settings_door import LimitsSettings
 from tta_server.storage.audit import Audit
 from tta_server.storage.keeper import Keeper
+from tta_server.storage.ring import Ring
 from tta_server.storage.store import Store
 from tta_server.streams.ledger import Ledger
 from tta_server.streams.methods import Methods
@@ -27,12 +28,14 @@ class Storage(NamedTuple):
         audit: The log of what happened to streams.
         keeper: The thread that writes both.
         durable: Whether they outlive the process.
+        ring: The log's last lines, if they do not.
     """
 
     store: Store
     audit: Audit
     keeper: Keeper
     durable: bool
+    ring: Ring
 
 
 @dataclass(frozen=True, eq=False)
