@@ -7,6 +7,7 @@ from rich.table import Table
 
 from tta_server.app import Service
 from tta_server.guard.lacking import lacking, sentences
+from tta_server.telemetry.webhook import place_of
 
 
 def start_table(facts: Mapping[str, str]) -> Table:
@@ -35,6 +36,7 @@ def start_facts(service: Service, address: str) -> dict[str, str]:
         "drift": _drift(service),
         "storage": _storage(service),
         "keys": _keys(service),
+        "webhooks": _webhooks(service),
         "log": _log(service),
         "try": f"curl {address}/v2/health/ready",
     }
@@ -87,6 +89,14 @@ def _storage(service: Service) -> str:
 def _keys(service: Service) -> str:
     path = service.settings.auth.keys_file
     return f"asked for, from {path}" if path else "none: everybody who reaches the server may do everything"
+
+
+def _webhooks(service: Service) -> str:
+    settings = service.settings.webhooks
+    if not settings.url:
+        return "none, webhooks.url is empty: who does not look is not told of drift"
+    signed = "signed" if settings.secret.get_secret_value() else "unsigned, webhooks.secret is empty"
+    return f"drift, freezes and restores to {place_of(settings.url)}, {signed}"
 
 
 def _log(service: Service) -> str:

@@ -5,8 +5,9 @@ import json
 import httpx
 
 from tests.server import running
-from tests.tta_server.calls import glyph_images, infer
+from tests.tta_server.calls import glyph_images, infer, metric, until
 from tests.tta_server.pictures import png
+from tests.tta_server.receiver import receiving
 
 CONFIG = {"model": {"device": "cpu"}}
 
@@ -48,3 +49,24 @@ def test_a_log_for_people_shows_the_table_of_what_is_on_and_a_line_for_each_even
     assert "none: everybody who reaches the server may do everything" in text
     assert "INFO    tta_server.streams.spoken: stream 'door', reset: a test" in text
     assert "tta_server.access" not in text
+
+
+def test_somebody_is_told_of_a_restore_and_a_dead_receiver_keeps_no_server_from_stopping(tmp_path):
+    with receiving([500]) as there:
+        config = CONFIG | {"webhooks": {"url": there.url, "secret": "hush"}}
+        with running(tmp_path, config) as server:
+            exercise(server.client)
+            until(lambda: metric(server.client, 'tta_webhooks_total{model="glyphs",outcome="sent"}') == 1)
+
+        ids = {request.headers["webhook-id"] for request in there.requests}
+
+    assert (len(there.requests), len(ids)) == (2, 1)
+    assert json.loads(there.requests[-1].body)["data"]["request_id"] == "r-7"
+    with running(tmp_path, CONFIG | {"webhooks": {"url": there.url}}) as server:  # nobody is there any more
+        exercise(server.client)
+        until(lambda: metric(server.client, 'tta_webhooks_total{model="glyphs",outcome="retried"}') >= 1)
+        server.process.terminate()
+        assert server.process.wait(30) == 0
+    text = (tmp_path / "server.log").read_text()
+    assert "webhook 'restore' did not arrive" in text
+    assert "hush" not in text

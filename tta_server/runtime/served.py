@@ -18,6 +18,7 @@ from tta_server.streams.ledger import Ledger
 from tta_server.streams.methods import Methods
 from tta_server.streams.registry import Registry
 from tta_server.telemetry.metrics import Metrics
+from tta_server.telemetry.webhook import Webhook
 
 
 class Storage(NamedTuple):
@@ -54,6 +55,7 @@ class Served:
         limits: What a request may be.
         metrics: Where to report.
         decoding: Decodes images.
+        webhook: Tells somebody what happens to streams; None if nobody is to be told.
     """
 
     name: str
@@ -67,9 +69,12 @@ class Served:
     limits: LimitsSettings
     metrics: Metrics
     decoding: Decoding
+    webhook: Webhook | None = None
 
     def start(self) -> None:
         """Begin to answer; returns when the device is warm."""
+        if self.webhook:
+            self.webhook.start()
         self.engine.start()
 
     def stop(self) -> None:
@@ -78,6 +83,8 @@ class Served:
             self.commands.save()  # also what no step has written: the guard's memory, images that wait
         self.storage.keeper.close()
         self.decoding.close()
+        if self.webhook:
+            self.webhook.close()
 
 
 def find(models: Mapping[str, Served], name: str | None = None) -> Served:
