@@ -19,9 +19,10 @@ from http.client import HTTPException
 from typing import Any, Final, NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.request import Request
 
 from tta_server.telemetry.closed_sets import WebhookOutcome
+from tta_server.telemetry.opener import straight_opener
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +44,6 @@ class Message(NamedTuple):
     id: str
     kind: str
     body: bytes
-
-
-class _NoRedirect(HTTPRedirectHandler):
-    """A message goes where it was meant to go, or nowhere."""
-
-    def redirect_request(self, *_asked: object) -> None:
-        """Follow nobody."""
 
 
 class Webhook:
@@ -77,7 +71,7 @@ class Webhook:
         self._url, self._timeout_s, self._told, self._waits_s = url, timeout_s, told, waits_s
         self._key = _key(secret)
         self._most_waiting = most_waiting
-        self._opener = build_opener(_NoRedirect)
+        self._opener = straight_opener()
         self._changed = threading.Condition()
         self._waiting: deque[Message] = deque()
         self._end_s = float("inf")
