@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from tta_server import adapters
@@ -22,7 +22,16 @@ from tta_server.settings import Settings, StreamSettings
 PAGE = Path(__file__).with_name("configuration.md")
 MARK = "<!-- What follows is written by docs/write_configuration.py. -->\n"
 
-_WORDS = {str: "text", Path: "path", int: "integer", float: "number", bool: "yes or no", dict: "mapping", list: "list"}
+_WORDS = {
+    str: "text",
+    SecretStr: "text",
+    Path: "path",
+    int: "integer",
+    float: "number",
+    bool: "yes or no",
+    dict: "mapping",
+    list: "list",
+}
 _SIGNS = {Ge: ">=", Gt: ">", Le: "<=", Lt: "<"}
 _UNITS = {2**30: "GiB", 2**20: "MiB"}
 
@@ -113,7 +122,7 @@ def _default(field: FieldInfo) -> object:
 def _shown(value: object, name: str) -> str:
     if value is dataclasses.MISSING:
         return "must be given"
-    if value is None or value in ("", (), {}):
+    if value is None or value in ("", (), {}) or isinstance(value, SecretStr):
         return "empty"
     if isinstance(value, bool):
         return "yes" if value else "no"

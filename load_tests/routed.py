@@ -19,6 +19,7 @@ from tta_server.runtime.served import Storage
 from tta_server.settings import DomainsSettings, DriftSettings, EngineSettings, Mode, Settings, StreamsSettings
 from tta_server.storage.audit import Audit
 from tta_server.storage.keeper import Keeper
+from tta_server.storage.ring import Ring
 from tta_server.storage.store import Store
 from tta_server.streams.stream import Stream
 from tta_server.streams.window import Offered, prepared
@@ -98,7 +99,7 @@ class Routed:
         )
         adapter, store = adapters.create("tent"), Store("memory://routed")
         audit = Audit(store.files)
-        storage = Storage(store, audit, Keeper(store, audit), durable=False)  # its writer is never started
+        storage = Storage(store, audit, Keeper(store, audit), durable=False, ring=Ring())  # its writer is never started
         metrics = Metrics(_NAME, adapter.name)
         self._worker, _ = assemble(shown.backbone, shown.reference, adapter, settings, metrics, storage)
         self._registry = self._worker.parts.registry

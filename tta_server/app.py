@@ -40,7 +40,9 @@ from tta_server.runtime.served import Served, Storage
 from tta_server.settings import EngineSettings, ModelSettings, Settings, StorageSettings
 from tta_server.storage.audit import Audit
 from tta_server.storage.keeper import Keeper
+from tta_server.storage.ring import Ring
 from tta_server.storage.store import Store
+from tta_server.telemetry.bursts import Bursts
 from tta_server.wanted import make_preprocess
 
 _DESCRIPTION = "Predictions from a frozen network that adapts to each stream of input while it answers."
@@ -54,11 +56,13 @@ class Service:
         app: The ASGI application; its lifespan starts and stops what is served.
         served: The model, and everything that answers for it.
         settings: The configuration in force.
+        bursts: Tells what is refused.
     """
 
     app: FastAPI
     served: Served
     settings: Settings
+    bursts: Bursts
 
 
 def build(settings: Settings, model: Model | None = None) -> Service:
@@ -81,15 +85,17 @@ def build(settings: Settings, model: Model | None = None) -> Service:
     except Exception:
         storage.keeper.close()
         raise
-    return Service(make_app({served.name: served}, settings), served, settings)
+    bursts = Bursts()
+    return Service(make_app({served.name: served}, settings, bursts), served, settings, bursts)
 
 
-def make_app(served: Mapping[str, Served], settings: Settings) -> FastAPI:
+def make_app(served: Mapping[str, Served], settings: Settings, bursts: Bursts | None = None) -> FastAPI:
     """Return the ASGI application.
 
     Args:
         served: What is served, by name; paths without a model's name mean the first.
         settings: The configuration.
+        bursts: Tells what is refused; its own if None.
     """
 
     @asynccontextmanager
@@ -134,7 +140,12 @@ def make_app(served: Mapping[str, Served], settings: Settings) -> FastAPI:
     app.add_middleware(Receiving, limits=settings.limits, told=first.metrics.refused)
     keyring = Keyring(read_keys(keys)) if keys else None
     app.add_middleware(Gatekeeper, keyring=keyring, model=first.name, told=first.metrics.refused)
-    app.add_middleware(Accounting, metrics={name: each.metrics for name, each in served.items()})
+    app.add_middleware(
+        Accounting,
+        metrics={name: each.metrics for name, each in served.items()},
+        bursts=bursts or Bursts(),
+        access=settings.logging.access,
+    )
     return app
 
 
@@ -163,7 +174,7 @@ def open_storage(settings: StorageSettings) -> Storage:
         ) from error
     if not settings.url:
         weakref.finalize(store, shutil.rmtree, url, ignore_errors=True)
-    return Storage(store, audit_log, keeper, bool(settings.url))
+    return Storage(store, audit_log, keeper, bool(settings.url), Ring())
 
 
 def load_model(settings: ModelSettings, calibrated: bool = True) -> Model:

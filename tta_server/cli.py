@@ -1,4 +1,7 @@
-"""The command line: `tta-server serve | config | models | inspect | calibrate | evaluate | replay | keys | demo`."""
+"""The command line: `tta-server COMMAND`.
+
+Commands are serve, config, models, inspect, calibrate, evaluate, replay, streams, keys and demo.
+"""
 
 # What takes seconds to import, torch above all, is imported by the commands that need it.
 import argparse
@@ -82,6 +85,13 @@ def _replay(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=replay_command.run)
 
 
+def _streams(parser: argparse.ArgumentParser) -> None:
+    from tta_server.operate import streams_command
+
+    streams_command.add_arguments(parser)
+    parser.set_defaults(run=streams_command.run)
+
+
 def _keys(parser: argparse.ArgumentParser) -> None:
     from tta_server.keys import keys_command
 
@@ -107,6 +117,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "calibrate": ("make a model's reference bundle from labelled images", _calibrate),
     "evaluate": ("compare adapters on your model and your data", _evaluate),
     "replay": ("rebuild a stream's state from the audit log and kept windows", _replay),
+    "streams": ("look at the streams of a running server, and change them", _streams),
     "keys": ("make an API key", _keys),
     "demo": ("replay a drifting camera against a server, frozen and adapting", _demo),
 }

@@ -5,17 +5,23 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Mapping
+from functools import partial
 from ipaddress import ip_address
 
 import uvicorn
 from rich.console import Console
-from rich.table import Table
 
+from tta_server import __version__
 from tta_server.api.connection import connection_class
 from tta_server.api.responses import SECURITY_HEADERS
 from tta_server.app import Service, build, use_threads
-from tta_server.guard.lacking import lacking, sentences
 from tta_server.settings import Settings
+from tta_server.start import start_facts, start_table
+from tta_server.telemetry.closed_sets import TurnedAway
+from tta_server.telemetry.log_format import fields, write_log
+
+log = logging.getLogger(__name__)
 
 _DRAIN_S = 20  # below the 30 s that container platforms give by default
 _OTHER_FILES = 256  # libraries, weights, states, the device
@@ -27,12 +33,11 @@ def serve(settings: Settings) -> None:
     Raises:
         ValueError: If the address cannot be had, or the configuration does not fit the model.
     """
-    logging.basicConfig(
-        level=settings.server.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    level = settings.logging.level
+    write_log(level, settings.logging.format)
     # uvicorn drains and then raises the signal again: to be told to stop and to stop is a success.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=settings.logging.format == "json")  # the log says it then
     use_threads(settings.engine)
     _expect_keys(settings)
     _allow_files(settings.limits.max_connections)
@@ -41,13 +46,14 @@ def serve(settings: Settings) -> None:
         with console.status("loading the model"):
             service = build(settings)
         host, port = address.getsockname()[:2]
-        console.print(summary(service, f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"))
+        facts = start_facts(service, f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+        console.print(start_table(facts))
         config = uvicorn.Config(
             service.app,
-            log_level=settings.server.log_level,
+            log_level="warning" if level == "info" else level,  # what uvicorn says at info is said here
             log_config=None,
             access_log=False,
-            http=connection_class(settings.limits, service.served.metrics.refused),
+            http=connection_class(settings.limits, partial(_refused, service)),
             ws="none",
             proxy_headers=False,
             server_header=False,
@@ -56,7 +62,23 @@ def serve(settings: Settings) -> None:
             timeout_keep_alive=settings.server.keep_alive_s,  # type: ignore[arg-type]
             timeout_graceful_shutdown=_DRAIN_S,
         )
-        uvicorn.Server(config).run(sockets=[address])
+        _say_start(settings, service.served.name, facts)
+        try:
+            uvicorn.Server(config).run(sockets=[address])
+        finally:
+            log.info("stopped", extra=fields(model=service.served.name))
+
+
+def _say_start(settings: Settings, model: str, facts: Mapping[str, str]) -> None:
+    """Begin the log: what is on and what is not, where no table says it."""
+    about = facts if settings.logging.format == "json" else {"version": __version__}
+    log.info("started: %s at %s", model, facts["address"], extra=fields(**about))
+
+
+def _refused(service: Service, reason: TurnedAway) -> None:
+    """Count and tell what is turned away before it is a request."""
+    service.served.metrics.refused(reason)
+    service.bursts.refused(reason)
 
 
 def _expect_keys(settings: Settings) -> None:
@@ -108,42 +130,3 @@ def _bound(host: str, port: int) -> socket.socket:
         reason = (error.strerror or str(error)).lower()
         raise ValueError(f"cannot listen on {host}:{port}: {reason}; choose another with --host and --port") from error
     return address
-
-
-def summary(service: Service, address: str) -> Table:
-    """Return what is served, where, and what is missing, as a person who starts a server reads it."""
-    settings, spec = service.settings, service.served.model.backbone.spec
-    given = ", ".join(f"{key}={value}" for key, value in settings.adapter.settings.items())
-    rows = {
-        "address": address,
-        "model": f"{spec.name}, {spec.classes} classes, {'x'.join(map(str, spec.input_shape))}",
-        "weights": f"sha256 {spec.digest[:16]}",
-        "device": str(service.served.model.backbone.device),
-        **service.served.model.backbone.findings.remarks,
-        "bundle": _bundle(service),
-        "adapter": f"{settings.adapter.name} ({given or 'defaults'})",
-        "streams": _streams(service),
-        "try": f"curl {address}/v2/health/ready",
-    }
-    table = Table(show_header=False, title="tta-server", title_justify="left")
-    for key, value in rows.items():
-        table.add_row(key, value)
-    return table
-
-
-def _streams(service: Service) -> str:
-    """Say how streams learn, those that nobody configured by name."""
-    settings, registry = service.settings, service.served.registry
-    told = f"mode '{registry.modes.usual('')}', windows of {settings.engine.window_rows} images"
-    return f"{told}, up to {settings.domains.max} domains each" if registry.tells_apart else f"{told}, one state each"
-
-
-def _bundle(service: Service) -> str:
-    """Say what the reference bundle lacks, and what that costs."""
-    reference = service.served.model.reference
-    about = reference.about if reference else {}
-    found = (
-        f"of {about.get('images', 'some')} source images" if reference else "none; make one with 'tta-server calibrate'"
-    )
-    missing = lacking(reference, [service.served.methods.default.adapter])
-    return "\n".join([found, *sentences(missing, about.get("left_out", {}))])

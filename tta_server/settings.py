@@ -19,6 +19,7 @@ from pydantic_settings import (
 )
 
 from tta_server.settings_door import AuthSettings, LimitsSettings, Section, ServerSettings
+from tta_server.settings_voice import LoggingSettings, WebhooksSettings
 
 PREFIX = "TTA_"
 # Names of dots alone are no path segments: clients resolve them away.
@@ -312,6 +313,8 @@ class Settings(BaseSettings):
     storage: StorageSettings = StorageSettings()
     limits: LimitsSettings = LimitsSettings()
     auth: AuthSettings = AuthSettings()
+    logging: LoggingSettings = LoggingSettings()
+    webhooks: WebhooksSettings = WebhooksSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -326,5 +329,5 @@ class Settings(BaseSettings):
         return init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
 
     def as_yaml(self) -> str:
-        """Return every value in force, as a YAML file that gives the same configuration."""
+        """Return every value in force, as a YAML file that gives the same configuration; secrets show as asterisks."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -2,7 +2,6 @@
 
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -18,9 +17,6 @@ class ServerSettings(Section):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 or :: for every interface.")
     port: int = Field(8000, ge=0, le=65535, description="Port; 0 picks a free one.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe messages that are written to the log."
-    )
     root_path: str = Field(
         "", pattern="^(/[^/?#]+)*$", description="Path under which a proxy serves this server, such as /tta."
     )

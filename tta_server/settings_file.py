@@ -15,6 +15,7 @@ from tta_server.validation import explain
 from tta_server.wanted import adopt_adapter, make_preprocess
 
 _FILE_VARIABLE = "TTA_CONFIG"
+_OTHER_VARIABLES = {_FILE_VARIABLE, "TTA_URL", "TTA_KEY"}  # the last two tell `tta-server streams` whom to ask
 _MODEL_OPTIONS = ("weights", "sha256", "labels", "classes", "head", "reference", "device")
 
 
@@ -100,5 +101,5 @@ def _refuse_unknown_variables() -> None:
         section = name.upper().partition("__")[0]
         # Kubernetes puts TTA_..._SERVICE_HOST and TTA_..._PORT there for a Service whose name starts with "tta".
         linked = re.search(r"_SERVICE_(HOST|PORT)|_PORT_\d", name) or (name.endswith("_PORT") and "://" in value)
-        if name.upper().startswith(PREFIX) and name != _FILE_VARIABLE and section not in known and not linked:
+        if name.upper().startswith(PREFIX) and name not in _OTHER_VARIABLES and section not in known and not linked:
             raise ValueError(f"unknown environment variable '{name}'; it should be {PREFIX}SECTION__KEY")

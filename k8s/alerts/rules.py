@@ -128,6 +128,14 @@ ALERTS: Final[tuple[Alert, ...]] = (
         "Answers and learning go on; a restart now would cost what was learnt since the last write.",
     ),
     Alert(
+        "TtaWebhooksLost",
+        'increase(tta_webhooks_total{outcome=~"failed|dropped"}[15m]) > 0',
+        "0m",
+        "warning",
+        "{{ $labels.instance }} could not tell webhooks.url what happened.",
+        "Whoever relies on webhooks was not told of a drift, a freeze or a restore. The log and GET /v1/audit have it.",
+    ),
+    Alert(
         "TtaNoBundle",
         "tta_reference_bundle == 0",
         "5m",

@@ -133,6 +133,14 @@ _REQUESTS: Final = [
         [Query(f"histogram_quantile({q}, {_DURATION})", f"p{q[2:]:0<2}") for q in ("0.5", "0.95", "0.99")],
         unit="s",
     ),
+    series(
+        "Webhooks",
+        "Messages to webhooks.url: sent, tried again, given up (failed) or dropped for lack of room. Any failed or "
+        "dropped: somebody was not told of drift, a freeze or a restore; the log says what the receiver answered.",
+        [Query(f"sum by (outcome) (rate(tta_webhooks_total{{{MODEL}}}{RATE}))", "{{outcome}}")],
+        unit="reqps",
+        look=Look(colours={"sent": "green", "retried": "orange", "failed": "red", "dropped": "purple"}),
+    ),
     heatmap(
         "Latency distribution",
         "Requests by how long they took. Two bands: two kinds of requests, or answers before and after a learning "

@@ -21,6 +21,8 @@ HEALTHY = {
     f"tta_streams_set_aside{{{SERVER}}}": "0x60",
     f"tta_snapshot_failures_total{{{SERVER}}}": "0x60",
     f"tta_records_lost_total{{{SERVER}}}": "0x60",
+    f'tta_webhooks_total{{{SERVER},outcome="failed"}}': "0x60",
+    f'tta_webhooks_total{{{SERVER},outcome="retried"}}': "0+1x60",
     f'tta_requests_total{{{SERVER},outcome="ok"}}': "0+600x60",
     f'tta_requests_total{{{SERVER},outcome="error"}}': "0+1x60",
     f'tta_requests_total{{{SERVER},outcome="overloaded"}}': "0+1x60",
@@ -50,6 +52,7 @@ ILL = {
     "TtaQueueFull": {f'tta_requests_total{{{SERVER},outcome="overloaded"}}': "0+20x60"},
     "TtaErrors": {f'tta_requests_total{{{SERVER},outcome="error"}}': "0+20x60"},
     "TtaStorageFailing": {f"tta_snapshot_failures_total{{{SERVER}}}": "0x40 1+1x19"},
+    "TtaWebhooksLost": {f'tta_webhooks_total{{{SERVER},outcome="failed"}}': "0x50 1x9"},
     "TtaNoBundle": {f"tta_reference_bundle{{{SERVER}}}": "0x60"},
     "TtaServerAbsent": {f"tta_build_info{{{SERVER}}}": None},
 }

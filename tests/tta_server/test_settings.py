@@ -59,10 +59,10 @@ def test_overrides_win_over_the_environment(write, monkeypatch):
     monkeypatch.setenv("TTA_SERVER__PORT", "2345")
     monkeypatch.setenv("TTA_SERVER__HOST", "::1")
 
-    loaded = load_settings(write("server: {port: 1234, log_level: debug}"), {"server": {"port": 3456}})
+    loaded = load_settings(write("server: {port: 1234, keep_alive_s: 5}"), {"server": {"port": 3456}})
 
     server = loaded.server
-    assert (server.host, server.port, server.log_level) == ("::1", 3456, "debug")
+    assert (server.host, server.port, server.keep_alive_s) == ("::1", 3456, 5.0)
 
 
 def test_adapter_settings_are_merged_key_by_key(write, monkeypatch):
@@ -170,7 +170,7 @@ def test_a_number_that_yaml_reads_as_text_is_a_number(write):
         ("server: {port: http}", "server.port"),
         ("server: [1]", "server"),
         ("server:", "server"),
-        ("server: {log_level: loud}", "server.log_level"),
+        ("logging: {level: loud}", "logging.level"),
         ("model: {classes: 1}", "model.classes"),
         ("model: {preprocess: {}}", "model.preprocess: size"),
         ("model: {preprocess: {size: [0, 8]}}", "size must be positive"),
@@ -259,7 +259,8 @@ def engines(draw) -> dict:
 
 
 configurations = section(
-    server=section(host=words, port=st.integers(0, 65535), log_level=st.sampled_from(["debug", "info", "error"])),
+    server=section(host=words, port=st.integers(0, 65535)),
+    logging=section(level=st.sampled_from(["debug", "info", "error"]), format=st.sampled_from(["human", "json"])),
     model=section(
         architecture=words,
         name=st.from_regex(r"[A-Za-z0-9._:@-]{0,12}", fullmatch=True),

@@ -325,9 +325,10 @@ class AuditLine(Told):
 
 
 class AuditLines(Told):
-    """Lines of the audit log, newest first."""
+    """Lines of the audit log, newest first; `memory` holds the last ones only, and ends with the server."""
 
     entries: list[AuditLine]
+    kept: Literal["storage", "memory"]
 
 
 class LabelsCounted(Told):

@@ -1,4 +1,4 @@
-"""What happened to streams, as the audit log has it."""
+"""What happened to streams, as the audit log has it; without storage, its last lines in memory."""
 
 import asyncio
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 
 from tta_server.api.answers import AuditLines, told
 from tta_server.api.bodies import StreamPath
-from tta_server.errors import NotFound, Overloaded
+from tta_server.errors import Overloaded
 from tta_server.runtime.served import Served, find
 
 _FLUSH_WITHIN_S = 2.0
@@ -30,10 +30,9 @@ def router(models: Mapping[str, Served]) -> APIRouter:
     reading = 0
 
     async def newest(name: str, limit: int) -> dict[str, Any]:
-        if not kept.durable:
-            raise NotFound("nothing is kept: this server has no storage; set storage.url to a folder to have a log")
-
         def read() -> list[dict[str, Any]]:
+            if not kept.durable:
+                return [entry.told() for entry in kept.ring.newest(name, limit)]
             kept.keeper.flush(_FLUSH_WITHIN_S)  # what has just been done is in it, unless the disk fails
             return [entry.told() for entry in kept.audit.newest(name, limit)]
 
@@ -47,7 +46,7 @@ def router(models: Mapping[str, Served]) -> APIRouter:
             reading -= 1
         if name and not entries:
             await asyncio.wrap_future(served.engine.command(lambda c: c.check(name)))
-        return {"entries": entries}
+        return {"entries": entries, "kept": "storage" if kept.durable else "memory"}
 
     @routes.get("/audit", **declared)
     async def read_audit(limit: Limit = 100) -> dict[str, Any]:

@@ -56,7 +56,8 @@ class Callers:
         actor = _shown(request.headers.get("x-actor", "")) if self._trusts(peer) else ""
         if actor.casefold() == _RESERVED:
             raise BadRequest(f"X-Actor is '{actor}', which is what the audit log calls the server itself")
-        return Who(actor or self.client(request) or "unknown", reason)
+        request_id = request.scope.get("state", {}).get("request_id", "")
+        return Who(actor or self.client(request) or "unknown", reason, request_id)
 
     def _trusts(self, address: str) -> bool:
         if not self._proxies:

@@ -1,51 +1,97 @@
-"""What happens around every request for predictions: its name, and the count of how it ended."""
+"""What happens around every request: its name, the count of how it ended, and what the log says of it."""
 
+import logging
+import re
 import time
 from collections.abc import Mapping
 
+import orjson
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tta_server.api.path import path_of
 from tta_server.api.request_id import HEADER, name_request
+from tta_server.telemetry.bursts import Bursts
 from tta_server.telemetry.closed_sets import RequestOutcome
+from tta_server.telemetry.log_format import fields
 from tta_server.telemetry.metrics import Metrics
+
+access_log = logging.getLogger("tta_server.access")
+
+_STREAM = re.compile("/v1/streams/([^/]+)")
+_MOST_CHARACTERS = 200
 
 
 class Accounting:
-    """Count every request for predictions once, with its outcome and duration; its answer says what it is called."""
+    """Name every request, say in the log what is refused, and count requests for predictions by how they ended."""
 
-    def __init__(self, app: ASGIApp, metrics: Mapping[str, Metrics]) -> None:
+    def __init__(self, app: ASGIApp, metrics: Mapping[str, Metrics], bursts: Bursts, access: bool = False) -> None:
         """Wrap `app`.
 
         Args:
             app: What answers.
             metrics: Of each model, by name; the first gets what names no model, or none that is served.
+            bursts: Tells what is refused.
+            access: Whether the log has a line for each request.
         """
         self._app = app
         self._metrics = metrics
+        self._bursts = bursts
+        self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] != "http" or not _asks_for_predictions(scope):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         name_request(scope)
-        status = 500
+        status, code = 500, ""
         started_s = time.perf_counter()
 
         async def watched(message: Message) -> None:
-            nonlocal status
+            nonlocal status, code
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)[HEADER] = scope["state"]["request_id"]
+            elif status >= 400:
+                code = code or _code(message.get("body", b""))
             await send(message)
 
         try:
             await self._app(scope, receive, watched)
         finally:
-            metrics = self._metrics.get(_model(scope)) or next(iter(self._metrics.values()))
-            metrics.request(_outcome(status), time.perf_counter() - started_s)
+            duration_s = time.perf_counter() - started_s
+            if _asks_for_predictions(scope):
+                metrics = self._metrics.get(_model(scope)) or next(iter(self._metrics.values()))
+                metrics.request(_outcome(status), duration_s)
+            if status >= 400:
+                level = logging.WARNING if status >= 500 else logging.INFO
+                self._bursts.refused(f"{code or 'http'} ({status})", level, **_about(scope))
+            if self._access:
+                said = f"{scope['method']} {path_of(scope)[:_MOST_CHARACTERS]} {status}"
+                access_log.info(said, extra=fields(**_about(scope), duration_ms=round(1000 * duration_s, 1)))
+
+
+def _about(scope: Scope) -> dict[str, str]:
+    """Return what may be said of a request: nothing of its body, its query or its key."""
+    path = path_of(scope)
+    named = _STREAM.match(path)
+    stream = named[1] if named else dict(scope["headers"]).get(b"x-stream-id", b"").decode("latin-1")
+    return {
+        "method": scope["method"],
+        "path": path[:_MOST_CHARACTERS],
+        "stream": stream[:_MOST_CHARACTERS],
+        "client": (scope.get("client") or ("",))[0],
+        "request_id": scope["state"]["request_id"],
+    }
+
+
+def _code(body: bytes) -> str:
+    """Return the code of an error from its answer; of the text, which may repeat what was sent, nothing."""
+    try:
+        return str(orjson.loads(body)["code"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return ""
 
 
 def _asks_for_predictions(scope: Scope) -> bool:

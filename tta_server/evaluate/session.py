@@ -21,6 +21,7 @@ from tta_server.runtime.served import Storage
 from tta_server.settings import DomainsSettings, DriftSettings, EngineSettings, GuardSettings, Settings, StreamsSettings
 from tta_server.storage.audit import Audit
 from tta_server.storage.keeper import Keeper
+from tta_server.storage.ring import Ring
 from tta_server.storage.store import Store
 from tta_server.streams.event import StreamEvent
 from tta_server.streams.stream import Stream
@@ -203,7 +204,7 @@ def _nowhere() -> Storage:
     """Return a storage that nothing is written to: its writer is never started."""
     store = Store("memory://evaluate")
     audit = Audit(store.files)
-    return Storage(store, audit, Keeper(store, audit), durable=False)
+    return Storage(store, audit, Keeper(store, audit), durable=False, ring=Ring())
 
 
 def ask(verb: Callable[..., T], *arguments: object) -> T:

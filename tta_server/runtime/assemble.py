@@ -26,6 +26,7 @@ from tta_server.runtime.sharing import Sharing
 from tta_server.runtime.watcher import Watcher
 from tta_server.runtime.worker import Parts, Worker
 from tta_server.settings import DomainsSettings, EngineSettings, GuardSettings, Settings
+from tta_server.settings_voice import WebhooksSettings
 from tta_server.streams.directory import Apart
 from tta_server.streams.event import News, keep_books
 from tta_server.streams.journal import Journal
@@ -36,7 +37,10 @@ from tta_server.streams.registry import Registry
 from tta_server.streams.schedule import Pace
 from tta_server.streams.series import Series
 from tta_server.streams.shelf import Shelf
+from tta_server.streams.spoken import speak
+from tta_server.streams.waking import Waking
 from tta_server.telemetry.metrics import Metrics
+from tta_server.telemetry.webhook import Webhook
 from tta_server.wanted import make_adapter
 
 log = logging.getLogger(__name__)
@@ -55,6 +59,9 @@ def make_served(name: str, model: Model, settings: Settings, storage: Storage) -
     metrics.on_render(lambda: metrics.stored(storage.keeper.behind_s, storage.keeper.failures, storage.keeper.lost))
     adapter = make_adapter(settings.adapter)
     worker, commands = assemble(network(model, settings), model.reference, adapter, settings, metrics, storage)
+    webhook = _webhook(settings.webhooks, metrics)
+    if webhook:
+        worker.parts.news.listen(Waking(name, webhook.post).hear)
     return Served(
         name=name,
         model=model,
@@ -67,6 +74,7 @@ def make_served(name: str, model: Model, settings: Settings, storage: Storage) -
         limits=settings.limits,
         metrics=metrics,
         decoding=Decoding(settings.limits),
+        webhook=webhook,
     )
 
 
@@ -96,9 +104,9 @@ def assemble(
     source = adapters.create("source")
     shelf = Shelf(storage.keeper, backbone, reference, space)
     ledger = Ledger(settings.streams.recent_bytes)
-    journal = Journal(storage.keeper, shelf, storage.durable, settings.storage.keep_inputs)
+    journal = Journal(storage.keeper, shelf, None if storage.durable else storage.ring, settings.storage.keep_inputs)
     monitor = Monitor.of(reference, backbone.norm_stats(), settings.drift, settings.engine.window_rows)
-    news = News(keep_books, Series(metrics, monitor).hear, ledger.hear, journal.hear)
+    news = News(keep_books, speak, Series(metrics, monitor).hear, ledger.hear, journal.hear)
     metrics.bundle(reference is not None)
     apart = Apart(len(space.mean) if space else 0, blind=not space and settings.domains.max > 1)
     registry = Registry(methods, settings.streams, _pace(settings.engine), metrics, shelf, news, apart)
@@ -145,6 +153,12 @@ def _guard(
     backbone: Backbone, reference: Reference | None, settings: GuardSettings, window_rows: int, adapter: Adapter
 ) -> Judge:
     return Guard(backbone, adapter, reference, settings, window_rows) if settings.enabled else Unguarded()
+
+
+def _webhook(settings: WebhooksSettings, metrics: Metrics) -> Webhook | None:
+    if not settings.url:
+        return None
+    return Webhook(settings.url, settings.secret.get_secret_value(), settings.timeout_s, metrics.webhook)
 
 
 def _room(model: Model, settings: Settings) -> Room:

@@ -158,8 +158,7 @@ class Commands:
             if stream.mode != usual and not stream.frozen:
                 self._switch(stream, usual, who)
         nothing, extra = Standing(0), {"mode": mode or "configured"}
-        told = StreamEvent(EVERY, "mode", nothing, nothing, None, "operator", who.reason, who.name, extra=extra)
-        self._desk.tell(told)
+        self._desk.switched(StreamEvent(EVERY, "mode", nothing, nothing, extra=extra), who)
         modes = Counter(summary.mode for summary in self._streams.summaries())
         return {"mode": mode or "configured", "streams": dict(modes)}
 
@@ -217,7 +216,7 @@ class Commands:
         summary, whose = self._streams.summary(name), self._whose(name)
         erased = self._streams.delete(name)
         standing = Standing(summary.state_version)
-        self._desk.tell(StreamEvent(name, "delete", standing, standing, None, "operator", who.reason, who.name))
+        self._desk.switched(StreamEvent(name, "delete", standing, standing), who)
         if whose and whose.whereabouts:
             if whose.whereabouts.current == name:
                 whose.whereabouts = whose.whereabouts.at("")

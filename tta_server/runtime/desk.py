@@ -1,6 +1,7 @@
 """What operators' commands share: who asks, which streams a command is about, and how a change is told."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from tta_server.adapters import State
@@ -18,10 +19,12 @@ class Who(NamedTuple):
     Attributes:
         name: As the API knows the caller.
         reason: What the caller wrote; may be empty where none is required.
+        request_id: What the request is called; empty if it has no name.
     """
 
     name: str
     reason: str = ""
+    request_id: str = ""
 
 
 class Desk:
@@ -83,7 +86,7 @@ class Desk:
             waiting: Images that are not learnt from any more.
         """
         lost: dict[DropReason, int] = {"reset": waiting} if waiting else {}
-        self.tell(
+        self._news.tell(
             StreamEvent(
                 stream.name,
                 event,
@@ -95,12 +98,14 @@ class Desk:
                 who.name,
                 lost=lost,
                 extra=extra or {},
+                request_id=who.request_id,
             )
         )
 
-    def tell(self, event: StreamEvent) -> None:
-        """Tell what was done to no stream in memory."""
-        self._news.tell(event)
+    def switched(self, event: StreamEvent, who: Who) -> None:
+        """Tell what an operator did to no stream in memory."""
+        by = {"cause": "operator", "reason": who.reason, "who": who.name, "request_id": who.request_id}
+        self._news.tell(replace(event, **by))  # type: ignore[arg-type]
 
     def told(self, stream: Stream) -> dict[str, Any]:
         """Return everything about a stream."""

@@ -257,7 +257,6 @@ class Learner:
             return
         stream.frozen = f"taken back {stream.restores} times in a row, last because: {verdict.reason}"
         stream.mode = "off"
-        log.error("stream '%s' is switched off: %s", stream.name, stream.frozen)
         standing = stream.standing
         self._tell(StreamEvent(stream.name, "freeze", standing, standing, stream, verdict.cause, stream.frozen))
 

@@ -226,7 +226,7 @@ class Router:
         domain = open_domain(self._registry, stream, place)
         domain.touched_s = job.arrived_s
         reason = f"what it sees lies {self._source.apart(place):.3g} times the usual spread from the source"
-        self._tell("open", stream, reason, {"domain": domain.name})
+        self._tell("open", stream, reason, {"domain": domain.name}, request_id=job.request_id)
         return domain
 
     def _leave(self, kind: EventKind, stream: Stream, domain: str, reason: str, extra: dict[str, str]) -> None:
@@ -241,9 +241,12 @@ class Router:
         reason: str,
         extra: dict[str, str],
         lost: Mapping[DropReason, int] = MappingProxyType({}),
+        request_id: str = "",
     ) -> None:
         at = stream.standing
-        self._news.tell(StreamEvent(stream.name, kind, at, at, stream, reason=reason, lost=lost, extra=extra))
+        self._news.tell(
+            StreamEvent(stream.name, kind, at, at, stream, reason=reason, lost=lost, extra=extra, request_id=request_id)
+        )
 
 
 def _needs_answer(stream: Stream) -> bool:

@@ -12,11 +12,13 @@ from tta_server.runtime.engine import Engine
 from tta_server.settings_door import LimitsSettings
 from tta_server.storage.audit import Audit
 from tta_server.storage.keeper import Keeper
+from tta_server.storage.ring import Ring
 from tta_server.storage.store import Store
 from tta_server.streams.ledger import Ledger
 from tta_server.streams.methods import Methods
 from tta_server.streams.registry import Registry
 from tta_server.telemetry.metrics import Metrics
+from tta_server.telemetry.webhook import Webhook
 
 
 class Storage(NamedTuple):
@@ -27,12 +29,14 @@ class Storage(NamedTuple):
         audit: The log of what happened to streams.
         keeper: The thread that writes both.
         durable: Whether they outlive the process.
+        ring: The log's last lines, if they do not.
     """
 
     store: Store
     audit: Audit
     keeper: Keeper
     durable: bool
+    ring: Ring
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +55,7 @@ class Served:
         limits: What a request may be.
         metrics: Where to report.
         decoding: Decodes images.
+        webhook: Tells somebody what happens to streams; None if nobody is to be told.
     """
 
     name: str
@@ -64,9 +69,12 @@ class Served:
     limits: LimitsSettings
     metrics: Metrics
     decoding: Decoding
+    webhook: Webhook | None = None
 
     def start(self) -> None:
         """Begin to answer; returns when the device is warm."""
+        if self.webhook:
+            self.webhook.start()
         self.engine.start()
 
     def stop(self) -> None:
@@ -75,6 +83,8 @@ class Served:
             self.commands.save()  # also what no step has written: the guard's memory, images that wait
         self.storage.keeper.close()
         self.decoding.close()
+        if self.webhook:
+            self.webhook.close()
 
 
 def find(models: Mapping[str, Served], name: str | None = None) -> Served:

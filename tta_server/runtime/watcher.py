@@ -1,6 +1,5 @@
 """Watch the drift of streams: hand what the frozen model says of their images to the monitor, and tell what changes."""
 
-import logging
 from collections.abc import Mapping
 
 from tta_server.drift.monitor import Monitor, Sights, rows_of
@@ -10,8 +9,6 @@ from tta_server.runtime.job import Scores
 from tta_server.storage.audit import now
 from tta_server.streams.event import StreamEvent, Tell
 from tta_server.streams.stream import Stream
-
-log = logging.getLogger(__name__)
 
 
 class Watcher:
@@ -78,8 +75,6 @@ class Watcher:
         if watch.state == before.state or (before.state, watch.state) == ("unknown", "stable"):
             return
         reason, at = _said(before, watch), stream.standing
-        level = logging.WARNING if watch.state == "drift" else logging.INFO
-        log.log(level, "stream '%s': %s", stream.name, reason)
         extra = {"state": watch.state, "before": before.state, "because": watch.because, "since": watch.since}
         self._tell(StreamEvent(stream.name, "drift", at, at, stream, reason=reason, extra=extra))
 

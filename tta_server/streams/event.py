@@ -32,6 +32,7 @@ class Words(NamedTuple):
         saved: Whether the stream is written: always, never, or if its state or who answers is another than before.
         domain: What happened to a domain of the stream, if it is about that.
         fresh: Whether nothing that was measured of the stream holds any more.
+        level: How loud the server's log says it; 0 is not at all.
     """
 
     window: WindowOutcome | None = None
@@ -40,39 +41,43 @@ class Words(NamedTuple):
     saved: Literal["always", "moved", "never"] = "moved"
     domain: DomainOutcome | None = None
     fresh: bool = False
+    level: int = logging.DEBUG
 
 
 WORDS: Final[Mapping[EventKind, Words]] = {
     "create": Words(saved="never"),
     "load": Words(saved="never"),
-    "open": Words(saved="always", domain="opened"),
+    "open": Words(saved="always", domain="opened", level=logging.INFO),
     "begin": Words(),
-    "merge": Words(saved="always", domain="merged"),
-    "forget": Words(saved="always", domain="forgotten"),
+    "merge": Words(saved="always", domain="merged", level=logging.INFO),
+    "forget": Words(saved="always", domain="forgotten", level=logging.INFO),
     "recall": Words(saved="never", domain="recalled"),
-    "rename": Words(saved="always"),
-    "offer": Words(saved="never"),
+    "rename": Words(saved="always", level=logging.INFO),
+    "offer": Words(saved="never", level=logging.INFO),
     "commit": Words("updated"),
     "reject": Words("rejected", "rejected"),
     "skip": Words("skipped", "skipped"),
-    "failed": Words("failed", "failed"),
-    "rollback": Words("restored", "rejected", restored=True),
-    "reset": Words("restored", "rejected", restored=True, saved="always", fresh=True),
-    "snapshot": Words(saved="never"),
-    "restore": Words(restored=True),
-    "import": Words(restored=True),
-    "delete": Words(saved="never"),
-    "mode": Words(saved="always"),
-    "freeze": Words(saved="always"),
-    "settings": Words(saved="always"),
-    "drift": Words(saved="never"),
-    "aside": Words(saved="never"),
-    "scored": Words(saved="never"),
-    "answered": Words(saved="never"),
-    "offered": Words(saved="never"),
+    "failed": Words("failed", "failed", level=0),
+    "rollback": Words("restored", "rejected", restored=True, level=logging.INFO),
+    "reset": Words("restored", "rejected", restored=True, saved="always", fresh=True, level=logging.INFO),
+    "snapshot": Words(saved="never", level=logging.INFO),
+    "restore": Words(restored=True, level=logging.INFO),
+    "import": Words(restored=True, level=logging.INFO),
+    "delete": Words(saved="never", level=logging.INFO),
+    "mode": Words(saved="always", level=logging.INFO),
+    "freeze": Words(saved="always", level=logging.ERROR),
+    "settings": Words(saved="always", level=logging.INFO),
+    "drift": Words(saved="never", level=logging.INFO),
+    "aside": Words(saved="never", level=0),
+    "scored": Words(saved="never", level=0),
+    "answered": Words(saved="never", level=0),
+    "offered": Words(saved="never", level=0),
     "shed": Words("dropped", "overload", saved="never"),
 }
-"""Every kind of event; the one place that knows what it is called in the metrics and in the books."""
+"""Every kind of event; the one place that knows what it is called in the metrics, in the books and in the log.
+
+What sets a stream aside, and a step that fails, are logged where they are caught, with how they came about.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +102,7 @@ class StreamEvent:
         measures: Numbers that the guard looked at, by name.
         extra: What only this event has; for the audit log.
         time: ISO 8601 in UTC.
+        request_id: What the request is called that it came with; empty if it came with none.
     """
 
     stream: str
@@ -116,6 +122,7 @@ class StreamEvent:
     measures: Mapping[str, float] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
     time: str = field(default_factory=now)
+    request_id: str = ""
 
     @property
     def words(self) -> Words:

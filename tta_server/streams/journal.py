@@ -6,8 +6,9 @@ import torch
 from safetensors.torch import save
 
 from tta_server.adapters.checkpoint import state_digest
-from tta_server.storage.audit import Entry
+from tta_server.storage.audit import Entry, Event
 from tta_server.storage.keeper import Keeper
+from tta_server.storage.ring import Ring
 from tta_server.streams.event import StreamEvent
 from tta_server.streams.shelf import Shelf
 from tta_server.streams.window import Images
@@ -16,47 +17,53 @@ from tta_server.streams.window import Images
 class Journal:
     """Write down every event that the audit log has a name for."""
 
-    def __init__(self, keeper: Keeper, shelf: Shelf, durable: bool, keep_inputs: bool) -> None:
+    def __init__(self, keeper: Keeper, shelf: Shelf, ring: Ring | None, keep_inputs: bool) -> None:
         """Take where things are kept.
 
         Args:
             keeper: The audit log.
             shelf: Streams on disk.
-            durable: Whether anything outlives the process.
+            ring: Where lines go if nothing is to outlive the process; None if something is.
             keep_inputs: Whether the windows that are learnt from are kept, so that states can be rebuilt.
         """
         self._keeper = keeper
         self._shelf = shelf
-        self._durable = durable
+        self._ring = ring
         self._keep_inputs = keep_inputs
 
     def hear(self, event: StreamEvent) -> None:
         """Write down one event: the window, then the line, then the state."""
-        if not (self._durable and event.logged):
+        if not event.logged:
+            return
+        if self._ring is not None:
+            self._ring.append(_entry(event, event.logged, None))  # a digest would make the device wait
             return
         if self._keep_inputs and event.kind == "commit" and event.lesson:
             images = [row.image for row in event.lesson.rows]
             self._keeper.keep_input(event.stream, event.lesson.digest, lambda: _window(images))
-        self._keeper.record(
-            Entry(
-                event.stream,
-                event.logged,
-                event.before.version,
-                event.after.version,
-                event.cause,
-                event.reason,
-                event.lesson.digest if event.lesson else None,
-                event.rows,
-                _digest(event),
-                event.who,
-                event.time,
-                event.extra,
-            )
-        )
+        self._keeper.record(_entry(event, event.logged, _digest(event)))
         if event.subject and event.saves:
             self._shelf.save(event.subject)
             if event.subject.parent:
                 self._shelf.save(event.subject.parent)
+
+
+def _entry(event: StreamEvent, name: Event, state: str | None) -> Entry:
+    """Return the line of an event; `state` is the digest of the state after it."""
+    return Entry(
+        event.stream,
+        name,
+        event.before.version,
+        event.after.version,
+        event.cause,
+        event.reason,
+        event.lesson.digest if event.lesson else None,
+        event.rows,
+        state,
+        event.who,
+        event.time,
+        event.extra,
+    )
 
 
 def _digest(event: StreamEvent) -> str | None:

@@ -1,6 +1,5 @@
 """Streams that have not learnt yet: whoever asks may open one, so no client may have many, and the idle ones go."""
 
-import logging
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -12,8 +11,6 @@ from tta_server.streams.event import EventKind, News, StreamEvent
 from tta_server.streams.names import is_domain, stream_of_domain
 from tta_server.streams.registry import Registry
 from tta_server.streams.stream import Standing
-
-log = logging.getLogger(__name__)
 
 _RESTING_S = 60.0  # only who was not asked for so long gives way to others
 
@@ -117,7 +114,6 @@ class Newcomers:
             self._registry.set_aside(name, error)
             return True
         reason = f"it learnt nothing, nobody asked for it {why}"
-        log.info("stream '%s' is erased: %s", name, reason)
         self._news.tell(StreamEvent(name, "delete", standing, standing, reason=reason))
         return True
 

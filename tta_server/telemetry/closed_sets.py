@@ -59,6 +59,10 @@ DriftScore = JudgedScore | ShownScore
 DriftCause = JudgedScore | Literal["style"]
 """What says that the input drifts: the score that speaks loudest, or the look of the images."""
 
+WebhookOutcome = Literal["sent", "retried", "failed", "dropped"]
+"""What became of a message to the configured address: it arrived; it did not, and is tried again; it was given up;
+there was no room or no time for it."""
+
 Action = Literal["commit", "reject", "rollback", "reset"]
 StateKind = Literal["state", "history", "window"]
 Move = Literal["evicted", "revived", "deleted"]
@@ -77,6 +81,7 @@ DRIFT_SCORES: Final[tuple[DriftScore, ...]] = (
     *get_args(JudgedScore),
     *get_args(ShownScore),
 )
+WEBHOOK_OUTCOMES: Final[tuple[WebhookOutcome, ...]] = get_args(WebhookOutcome)
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 STATE_KINDS: Final[tuple[StateKind, ...]] = get_args(StateKind)
 MOVES: Final[tuple[Move, ...]] = get_args(Move)

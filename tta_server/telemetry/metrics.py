@@ -28,6 +28,7 @@ from tta_server.telemetry.closed_sets import (
     STAGES,
     STATE_KINDS,
     TURNED_AWAY,
+    WEBHOOK_OUTCOMES,
     Action,
     Cause,
     Move,
@@ -35,6 +36,7 @@ from tta_server.telemetry.closed_sets import (
     Stage,
     StateKind,
     TurnedAway,
+    WebhookOutcome,
 )
 from tta_server.telemetry.stream_series import StreamSeries
 
@@ -144,6 +146,10 @@ class Metrics:
             "tta_records_lost", "Audit lines and kept windows given up while the disk failed.", one, registry=registry
         ).labels(self._model)
         self._failures = self._given_up = 0
+        webhooks = Counter(
+            "tta_webhooks", "Messages to webhooks.url, by what became of them.", [*one, "outcome"], registry=registry
+        )
+        self._webhooks = {outcome: webhooks.labels(self._model, outcome) for outcome in WEBHOOK_OUTCOMES}
 
     def request(self, outcome: RequestOutcome, duration_s: float) -> None:
         """Count one finished request."""
@@ -204,6 +210,10 @@ class Metrics:
         self._snapshot_failures.inc(failures - self._failures)
         self._lost.inc(lost - self._given_up)
         self._failures, self._given_up = failures, lost
+
+    def webhook(self, outcome: WebhookOutcome) -> None:
+        """Count what became of a message to the configured address."""
+        self._webhooks[outcome].inc()
 
     def on_render(self, look: Callable[[], None]) -> None:
         """Have `look` record what nobody tells by itself, each time before everything is rendered."""

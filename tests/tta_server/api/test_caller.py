@@ -5,6 +5,7 @@ from starlette.requests import Request
 
 from tta_server.api.caller import Callers
 from tta_server.errors import BadRequest
+from tta_server.runtime.desk import Who
 
 
 def request(**headers: str) -> Request:
@@ -56,7 +57,7 @@ def test_a_connection_without_an_address_has_a_name_in_the_log():
     [("ann", "ann"), ("a\tn\x1bn", "ann"), ("x" * 100, "x" * 64), ("  ", "10.0.0.7"), ("\x00", "10.0.0.7")],
 )
 def test_an_actor_is_printable_and_short(sent, name):
-    assert Callers("", PROXIES).who(request(x_actor=sent), "why") == (name, "why")
+    assert Callers("", PROXIES).who(request(x_actor=sent), "why") == Who(name, "why")
 
 
 @pytest.mark.parametrize("name", ["engine", "Engine", " en\x00gine "])

@@ -28,7 +28,7 @@ def ask(service: Service, method: str, path: str, root_path: str = "") -> httpx.
     async def once() -> httpx.Response:
         transport = httpx.ASGITransport(service.app, root_path=root_path)
         async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
-            return await client.request(method, path)
+            return await client.request(method, path, headers={"X-Request-Id": "r-1"})
 
     return asyncio.run(once())
 

@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from tests.tta_server.api.exchange import Exchange
 from tta_server.api.middleware import Accounting
+from tta_server.telemetry.bursts import Bursts
 from tta_server.telemetry.closed_sets import REQUEST_OUTCOMES
 from tta_server.telemetry.metrics import Metrics
 
@@ -24,7 +25,7 @@ def counts(path: str, status: int | None, method: str = "POST") -> dict[str, flo
     exchange = Exchange([b""], path=path)
     exchange.scope["method"] = method
     try:
-        exchange.through(Accounting(app, {"m": metrics}))
+        exchange.through(Accounting(app, {"m": metrics}, Bursts()))
     except RuntimeError:
         assert status is None
     lines = [line for line in metrics.render().decode().splitlines() if line.startswith("tta_requests_total{")]
@@ -70,7 +71,7 @@ NAME = re.compile(r"[0-9a-f]{32}")
 def named(headers: dict[str, str], status: int = 200) -> str:
     """Return what the answer to a request for predictions says the request is called."""
     answer = Response(status_code=status)
-    exchange = Exchange([b""], headers, "/predict").through(Accounting(answer, {"m": Metrics("m", "tent")}))
+    exchange = Exchange([b""], headers, "/predict").through(Accounting(answer, {"m": Metrics("m", "tent")}, Bursts()))
     return exchange.headers[b"x-request-id"].decode()
 
 

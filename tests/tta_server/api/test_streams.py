@@ -198,10 +198,14 @@ def test_who_asks_is_the_peer_unless_a_trusted_proxy_says_who_it_is(client):
     assert [line["who"] for line in lines(client, "door")[1::-1]] == ["127.0.0.1", "annb" + "x" * 60]
 
 
-def test_a_server_without_storage_says_that_nothing_is_kept(tmp_path):
+def test_a_server_without_storage_has_its_log_in_memory_and_says_so(tmp_path):
     with running(tmp_path, CONFIG) as server:
-        for path in ("/v1/audit", "/v1/streams/door/audit"):
-            response = server.client.get(path)
+        server.client.post("/v1/streams", json={"name": "door"}).raise_for_status()
+        server.client.post("/v1/streams/door/reset", json={"reason": "a test"}).raise_for_status()
 
-            assert response.status_code == 404
-            assert "nothing is kept: this server has no storage; set storage.url" in response.json()["error"]
+        every, one = (server.client.get(path).json() for path in ("/v1/audit", "/v1/streams/door/audit"))
+
+        assert (every["kept"], one["kept"]) == ("memory", "memory")
+        assert [line["verdict"] for line in one["entries"]] == ["reset", "create"]
+        assert every["entries"] == one["entries"]
+        assert server.client.get("/v1/streams/nobody/audit").status_code == 404

@@ -15,8 +15,8 @@ from tests.tta_server.runtime import fakes
 from tta_server import adapters
 from tta_server.app import build, load_model
 from tta_server.calibrate import calibrate_command
-from tta_server.serve import summary
 from tta_server.settings_file import load_settings
+from tta_server.start import start_facts, start_table
 
 CONFIG = {
     "model": {
@@ -115,7 +115,7 @@ def test_a_server_starts_with_what_few_images_without_labels_give_and_says_what_
     service = build(load_settings(tmp_path / "model.yaml", {"model": {"weights": tmp_path / "tiny.pth"}}))
 
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(summary(service, "http://here"))
+    console.print(start_table(start_facts(service, "http://here")))
     shown = console.export_text()
     assert f"of {count} source images" in shown
     assert "no canary (needs labels): the guard cannot check what a stream has learnt on labelled images" in shown
@@ -126,7 +126,7 @@ def test_a_server_without_a_bundle_says_what_that_costs(options):
     service = build(load_settings(options("--data", "x").config))
 
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(summary(service, "http://here"))
+    console.print(start_table(start_facts(service, "http://here")))
     shown = console.export_text()
     assert "none; make one with 'tta-server calibrate'" in shown
     assert "no canary: the guard cannot check" in shown

@@ -18,7 +18,7 @@ def keyed(tmp_path_factory):
     secret, _ = new_key(folder / "keys.yaml", {"name": "gates", "scopes": ["read"], "streams": ["gate-*"]})
     config = {
         "model": {"device": "cpu"},
-        "server": {"log_level": "debug"},
+        "logging": {"level": "debug", "access": True},
         "auth": {"keys_file": str(folder / "keys.yaml")},
     }
     with running(folder, config) as server:

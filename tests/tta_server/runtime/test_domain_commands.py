@@ -243,7 +243,7 @@ def test_a_domain_is_renamed_also_on_disk(tmp_path: Path):
 
     assert (about["id"], about["title"]) == ("door@1", "night")
     line = subject.audited()[-1]
-    assert (line.stream, line.event, line.who, line.reason) == ("door@1", "rename", *WHO)
+    assert (line.stream, line.event, line.who, line.reason) == ("door@1", "rename", *WHO[:2])
     assert line.extra == {"title": "night", "before": ""}
     with pytest.raises(NotFound, match="stream 'door' has no domain 3; it has door@1, door@2"):
         subject.commands.domains.rename("door", 3, "fog", WHO)

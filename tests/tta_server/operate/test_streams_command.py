@@ -1,0 +1,159 @@
+"""What an operator types, against a real server: what is printed, what is done, and how it ends."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.server import Running, running
+from tests.tta_server.api.operators import CONFIG, ROWS, lines, taught
+from tests.tta_server.calls import glyph_images, infer, stream
+from tests.tta_server.receiver import receiving
+from tta_server.cli import main
+from tta_server.keys.keyring import new_key
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[Running]:
+    """A server with a stream that has learnt."""
+    folder = tmp_path_factory.mktemp("operate")
+    with running(folder, CONFIG | {"storage": {"url": str(folder / "kept"), "save_every_s": 0.05}}) as started:
+        taught(started.client, "gate-7")
+        infer(started.client, "reference", glyph_images(0, ROWS))
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("TTA_KEY", raising=False)
+    monkeypatch.delenv("TTA_URL", raising=False)
+
+
+@pytest.fixture
+def typed(server: Running, capsys):
+    """Return what types a command, expects that it succeeds, and returns what it prints."""
+
+    def typed(*words: str) -> str:
+        assert main(["streams", *words, "--url", server.url]) == 0
+        printed = capsys.readouterr()
+        assert printed.err == ""
+        return printed.out
+
+    return typed
+
+
+def complaint(capsys: pytest.CaptureFixture, *words: str) -> tuple[int, str]:
+    """Return how a command ends, and the one line that it says."""
+    status = main(["streams", *words])
+    printed = capsys.readouterr()
+    assert (printed.out, len(printed.err.splitlines())) == ("", 1)
+    return status, printed.err
+
+
+def test_streams_are_listed_with_who_answers_and_whether_they_drift(typed):
+    table = typed("ls", "--drift")
+
+    assert re.search(r"gate-7 +│ \w+ +│ after", table)
+    assert re.search(r"reference +│ \w+ +│ off +│ source", table)
+
+
+def test_only_what_is_asked_for_is_listed(typed):
+    found = json.loads(typed("ls", "--mode", "off", "--json"))
+
+    assert [each["name"] for each in found] == ["reference"]
+
+
+@pytest.mark.parametrize("verb", ["show", "drift"])
+def test_as_json_the_answer_is_the_servers(typed, server, verb):
+    path = "/v1/streams/gate-7" + ("/drift" if verb == "drift" else "")
+
+    assert json.loads(typed(verb, "gate-7", "--json")) == server.client.get(path).json()
+
+
+def test_a_stream_is_shown_with_its_verdicts_and_its_drift_with_its_scores(typed):
+    shown, drift = typed("show", "gate-7"), typed("drift", "gate-7")
+
+    assert re.search(r"version +│ \d+; its state was made by \d+ steps", shown)
+    assert "commit" in shown
+    assert re.search(r"drift +│ (unknown|stable|warning|drift)", drift)
+    assert "entropy_ratio" in drift or "missing" in drift
+
+
+def test_what_is_learnt_goes_to_a_file_and_into_another_stream(typed, server, tmp_path: Path):
+    out = tmp_path / "gate.safetensors"
+
+    typed("export", "gate-7", "--out", str(out))
+    typed("import", "gate-8", str(out))
+
+    assert stream(server.client, "gate-8")["steps"] == stream(server.client, "gate-7")["steps"] > 0
+
+
+def test_a_stream_is_kept_rolled_back_switched_off_and_reset(typed, server):
+    taught(server.client, "door")
+
+    kept = json.loads(typed("snapshot", "door", "--note", "before", "--json"))["id"]
+    typed("rollback", "door", "--version", "1", "--reason", "it got worse")
+    typed("freeze", "door", "--reason", "it rains")
+    off = stream(server.client, "door")["mode"]
+    typed("reset", "door", "--reason", "a new lens")
+
+    about = stream(server.client, "door")
+    assert kept in [each["id"] for each in server.client.get("/v1/streams/door/snapshots").json()["snapshots"]]
+    assert (off, about["steps"]) == ("off", 0)
+    said = [(line["verdict"], line["reason"]) for line in lines(server.client, "door")[:4]]
+    assert said == [("reset", "a new lens"), ("mode", "it rains"), ("rollback", "it got worse"), ("snapshot", "before")]
+
+
+def test_what_the_server_refuses_is_one_line_and_status_1(server, capsys):
+    status, said = complaint(capsys, "show", "nobody", "--url", server.url)
+
+    assert (status, said.startswith("tta-server: ")) == (1, True)
+    assert "nobody" in said
+
+
+def test_where_no_server_is_that_is_said_with_status_3(capsys):
+    with receiving([]) as gone:
+        pass
+
+    status, said = complaint(capsys, "ls", "--url", gone.url)
+
+    assert status == 3
+    assert said.startswith(f"tta-server: no server answers at {gone.url}: ")
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "http://"])
+def test_what_is_no_address_is_refused_with_status_2(url, capsys):
+    status, said = complaint(capsys, "ls", "--url", url)
+
+    assert status == 2
+    assert "is no address of a server; expected one such as http://127.0.0.1:8000" in said
+
+
+def test_a_file_that_is_not_there_is_one_line_and_status_2(server, capsys):
+    status, said = complaint(capsys, "import", "gate-7", "nowhere.safetensors", "--url", server.url)
+
+    assert (status, "nowhere.safetensors" in said) == (2, True)
+
+
+def test_a_key_is_shown_to_nobody_but_the_server_that_was_named(capsys):
+    with receiving([307]) as there:
+        status, said = complaint(capsys, "reset", "door", "--url", there.url, "--key", "secret")
+
+    assert (status, len(there.requests)) == (1, 1)
+    assert there.requests[0].headers["authorization"] == "Bearer secret"
+    assert "HTTP 307" in said
+
+
+def test_a_server_with_keys_is_asked_with_the_one_of_the_environment(tmp_path, capsys, monkeypatch):
+    secret, _ = new_key(tmp_path / "keys.yaml", {"name": "ann", "scopes": ["read"], "streams": ["*"]})
+    with running(tmp_path, {"model": {"device": "cpu"}, "auth": {"keys_file": str(tmp_path / "keys.yaml")}}) as keyed:
+        status, said = complaint(capsys, "ls", "--url", keyed.url)
+        monkeypatch.setenv("TTA_KEY", secret)
+        monkeypatch.setenv("TTA_URL", keyed.url)
+
+        assert (status, "key" in said) == (1, True)
+        assert main(["streams", "ls", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == []

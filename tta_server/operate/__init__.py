@@ -1,0 +1,1 @@
+"""What an operator does at a terminal with a server that runs."""

@@ -1,0 +1,133 @@
+"""`tta-server streams`: look at the streams of a running server, and change them.
+
+Ends with 0; with 1 if the server refused; 2 if the command line is wrong or a file cannot be read or written; 3 if no
+server answers.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from rich.console import Console, RenderableType
+
+from tta_server.operate.server import RefusedError, Server, UnreachableError
+from tta_server.operate.tables import drifting, many, one
+
+_URL = "http://127.0.0.1:8000"
+
+Done = tuple[Any, RenderableType]
+"""What the server answered, and how it looks on a terminal."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    verbs = parser.add_subparsers(title="what to do", required=True, metavar="VERB")
+
+    def verb(name: str, run: Callable[[Server, argparse.Namespace], Done], text: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        added.set_defaults(verb=run)
+        if name != "ls":
+            added.add_argument("stream", help="name of the stream, or of one of its domains, such as gate-7@2")
+        url = os.environ.get("TTA_URL", _URL)
+        added.add_argument("--url", default=url, help="address of the server (default: TTA_URL, else %(default)s)")
+        added.add_argument("--key", help="API key (default: TTA_KEY, which other users of the machine cannot see)")
+        added.add_argument("--json", action="store_true", help="print what the server answers, as JSON")
+        return added
+
+    listing = verb("ls", _list, "list streams")
+    listing.add_argument("--mode", choices=("after", "inline", "shadow", "off"), help="only those in this mode")
+    listing.add_argument("--answers", choices=("source", "adapted"), help="only those that this answers")
+    listing.add_argument("--frozen", action="store_true", help="only those that the guard switched off")
+    listing.add_argument("--drift", action="store_true", help="say of each whether it drifts: one more question each")
+    verb("show", _show, "say everything about a stream, with the last verdicts and their reasons")
+    verb("drift", _drift, "say whether a stream's input drifts, since when, and what says so")
+    reset = verb("reset", _reset, "put a stream back to the frozen model, and forget its domains")
+    reset.add_argument("--reason", default="", help="why, for the audit log")
+    rollback = verb("rollback", _roll_back, "put a stream back to a version that is kept")
+    rollback.add_argument("--version", type=int, help="which (default: the newest that passed the complete check)")
+    rollback.add_argument("--reason", required=True, help="why, for the audit log")
+    freeze = verb("freeze", _freeze, "have the frozen model answer, and learn nothing, until the mode is changed")
+    freeze.add_argument("--reason", default="", help="why, for the audit log")
+    snapshot = verb("snapshot", _snapshot, "keep the state that a stream has now")
+    snapshot.add_argument("--note", default="", help="what it is kept for")
+    export = verb("export", _export, "save what a stream has learnt as a file")
+    export.add_argument("--out", type=Path, help="the file (default: STREAM.safetensors)")
+    verb("import", _import, "have a stream go on from such a file").add_argument("file", type=Path, help="the file")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Ask the server and print its answer; return the exit status.
+
+    Raises:
+        ValueError: If an option is wrong.
+        OSError: If a file cannot be read or written.
+    """
+    server = Server(options.url, options.key or os.environ.get("TTA_KEY", ""))
+    try:
+        answer, shown = options.verb(server, options)
+    except (RefusedError, UnreachableError) as error:
+        print(f"tta-server: {error}", file=sys.stderr)
+        return 1 if isinstance(error, RefusedError) else 3
+    if options.json:
+        print(json.dumps(answer, indent=2))
+    else:
+        Console().print(shown, markup=False, highlight=False, soft_wrap=isinstance(shown, str))
+    return 0
+
+
+def _at(options: argparse.Namespace, rest: str = "") -> str:
+    return f"/v1/streams/{quote(options.stream, safe='@')}{rest}"
+
+
+def _list(server: Server, options: argparse.Namespace) -> Done:
+    found = server.streams(mode=options.mode, answers=options.answers, frozen="true" if options.frozen else None)
+    if not options.drift:
+        return found, many(found)
+    drift = {each["name"]: server.get(f"/v1/streams/{each['name']}/drift")["state"] for each in found}
+    return [each | {"drift": drift[each["name"]]} for each in found], many(found, drift)
+
+
+def _show(server: Server, options: argparse.Namespace) -> Done:
+    found = server.get(_at(options))
+    return found, one(found)
+
+
+def _drift(server: Server, options: argparse.Namespace) -> Done:
+    found = server.get(_at(options, "/drift"))
+    return found, drifting(found)
+
+
+def _reset(server: Server, options: argparse.Namespace) -> Done:
+    found = server.tell("POST", _at(options, "/reset"), {"reason": options.reason})
+    return found, f"{options.stream} is reset, version {found['state_version']}"
+
+
+def _roll_back(server: Server, options: argparse.Namespace) -> Done:
+    found = server.tell("POST", _at(options, "/rollback"), {"version": options.version, "reason": options.reason})
+    return found, f"{options.stream} is rolled back, version {found['state_version']}"
+
+
+def _freeze(server: Server, options: argparse.Namespace) -> Done:
+    found = server.tell("PATCH", _at(options), {"mode": "off", "reason": options.reason})
+    return found, f"{options.stream} learns nothing, and the frozen model answers"
+
+
+def _snapshot(server: Server, options: argparse.Namespace) -> Done:
+    found = server.tell("POST", _at(options, "/snapshots"), {"note": options.note})
+    return found, f"{options.stream} is kept as {found['id']}"
+
+
+def _export(server: Server, options: argparse.Namespace) -> Done:
+    data, out = server.download(_at(options, "/state")), options.out or Path(f"{options.stream}.safetensors")
+    out.write_bytes(data)
+    return {"file": str(out), "bytes": len(data)}, f"{options.stream} is in {out}, {len(data)} bytes"
+
+
+def _import(server: Server, options: argparse.Namespace) -> Done:
+    found = server.upload(_at(options, "/state"), options.file.read_bytes())
+    return found, f"{options.stream} goes on from {options.file}, version {found['state_version']}"

@@ -1,0 +1,117 @@
+"""What a server says of its streams, as tables for a terminal."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+_LAST_VERDICTS: Final = 10
+_MOST_LAYERS: Final = 5
+
+
+def many(streams: Iterable[Mapping[str, Any]], drift: Mapping[str, str] | None = None) -> Table:
+    """Return one row for each stream.
+
+    Args:
+        streams: In short.
+        drift: The state of the drift of each, if it was asked for.
+    """
+    heads = ["stream", "mode", "answers", "version", "images", "learnt", "last verdict", "trouble"]
+    rows = []
+    for each in streams:
+        last = each["last_verdict"] or {}
+        told = f"{last.get('verdict', '')} {last.get('cause', '')}".strip()
+        wrong = each["trouble"] or (each["frozen"] and f"frozen: {each['frozen']}")
+        row = [each["name"], each["mode"], each["answers"], each["state_version"], each["images"]]
+        rows.append([*row, each["images_learnt"], told, wrong])
+        if drift is not None:
+            rows[-1].insert(1, drift[each["name"]])
+    if drift is not None:
+        heads.insert(1, "drift")
+    return _table(heads, rows)
+
+
+def one(stream: Mapping[str, Any]) -> RenderableType:
+    """Return everything about a stream."""
+    labelled = stream["labelled"]
+    facts = {
+        "stream": stream["name"],
+        "mode": stream["mode"],
+        "adapter": stream["adapter"],
+        "answers": f"the {'frozen model' if stream['answers'] == 'source' else 'stream itself'}",
+        "frozen": stream["frozen"],
+        "trouble": stream["trouble"],
+        "version": f"{stream['state_version']}; its state was made by {stream['steps']} steps",
+        "images": f"{stream['images']}, {stream['images_learnt']} learnt from, {stream['images_in_window']} waiting",
+        "dropped": ", ".join(f"{count} {reason}" for reason, count in stream["dropped"].items()),
+        "right, by labels": f"{_accuracy(labelled['adapted'])}, the frozen model {_accuracy(labelled['source'])}",
+        "versions kept": _range(stream["versions_kept"]),
+        "domains": ", ".join(stream["domains"]),
+    }
+    heads = ["time", "verdict", "cause", "who", "version", "domain", "reason"]
+    last = [
+        [each["time"], each["verdict"], each["cause"], each["who"], each["version_after"], each["domain"],
+         each["reason"]]
+        for each in stream["verdicts"][-_LAST_VERDICTS:]
+    ]  # fmt: skip
+    return Group(_facts(facts), _table(heads, last, "last verdicts, newest last"))
+
+
+def drifting(drift: Mapping[str, Any]) -> RenderableType:
+    """Return whether a stream drifts, since when, and what says so."""
+    guess, learnt = drift["estimated_accuracy"], drift["learnt"]
+    facts = {
+        "stream": drift["stream"],
+        "drift": drift["state"],
+        "since": drift["since"],
+        "because of": drift["because"] or "",
+        "evidence": f"10^{drift['evidence_decades']:.1f}; a warning from 10^{drift['evidence_of_warning']:.1f}, drift "
+        f"from 10^{drift['evidence_of_drift']:.1f}",
+        "windows": f"{drift['windows_scored']} of {drift['window_rows']} images",
+        "agreement": _share(learnt["agreement"]),
+        "accuracy, a guess": f"frozen model {_share(guess['source'])}, stream {_share(guess['adapted'])}",
+        "guard measured": ", ".join(f"{name} {value:.3g}" for name, value in learnt["measures"].items()),
+        "worst layers": ", ".join(f"{each['layer']} {each['w2']:.2f}" for each in learnt["layers"][:_MOST_LAYERS]),
+        "domains": ", ".join(f"{each['id']} {each['share']:.0%}" for each in drift["domains"]),
+        "missing": drift["missing"],
+    }
+    scores = [[each["name"], *map(_number, (each["value"], each["z"], each["p"]))] for each in drift["scores"]]
+    return Group(
+        _facts(facts), _table(["score", "value", "z", "p"], scores, "last window, as the frozen model sees it")
+    )
+
+
+def _facts(facts: Mapping[str, str]) -> Table:
+    table = Table(show_header=False)
+    for name, value in facts.items():
+        if value:
+            table.add_row(name, Text(value))
+    return table
+
+
+def _table(heads: Iterable[str], rows: Iterable[Iterable[object]], title: str = "") -> Table:
+    """Return a table; what comes from a server is text and commands no terminal."""
+    table = Table(*heads, title=title or None, title_justify="left")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    return table
+
+
+def _accuracy(found: Mapping[str, Any]) -> str:
+    if not found["labels"]:
+        return "unknown"
+    return f"{found['accuracy']:.1%} ({found['low']:.1%} to {found['high']:.1%}, {found['labels']} labels)"
+
+
+def _range(versions: list[int]) -> str:
+    return f"{versions[0]} to {versions[-1]}, {len(versions)} of them" if versions else ""
+
+
+def _share(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.1%}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"

@@ -1,0 +1,115 @@
+"""What a server says of itself when it starts: what is on, what is not, and why."""
+
+import re
+from collections.abc import Mapping
+
+from rich.table import Table
+
+from tta_server.app import Service
+from tta_server.guard.lacking import lacking, sentences
+from tta_server.telemetry.webhook import place_of
+
+
+def start_table(facts: Mapping[str, str]) -> Table:
+    """Return `start_facts` as a person who starts a server reads them."""
+    table = Table(show_header=False, title="tta-server", title_justify="left")
+    for key, value in facts.items():
+        table.add_row(key, value)
+    return table
+
+
+def start_facts(service: Service, address: str) -> dict[str, str]:
+    """Return what is served, where, what is on, and what is missing: a word and a text each."""
+    settings, spec = service.settings, service.served.model.backbone.spec
+    given = ", ".join(f"{key}={value}" for key, value in settings.adapter.settings.items())
+    return {
+        "address": address,
+        "model": f"{spec.name}, {spec.classes} classes, {'x'.join(map(str, spec.input_shape))}",
+        "weights": f"sha256 {spec.digest[:16]}",
+        "device": str(service.served.model.backbone.device),
+        **service.served.model.backbone.findings.remarks,
+        "bundle": _bundle(service),
+        "adapter": f"{settings.adapter.name} ({given or 'defaults'})",
+        "streams": _streams(service),
+        "domains": _domains(service),
+        "guard": _guard(service),
+        "drift": _drift(service),
+        "storage": _storage(service),
+        "keys": _keys(service),
+        "webhooks": _webhooks(service),
+        "log": _log(service),
+        "try": f"curl {address}/v2/health/ready",
+    }
+
+
+def _has(service: Service, part: str) -> bool:
+    reference = service.served.model.reference
+    return reference is not None and part in reference.parts
+
+
+def _streams(service: Service) -> str:
+    """Say how streams learn, those that nobody configured by name."""
+    settings, registry = service.settings, service.served.registry
+    return f"mode '{registry.modes.usual('')}', windows of {settings.engine.window_rows} images"
+
+
+def _domains(service: Service) -> str:
+    most = service.settings.domains.max
+    if service.served.registry.tells_apart:
+        return f"on, up to {most} for each stream"
+    if most == 1:
+        return "off, domains.max is 1: one state learns from everything"
+    return "off, the bundle has no style: inputs cannot be told apart"
+
+
+def _guard(service: Service) -> str:
+    if not service.settings.guard.enabled:
+        return "off, guard.enabled is false: whatever is learnt answers, unjudged"
+    return "on" if _has(service, "canary") else "on, without the canary: the bundle has none"
+
+
+def _drift(service: Service) -> str:
+    if not service.settings.drift.enabled:
+        return "off, drift.enabled is false"
+    if _has(service, "null"):
+        return "on"
+    if service.served.registry.tells_apart:
+        return "on, by the look of images only: the bundle has no null to compare scores with"
+    return "unknown for every stream: the bundle has nothing to compare with"
+
+
+def _storage(service: Service) -> str:
+    url = service.settings.storage.url
+    if not url:
+        return "none, storage.url is empty: what streams learn and the audit log live in memory"
+    inputs = "with" if service.settings.storage.keep_inputs else "without"
+    return f"{re.sub('//[^/@]*@', '//', url)}, {inputs} the windows learnt from"
+
+
+def _keys(service: Service) -> str:
+    path = service.settings.auth.keys_file
+    return f"asked for, from {path}" if path else "none: everybody who reaches the server may do everything"
+
+
+def _webhooks(service: Service) -> str:
+    settings = service.settings.webhooks
+    if not settings.url:
+        return "none, webhooks.url is empty: who does not look is not told of drift"
+    signed = "signed" if settings.secret.get_secret_value() else "unsigned, webhooks.secret is empty"
+    return f"drift, freezes and restores to {place_of(settings.url)}, {signed}"
+
+
+def _log(service: Service) -> str:
+    settings = service.settings.logging
+    return f"{settings.format}, from level {settings.level}, {'with' if settings.access else 'without'} each request"
+
+
+def _bundle(service: Service) -> str:
+    """Say what the reference bundle lacks, and what that costs."""
+    reference = service.served.model.reference
+    about = reference.about if reference else {}
+    found = (
+        f"of {about.get('images', 'some')} source images" if reference else "none; make one with 'tta-server calibrate'"
+    )
+    missing = lacking(reference, [service.served.methods.default.adapter])
+    return "\n".join([found, *sentences(missing, about.get("left_out", {}))])

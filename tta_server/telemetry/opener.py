@@ -1,0 +1,15 @@
+"""How this program asks others over HTTP: at the address that was named, and at no other."""
+
+from urllib.request import HTTPRedirectHandler, OpenerDirector, build_opener
+
+
+class _NoRedirect(HTTPRedirectHandler):
+    """What is sent may hold a key or a signature: nobody but the address that was named gets it."""
+
+    def redirect_request(self, *_asked: object) -> None:
+        """Follow nobody."""
+
+
+def straight_opener() -> OpenerDirector:
+    """Return what opens requests; a redirect is an `HTTPError` like any other refusal."""
+    return build_opener(_NoRedirect)
