@@ -15,7 +15,7 @@ _RECENT_IMAGES = 256  # over which answers are gathered for their diversity
 _GATHERED = 0.5  # of them, before their diversity is judged
 _SCORED_IMAGES = 64  # over which the score is gathered: quick to fall back, quick to return
 _DRAWN = 4  # images that count as a draw: very few decide nothing
-_CREDIBLE = 0.1  # of the images on which both differ: a stream that is credible on fewer has nothing to show for itself
+_CREDIBLE = 0.02  # of the images on which both differ: a stream that is credible on fewer has nothing to show
 
 
 class Compare:

@@ -37,7 +37,7 @@ def test_where_both_say_the_same_nothing_is_in_doubt():
 @given(differ=st.integers(0, 64), data=st.data())
 @settings(max_examples=200)
 def test_a_stream_that_is_credible_and_more_often_than_the_frozen_model_answers(differ, data):
-    stream = data.draw(st.integers(-(-differ // 10), differ))
+    stream = data.draw(st.integers(-(-differ // 50), differ))
     frozen = data.draw(st.integers(0, stream))
 
     assert not source_answers(Says(stream, frozen, differ), 64)
