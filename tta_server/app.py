@@ -22,6 +22,7 @@ from tta_server.api import (
     metadata,
     parameters,
     predict,
+    repository,
     responses,
     states,
     streams,
@@ -119,6 +120,7 @@ def make_app(served: Mapping[str, Served], settings: Settings) -> FastAPI:
     app.include_router(audit.router(served))
     app.include_router(labels.router(served))
     app.include_router(health.router(served))
+    app.include_router(repository.router(served))
     app.include_router(metadata.router(served, __version__))
     app.include_router(infer.router(served, callers))
     keys = settings.auth.keys_file
