@@ -1,6 +1,6 @@
 """What the Open Inference Protocol's extensions answer, for the OpenAPI document."""
 
-from pydantic import Field, RootModel
+from pydantic import Field
 
 from tta_server.api.answers import Told
 
@@ -71,7 +71,7 @@ class ModelStatistics(Told):
     memory_usage: list[Unset]
 
 
-class Statistics(Told):
+class ServerStatistics(Told):
     """What the models have done since the start."""
 
     model_stats: list[ModelStatistics]
@@ -84,7 +84,3 @@ class IndexEntry(Told):
     version: str
     state: str
     reason: str
-
-
-class RepositoryIndex(RootModel[list[IndexEntry]]):
-    """The models of the repository."""

@@ -12,7 +12,8 @@ from fastapi import APIRouter, Request, Response
 
 from tta_server.api.answers import told
 from tta_server.api.metadata import VERSION, known
-from tta_server.api.protocol_answers import RepositoryIndex, Statistics, Unset
+from tta_server.api.protocol_answers import IndexEntry, ServerStatistics
+from tta_server.api.responses import refusals
 from tta_server.errors import BadRequest, Unsupported
 from tta_server.runtime.served import Served
 
@@ -30,6 +31,11 @@ _INDEX_OPENAPI: dict[str, Any] = {
     }
 }
 
+_INDEX: dict[str, Any] = {
+    "response_model": None,
+    "responses": {200: {"model": list[IndexEntry], "description": "The models, in no order."}} | refusals(400),
+}
+
 
 def router(models: Mapping[str, Served]) -> APIRouter:
     """Return the routes; they come before those that take any model's name.
@@ -39,33 +45,33 @@ def router(models: Mapping[str, Served]) -> APIRouter:
     """
     routes = APIRouter(tags=["open inference protocol"])
 
-    @routes.get("/v2/models/stats", **told(Statistics))
+    @routes.get("/v2/models/stats", **told(ServerStatistics))
     async def all_statistics() -> dict[str, Any]:
         """Say what each model has done since the start."""
         return _statistics(models.values())
 
-    @routes.get("/v2/models/{name}/stats", **told(Statistics, 404))
-    @routes.get("/v2/models/{name}/versions/{version}/stats", **told(Statistics, 404))
+    @routes.get("/v2/models/{name}/stats", **told(ServerStatistics, 404))
+    @routes.get("/v2/models/{name}/versions/{version}/stats", **told(ServerStatistics, 404))
     async def statistics(name: str, version: str = VERSION) -> dict[str, Any]:
         """Say what a model has done since the start."""
         return _statistics([known(models, name, version)])
 
-    @routes.post("/v2/repository/index", openapi_extra=_INDEX_OPENAPI, **told(RepositoryIndex, 400))
+    @routes.post("/v2/repository/index", openapi_extra=_INDEX_OPENAPI, **_INDEX)
     async def index(request: Request) -> Response:
         """List the models and whether they are ready."""
         return _index(models, await request.body())
 
-    @routes.post("/v2/repository/{repository}/index", openapi_extra=_INDEX_OPENAPI, **told(RepositoryIndex, 400))
+    @routes.post("/v2/repository/{repository}/index", openapi_extra=_INDEX_OPENAPI, **_INDEX)
     async def index_of_repository(request: Request, repository: str) -> Response:
         """List the models and whether they are ready; there is one repository, whatever it is called."""
         return _index(models, await request.body())
 
-    @routes.post("/v2/repository/models/{name}/load", **told(Unset, 501))
+    @routes.post("/v2/repository/models/{name}/load", include_in_schema=False)
     async def load(name: str) -> None:
         """Refuse: the models are those of the configuration."""
         raise _stays(name, models)
 
-    @routes.post("/v2/repository/models/{name}/unload", **told(Unset, 501))
+    @routes.post("/v2/repository/models/{name}/unload", include_in_schema=False)
     async def unload(name: str) -> None:
         """Refuse: the models are those of the configuration."""
         raise _stays(name, models)

@@ -37,8 +37,6 @@ NEEDS = {
     "GET /v2/models/stats": f"read {ALL}",
     "GET /v2/models/{name}/stats": f"read {ALL}",
     "GET /v2/models/{name}/versions/{version}/stats": f"read {ALL}",
-    "POST /v2/repository/models/{name}/load": f"admin {ALL}",
-    "POST /v2/repository/models/{name}/unload": f"admin {ALL}",
     "GET /v1/streams": "read",
     "GET /v1/streams/{name}": "read",
     "GET /v1/streams/{name}/domains": "read",
