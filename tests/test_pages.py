@@ -18,7 +18,9 @@ EXECUTED = {
     ("README.md", "yaml"): {"my_models:small": "five minutes"},
     ("README.md", "bash"): {"/predict": "five minutes"},
     ("docs/api.md", "bash"): {"curl": "the curl lines of the api"},
-    ("docs/api.md", "python"): {"tritonclient": "the curl lines of the api"},
+    ("docs/api.md", "python"): dict.fromkeys(
+        ("tritonclient", "tta_server.client", "requests"), "the curl lines of the api"
+    ),
     ("docs/api.md", "json"): {"state_version": "the example answer"},
     ("docs/security.md", "yaml"): {"trusted_proxies": "each setting exists"},
     ("docs/configuration.md", "yaml"): {"window_rows": "the curl lines of the api, the serve lines"},

@@ -56,7 +56,7 @@ def test_the_library_snippet_runs_and_learns():
 def test_the_curl_lines_of_the_api_are_answered_by_the_server_that_the_configuration_example_describes(tmp_path):
     lines = [line for each in blocks("bash", "docs/api.md") for line in each.commands()]
     assert len(lines) >= 16
-    (example,) = blocks("python", "docs/api.md")
+    examples = blocks("python", "docs/api.md")
     config = yaml.safe_load(block("yaml", "window_rows"))
     config["domains"] = {"max": 16}
     config["storage"] = {"url": str(tmp_path / "kept")}  # not in this folder
@@ -66,8 +66,13 @@ def test_the_curl_lines_of_the_api_are_answered_by_the_server_that_the_configura
             assert run_curl(line, server.url, tmp_path) or " -o " in line
         address = server.url.removeprefix("http://")
         names: dict = {}
-        exec(compile(example.text.replace("127.0.0.1:8000", address), example.page, "exec"), names)
+        for example in examples:
+            code = example.text.replace("127.0.0.1:8000", address).replace("docs/", f"{ROOT}/docs/")
+            exec(compile(code, example.page, "exec"), names)
 
+    assert names["found"]["predictions"][0]["label"] == names["again"]["predictions"][0]["label"] == "Z"
+    assert names["labelled"]["counted"] == 1
+    assert names["response"].json()["predictions"][0]["label"] == "Z"
     assert (tmp_path / "gate-7.safetensors").stat().st_size
     assert names["answer"].as_numpy("probabilities").shape == (2, 36)
 

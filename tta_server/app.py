@@ -24,6 +24,7 @@ from tta_server.api import (
     page,
     parameters,
     predict,
+    repository,
     responses,
     states,
     streams,
@@ -131,6 +132,7 @@ def make_app(served: Mapping[str, Served], settings: Settings, bursts: Bursts | 
     app.include_router(audit.router(served))
     app.include_router(labels.router(served))
     app.include_router(health.router(served))
+    app.include_router(repository.router(served))
     app.include_router(metadata.router(served, __version__))
     app.include_router(infer.router(served, callers))
     keys = settings.auth.keys_file

@@ -161,12 +161,12 @@ BAD = {
     "no json": ("POST", INFER, {"content": b"\xff\xd8"}, 400, "not JSON"),
     "unknown model": ("POST", "/v2/models/x/infer", {"content": body(GOOD)}, 404, "this server has 'glyphs'"),
     "unknown version": ("POST", "/v2/models/glyphs/versions/9/infer", {"content": body(GOOD)}, 404, "has version '1'"),
-    "binary data": (
+    "binary data that is not there": (
         "POST",
         INFER,
-        {"content": b"{}", "headers": {"Inference-Header-Content-Length": "2"}},
+        {"content": b"{}", "headers": {"Inference-Header-Content-Length": "3"}},
         400,
-        "binary_data=False",
+        "expected a number of bytes in [0, 2]",
     ),
     "sequence id": (
         "POST",

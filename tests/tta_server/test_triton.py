@@ -1,14 +1,19 @@
 """The Open Inference Protocol, by somebody else's client."""
 
+import asyncio
+import gzip
+import zlib
 from collections.abc import Iterator
 
 import httpx
 import numpy as np
+import orjson
 import pytest
+from PIL import Image
 
 from tests.server import Running, running
-from tests.tta_server import calls
-from tests.tta_server.calls import UNGUARDED, infer
+from tests.tta_server import calls, pictures
+from tests.tta_server.calls import INFER, UNGUARDED, infer
 
 ROWS = 4
 CONFIG = {
@@ -54,19 +59,24 @@ def test_tritonclient_finds_the_server_and_the_model(triton):
     assert triton.is_model_ready("glyphs", "1")
     assert triton.get_server_metadata()["name"] == "tta-server"
     metadata = triton.get_model_metadata("glyphs")
-    assert metadata["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 3, 32, 32]}]
+    assert metadata["inputs"] == [
+        {"name": "input", "datatype": "FP32", "shape": [-1, 3, 32, 32]},
+        {"name": "image", "datatype": "BYTES", "shape": [-1]},
+    ]
+    assert triton.get_model_config("glyphs")["max_batch_size"] == ROWS
+    assert triton.get_model_repository_index() == [{"name": "glyphs", "version": "1", "state": "READY", "reason": ""}]
+    assert "binary_tensor_data" in triton.get_server_metadata()["extensions"]
     assert [output["name"] for output in metadata["outputs"]] == ["probabilities", "label"]
 
 
 @pytest.mark.parametrize(("datatype", "scale"), [("UINT8", 1), ("FP32", 255)])
-@pytest.mark.parametrize("outputs", [None, ["label", "probabilities"]])
-def test_tritonclient_gets_the_answer_that_others_get(triton, client, datatype, scale, outputs):
+def test_tritonclient_gets_the_answer_that_others_get(triton, client, datatype, scale):
     import tritonclient.http as http
 
     images = glyph_images(40)
     tensor = http.InferInput("input", list(images.shape), datatype)
     tensor.set_data_from_numpy(images if scale == 1 else (images / scale).astype(np.float32), binary_data=False)
-    wanted = outputs and [http.InferRequestedOutput(name, binary_data=False) for name in outputs]
+    wanted = [http.InferRequestedOutput(name, binary_data=False) for name in ("label", "probabilities")]
 
     result = triton.infer("glyphs", [tensor], outputs=wanted, request_id="7", parameters={"stream_id": "frozen"})
 
@@ -89,19 +99,161 @@ def test_tritonclient_names_a_stream_by_its_sequence(triton):
     assert result.get_response()["parameters"]["stream"] == "42"
 
 
+def tensor_of(images: np.ndarray, binary: bool, datatype: str = "UINT8") -> object:
+    """Return the input of a request."""
+    import tritonclient.http as http
+
+    tensor = http.InferInput("input", list(images.shape), datatype)
+    tensor.set_data_from_numpy(images, binary_data=binary)
+    return tensor
+
+
+def wanted_of(binary: bool | None) -> list | None:
+    """Return what is asked for; None asks for everything as bytes."""
+    import tritonclient.http as http
+
+    if binary is None:
+        return None
+    return [http.InferRequestedOutput(name, binary_data=binary) for name in ("probabilities", "label")]
+
+
+@pytest.mark.parametrize("packed_in", [None, "gzip", "deflate"])
+@pytest.mark.parametrize("packed_out", [None, "gzip", "deflate"])
+@pytest.mark.parametrize("binary_in", [True, False])
+@pytest.mark.parametrize("binary_out", [True, False, None])
+def test_however_a_request_is_written_its_answer_is_the_same(
+    triton, client, packed_in, packed_out, binary_in, binary_out
+):
+    images = glyph_images(0)
+
+    result = triton.infer(
+        "glyphs",
+        [tensor_of(images, binary_in)],
+        "1",
+        wanted_of(binary_out),
+        parameters={"stream_id": "frozen"},
+        request_compression_algorithm=packed_in,
+        response_compression_algorithm=packed_out,
+    )
+
+    expected = infer(client, "frozen", images)["outputs"]
+    assert result.as_numpy("probabilities").shape == (ROWS, len(expected[0]["data"]) // ROWS)
+    assert result.as_numpy("probabilities").ravel().tolist() == np.float32(expected[0]["data"]).tolist()
+    labels = [label.decode() if isinstance(label, bytes) else label for label in result.as_numpy("label")]
+    assert labels == expected[1]["data"]
+
+
+def test_image_files_are_read_as_predict_reads_them(triton, client):
+    import tritonclient.http as http
+
+    files = [pictures.encoded(Image.fromarray(image.transpose(1, 2, 0))) for image in glyph_images(8, 2)]
+    tensor = http.InferInput("image", [2, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array(files, dtype=np.object_).reshape(2, 1))
+
+    result = triton.infer("glyphs", [tensor], parameters={"stream_id": "frozen"})
+
+    parts = [("image", ("a.png", file)) for file in files]
+    expected = client.post("/predict", files=parts, headers={"X-Stream-Id": "frozen"}).json()["predictions"]
+    assert [label.decode() for label in result.as_numpy("label")] == [each["label"] for each in expected]
+
+
+def test_the_best_classes_are_named(triton):
+    import tritonclient.http as http
+
+    images = glyph_images(0)
+    wanted = [http.InferRequestedOutput("probabilities", binary_data=True, class_count=3)]
+    scores = triton.infer("glyphs", [tensor_of(images, True)], parameters={"stream_id": "frozen"})
+
+    best = triton.infer("glyphs", [tensor_of(images, True)], outputs=wanted, parameters={"stream_id": "frozen"})
+
+    rows = best.as_numpy("probabilities")
+    assert rows.shape == (ROWS, 3)
+    for row, probabilities, label in zip(rows, scores.as_numpy("probabilities"), scores.as_numpy("label"), strict=True):
+        value, index, name = row[0].decode().split(":")
+        assert (int(index), name) == (int(probabilities.argmax()), label.decode())
+        assert value == f"{probabilities.max():f}"
+
+
+def test_a_request_may_be_the_bytes_of_one_image(client):
+    image = glyph_images(3, 1)
+
+    response = client.post(
+        INFER, content=image.tobytes(), headers={"Inference-Header-Content-Length": "0", "X-Stream-Id": "frozen"}
+    )
+
+    size = int(response.headers["inference-header-content-length"])
+    head, behind = orjson.loads(response.content[:size]), response.content[size:]
+    expected = infer(client, "frozen", image)["outputs"]
+    scores, label = (output["parameters"]["binary_data_size"] for output in head["outputs"])
+    assert np.allclose(np.frombuffer(behind[:scores], "<f4"), expected[0]["data"], atol=1e-6)
+    assert behind[scores + 4 :].decode() == expected[1]["data"][0]
+    assert len(behind) == scores + label
+
+
+def test_statistics_count_what_was_asked(triton):
+    before = triton.get_inference_statistics("glyphs")["model_stats"][0]
+
+    triton.infer("glyphs", [tensor_of(glyph_images(0), True)], parameters={"stream_id": "frozen"})
+
+    after = triton.get_inference_statistics()["model_stats"][0]
+    assert after["inference_stats"]["success"]["count"] == before["inference_stats"]["success"]["count"] + 1
+    assert after["inference_count"] >= before["inference_count"] + ROWS
+
+
+def test_the_asynchronous_client_gets_the_same_answer(server, triton):
+    import tritonclient.http.aio as http
+
+    images = glyph_images(0)
+
+    async def ask() -> np.ndarray:
+        async with http.InferenceServerClient(server.url.removeprefix("http://")) as client:
+            assert await client.is_server_ready()
+            tensor = http.InferInput("input", list(images.shape), "UINT8")
+            tensor.set_data_from_numpy(images)
+            result = await client.infer("glyphs", [tensor], parameters={"stream_id": "frozen"})
+            return result.as_numpy("probabilities")
+
+    found = asyncio.run(ask())
+    expected = triton.infer("glyphs", [tensor_of(images, True)], parameters={"stream_id": "frozen"})
+    assert np.array_equal(found, expected.as_numpy("probabilities"))
+    handle = triton.async_infer("glyphs", [tensor_of(images, True)], parameters={"stream_id": "frozen"})
+    assert np.array_equal(found, handle.get_result().as_numpy("probabilities"))
+
+
 @pytest.mark.parametrize(
-    ("model", "binary", "reason"),
+    ("body", "encoding", "status", "said"),
     [
-        ("nobody", False, "unknown model 'nobody'; this server has 'glyphs'"),
-        ("glyphs", True, "binary_data=False"),
+        (gzip.compress(bytes(64 * 2**20)), "gzip", 413, "the body may have at most"),
+        (zlib.compress(bytes(64 * 2**20)), "deflate", 413, "the body may have at most"),
+        (b"x" * 100, "gzip", 400, "the body is not gzip"),
+        (gzip.compress(b"{}" * 100)[:-4], "gzip", 400, "not one whole gzip stream"),
+        (gzip.compress(b"{}") * 2, "gzip", 400, "not one whole gzip stream"),
+        (b"x", "br", 501, "'br'; this server reads gzip and deflate"),
     ],
 )
-def test_tritonclient_can_read_what_was_wrong(triton, model, binary, reason):
+@pytest.mark.parametrize("path", [INFER, "/predict"])
+def test_bombs_and_broken_bodies_are_refused(client, body, encoding, status, said, path):
+    response = client.post(path, content=body, headers={"Content-Encoding": encoding})
+
+    assert (response.status_code, said in response.json()["error"]) == (status, True), response.text
+
+
+def test_tritonclient_hears_that_models_stay(triton):
+    from tritonclient.utils import InferenceServerException
+
+    for change in (triton.load_model, triton.unload_model):
+        with pytest.raises(InferenceServerException, match="neither loaded nor unloaded"):
+            change("glyphs")
+
+
+def test_tritonclient_can_read_what_was_wrong(triton):
     import tritonclient.http as http
     from tritonclient.utils import InferenceServerException
 
-    tensor = http.InferInput("input", [1, 3, 32, 32], "UINT8")
-    tensor.set_data_from_numpy(GOOD, binary_data=binary)
+    wrong = http.InferInput("input", [1, 3, 31, 32], "UINT8")
+    wrong.set_data_from_numpy(GOOD[:, :, 1:])
 
-    with pytest.raises(InferenceServerException, match=reason):
-        triton.infer(model, [tensor])
+    with pytest.raises(InferenceServerException, match="unknown model 'nobody'; this server has 'glyphs'"):
+        triton.infer("nobody", [tensor_of(GOOD, True)])
+    with pytest.raises(InferenceServerException, match=r"shape \[1, 3, 31, 32\], expected \[N, 3, 32, 32\]"):
+        triton.infer("glyphs", [wrong])

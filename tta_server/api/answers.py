@@ -95,13 +95,20 @@ class InferParameters(Told):
     domains: list[str] | None = Field(None, description="Of each image; absent where none are told apart.")
 
 
+class BinarySize(Told):
+    """How many bytes behind the JSON are a tensor's."""
+
+    binary_data_size: int
+
+
 class OutputTensor(Told):
-    """A tensor, flat in row-major order."""
+    """A tensor, flat in row-major order: as `data`, or as bytes behind the JSON."""
 
     name: Literal["probabilities", "label"]
     datatype: Literal["FP32", "BYTES"]
     shape: list[int]
-    data: list[float] | list[str]
+    data: list[float] | list[str] | None = Field(None, description="Absent where the tensor is sent as bytes.")
+    parameters: BinarySize | None = Field(None, description="Only where the tensor is sent as bytes.")
 
 
 class Inferred(Told):

@@ -1,10 +1,10 @@
-"""The Open Inference Protocol v2 over JSON: inference.
+"""The Open Inference Protocol v2 over HTTP: inference, in JSON and in binary.
 
 Source: kserve/open-inference-protocol, specification/protocol/inference_rest.md.
 Differs: an output's data is flat, and health answers carry KServe's bodies.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,18 +13,17 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from tta_server.api.answers import Inferred, told
+from tta_server.api.binary import HEADER, written
 from tta_server.api.caller import Callers, hung_up
-from tta_server.api.metadata import VERSION, known
+from tta_server.api.encoding import body_of, compressed
+from tta_server.api.metadata import OUTPUTS, SCORES, VERSION, known
 from tta_server.api.permission import key_of, take
 from tta_server.api.request_id import request_id_of
 from tta_server.api.stream_id import stream_of
-from tta_server.api.tensors import OPENAPI, InferRequest, parse
-from tta_server.errors import BadRequest
+from tta_server.api.tensors import OPENAPI, Expected, InferRequest, WantedOutput, parse
 from tta_server.runtime.answer import Question, answer
 from tta_server.runtime.job import Answer
 from tta_server.runtime.served import Served
-
-_OUTPUTS = ("probabilities", "label")
 
 
 def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
@@ -35,54 +34,75 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         callers: Knows who sent a request.
     """
     routes = APIRouter(tags=["open inference protocol"])
-    declared = told(Inferred, 400, 404, 408, 413, 429, 501, 503)
+    declared = told(Inferred, 400, 404, 408, 413, 415, 429, 501, 503)
 
     @routes.post("/v2/models/{name}/infer", openapi_extra=OPENAPI, **declared)
     @routes.post("/v2/models/{name}/versions/{version}/infer", openapi_extra=OPENAPI, **declared)
     async def infer(request: Request, name: str, version: str = VERSION) -> Response:
-        """Classify a tensor called `input`: FP32 in [0, 1] or UINT8, shape [N, C, H, W].
+        """Classify `input` (FP32 in [0, 1] or UINT8, [N, C, H, W]) or `image` (BYTES: image files, [N]).
 
         The stream is named by the header `X-Stream-Id`, or by the parameter `stream_id` or `sequence_id`; the request,
-        for labels that come later, by the header `X-Request-Id` or by `id`.
+        for labels that come later, by the header `X-Request-Id` or by `id`. The header
+        `Inference-Header-Content-Length` says how much of the body is JSON, where a tensor follows as bytes.
         """
         served = known(models, name, version)
-        if "inference-header-content-length" in request.headers:
-            raise BadRequest("binary tensor data is not supported; send JSON (tritonclient: binary_data=False)")
         served.engine.refuse_if_full()
-        shape = served.model.preprocess.input_shape
-        sent = parse(await request.body(), shape, served.engine.max_rows, _OUTPUTS)
+        sent = parse(await body_of(request), _expected(served), request.headers.get(HEADER))
         request_id = request_id_of(request, sent.request_id)
         stream = stream_of(
             request.headers.get("x-stream-id"), sent.parameters.get("stream_id"), sent.parameters.get("sequence_id")
         )
         key_of(request).expect_streams(stream)
-        take(request, sent.images.rows)
+        take(request, sent.rows)
         asked = Question(stream, sent.images, callers.client(request), request_id)
         found = await answer(served, asked, hung_up(request))
-        return Response(_encode(served, sent, asked, found), media_type="application/json")
+        return await compressed(request, _encode(served, sent, asked, found))
 
     return routes
 
 
-def _encode(served: Served, sent: InferRequest, asked: Question, found: Answer) -> bytes:
-    rows, classes = found.probabilities.shape
-    labels = served.model.labels
-    data: dict[str, tuple[str, list[int], npt.NDArray[Any] | list[str]]] = {
-        "probabilities": ("FP32", [rows, classes], np.ascontiguousarray(found.probabilities).reshape(-1)),
-        "label": ("BYTES", [rows], [labels[i] for i in found.probabilities.argmax(1)]),
-    }
+def _expected(served: Served) -> Expected:
+    model = served.model
+    return Expected(model.preprocess.input_shape, served.engine.max_rows, OUTPUTS, SCORES, len(model.labels))
+
+
+def _encode(served: Served, sent: InferRequest, asked: Question, found: Answer) -> Response:
     about: dict[str, Any] = {"stream": found.stream, "state_version": found.version, "adapted": found.adapted}
     if found.domains:
         about["domains"] = found.domains
+    outputs, behind = [], []
+    for wanted in sent.outputs:
+        datatype, shape, values = _values(served.model.labels, found.probabilities, wanted)
+        output: dict[str, Any] = {"name": wanted.name, "datatype": datatype, "shape": shape}
+        if wanted.binary:
+            behind.append(written(values))
+            outputs.append(output | {"parameters": {"binary_data_size": len(behind[-1])}})
+        else:
+            outputs.append(output | {"data": values})
     body: dict[str, Any] = {
         "model_name": served.name,
         "model_version": VERSION,
         "parameters": about | {"request_id": asked.request_id},
-        "outputs": [
-            {"name": name, "datatype": data[name][0], "shape": data[name][1], "data": data[name][2]}
-            for name in sent.outputs or _OUTPUTS
-        ],
+        "outputs": outputs,
     }
     if sent.request_id is not None:
         body["id"] = sent.request_id
-    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+    text = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+    if not behind:
+        return Response(text, media_type="application/json")
+    headers = {HEADER: str(len(text))}
+    return Response(b"".join((text, *behind)), media_type="application/octet-stream", headers=headers)
+
+
+def _values(
+    labels: Sequence[str], probabilities: npt.NDArray[np.float32], wanted: WantedOutput
+) -> tuple[str, list[int], npt.NDArray[Any] | list[str]]:
+    """Return datatype, shape and values, flat, of an output."""
+    rows, classes = probabilities.shape
+    if wanted.name != SCORES:
+        return "BYTES", [rows], [labels[i] for i in probabilities.argmax(1)]
+    if not wanted.best:
+        return "FP32", [rows, classes], np.ascontiguousarray(probabilities).reshape(-1)
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, : wanted.best]
+    best = [f"{row[i]:f}:{i}:{labels[i]}" for row, places in zip(probabilities, order, strict=True) for i in places]
+    return "BYTES", [rows, wanted.best], best

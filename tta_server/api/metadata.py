@@ -10,12 +10,19 @@ import orjson
 from fastapi import APIRouter, Response
 
 from tta_server.api.answers import ModelAbout, ModelNames, ModelReadiness, ServerAbout, told
-from tta_server.api.tensors import INPUT
+from tta_server.api.protocol_answers import ModelConfig
+from tta_server.api.tensors import FILES, INPUT
 from tta_server.errors import NotFound
 from tta_server.runtime.served import Served, find
 
 VERSION = "1"
 """The one version of every model."""
+SCORES = "probabilities"
+"""The output with a score for each class."""
+OUTPUTS = (SCORES, "label")
+"""What every model gives."""
+
+_EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "parameters", "statistics")
 
 
 def known(models: Mapping[str, Served], name: str, version: str) -> Served:
@@ -42,7 +49,7 @@ def router(models: Mapping[str, Served], server_version: str) -> APIRouter:
     @routes.get("/v2", **told(ServerAbout))
     async def server_metadata() -> dict[str, Any]:
         """Name the server and its extensions of the protocol."""
-        return {"name": "tta-server", "version": server_version, "extensions": []}
+        return {"name": "tta-server", "version": server_version, "extensions": list(_EXTENSIONS)}
 
     @routes.get("/v2/models", **told(ModelNames))
     async def list_models() -> dict[str, Any]:
@@ -58,11 +65,37 @@ def router(models: Mapping[str, Served], server_version: str) -> APIRouter:
             "name": name,
             "versions": [VERSION],
             "platform": "pytorch",
-            "inputs": [{"name": INPUT, "datatype": "FP32", "shape": [-1, *model.preprocess.input_shape]}],
+            "inputs": [
+                {"name": INPUT, "datatype": "FP32", "shape": [-1, *model.preprocess.input_shape]},
+                {"name": FILES, "datatype": "BYTES", "shape": [-1]},
+            ],
             "outputs": [
-                {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(model.labels)]},
+                {"name": SCORES, "datatype": "FP32", "shape": [-1, len(model.labels)]},
                 {"name": "label", "datatype": "BYTES", "shape": [-1]},
             ],
+        }
+
+    @routes.get("/v2/models/{name}/config", **told(ModelConfig, 404))
+    @routes.get("/v2/models/{name}/versions/{version}/config", **told(ModelConfig, 404))
+    async def model_config(name: str, version: str = VERSION) -> dict[str, Any]:
+        """Describe a model as Triton's clients and load tools read it; one of its inputs is given."""
+        served = known(models, name, version)
+        model, rows = served.model, served.engine.max_rows
+        shape, classes = list(model.preprocess.input_shape), len(model.labels)
+        return {
+            "name": name,
+            "platform": "pytorch",
+            "backend": "tta-server",
+            "max_batch_size": rows,
+            "input": [
+                {"name": INPUT, "data_type": "TYPE_FP32", "dims": shape, "optional": False},
+                {"name": FILES, "data_type": "TYPE_STRING", "dims": [1], "optional": True},
+            ],
+            "output": [
+                {"name": SCORES, "data_type": "TYPE_FP32", "dims": [classes]},
+                {"name": OUTPUTS[1], "data_type": "TYPE_STRING", "dims": [1]},
+            ],
+            "dynamic_batching": {},
         }
 
     @routes.get("/v2/models/{name}/ready", **told(ModelReadiness, 404))

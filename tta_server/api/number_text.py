@@ -97,17 +97,32 @@ class NumberText:
         return np.array(found, np.float64)
 
     def _expect_allowed(self, found: npt.NDArray[np.float64], low: float, high: float) -> None:
-        if self.datatype == "UINT8" and (low < 0 or high > 255 or (found != np.floor(found)).any()):
-            raise BadRequest(f"input has values in [{low:g}, {high:g}], expected whole numbers in [0, 255] for UINT8")
-        if self.datatype == "FP32" and (low < -_TOLERANCE or high > 1 + _TOLERANCE):
-            raise BadRequest(
-                f"input has values in [{low:g}, {high:g}], expected [0, 1]; send pixels / 255, the server normalises "
-                "them"
-            )
+        whole = self.datatype != "UINT8" or bool((found == np.floor(found)).all())
+        expect_allowed(self.datatype, low, high, whole)
 
     def _misfit(self) -> BadRequest:
         count = f"{math.prod(self.shape)} numbers, nested evenly or flat"
         return BadRequest(f"input 'data' does not fit shape {list(self.shape)}; expected {count}")
+
+
+def expect_allowed(datatype: str, low: float, high: float, whole: bool = True) -> None:
+    """Refuse values that pixels cannot have.
+
+    Args:
+        datatype: One of `DATATYPES`.
+        low: The lowest value; NaN if any is.
+        high: The highest.
+        whole: Whether all are whole numbers.
+
+    Raises:
+        BadRequest: If they are out of range.
+    """
+    if datatype == "UINT8" and (not (low >= 0 and high <= 255) or not whole):
+        raise BadRequest(f"input has values in [{low:g}, {high:g}], expected whole numbers in [0, 255] for UINT8")
+    if datatype == "FP32" and not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
+        raise BadRequest(
+            f"input has values in [{low:g}, {high:g}], expected [0, 1]; send pixels / 255, the server normalises them"
+        )
 
 
 def _is_nested(text: memoryview) -> bool:

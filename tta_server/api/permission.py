@@ -48,6 +48,8 @@ RULES: Final = (
     _rule("POST", "/predict|/v1/labels", "infer"),
     _rule("POST", f"{_STREAM}/compare", "infer"),
     _rule("POST", rf"{_MODEL}(/versions/[^/]+)?/infer", "infer"),
+    _rule("GET", f"/v2/models/stats|{_MODEL}(/versions/[^/]+)?/stats", "read", every_stream=True),
+    _rule("POST", "/v2/repository(/[^/]+)?/index", "infer", one_model=False),
     _rule("GET", f"{_MODEL}(/.*)?", "infer"),
     _rule("GET", "/|/v2|/v2/models|/openapi.json", "infer", one_model=False),
     _rule("GET", f"/v1/streams|{_STREAM}(/domains|/drift|/snapshots|/audit)?", "read"),

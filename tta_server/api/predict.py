@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from tta_server.api.answers import Predictions, told
 from tta_server.api.caller import Callers, hung_up
+from tta_server.api.encoding import body_of
 from tta_server.api.multipart import boundary_of, files
 from tta_server.api.permission import key_of, take
 from tta_server.api.request_id import request_id_of
@@ -46,7 +47,7 @@ async def uploads(request: Request, max_images: int) -> tuple[Upload, ...]:
     Raises:
         BadRequest: If there is none, or there are too many.
     """
-    body = await request.body()
+    body = await body_of(request)
     content_type = request.headers.get("content-type", "")
     if not content_type.lower().startswith("multipart/form-data"):
         if not body:
@@ -69,7 +70,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     routes = APIRouter(tags=["predict"])
     served = find(models)
     labels = served.model.labels
-    declared = told(Predictions, 400, 408, 413, 415, 429, 503)
+    declared = told(Predictions, 400, 408, 413, 415, 429, 501, 503)
 
     @routes.post("/predict", openapi_extra=IMAGES, **declared, summary="Classify one or several images")
     async def predict(request: Request, top_k: int = min(5, len(labels))) -> Response:

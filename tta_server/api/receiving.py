@@ -20,7 +20,7 @@ _LABELS_BYTES = 2 * 2**20
 _RETRY_AFTER_S = 1
 _REASONS: Final[Mapping[type[TTAError], TurnedAway]] = {TooSlow: "slow_body", Overloaded: "bodies", TooLarge: "body"}
 _WORTH_READING_BYTES = 256 * 2**10  # what a refused request still sends, rather than lose its connection
-_WHOLE = re.compile(r"/predict|/v2/.*|/v1/streams/[^/]+/(state|compare)")
+_WHOLE = re.compile(r"/predict|/v2/models/.*|/v1/streams/[^/]+/(state|compare)")
 
 
 def most_bytes(path: str, max_body_bytes: int) -> int:
@@ -148,6 +148,7 @@ class Receiving:
             await send(message)
 
         self._intake.begin(body)
+        scope.setdefault("state", {})["counted"] = lambda size: self._intake.add(body, size)
         try:
             await self._app(scope, counted, unless_refused)
         except TTAError as error:

@@ -1,14 +1,19 @@
-"""Requests of the Open Inference Protocol's JSON form; what they hold of values is read by `number_text.py`."""
+"""Requests of the Open Inference Protocol; values are read by `number_text.py` and `binary.py`."""
 
 import re
 from typing import Any, NamedTuple
 
 import orjson
 
+from tta_server.api.binary import HEADER, RawTensor, size_bytes, split, uploads
 from tta_server.api.number_text import DATATYPES, ONLY_NUMBERS, NumberText
-from tta_server.errors import BadRequest, Unsupported
+from tta_server.errors import BadRequest
+from tta_server.runtime.codec import Upload
 
 INPUT = "input"
+"""The input that takes pixels."""
+FILES = "image"
+"""The input that takes image files, as elements of a BYTES tensor."""
 OPENAPI: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -31,10 +36,14 @@ OPENAPI: dict[str, Any] = {
                             "items": {
                                 "title": "InputTensor",
                                 "type": "object",
-                                "required": ["name", "datatype", "shape", "data"],
+                                "required": ["name", "datatype", "shape"],
                                 "properties": {
-                                    "name": {"type": "string", "enum": [INPUT]},
-                                    "datatype": {"type": "string", "enum": ["FP32", "UINT8"]},
+                                    "name": {"type": "string", "enum": [INPUT, FILES]},
+                                    "datatype": {"type": "string", "enum": ["FP32", "UINT8", "BYTES"]},
+                                    "parameters": {
+                                        "type": "object",
+                                        "description": "`binary_data_size`: bytes of the tensor behind the JSON.",
+                                    },
                                     "shape": {"type": "array", "items": {"type": "integer"}},
                                     "data": {"type": "array", "items": {}, "description": "Nested or flat, row-major."},
                                 },
@@ -46,12 +55,19 @@ OPENAPI: dict[str, Any] = {
                                 "title": "WantedOutput",
                                 "type": "object",
                                 "required": ["name"],
-                                "properties": {"name": {"type": "string"}},
+                                "properties": {
+                                    "name": {"type": "string"},
+                                    "parameters": {
+                                        "type": "object",
+                                        "description": "`binary_data` (a boolean), `classification` (how many).",
+                                    },
+                                },
                             },
                         },
                     },
                 }
-            }
+            },
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
         },
     }
 }
@@ -64,43 +80,102 @@ _DATA = re.compile(rb'(?<!\\)"data"\s*:\s*\[')
 _TAKEN_OUT = "the values, which were taken out"
 
 
+class Expected(NamedTuple):
+    """What requests to a model may ask for.
+
+    Attributes:
+        input_shape: (C, H, W) of an image.
+        max_rows: Most images of a request.
+        outputs: Names of the outputs.
+        scores: The output that has a score for each class.
+        classes: How many classes there are.
+    """
+
+    input_shape: tuple[int, int, int]
+    max_rows: int
+    outputs: tuple[str, ...]
+    scores: str
+    classes: int
+
+
+class WantedOutput(NamedTuple):
+    """An output that is asked for.
+
+    Attributes:
+        name: Its name.
+        binary: Whether it is sent as bytes, not as JSON.
+        best: How many of the best classes are named in its place; 0 for the tensor itself.
+    """
+
+    name: str
+    binary: bool
+    best: int
+
+
 class InferRequest(NamedTuple):
     """A request that is well formed, but for the values of its images, which are not read yet.
 
     Attributes:
-        images: The images (n, C, H, W), as text.
+        images: The images (n, C, H, W) as text or bytes, or image files.
         request_id: The caller's id, None if there is none.
         parameters: The caller's parameters.
-        outputs: Names of the outputs that are asked for, each once; all when empty.
+        outputs: What is asked for, each output once.
     """
 
-    images: NumberText
+    images: NumberText | RawTensor | tuple[Upload, ...]
     request_id: str | None
     parameters: dict[str, Any]
-    outputs: tuple[str, ...]
+    outputs: tuple[WantedOutput, ...]
+
+    @property
+    def rows(self) -> int:
+        """How many images it has."""
+        return len(self.images) if isinstance(self.images, tuple) else self.images.rows
 
 
-def parse(
-    body: bytes, input_shape: tuple[int, int, int], max_rows: int, known_outputs: tuple[str, ...]
-) -> InferRequest:
-    """Read the JSON body of an infer request; what is large in it is left as it is.
+def parse(body: bytes, expected: Expected, json_bytes: str | None = None) -> InferRequest:
+    """Read the body of an infer request; what is large in it is left as it is.
+
+    Args:
+        body: JSON, or JSON and the bytes of a tensor, or these bytes alone.
+        expected: What it may ask for.
+        json_bytes: How much of it is JSON, as the header `binary.HEADER` says; None without that header.
 
     Raises:
         BadRequest: If anything about it is wrong, but for the values.
-        Unsupported: If it needs the binary data extension.
     """
-    request, data = _json(body)
+    text, binary = split(body, json_bytes)
+    if binary is not None and not text:
+        return _raw(binary, expected)
+    request, data = _json(text)
     inputs = request.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
-        raise BadRequest(f"'inputs' must be a list of one tensor, called '{INPUT}'")
-    if inputs[0].get("name") != INPUT:
-        raise BadRequest(f"unexpected input '{_short(inputs[0].get('name'))}'; the model takes '{INPUT}'")
+        raise BadRequest(f"'inputs' must be a list of one tensor, called '{INPUT}' or '{FILES}'")
+    if inputs[0].get("name") not in (INPUT, FILES):
+        raise BadRequest(
+            f"unexpected input '{_short(inputs[0].get('name'))}'; the model takes '{INPUT}' (pixels), '{FILES}' (files)"
+        )
     request_id = request.get("id")
     if request_id is not None and not isinstance(request_id, str):
         raise BadRequest("'id' must be a string")
-    outputs = _outputs(request.get("outputs", []), known_outputs)
     parameters = _parameters(request)
-    return InferRequest(_images(inputs[0], data, input_shape, max_rows), request_id, parameters, outputs)
+    outputs = _outputs(request.get("outputs", []), parameters, expected)
+    images = _images(inputs[0], data, binary, expected)
+    return InferRequest(images, request_id, parameters, outputs)
+
+
+def _raw(data: memoryview, expected: Expected) -> InferRequest:
+    """Return a request that is the bytes of one image alone."""
+    shape = (1, *expected.input_shape)
+    sizes = {size_bytes(datatype, shape): datatype for datatype in DATATYPES}
+    if len(data) not in sizes:
+        allowed = " or ".join(f"{size} ({datatype})" for size, datatype in sizes.items())
+        raise BadRequest(
+            f"a raw request is one image of shape {list(shape)} alone: expected {allowed} bytes, got {len(data)}; "
+            "send image files to /predict"
+        )
+    outputs = tuple(WantedOutput(name, True, 0) for name in expected.outputs)
+    return InferRequest(RawTensor(data, sizes[len(data)], shape), None, {}, outputs)
 
 
 def _json(body: bytes) -> tuple[dict[str, Any], memoryview]:
@@ -146,34 +221,98 @@ def _parameters(request: dict[str, Any]) -> dict[str, Any]:
     return parameters
 
 
-def _outputs(outputs: object, known: tuple[str, ...]) -> tuple[str, ...]:
+def _outputs(outputs: object, parameters: dict[str, Any], expected: Expected) -> tuple[WantedOutput, ...]:
     if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
         raise BadRequest("'outputs' must be a list of objects with a 'name'")
-    names = tuple(str(output.get("name")) for output in outputs)
+    binary = _flag(parameters, "binary_data_output", False)
+    names = [str(output.get("name")) for output in outputs]
     for name in names:
-        if name not in known:
-            raise BadRequest(f"unexpected output '{_short(name)}'; the model gives {', '.join(known)}")
+        if name not in expected.outputs:
+            raise BadRequest(f"unexpected output '{_short(name)}'; the model gives {', '.join(expected.outputs)}")
         if names.count(name) > 1:
             raise BadRequest(f"output '{name}' is asked for more than once")
-    return names
+    return tuple(
+        _output(output, binary, expected) for output in outputs or [{"name": name} for name in expected.outputs]
+    )
 
 
-def _images(tensor: dict[str, Any], data: memoryview, input_shape: tuple[int, int, int], max_rows: int) -> NumberText:
+def _output(output: dict[str, Any], binary: bool, expected: Expected) -> WantedOutput:
+    parameters = _parameters(output)
+    best = parameters.get("classification", 0)
+    if "classification" in parameters and output["name"] != expected.scores:
+        raise BadRequest(f"output '{output['name']}' has no 'classification'; ask for it with '{expected.scores}'")
+    if type(best) is not int or not ("classification" not in parameters or 1 <= best <= expected.classes):
+        raise BadRequest(f"'classification' is {_short(best)}, expected 1 to {expected.classes}")
+    return WantedOutput(output["name"], _flag(parameters, "binary_data", binary), best)
+
+
+def _flag(parameters: dict[str, Any], name: str, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise BadRequest(f"'{name}' is {_short(value)}, expected true or false")
+    return value
+
+
+def _images(
+    tensor: dict[str, Any], text: memoryview, binary: memoryview | None, expected: Expected
+) -> NumberText | RawTensor | tuple[Upload, ...]:
+    given = _binary(tensor, binary)
+    if tensor["name"] == FILES:
+        return _files(tensor, given, expected.max_rows)
     datatype, shape = tensor.get("datatype"), tensor.get("shape")
     if not isinstance(datatype, str) or datatype not in DATATYPES:
         raise BadRequest(f"input has datatype '{_short(datatype)}', expected FP32 in [0, 1] or UINT8")
-    if "binary_data_size" in _parameters(tensor):
-        raise Unsupported("binary tensor data is not supported; send the tensor as JSON 'data'")
-    expected = f"[N, {', '.join(map(str, input_shape))}]"
-    if not isinstance(shape, list) or not _fits(shape, input_shape):
-        raise BadRequest(f"input has shape {_short(shape)}, expected {expected}; send channels first")
-    if not 1 <= shape[0] <= max_rows:
-        raise BadRequest(f"input has {shape[0]} images, expected 1 to {max_rows}")
+    if not isinstance(shape, list) or not _fits(shape, expected.input_shape):
+        wanted = f"[N, {', '.join(map(str, expected.input_shape))}]"
+        raise BadRequest(f"input has shape {_short(shape)}, expected {wanted}; send channels first")
+    _expect_rows(shape[0], expected.max_rows)
+    whole = (shape[0], *expected.input_shape)
+    if given is not None:
+        if len(given) != (size := size_bytes(datatype, whole)):
+            raise BadRequest(
+                f"input has {len(given)} bytes of binary data, expected {size} for {datatype} {list(whole)}"
+            )
+        return RawTensor(given, datatype, whole)
     if isinstance(tensor.get("data"), list):
         raise BadRequest(ONLY_NUMBERS)
     if tensor.get("data") != _TAKEN_OUT:
         raise BadRequest("input has no 'data'; send it as a list, nested or flat, in row-major order")
-    return NumberText(data, datatype, (shape[0], *input_shape))
+    return NumberText(text, datatype, whole)
+
+
+def _binary(tensor: dict[str, Any], binary: memoryview | None) -> memoryview | None:
+    """Return the bytes that belong to a tensor; None if its values are JSON."""
+    size = _parameters(tensor).get("binary_data_size")
+    if size is None:
+        if binary:
+            raise BadRequest(f"{len(binary)} bytes follow the JSON, but no input has 'binary_data_size'")
+        return None
+    if "data" in tensor:
+        raise BadRequest("input has both 'data' and 'binary_data_size'; send one")
+    if binary is None:
+        raise BadRequest(
+            f"input has 'binary_data_size', but the header {HEADER} is missing; it says where the bytes begin"
+        )
+    if type(size) is not int or size != len(binary):
+        raise BadRequest(f"'binary_data_size' is {_short(size)}, but {len(binary)} bytes follow the JSON")
+    return binary
+
+
+def _files(tensor: dict[str, Any], given: memoryview | None, max_rows: int) -> tuple[Upload, ...]:
+    if tensor.get("datatype") != "BYTES":
+        raise BadRequest(f"'{FILES}' has datatype '{_short(tensor.get('datatype'))}', expected BYTES: image files")
+    shape = tensor.get("shape")
+    if not isinstance(shape, list) or not shape or type(shape[0]) is not int or shape[1:] not in ([], [1]):
+        raise BadRequest(f"'{FILES}' has shape {_short(shape)}, expected [N] or [N, 1]")
+    _expect_rows(shape[0], max_rows)
+    if given is None:
+        raise BadRequest(f"'{FILES}' takes binary data only ('binary_data_size'); JSON cannot hold image files")
+    return uploads(given, shape[0])
+
+
+def _expect_rows(rows: int, max_rows: int) -> None:
+    if not 1 <= rows <= max_rows:
+        raise BadRequest(f"input has {rows} images, expected 1 to {max_rows}")
 
 
 def _fits(shape: list[Any], input_shape: tuple[int, int, int]) -> bool:

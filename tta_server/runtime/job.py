@@ -2,6 +2,7 @@
 
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -76,12 +77,12 @@ class Job:
     request_id: str = ""
     future: "Future[Answer]" = field(default_factory=Future)
 
-    @property
+    @cached_property
     def images(self) -> Images:
         """(n, C, H, W)."""
         return self.offered.images
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Images in the request."""
         return len(self.images)
@@ -101,17 +102,17 @@ class Piece:
     stream: Stream
     places: npt.NDArray[np.int64] | None = None
 
-    @property
+    @cached_property
     def offered(self) -> Offered:
         """The images as a window takes them."""
         return self.job.offered if self.places is None else self.job.offered.only(self.places)
 
-    @property
+    @cached_property
     def images(self) -> Images:
         """(n, C, H, W)."""
         return self.job.images if self.places is None else self.job.images[self.places]
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """How many images."""
         return self.job.rows if self.places is None else len(self.places)

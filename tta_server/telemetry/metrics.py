@@ -41,6 +41,7 @@ from tta_server.telemetry.closed_sets import (
 from tta_server.telemetry.stream_series import StreamSeries
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_SUMMED = ("request_duration_seconds", "stage_duration_seconds", "batch_size_images")
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -150,6 +151,19 @@ class Metrics:
             "tta_webhooks", "Messages to webhooks.url, by what became of them.", [*one, "outcome"], registry=registry
         )
         self._webhooks = {outcome: webhooks.labels(self._model, outcome) for outcome in WEBHOOK_OUTCOMES}
+
+    def totals(self) -> dict[tuple[str, str], float]:
+        """Return counts and sums of requests, stages (seconds) and forwards, by sample and by outcome or stage."""
+        wanted = [
+            f"tta_{name}"
+            for name in ("requests_total", *(f"{each}_{what}" for each in _SUMMED for what in ("sum", "count")))
+        ]
+        found = self._registry.restricted_registry(wanted).collect()
+        return {
+            (sample.name, sample.labels.get("outcome") or sample.labels.get("stage") or ""): sample.value
+            for family in found
+            for sample in family.samples
+        }
 
     def request(self, outcome: RequestOutcome, duration_s: float) -> None:
         """Count one finished request."""

@@ -25,6 +25,8 @@ from tta_server.settings_file import load_settings
 
 BODIES = ("application/json", "application/octet-stream", "text/plain")
 
+_ABOUT = ("", "/ready", "/config", "/stats")
+
 
 @asynccontextmanager
 async def serving(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
@@ -59,7 +61,7 @@ async def everything(folder: Path) -> tuple[dict[str, Any], list[Exchange]]:
     async with serving(folder) as client:
 
         async def call(method: str, path: str, name: str = "door", **content: Any) -> httpx.Response:
-            where = path.format(name=name, model="tiny", version="1", number=1)
+            where = path.format(name=name, model="tiny", version="1", number=1, repository="r")
             response = await client.request(method, where, **content)
             made.append(Exchange(f"{method} {path.replace('{model}', '{name}')}", response))
             return response
@@ -91,8 +93,10 @@ async def everything(folder: Path) -> tuple[dict[str, Any], list[Exchange]]:
         await call("POST", "/v1/streams/{name}/reset")
         await call("POST", "/v1/streams/{name}/evict")
         await call("DELETE", "/v1/streams/{name}")
-        model = ("", "/ready", "/versions/{version}", "/versions/{version}/ready")
-        about = ["/v2", "/v2/models", *(f"/v2/models/{{model}}{path}" for path in model)]
+        for path in ("/v2/repository/index", "/v2/repository/{repository}/index"):
+            await call("POST", path, json={"ready": True})
+        model = [f"{version}{what}" for version in ("", "/versions/{version}") for what in _ABOUT]
+        about = ["/v2", "/v2/models", "/v2/models/stats", *(f"/v2/models/{{model}}{path}" for path in model)]
         for path in [*about, "/v2/health/live", "/v2/health/ready", "/v1/audit", "/metrics"]:
             await call("GET", path)
         return (await client.get("/openapi.json")).json(), made

@@ -30,6 +30,13 @@ NEEDS = {
     "GET /v2/models/{name}/versions/{version}": "infer",
     "GET /v2/models/{name}/ready": "infer",
     "GET /v2/models/{name}/versions/{version}/ready": "infer",
+    "GET /v2/models/{name}/config": "infer",
+    "GET /v2/models/{name}/versions/{version}/config": "infer",
+    "POST /v2/repository/index": "infer",
+    "POST /v2/repository/{repository}/index": "infer",
+    "GET /v2/models/stats": f"read {ALL}",
+    "GET /v2/models/{name}/stats": f"read {ALL}",
+    "GET /v2/models/{name}/versions/{version}/stats": f"read {ALL}",
     "GET /v1/streams": "read",
     "GET /v1/streams/{name}": "read",
     "GET /v1/streams/{name}/domains": "read",
@@ -121,7 +128,7 @@ def expected(needed: str, who: str, path: str) -> set[int]:
         return {401}
     scope, _, every = needed.partition(" ")
     if who == "other model":
-        return set() if path in ("/v2", "/v2/models") else {403}
+        return set() if path in ("/v2", "/v2/models") or path.endswith("/index") else {403}
     if who == "other tenant":
         about_streams = "{name}" in path and path.startswith("/v1")
         return {403} if every or about_streams or path in ("/predict", "/v1/streams POST") else set()

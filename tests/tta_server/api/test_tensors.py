@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tta_server.api import number_text
-from tta_server.api.tensors import InferRequest, parse
-from tta_server.errors import BadRequest, TTAError, Unsupported
+from tta_server.api.tensors import Expected, InferRequest, WantedOutput, parse
+from tta_server.errors import BadRequest, TTAError
 
 SHAPE = (3, 2, 2)
 OUTPUTS = ("probabilities", "label")
+EXPECTED = Expected(SHAPE, 4, OUTPUTS, "probabilities", 5)
+BOTH = (WantedOutput("probabilities", False, 0), WantedOutput("label", False, 0))
 VALUES = [i / 24 for i in range(24)]
 MISFIT = "does not fit shape [2, 3, 2, 2]; expected 24 numbers, nested evenly or flat"
 
@@ -25,7 +27,7 @@ def tensor(**changes: object) -> dict:
 
 
 def read(body: object, max_rows: int = 4) -> InferRequest:
-    return parse(body if isinstance(body, bytes) else json.dumps(body).encode(), SHAPE, max_rows, OUTPUTS)
+    return parse(body if isinstance(body, bytes) else json.dumps(body).encode(), EXPECTED._replace(max_rows=max_rows))
 
 
 def images(**changes: object) -> np.ndarray:
@@ -66,14 +68,14 @@ def test_the_rest_of_a_request_is_passed_on():
         }
     )
 
-    assert (request.request_id, request.outputs) == ("7", ("label",))
+    assert (request.request_id, request.outputs) == ("7", BOTH[1:])
     assert request.parameters == {"stream_id": "door", "priority": 1}
 
 
 def test_what_is_left_out_is_empty():
     request = read({"inputs": [tensor()]})
 
-    assert (request.request_id, request.parameters, request.outputs) == (None, {}, ())
+    assert (request.request_id, request.parameters, request.outputs) == (None, {}, BOTH)
 
 
 def test_a_value_that_a_float_round_trip_moved_is_accepted():
@@ -83,7 +85,13 @@ def test_a_value_that_a_float_round_trip_moved_is_accepted():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"name": "image"}, "unexpected input 'image'; the model takes 'input'"),
+        ({"name": "x"}, "unexpected input 'x'; the model takes 'input' (pixels), 'image' (files)"),
+        ({"name": "image"}, "'image' has datatype 'FP32', expected BYTES"),
+        ({"name": "image", "datatype": "BYTES", "shape": [1, 2]}, "expected [N] or [N, 1]"),
+        ({"name": "image", "datatype": "BYTES", "shape": [5]}, "input has 5 images, expected 1 to 4"),
+        ({"name": "image", "datatype": "BYTES", "shape": [1]}, "takes binary data only"),
+        ({"parameters": {"binary_data_size": 24}}, "both 'data' and 'binary_data_size'"),
+        ({"data": ..., "parameters": {"binary_data_size": 96}}, "header Inference-Header-Content-Length is missing"),
         ({"name": ...}, "unexpected input 'None'"),
         ({"datatype": "FP64"}, "datatype 'FP64', expected FP32"),
         ({"datatype": ...}, "datatype 'None'"),
@@ -168,9 +176,81 @@ def test_a_wrong_request_is_told_what_would_be_right(body, said):
     assert said in str(error.value)
 
 
-def test_binary_data_is_said_to_be_unsupported():
-    with pytest.raises(Unsupported, match="send the tensor as JSON"):
-        images(data=..., parameters={"binary_data_size": 96})
+def binary(values: bytes, length: str | None = None, **changes: object) -> InferRequest:
+    """Read a request whose tensor follows the JSON."""
+    sent = tensor(data=..., parameters={"binary_data_size": len(values)})
+    head = json.dumps({"inputs": [sent | changes]}).encode()
+    return parse(head + values, EXPECTED, str(len(head)) if length is None else length)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 4), st.sampled_from(["FP32", "UINT8"]), st.integers(0, 100))
+def test_bytes_and_numbers_give_the_same_images(rows, datatype, seed):
+    random = np.random.default_rng(seed)
+    shape = (rows, *SHAPE)
+    values = random.integers(0, 256, shape, np.uint8) if datatype == "UINT8" else random.random(shape, np.float32)
+
+    found = binary(values.tobytes(), datatype=datatype, shape=list(shape)).images
+
+    assert found.decoded_bytes == values.nbytes
+    assert np.array_equal(found.read(), values)
+    assert found.read().dtype == values.dtype
+    if rows == 1:
+        assert np.array_equal(parse(values.tobytes(), EXPECTED, "0").images.read(), values)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.binary(max_size=40), min_size=1, max_size=4), st.booleans())
+def test_files_come_out_as_they_went_in(files, nested):
+    sent = b"".join(len(file).to_bytes(4, "little") + file for file in files)
+    shape = [len(files), 1] if nested else [len(files)]
+
+    found = binary(sent, name="image", datatype="BYTES", shape=shape)
+
+    assert [upload.data for upload in found.images] == files
+    assert found.rows == len(files)
+
+
+@pytest.mark.parametrize(
+    ("said", "values", "length", "changes"),
+    [
+        ("input has 95 bytes of binary data, expected 96 for FP32 [2, 3, 2, 2]", b"x" * 95, None, {}),
+        ("is 'abc', expected a number of bytes in [0,", b"", "abc", {}),
+        ("is '9999', expected a number of bytes in [0,", b"", "9999", {}),
+        ("is '-1', expected a number", b"", "-1", {}),
+        ("expected 48 (FP32) or 12 (UINT8) bytes, got", b"", "0", {}),
+        ("'binary_data_size' is 95, but 96 bytes follow", b"x" * 96, None, {"parameters": {"binary_data_size": 95}}),
+        ("'binary_data_size' is True", b"x", None, {"parameters": {"binary_data_size": True}}),
+        ("96 bytes follow the JSON, but no input has", b"x" * 96, None, {"parameters": {}}),
+        ("expected [0, 1]", b"\xff" * 96, None, {}),
+        ("image 2 of 2 ends behind", b"\1\0\0\0x\2\0\0\0x", None, {"name": "image", "datatype": "BYTES", "shape": [2]}),
+        ("image 1 of 1 ends behind", b"\1\0", None, {"name": "image", "datatype": "BYTES", "shape": [1]}),
+        ("1 bytes behind its 1 images", b"\0\0\0\0x", None, {"name": "image", "datatype": "BYTES", "shape": [1]}),
+    ],
+)
+def test_wrong_bytes_are_told_what_would_be_right(said, values, length, changes):
+    with pytest.raises(BadRequest) as error:
+        binary(values, length, **changes).images.read()
+
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "said"),
+    [
+        ("label", {"classification": 1}, "ask for it with 'probabilities'"),
+        ("probabilities", {"classification": 6}, "'classification' is 6, expected 1 to 5"),
+        ("probabilities", {"classification": 0}, "expected 1 to 5"),
+        ("probabilities", {"classification": True}, "expected 1 to 5"),
+        ("label", {"binary_data": 1}, "'binary_data' is 1, expected true or false"),
+        ("label", [], "'parameters' must be an object"),
+    ],
+)
+def test_a_wrong_wish_is_told_what_would_be_right(name, parameters, said):
+    with pytest.raises(BadRequest) as error:
+        read({"inputs": [tensor()], "outputs": [{"name": name, "parameters": parameters}]})
+
+    assert said in str(error.value)
 
 
 @pytest.mark.parametrize("key", ["name", "datatype", "shape"])
@@ -229,7 +309,7 @@ def test_no_json_raises_anything_but_an_error_for_the_caller(request):
 @given(st.binary(max_size=200))
 def test_no_bytes_raise_anything_but_an_error_for_the_caller(body):
     with pytest.raises(BadRequest):
-        parse(body, SHAPE, 4, OUTPUTS)
+        parse(body, EXPECTED)
 
 
 WHOLE = list(range(24))
@@ -257,7 +337,7 @@ def test_values_are_read_as_json_reads_them_however_they_are_cut(rows, piece_byt
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(number_text, "_PIECE_BYTES", piece_bytes)
-        found = parse(sent.encode(), SHAPE, 4, OUTPUTS).images.read()
+        found = parse(sent.encode(), EXPECTED).images.read()
 
     assert np.array_equal(found, values.astype(np.float32))
 
@@ -266,4 +346,4 @@ def test_other_lists_called_data_are_not_taken_for_the_images():
     sent = {"parameters": {"data": [1] * 24}, "inputs": [tensor()]}
 
     with pytest.raises(BadRequest, match="'data'"):
-        parse(json.dumps(sent).encode(), SHAPE, 4, OUTPUTS).images.read()
+        parse(json.dumps(sent).encode(), EXPECTED).images.read()

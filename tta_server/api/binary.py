@@ -1,0 +1,118 @@
+"""Tensors as bytes: the binary extension of the Open Inference Protocol.
+
+Source: kserve/open-inference-protocol, specification/extensions/binary_data.md.
+"""
+
+import math
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tta_server.api.number_text import DATATYPES, expect_allowed
+from tta_server.errors import BadRequest
+from tta_server.runtime.codec import Upload
+
+HEADER = "Inference-Header-Content-Length"
+"""Names how many bytes of a body are JSON; the bytes of tensors follow."""
+
+_LENGTH = struct.Struct("<I")
+
+
+@dataclass(frozen=True)
+class RawTensor:
+    """Images as the bytes of a tensor, row-major and little-endian.
+
+    Attributes:
+        data: The bytes, as many as the shape takes.
+        datatype: One of `DATATYPES`.
+        shape: (n, C, H, W) of the images.
+    """
+
+    data: memoryview
+    datatype: str
+    shape: tuple[int, int, int, int]
+
+    @property
+    def rows(self) -> int:
+        """How many images it holds."""
+        return self.shape[0]
+
+    @property
+    def decoded_bytes(self) -> int:
+        """How much the images take."""
+        return size_bytes(self.datatype, self.shape)
+
+    @property
+    def names(self) -> list[str]:
+        """What an error calls each image."""
+        return names(self.rows)
+
+    def read(self) -> npt.NDArray[Any]:
+        """Return the images, uint8 or float32 in [0, 1], in memory of their own.
+
+        Raises:
+            BadRequest: If a value is none that a pixel has.
+        """
+        dtype = np.dtype(DATATYPES[self.datatype])
+        values = np.frombuffer(self.data, dtype.newbyteorder("<")).reshape(self.shape).astype(dtype)
+        expect_allowed(self.datatype, float(values.min()), float(values.max()))
+        return values
+
+
+def names(count: int) -> list[str]:
+    """Return what an error calls each image of a request."""
+    return [f"image {place} of {count}" for place in range(1, count + 1)]
+
+
+def size_bytes(datatype: str, shape: tuple[int, ...]) -> int:
+    """Return how many bytes a tensor has."""
+    return math.prod(shape) * np.dtype(DATATYPES[datatype]).itemsize
+
+
+def split(body: bytes, length: str | None) -> tuple[bytes, memoryview | None]:
+    """Return the JSON of a body, and the bytes behind it; None without the header that tells them apart.
+
+    Args:
+        body: The body.
+        length: Value of the header `HEADER`, None if it was not sent.
+
+    Raises:
+        BadRequest: If the header says what cannot be.
+    """
+    if length is None:
+        return body, None
+    if not (length.isascii() and length.isdigit() and len(length) <= 20 and int(length) <= len(body)):
+        raise BadRequest(f"{HEADER} is '{length[:80]}', expected a number of bytes in [0, {len(body)}]")
+    return body[: int(length)], memoryview(body)[int(length) :]
+
+
+def uploads(data: memoryview, count: int) -> tuple[Upload, ...]:
+    """Return the elements of a BYTES tensor as files: each is its length, 4 bytes little-endian, and so many bytes.
+
+    Raises:
+        BadRequest: If they are not `count`.
+    """
+    found, place = [], 0
+    for name in names(count):
+        start = place + _LENGTH.size
+        if start > len(data) or (end := start + _LENGTH.unpack_from(data, place)[0]) > len(data):
+            raise BadRequest(
+                f"{name} ends behind the binary data; each is its length (4 bytes, little-endian) and bytes"
+            )
+        found.append(Upload(name, bytes(data[start:end])))
+        place = end
+    if place != len(data):
+        raise BadRequest(f"the binary data has {len(data) - place} bytes behind its {count} images")
+    return tuple(found)
+
+
+def written(values: npt.NDArray[Any] | Iterable[str]) -> bytes:
+    """Return numbers, or texts as elements of a BYTES tensor, as bytes."""
+    if isinstance(values, np.ndarray):
+        return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+    texts = [text.encode() for text in values]
+    return b"".join(_LENGTH.pack(len(text)) + text for text in texts)

@@ -1,0 +1,81 @@
+"""Bodies that were made smaller on their way, in and out: gzip and deflate."""
+
+import asyncio
+import zlib
+from typing import Final
+
+from fastapi import Request, Response
+
+from tta_server.errors import BadRequest, Unsupported
+
+_WINDOW_BITS: Final = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
+_KNOWN: Final = "gzip and deflate"
+_PIECE_BYTES = 2**18  # what is opened before others have their turn: less than a millisecond
+_WORTH_BYTES = 1024  # smaller answers leave as they are
+_AT_ONCE_BYTES = 2**16
+_FAST = 1
+
+
+async def body_of(request: Request) -> bytes:
+    """Return the body of a request, opened if it came compressed; what comes out counts as received.
+
+    Raises:
+        BadRequest: If it is not what its `Content-Encoding` says.
+        TooLarge: If what comes out is more than the server takes.
+        Overloaded: If all bodies together are.
+        Unsupported: If it is compressed in another way.
+    """
+    body = await request.body()
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in _WINDOW_BITS:
+        raise Unsupported(f"the body has Content-Encoding '{encoding[:80]}'; this server reads {_KNOWN}")
+    return await _opened(request, body, encoding)
+
+
+async def _opened(request: Request, body: bytes, encoding: str) -> bytes:
+    opener = zlib.decompressobj(_WINDOW_BITS[encoding])
+    parts = []
+    try:
+        for start in range(0, len(body), _PIECE_BYTES):
+            rest = body[start : start + _PIECE_BYTES]
+            while rest and not opener.eof:
+                part = opener.decompress(rest, _PIECE_BYTES)
+                request.state.counted(len(part))
+                parts.append(part)
+                rest = opener.unconsumed_tail
+                await asyncio.sleep(0)
+    except zlib.error as error:
+        raise BadRequest(f"the body is not {encoding}, as its Content-Encoding says ({error})") from error
+    if not opener.eof or opener.unused_data:
+        raise BadRequest(f"the body is not one whole {encoding} stream, as its Content-Encoding says")
+    return b"".join(parts)
+
+
+async def compressed(request: Request, response: Response) -> Response:
+    """Return an answer as its caller wants it: compressed, if he takes that and it is worth it."""
+    encoding = _wanted(request.headers.get("accept-encoding", ""))
+    body = bytes(response.body)
+    if not encoding or len(body) < _WORTH_BYTES:
+        return response
+    small = len(body) <= _AT_ONCE_BYTES
+    response.body = _packed(body, encoding) if small else await asyncio.to_thread(_packed, body, encoding)
+    response.headers["content-length"] = str(len(response.body))
+    response.headers["content-encoding"] = encoding
+    response.headers["vary"] = "Accept-Encoding"
+    return response
+
+
+def _packed(body: bytes, encoding: str) -> bytes:
+    packer = zlib.compressobj(_FAST, zlib.DEFLATED, _WINDOW_BITS[encoding])
+    return packer.compress(body) + packer.flush()
+
+
+def _wanted(accepted: str) -> str:
+    """Return the first encoding of a list that this server writes and that is not refused by a weight of 0."""
+    for each in accepted.lower().split(","):
+        name, _, weight = each.replace(" ", "").partition(";q=")
+        if name in ("gzip", "deflate") and not (weight and weight.strip("0.") == ""):
+            return name
+    return ""
