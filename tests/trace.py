@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from types import FrameType
@@ -67,18 +68,18 @@ async def trace(folder: Path) -> tuple[Counter[str], Counter[str]]:
     async with service.app.router.lifespan_context(service.app):
         transport = httpx.ASGITransport(service.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-            for image in images[: 2 * WINDOW]:  # a stream that has learnt
-                await _ask(client, image)
+            await _ask(client, images[:WINDOW])  # a domain that has learnt
             await asyncio.sleep(_SETTLED_S)
-            for image in images[2 * WINDOW : -2]:
-                await _ask(client, image)
+            for image in images[WINDOW:-2]:
+                await _ask(client, [image])
+            await asyncio.sleep(_SETTLED_S)
             tracer.on = True
-            await _ask(client, images[-2])
+            await _ask(client, images[-2:-1])
             await asyncio.sleep(0.2)  # what the device thread does once the answer is out
             tracer.on = False
             request = tracer.take()
             tracer.on = True
-            await _ask(client, images[-1])
+            await _ask(client, images[-1:])
             await asyncio.sleep(_SETTLED_S)
             tracer.on = False
             both = tracer.take()
@@ -88,11 +89,16 @@ async def trace(folder: Path) -> tuple[Counter[str], Counter[str]]:
     return request, +both
 
 
-async def _ask(client: httpx.AsyncClient, image: Any) -> None:
+async def _ask(client: httpx.AsyncClient, images: Sequence[Any]) -> None:
+    files = [("image", (f"{place}.png", _png(image))) for place, image in enumerate(images)]
+    answer = await client.post("/predict", files=files, headers={"X-Stream-Id": "gate-7"})
+    answer.raise_for_status()
+
+
+def _png(image: Any) -> bytes:
     file = BytesIO()
     Image.fromarray(image.transpose(1, 2, 0)).save(file, "PNG")
-    answer = await client.post("/predict", content=file.getvalue(), headers={"X-Stream-Id": "gate-7"})
-    answer.raise_for_status()
+    return file.getvalue()
 
 
 def main() -> None:
