@@ -230,6 +230,7 @@ def test_the_asynchronous_client_gets_the_same_answer(server, triton):
         (gzip.compress(b"{}") * 2, "gzip", 400, "not one whole gzip stream"),
         (b"x", "br", 501, "'br'; this server reads gzip and deflate"),
     ],
+    ids=["gzip bomb", "deflate bomb", "not gzip", "cut off", "twice", "unknown"],
 )
 @pytest.mark.parametrize("path", [INFER, "/predict"])
 def test_bombs_and_broken_bodies_are_refused(client, body, encoding, status, said, path):
