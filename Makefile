@@ -15,12 +15,16 @@ SLOW := crash k8s load_tests test_docs_adapters.py test_docs_networks.py test_in
 	$(addprefix tta_server/streams/,test_history.py test_registry.py test_stored.py) \
 	$(patsubst tests/%,%,$(filter-out %/test_settings.py,$(wildcard tests/tta_server/test_*.py)))
 
-.PHONY: help demo test test-quick test-crash check serve bench bench-overload bench-streams bench-guard bench-domains bench-domains-cost bench-drift networks format clean
+# What test-observability runs: drift, metrics, alerts, dashboard, page, log, webhooks.
+OBSERVED := k8s $(addprefix tta_server/,drift telemetry test_drift_api.py test_label_free_metrics.py test_logs.py test_page.py)
+
+.PHONY: help demo test test-observability test-quick test-crash check serve bench bench-overload bench-streams bench-guard bench-domains bench-domains-cost bench-drift networks format clean
 
 help:
 	@echo "make demo    replay a drifting camera against the server (ARGS=--once stops it at the end)"
 	@echo "make test    run every test"
 	@echo "make test-quick run, in under 90 seconds, what shows most mistakes: no servers, no evaluations, no long laws"
+	@echo "make test-observability run those of drift, metrics, alerts, dashboard, page, log and webhooks"
 	@echo "make test-crash kill the server 200 times, at every failpoint, and fill its disk"
 	@echo "make check   format, lint, types, import contracts"
 	@echo "make serve   run the server (ARGS='--config my.yaml')"
@@ -46,11 +50,19 @@ $(PROMETHEUS):
 demo: $(INSTALLED)
 	$(BIN)/tta-server demo $(ARGS)
 
+define DEBIAN_PACKAGES
+@command -v curl > /dev/null || apt-get install --yes curl
+@command -v chromium > /dev/null || apt-get install --yes --no-install-recommends chromium fonts-dejavu-core \
+	|| (apt-get update && apt-get install --yes --no-install-recommends chromium fonts-dejavu-core)
+endef
+
 test: $(INSTALLED) $(PROMETHEUS)
-	@command -v curl > /dev/null || apt-get install --yes curl
-	@command -v chromium > /dev/null || apt-get install --yes --no-install-recommends chromium fonts-dejavu-core \
-		|| (apt-get update && apt-get install --yes --no-install-recommends chromium fonts-dejavu-core)
+	$(DEBIAN_PACKAGES)
 	$(BIN)/pytest -n 2 $(ARGS)
+
+test-observability: $(INSTALLED) $(PROMETHEUS)
+	$(DEBIAN_PACKAGES)
+	$(BIN)/pytest -n 2 $(OBSERVED:%=tests/%) $(ARGS)
 
 test-quick: $(INSTALLED)
 	$(BIN)/pytest -q -n 2 $(SLOW:%=--ignore=tests/%) $(ARGS)

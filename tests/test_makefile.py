@@ -27,3 +27,13 @@ def test_every_target_for_people_is_in_the_help():
     assert targets
     explained = re.findall(r"^make ([a-z-]+)", printed, re.MULTILINE)
     assert set(explained) == set(targets.group(1).split()) - {"help", "format", "clean"}
+
+
+def test_what_the_tests_of_observability_run_exists():
+    planned = subprocess.run(
+        ["make", "-n", "test-observability"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    named = [ROOT / path for path in re.findall(r" (tests/\S+)", planned)]
+
+    assert named
+    assert [path for path in named if not path.exists()] == []
