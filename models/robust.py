@@ -60,6 +60,7 @@ class _Robust:
         self._median = median
         self._moves = 1 - source_share
         self._source = backbone.norm_stats()
+        self._share = torch.tensor(self._moves, device=backbone.device)  # made once: a copy to a GPU waits for it
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         return getattr(self._backbone, name)
@@ -92,5 +93,4 @@ class _Robust:
         if self._moves == 1 or not output.moments:
             return output
         held = {name: tensor for name, tensor in self._source.items() if name in output.moments}
-        share = torch.tensor(self._moves, device=next(iter(held.values())).device)
-        return output._replace(moments=pool(held, output.moments, share))
+        return output._replace(moments=pool(held, output.moments, self._share))

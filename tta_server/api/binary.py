@@ -3,7 +3,6 @@
 Source: kserve/open-inference-protocol, specification/extensions/binary_data.md.
 """
 
-import math
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tta_server.api.number_text import DATATYPES, expect_allowed
+from tta_server.api.image_tensor import DATATYPES, ImageTensor, expect_allowed, names
 from tta_server.errors import BadRequest
 from tta_server.runtime.codec import Upload
 
@@ -23,33 +22,14 @@ _LENGTH = struct.Struct("<I")
 
 
 @dataclass(frozen=True)
-class RawTensor:
+class RawTensor(ImageTensor):
     """Images as the bytes of a tensor, row-major and little-endian.
 
     Attributes:
         data: The bytes, as many as the shape takes.
-        datatype: One of `DATATYPES`.
-        shape: (n, C, H, W) of the images.
     """
 
     data: memoryview
-    datatype: str
-    shape: tuple[int, int, int, int]
-
-    @property
-    def rows(self) -> int:
-        """How many images it holds."""
-        return self.shape[0]
-
-    @property
-    def decoded_bytes(self) -> int:
-        """How much the images take."""
-        return size_bytes(self.datatype, self.shape)
-
-    @property
-    def names(self) -> list[str]:
-        """What an error calls each image."""
-        return names(self.rows)
 
     def read(self) -> npt.NDArray[Any]:
         """Return the images, uint8 or float32 in [0, 1], in memory of their own.
@@ -61,16 +41,6 @@ class RawTensor:
         values = np.frombuffer(self.data, dtype.newbyteorder("<")).reshape(self.shape).astype(dtype)
         expect_allowed(self.datatype, float(values.min()), float(values.max()))
         return values
-
-
-def names(count: int) -> list[str]:
-    """Return what an error calls each image of a request."""
-    return [f"image {place} of {count}" for place in range(1, count + 1)]
-
-
-def size_bytes(datatype: str, shape: tuple[int, ...]) -> int:
-    """Return how many bytes a tensor has."""
-    return math.prod(shape) * np.dtype(DATATYPES[datatype]).itemsize
 
 
 def split(body: bytes, length: str | None) -> tuple[bytes, memoryview | None]:

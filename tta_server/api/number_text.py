@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from tta_server.api.image_tensor import DATATYPES, ImageTensor, expect_allowed
 from tta_server.errors import BadRequest
-
-DATATYPES: Final[dict[str, type[np.generic]]] = {"FP32": np.float32, "UINT8": np.uint8}
 
 ONLY_NUMBERS: Final = (
     "input 'data' must hold numbers only, nested evenly or flat; null, text, booleans, NaN and Infinity are none"
@@ -22,37 +21,17 @@ _PIECE_BYTES = 2**16  # what is read in one go: other threads wait so long, whic
 _STRUCTURE = b"[],"
 _NO_STRUCTURE = bytes(set(range(256)) - set(_STRUCTURE))
 _OPENED = bytes.maketrans(b"[]", b"  ")
-_TOLERANCE = 1e-6  # images that went through a float round trip
 
 
 @dataclass(frozen=True)
-class NumberText:
+class NumberText(ImageTensor):
     """Images as the text of a JSON list of numbers, flat or nested.
 
     Attributes:
         text: The list, with its brackets.
-        datatype: What the numbers are, one of `DATATYPES`.
-        shape: (n, C, H, W) of the images.
     """
 
     text: memoryview
-    datatype: str
-    shape: tuple[int, int, int, int]
-
-    @property
-    def rows(self) -> int:
-        """How many images it holds."""
-        return self.shape[0]
-
-    @property
-    def decoded_bytes(self) -> int:
-        """How much the images take."""
-        return math.prod(self.shape) * np.dtype(DATATYPES[self.datatype]).itemsize
-
-    @property
-    def names(self) -> list[str]:
-        """What an error calls each image."""
-        return [f"image {place} of {self.rows}" for place in range(1, self.rows + 1)]
 
     def read(self) -> npt.NDArray[Any]:
         """Return the images, uint8 or float32 in [0, 1].
@@ -103,26 +82,6 @@ class NumberText:
     def _misfit(self) -> BadRequest:
         count = f"{math.prod(self.shape)} numbers, nested evenly or flat"
         return BadRequest(f"input 'data' does not fit shape {list(self.shape)}; expected {count}")
-
-
-def expect_allowed(datatype: str, low: float, high: float, whole: bool = True) -> None:
-    """Refuse values that pixels cannot have.
-
-    Args:
-        datatype: One of `DATATYPES`.
-        low: The lowest value; NaN if any is.
-        high: The highest.
-        whole: Whether all are whole numbers.
-
-    Raises:
-        BadRequest: If they are out of range.
-    """
-    if datatype == "UINT8" and (not (low >= 0 and high <= 255) or not whole):
-        raise BadRequest(f"input has values in [{low:g}, {high:g}], expected whole numbers in [0, 255] for UINT8")
-    if datatype == "FP32" and not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
-        raise BadRequest(
-            f"input has values in [{low:g}, {high:g}], expected [0, 1]; send pixels / 255, the server normalises them"
-        )
 
 
 def _is_nested(text: memoryview) -> bool:

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from tta_server.api.binary import HEADER, RawTensor, size_bytes, split, uploads
-from tta_server.api.number_text import DATATYPES, ONLY_NUMBERS, NumberText
+from tta_server.api.binary import HEADER, RawTensor, split, uploads
+from tta_server.api.image_tensor import DATATYPES, size_bytes
+from tta_server.api.number_text import ONLY_NUMBERS, NumberText
 from tta_server.errors import BadRequest
 from tta_server.runtime.codec import Upload
 
@@ -175,7 +176,7 @@ def _raw(data: memoryview, expected: Expected) -> InferRequest:
             "send image files to /predict"
         )
     outputs = tuple(WantedOutput(name, True, 0) for name in expected.outputs)
-    return InferRequest(RawTensor(data, sizes[len(data)], shape), None, {}, outputs)
+    return InferRequest(RawTensor(sizes[len(data)], shape, data), None, {}, outputs)
 
 
 def _json(body: bytes) -> tuple[dict[str, Any], memoryview]:
@@ -272,12 +273,12 @@ def _images(
             raise BadRequest(
                 f"input has {len(given)} bytes of binary data, expected {size} for {datatype} {list(whole)}"
             )
-        return RawTensor(given, datatype, whole)
+        return RawTensor(datatype, whole, given)
     if isinstance(tensor.get("data"), list):
         raise BadRequest(ONLY_NUMBERS)
     if tensor.get("data") != _TAKEN_OUT:
         raise BadRequest("input has no 'data'; send it as a list, nested or flat, in row-major order")
-    return NumberText(text, datatype, whole)
+    return NumberText(datatype, whole, text)
 
 
 def _binary(tensor: dict[str, Any], binary: memoryview | None) -> memoryview | None:

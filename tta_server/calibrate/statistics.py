@@ -5,6 +5,7 @@ thousand classes by hardly any. So it is measured: source images are spoilt, and
 the network answers to the images as they were.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,8 @@ def statistics(
     meant = [_labels(backbone, window.to(backbone.device)) for window in torch.split(chosen, _WINDOW)]
     errors = {}
     for done, share in enumerate(SHARES, 1):
-        wrong = [_answers(backbone, window, share) != meant[index % len(meant)] for index, window in enumerate(windows)]
+        answered = _answers(robust(backbone, 1, source_share=share), windows)
+        wrong = [labels != meant[index % len(meant)] for index, labels in enumerate(answered)]
         errors[share] = float(torch.cat(wrong).double().mean())
         progress("shares of the source's statistics", done, len(SHARES))
     best = min(SHARES, key=lambda share: (errors[share], share < 1, share))
@@ -66,11 +68,11 @@ def statistics(
     return {f"{PART}/source_share": torch.tensor(best)}, {PART: about}
 
 
-def _answers(backbone: Backbone, window: Tensor, share: float) -> Tensor:
-    """Return the labels (N,) that a domain with these images would give them before its first step."""
-    method, held = create("bn"), robust(backbone, 1, source_share=share)
-    state = method.begin(held, method.init(held), window)
-    return method.predict(held, state, window).logits.argmax(1)
+def _answers(held: Backbone, windows: Sequence[Tensor]) -> list[Tensor]:
+    """Return the labels (N,) that a domain with the images of each window would give them before its first step."""
+    method = create("bn")
+    fresh = method.init(held)
+    return [method.predict(held, method.begin(held, fresh, window), window).logits.argmax(1) for window in windows]
 
 
 def _labels(backbone: Backbone, window: Tensor) -> Tensor:

@@ -12,10 +12,12 @@ import torch
 from tta_server.drift.evidence import chances_of
 from tta_server.drift.nulls import Null, nulls, window_size
 from tta_server.drift.scores import (
+    ESTIMATED,
     ImageScores,
     SourceStatistics,
     Yardstick,
     class_shares,
+    estimated_accuracy,
     image_scores,
     layer_shifts,
     norm_scores,
@@ -132,13 +134,16 @@ class Monitor:
             scores = window_scores(
                 image_scores(answered.logits.float(), answered.features.float(), self.source), self.source
             )
-            found["estimated_accuracy"] = torch.minimum(scores["atc_accuracy"], 1 - scores["far_feature_share"])
+            found |= {name: scores[name] for name in ESTIMATED}
         norms, shifts = norm_scores(step.moments, self.stats), layer_shifts(step.moments, self.stats)
         layers = [torch.stack(pair) for pair in shifts.values()]
         host = torch.cat([torch.stack([*found.values(), *norms.values()]), *layers]).tolist()
         told, start = dict(zip([*found, *norms], host, strict=False)), len(found) + len(norms)
+        estimate = estimated_accuracy({name: told[name] for name in ESTIMATED if name in told})
         seen = Learnt(
-            measures=dict(measures) | {name: told[name] for name in found},
+            measures=dict(measures)
+            | {"agreement": told["agreement"]}
+            | ({} if estimate is None else {"estimated_accuracy": estimate}),
             scores={name: told[name] for name in _named(norms)},
             rows=len(frozen.logits),
             layers={path: (host[start + 2 * i], host[start + 2 * i + 1]) for i, path in enumerate(shifts)},

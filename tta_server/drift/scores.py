@@ -24,6 +24,9 @@ from tta_server.telemetry.closed_sets import DriftScore
 LEVELS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 """The quantiles that a reference bundle keeps; on both sides, because some scores fall under drift."""
 
+ESTIMATED: tuple[DriftScore, ...] = ("atc_accuracy", "far_feature_share")
+"""The scores that `estimated_accuracy` is made of."""
+
 _NORM_EPS = 1e-5  # what BatchNorm adds to a variance; a dead channel then has a finite divergence
 
 
@@ -180,6 +183,9 @@ def estimated_accuracy(scores: Mapping[DriftScore, float]) -> float | None:
 
     Confidence alone (`atc_accuracy`) says of most networks that they read noise nearly always right; but then their
     features lie where those of no source image do. So it counts no more than the features that do not.
+
+    Args:
+        scores: Those that `ESTIMATED` names, among others.
 
     Returns:
         In [0, 1]; None without labels in the bundle.
