@@ -1,8 +1,10 @@
 # docker build -t tta-server:0.1.0 .
 #
 # One file for GPU and CPU. On x86-64 the default registry's torch brings its own CUDA and also runs without a GPU; the
-# host adds only the driver. For an image of a fraction of that size, without GPU support, name an index of CPU wheels:
-# docker build --build-arg TORCH_INDEX=URL -t tta-server:0.1.0-cpu .
+# host adds only the driver (6.0 GB). For an image of a fifth of that size, without GPU support, name an index of CPU
+# wheels, one that has both torch and torchvision: docker build --build-arg TORCH_INDEX=URL -t tta-server:0.1.0-cpu .
+#
+# podman and buildah need `--format docker`: images in the OCI format have no HEALTHCHECK.
 
 # The version that the tests run on.
 ARG PYTHON_VERSION=3.11
@@ -19,18 +21,29 @@ RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))
         > all.txt \
     && grep '^torch' all.txt > torch.txt
 ARG TORCH_INDEX=""
-# The index is set for this one step, and only if one is given: pip then takes nothing else from it later.
+# The index is set for this one step, and only if one is given: pip then takes nothing else from it later. Builds of torch
+# and torchvision that do not fit install without a word and fail when they are imported: so import them here.
 RUN env ${TORCH_INDEX:+PIP_INDEX_URL="$TORCH_INDEX"} pip install -r torch.txt
+RUN python -c "import torchvision"
 RUN pip install -r all.txt
 
 COPY README.md LICENSE ./
 COPY models models
 COPY adapters adapters
 COPY tta_server tta_server
-RUN pip install --no-deps . && pip check
+# Of the optional parts (pyproject.toml), those that the server is to have: EXTRAS=s3,timm.
+ARG EXTRAS=s3
+RUN pip install ".${EXTRAS:+[$EXTRAS]}" && pip check
+# One prediction of the embedded model: an image that cannot answer is not built.
+RUN cd / && python -c "import torch; from tta_server import models; print(models.load('glyphs').backbone.forward(torch.rand(1, 3, 32, 32)).logits.argmax())"
+# What is in the image beside the base's packages, as CycloneDX: /opt/venv/sbom.json.
+RUN python -m venv /opt/sbom && /opt/sbom/bin/pip install 'cyclonedx-bom>=7,<8' \
+    && /opt/sbom/bin/cyclonedx-py environment /opt/venv/bin/python --output-file /opt/venv/sbom.json
 
 FROM python:${PYTHON_VERSION}-slim
 LABEL org.opencontainers.image.title="tta-server" \
+      org.opencontainers.image.description="Inference for images whose input drifts: adapts online, per stream" \
+      org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="0.1.0"
 # With an entry of its own, because libraries ask for the name and the home of the user that they run as.
 RUN groupadd --gid 10001 tta \

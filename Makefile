@@ -18,7 +18,7 @@ SLOW := crash k8s load_tests test_docs_adapters.py test_docs_networks.py test_in
 # What test-observability runs: drift, metrics, alerts, dashboard, page, log, webhooks.
 OBSERVED := k8s $(addprefix tta_server/,drift telemetry test_drift_api.py test_label_free_metrics.py test_logs.py test_page.py)
 
-.PHONY: help demo test test-observability test-quick test-crash check serve bench bench-overload bench-streams bench-guard bench-domains bench-domains-cost bench-drift networks format clean
+.PHONY: help demo test test-observability test-quick test-crash image-test check serve bench bench-overload bench-streams bench-guard bench-domains bench-domains-cost bench-drift networks format clean
 
 help:
 	@echo "make demo    replay a drifting camera against the server (ARGS=--once stops it at the end)"
@@ -26,6 +26,7 @@ help:
 	@echo "make test-quick run, in under 90 seconds, what shows most mistakes: no servers, no evaluations, no long laws"
 	@echo "make test-observability run those of drift, metrics, alerts, dashboard, page, log and webhooks"
 	@echo "make test-crash kill the server 200 times, at every failpoint, and fill its disk"
+	@echo "make image-test build the images with buildah, start them and ask each for one prediction (root; TORCH_INDEX=...)"
 	@echo "make check   format, lint, types, import contracts"
 	@echo "make serve   run the server (ARGS='--config my.yaml')"
 	@echo "make bench   measure predict and adapt steps against the plain forward"
@@ -69,6 +70,10 @@ test-quick: $(INSTALLED)
 
 test-crash: $(INSTALLED)
 	$(BIN)/pytest tests/crash --kills 200 --server-kills 200 $(ARGS)
+
+image-test: $(INSTALLED)
+	@command -v buildah debootstrap > /dev/null || apt-get install --yes --no-install-recommends buildah debootstrap
+	tests/k8s/image_test.sh
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

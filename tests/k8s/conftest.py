@@ -15,6 +15,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.k8s.manifests import Rendered, ways
 from tests.server import running as serving
 from tta_server.telemetry.metrics import Metrics
 from tta_server.telemetry.stream_series import _MEASURES as MEASURES
@@ -40,6 +41,18 @@ scrape_configs:
 def root() -> Path:
     """Return the root of the repository."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> list[Rendered]:
+    """Return every way to deploy, and what is deployed beside a server."""
+    return list(ways(tmp_path_factory.mktemp("overlay")))
+
+
+@pytest.fixture(scope="session")
+def deployed(everything: list[Rendered]) -> list[Rendered]:
+    """Return those that have a server in them."""
+    return [each for each in everything if each.workloads()]
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import fnmatch
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -11,8 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import yaml
 
-from tta_server.settings import Settings
+from tests.pages import block
+from tta_server.settings import ModelSettings, Settings
+from tta_server.settings_file import load_settings
 
 KNOWN = {"ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL", "RUN", "USER", "WORKDIR"}
 
@@ -26,8 +30,13 @@ class Instruction(NamedTuple):
 
 @pytest.fixture(scope="module")
 def stages(root) -> list[list[Instruction]]:
+    """Return the instructions of the image's stages."""
+    return read(root / "Dockerfile")
+
+
+def read(path: Path) -> list[list[Instruction]]:
     """Return the instructions of each stage, the first of them its FROM."""
-    lines = [line for line in (root / "Dockerfile").read_text().splitlines() if not line.lstrip().startswith("#")]
+    lines = [line for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
     found = [Instruction(*line.split(maxsplit=1)) for line in joined.splitlines() if line.strip()]
     starts = [i for i, instruction in enumerate(found) if instruction.name == "FROM"]
@@ -96,7 +105,7 @@ def test_the_venv_is_copied_to_where_it_was_made(stages):
 
     assert copied.startswith("--from=builder ")
     assert source == target
-    assert made == [f"python -m venv {source}"]
+    assert made[0] == f"python -m venv {source}"
 
 
 def test_nothing_but_the_build_arguments_names_an_index(root):
@@ -118,6 +127,20 @@ def test_the_dependencies_are_split_into_torch_and_all(root, stages, tmp_path):
     torch = (tmp_path / "torch.txt").read_text().splitlines()
     assert (tmp_path / "all.txt").read_text().splitlines() == wanted
     assert [re.split(r"\W", line)[0] for line in torch] == ["torch", "torchvision"]
+
+
+def test_the_image_with_a_model_of_ones_own_serves_the_one_of_the_readme(root, monkeypatch):
+    (stage,) = read(root / "k8s/own-model/Dockerfile")
+    named = dict(each.split("=", 1) for each in shlex.split(last(stage, "ENV")))
+    for name, value in named.items():
+        monkeypatch.setenv(name, value)
+    _, folder = last(stage, "COPY").split()
+
+    got, wanted = load_settings().model, yaml.safe_load(block("yaml", "my_models:small"))["model"]
+
+    assert got == ModelSettings(**wanted | {"weights": f"{folder}/{wanted['weights']}"})
+    assert named["PYTHONPATH"] == folder
+    assert stage[0].value == f"tta-server:{tomllib.loads((root / 'pyproject.toml').read_text())['project']['version']}"
 
 
 @pytest.mark.parametrize(("given", "wanted"), [("", "unset"), ("some-index", "some-index")])

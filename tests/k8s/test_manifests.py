@@ -1,213 +1,256 @@
-"""The Kubernetes manifests: valid, restricted, and in agreement with the server that they run."""
+"""Every way to deploy is what a cluster accepts, with what only its API server would refuse."""
 
-import asyncio
-import inspect
-from pathlib import Path
-from typing import Any
+import json
+import re
 
-import httpx
 import kubernetes_validate
 import pytest
-import yaml
 
-from tta_server.app import build
-from tta_server.serve import _DRAIN_S
-from tta_server.settings import Settings
-from tta_server.settings_file import load_settings
-from tta_server.storage.keeper import Keeper
+from tests.k8s.manifests import FOLDERS, Manifest, Rendered, matches
 
-KINDS = ("ConfigMap", "Deployment", "PersistentVolumeClaim", "Service")
+VERSIONS = ("1.33", "1.35", kubernetes_validate.latest_version())
+# Of operators: no Kubernetes knows their schemas.
+OPERATORS = {"PrometheusRule", "ScaledObject", "ServiceMonitor"}
+# What the operator makes by hand, as the components say.
+SECRETS = {"tta-server-keys", "tta-server-s3", "tta-server-metrics"}
 PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
+UNITS = {"m": 1e-3, "": 1.0, "Mi": 2.0**20, "Gi": 2.0**30}
 
 
-@pytest.fixture(scope="module")
-def manifests(root) -> dict[str, dict[str, Any]]:
-    """Return the manifests by kind."""
-    paths = [path for path in sorted((root / "k8s/base").glob("*.yaml")) if path.name != "kustomization.yaml"]
-    return {manifest["kind"]: manifest for manifest in (yaml.safe_load(path.read_text()) for path in paths)}
+def amount(text: str) -> float:
+    """Return what a quantity says, as a number."""
+    found = re.fullmatch(r"([\d.]+)(\D*)", text)
+    assert found
+    return float(found[1]) * UNITS[found[2]]
 
 
-@pytest.fixture(scope="module")
-def kustomization(root) -> dict[str, Any]:
-    return yaml.safe_load((root / "k8s/base/kustomization.yaml").read_text())
+def labels(workload: Manifest) -> dict[str, str]:
+    return workload["spec"]["template"]["metadata"]["labels"]
 
 
-@pytest.fixture(scope="module")
-def pod(manifests) -> dict[str, Any]:
-    return manifests["Deployment"]["spec"]["template"]["spec"]
+def pods(deployed: list[Rendered]) -> list[tuple[Rendered, Manifest]]:
+    return [(way, each["spec"]["template"]["spec"]) for way in deployed for each in way.workloads()]
 
 
-@pytest.fixture(scope="module")
-def container(pod) -> dict[str, Any]:
-    (container,) = pod["containers"]
-    return container
+def containers(deployed: list[Rendered]) -> list[Manifest]:
+    return [container for _, pod in pods(deployed) for container in pod["containers"]]
 
 
-@pytest.fixture
-def settings(manifests, tmp_path, monkeypatch) -> Settings:
-    """Return the configuration that the pod's server loads, from its file and its variable."""
-    path = tmp_path / "config.yaml"
-    path.write_text(manifests["ConfigMap"]["data"]["config.yaml"])
-    monkeypatch.setenv("TTA_CONFIG", str(path))
-    return load_settings()
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_object_is_valid_to_the_letter(everything, version):
+    different = {json.dumps(each, sort_keys=True) for way in everything for each in way.objects}
+
+    for text in different:
+        manifest = json.loads(text)
+        if manifest["kind"] not in OPERATORS:
+            kubernetes_validate.validate(manifest, version, strict=True)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_manifest_is_valid_to_the_letter(manifests, kind):
-    version = kubernetes_validate.validate(manifests[kind], kubernetes_validate.latest_version(), strict=True)
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_each_kustomization_uses_every_file_beside_it(folder):
+    written = (folder / "kustomization.yaml").read_text()
+    beside = {path.name for path in folder.iterdir() if path.suffix in {".yaml", ".cfg", ".json"}}
 
-    assert version == ".".join(kubernetes_validate.latest_version().split(".")[:2])
-
-
-def test_the_kustomization_lists_every_file_and_no_other(root, kustomization, manifests):
-    files = {path.name for path in (root / "k8s/base").iterdir()} - {"kustomization.yaml"}
-
-    assert set(kustomization["resources"]) == files
-    assert set(manifests) == set(KINDS)
+    unused = {name for name in beside - {"kustomization.yaml"} if not re.search(rf"[- \[]{re.escape(name)}\b", written)}
+    assert unused <= {"rules.yaml"}  # for a Prometheus without its operator
 
 
-def test_the_kustomization_sets_the_image_of_the_deployment(kustomization, container):
-    (image,) = kustomization["images"]
+def test_each_file_says_why_it_is_so():
+    silent = [
+        str(path)
+        for folder in FOLDERS
+        for path in folder.glob("*.yaml")
+        if not path.read_text().startswith("#") and path.name != "kustomization.yaml"
+    ]
 
-    assert container["image"] == f"{image['name']}:{image['newTag']}"
-
-
-def test_everything_has_one_name_and_the_standard_labels(manifests):
-    wanted = {f"app.kubernetes.io/{key}" for key in ("name", "instance", "component", "part-of", "version")}
-
-    for manifest in manifests.values():
-        assert manifest["metadata"]["name"] == "tta-server"
-        assert set(manifest["metadata"]["labels"]) == wanted
+    assert silent == []
 
 
-def test_the_deployment_and_the_service_select_its_pods(manifests):
-    spec = manifests["Deployment"]["spec"]
-    labels = spec["template"]["metadata"]["labels"].items()
-
-    assert spec["selector"]["matchLabels"].items() <= labels
-    assert manifests["Service"]["spec"]["selector"].items() <= labels
-
-
-def test_every_port_is_the_one_that_the_server_listens_on(manifests, container, settings):
-    (port,) = container["ports"]
-    (service_port,) = manifests["Service"]["spec"]["ports"]
-    annotations = manifests["Deployment"]["spec"]["template"]["metadata"]["annotations"]
-
-    assert port["containerPort"] == settings.server.port
-    assert service_port["port"] == settings.server.port
-    assert service_port["targetPort"] == port["name"]
-    assert annotations["prometheus.io/port"] == str(settings.server.port)
-    assert all(container[probe]["httpGet"]["port"] == port["name"] for probe in PROBES)
+def test_nothing_is_there_twice_or_without_the_labels_that_tell_what_it_is(deployed):
+    for way in deployed:
+        names = [(each["kind"], each["metadata"]["name"]) for each in way.objects]
+        assert len(names) == len(set(names))
+        for workload in way.workloads():
+            wanted = {f"app.kubernetes.io/{key}" for key in ("name", "component", "part-of")}
+            assert wanted <= labels(workload).keys()
 
 
-def test_the_server_listens_beyond_its_own_pod(settings):
-    assert settings.server.host == "0.0.0.0"
+def test_each_selector_finds_the_pods_of_one_workload(deployed):
+    for way in deployed:
+        selectors = [
+            *(each["spec"]["selector"]["matchLabels"] for each in way.all("PodDisruptionBudget")),
+            *(each["spec"]["podSelector"]["matchLabels"] for each in way.all("NetworkPolicy")),
+            *(each["spec"]["selector"] for each in way.all("Service")),
+            *(each["spec"]["selector"]["matchLabels"] for each in way.workloads()),
+            *(
+                spread["labelSelector"]["matchLabels"]
+                for _, pod in pods([way])
+                for spread in pod.get("topologySpreadConstraints", [])
+            ),
+        ]
+        for selector in selectors:
+            assert sum(matches(selector, labels(workload)) for workload in way.workloads()) == 1, (way.name, selector)
 
 
-def test_every_configured_stream_has_metric_series_of_its_own(settings):
-    assert settings.streams.max_labelled >= settings.streams.max_streams
+def test_each_workload_has_a_budget_a_policy_and_a_service(deployed):
+    for way in deployed:
+        for workload in way.workloads():
+            for kind, where in (("PodDisruptionBudget", "selector"), ("NetworkPolicy", "podSelector")):
+                found = [each for each in way.all(kind)
+                         if matches(each["spec"][where]["matchLabels"], labels(workload))]  # fmt: skip
+                assert len(found) == 1, (way.name, kind)
+        stateful = way.one("StatefulSet")
+        headless = way.one("Service", stateful["spec"]["serviceName"])
+        assert headless["spec"]["clusterIP"] == "None"
+        assert matches(headless["spec"]["selector"], labels(stateful))
 
 
-def test_the_configuration_is_mounted_where_the_variable_points(manifests, pod, container):
-    path = Path(next(variable["value"] for variable in container["env"] if variable["name"] == "TTA_CONFIG"))
-    volume = next(mount["name"] for mount in container["volumeMounts"] if mount["mountPath"] == str(path.parent))
-    source = next(entry for entry in pod["volumes"] if entry["name"] == volume)
-
-    assert source["configMap"]["name"] == manifests["ConfigMap"]["metadata"]["name"]
-    assert path.name in manifests["ConfigMap"]["data"]
+def test_no_budget_keeps_a_node_from_being_drained(deployed):
+    for way in deployed:
+        for budget in way.all("PodDisruptionBudget"):
+            assert budget["spec"]["maxUnavailable"] >= 1
+            assert "minAvailable" not in budget["spec"]
 
 
-def test_the_paths_that_kubernetes_and_prometheus_ask_for_answer(manifests, container, settings):
-    app = build(settings).app
-    annotations = manifests["Deployment"]["spec"]["template"]["metadata"]["annotations"]
-    paths = [*(container[probe]["httpGet"]["path"] for probe in PROBES), annotations["prometheus.io/path"]]
-
-    async def ask() -> list[int]:
-        transport = httpx.ASGITransport(app)
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://pod") as client,
-        ):
-            return [(await client.get(path)).status_code for path in paths]
-
-    assert asyncio.run(ask()) == [200] * len(paths)
-
-
-def test_the_pod_meets_the_restricted_security_standard(pod, container):
-    assert pod["securityContext"] == {
-        "runAsNonRoot": True,
-        "runAsUser": 10001,
-        "runAsGroup": 10001,
-        "fsGroup": 10001,
-        "fsGroupChangePolicy": "OnRootMismatch",
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-    assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
-    assert {kind for volume in pod["volumes"] for kind in volume if kind != "name"} <= {
-        "configMap",
-        "emptyDir",
-        "persistentVolumeClaim",
-        "secret",
-    }
-    assert not any(pod.get(key) for key in ("hostNetwork", "hostPID", "hostIPC"))
+def test_each_port_that_is_named_is_one_of_a_container(deployed):
+    for way in deployed:
+        ports = {port["name"]: port["containerPort"] for container in containers([way]) for port in container["ports"]}
+        services = way.all("Service")
+        named = [
+            *(port["targetPort"] for service in services for port in service["spec"]["ports"]),
+            *(each[probe]["httpGet"]["port"] for each in containers([way]) for probe in PROBES if probe in each),
+            *(
+                port["port"]
+                for policy in way.all("NetworkPolicy")
+                for rule in (*policy["spec"]["ingress"], *policy["spec"]["egress"])
+                for port in rule["ports"]
+                if port["port"] not in (53, 443)
+            ),
+        ]  # fmt: skip
+        assert set(named) == set(ports)
+        assert all(port["port"] == ports[port["targetPort"]] for each in services for port in each["spec"]["ports"])
 
 
-def test_the_pod_gets_nothing_from_the_cluster_that_it_does_not_need(pod):
-    assert pod["automountServiceAccountToken"] is False
-    assert pod["enableServiceLinks"] is False
+def test_each_mount_has_a_volume_and_each_volume_a_mount_and_a_source(deployed):
+    for way, pod in pods(deployed):
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        mounts = [mount for container in pod["containers"] for mount in container["volumeMounts"]]
+        assert {mount["name"] for mount in mounts} == set(volumes)
+        assert len({mount["mountPath"] for mount in mounts}) == len(mounts)
+        for volume in volumes.values():
+            if "configMap" in volume:
+                way.one("ConfigMap", volume["configMap"]["name"])
+            elif "persistentVolumeClaim" in volume:
+                way.one("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"])
+            elif "secret" in volume:
+                assert volume["secret"]["secretName"] in SECRETS
+            else:
+                assert volume["emptyDir"]["sizeLimit"]
 
 
-def test_what_can_be_written_to_is_bounded(pod, container):
-    (tmp,) = [volume for volume in pod["volumes"] if "emptyDir" in volume]
-
-    assert tmp["emptyDir"]["sizeLimit"]
-    assert {"name": tmp["name"], "mountPath": "/tmp"} in container["volumeMounts"]
-    assert container["resources"]["limits"].keys() >= {"memory", "ephemeral-storage"}
-    assert container["resources"]["requests"].keys() >= {"cpu", "memory"}
-
-
-def test_no_two_pods_ever_write_to_one_volume(manifests):
-    spec, claim = manifests["Deployment"]["spec"], manifests["PersistentVolumeClaim"]["spec"]
-
-    assert spec["replicas"] == 1
-    assert spec["strategy"] == {"type": "Recreate"}
-    assert claim["accessModes"] == ["ReadWriteOnce"]
+def test_each_claim_is_mounted_and_each_account_is_used(deployed):
+    for way in deployed:
+        claimed = {volume["persistentVolumeClaim"]["claimName"] for _, pod in pods([way]) for volume in pod["volumes"]
+                   if "persistentVolumeClaim" in volume}  # fmt: skip
+        assert {each["metadata"]["name"] for each in way.all("PersistentVolumeClaim")} == claimed
+        assert way.pod()["serviceAccountName"] == way.one("ServiceAccount")["metadata"]["name"]
+        secrets = {source["secretRef"]["name"] for source in way.container().get("envFrom", [])}
+        assert secrets <= SECRETS
 
 
-def test_states_are_written_to_the_volume(manifests, pod, container, settings):
-    path = next(variable["value"] for variable in container["env"] if variable["name"] == "TTA_STORAGE__URL")
-    mount = next(mount for mount in container["volumeMounts"] if mount["mountPath"] == path)
-    volume = next(entry for entry in pod["volumes"] if entry["name"] == mount["name"])
-
-    assert not mount.get("readOnly")
-    assert volume["persistentVolumeClaim"]["claimName"] == manifests["PersistentVolumeClaim"]["metadata"]["name"]
-    assert settings.storage.url == ""  # what the variable adds to the file
-
-
-def test_the_audit_log_takes_a_small_part_of_the_volume(manifests, settings):
-    claim = manifests["PersistentVolumeClaim"]["spec"]["resources"]["requests"]["storage"]
-
-    gib = int(claim.removesuffix("Gi"))
-    assert settings.storage.audit_segment_bytes * settings.storage.audit_segments < 0.1 * gib * 2**30
+def test_no_limit_is_below_what_is_requested_and_nothing_that_can_be_written_to_has_none(deployed):
+    for container in containers(deployed):
+        requests, limits = container["resources"]["requests"], container["resources"]["limits"]
+        assert "memory" in limits
+        assert "cpu" in requests
+        assert "cpu" not in limits
+        assert all(amount(limits[what]) >= amount(requests[what]) for what in limits.keys() & requests.keys())
 
 
-def test_streams_leave_memory_for_the_model_and_the_images_of_requests(container, settings):
-    limit = container["resources"]["limits"]["memory"]
-
-    assert settings.streams.max_bytes + settings.streams.recent_bytes < 0.5 * int(limit.removesuffix("Gi")) * 2**30
-
-
-def test_the_grace_period_covers_the_pause_the_drain_and_the_save(pod, container):
-    pause_s = container["lifecycle"]["preStop"]["sleep"]["seconds"]
-    save_s = inspect.signature(Keeper.close).parameters["timeout_s"].default
-
-    assert pause_s > 0
-    assert pause_s + _DRAIN_S + save_s + 10 <= pod["terminationGracePeriodSeconds"]
+def test_each_variable_is_set_once(deployed):
+    for container in containers(deployed):
+        names = [variable["name"] for variable in container["env"]]
+        assert len(names) == len(set(names))
 
 
-def test_a_client_keeps_its_pod(manifests):
-    assert manifests["Service"]["spec"]["sessionAffinity"] == "ClientIP"
+def test_probes_let_a_server_start_and_restart_it_later_than_they_take_it_from_the_balancer(deployed):
+    for container in containers(deployed):
+        lasts = {
+            probe: container[probe]["failureThreshold"] * container[probe]["periodSeconds"]
+            for probe in PROBES
+            if probe in container
+        }
+        assert all(container[probe].get("timeoutSeconds", 1) <= container[probe]["periodSeconds"] for probe in lasts)
+        assert lasts["readinessProbe"] < lasts["livenessProbe"]
+        if "startupProbe" in lasts:
+            assert lasts["startupProbe"] >= 60
+
+
+def test_every_pod_meets_the_restricted_security_standard(deployed):
+    for _, pod in pods(deployed):
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["enableServiceLinks"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not any(pod.get(key) for key in ("hostNetwork", "hostPID", "hostIPC", "initContainers"))
+        kinds = {kind for volume in pod["volumes"] for kind in volume} - {"name"}
+        assert kinds <= {"configMap", "emptyDir", "persistentVolumeClaim", "secret"}
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+
+
+def test_several_servers_never_write_to_a_volume_that_one_server_can_have(deployed):
+    for way in deployed:
+        modes = [mode for claim in way.all("PersistentVolumeClaim") for mode in claim["spec"]["accessModes"]]
+        assert modes in ([], ["ReadWriteMany"] if way.most_replicas() > 1 else ["ReadWriteOnce"]), way.name
+
+
+def test_the_number_of_replicas_has_one_master(deployed):
+    for way in deployed:
+        assert ("replicas" in way.one("StatefulSet")["spec"]) == (not way.all("ScaledObject"))
+
+
+def test_the_monitor_reads_each_pod_once(everything):
+    watched = [way for way in everything if way.workloads() and way.all("ServiceMonitor")]
+
+    assert watched
+    for way in watched:
+        monitor = way.one("ServiceMonitor")["spec"]
+        (service,) = [each for each in way.all("Service")
+                      if matches(monitor["selector"]["matchLabels"], each["metadata"]["labels"])]  # fmt: skip
+        assert service["metadata"]["name"] == way.one("StatefulSet")["spec"]["serviceName"]
+        assert monitor["endpoints"][0]["port"] in [port["name"] for port in service["spec"]["ports"]]
+        assert monitor["endpoints"][0]["path"] == "/metrics"
+
+
+def test_where_keys_are_asked_for_the_monitor_has_one(everything):
+    for way in everything:
+        for monitor in way.all("ServiceMonitor"):
+            asked = bool(way.workloads()) and "TTA_AUTH__KEYS_FILE" in way.variables()
+            assert ("authorization" in monitor["spec"]["endpoints"][0]) == asked
+
+
+def test_clients_reach_the_service_and_pass_no_balancer_by(deployed):
+    client = {"matchLabels": {"tta-server/client": "true"}}
+    for way in deployed:
+        entered = [
+            policy["spec"]["podSelector"]["matchLabels"]
+            for policy in way.all("NetworkPolicy")
+            for rule in policy["spec"]["ingress"]
+            for source in rule["from"]
+            if source.get("podSelector") == client
+        ]
+        assert entered == [way.one("Service")["spec"]["selector"]]
+
+
+def test_what_is_applied_together_is_restricted_by_its_namespace(everything):
+    (example,) = [way for way in everything if way.name == "example"]
+
+    space = example.one("Namespace", "tta")
+    assert space["metadata"]["labels"] == {"pod-security.kubernetes.io/enforce": "restricted"}
+    assert {each["metadata"].get("namespace") for each in example.objects if each is not space} == {"tta"}

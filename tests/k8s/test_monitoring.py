@@ -33,27 +33,6 @@ def mounts(folder: Path, service: dict[str, Any]) -> dict[str, Path]:
     return {target: folder / source for source, target, *_ in parts}
 
 
-@pytest.mark.parametrize("name", ["monitoring", "alerts", "dashboards"])
-def test_each_kustomization_names_files_and_folders_that_are_there(root, name):
-    kustomization = read(root / "k8s" / name / "kustomization.yaml")
-    files = [file for each in kustomization.get("configMapGenerator", []) for file in each["files"]]
-
-    for resource in kustomization.get("resources", []):
-        path = (root / "k8s" / name / resource).resolve()
-        assert path.is_file() or (path / "kustomization.yaml").is_file()
-    assert all((root / "k8s" / name / file).is_file() for file in files)
-
-
-def test_the_monitor_finds_the_service_and_its_port(root):
-    monitor, service = read(root / "k8s/monitoring/service-monitor.yaml"), read(root / "k8s/base/service.yaml")
-
-    (endpoint,) = monitor["spec"]["endpoints"]
-    wanted = monitor["spec"]["selector"]["matchLabels"]
-    assert wanted.items() <= service["metadata"]["labels"].items()
-    assert endpoint["port"] in [port["name"] for port in service["spec"]["ports"]]
-    assert endpoint["path"] == "/metrics"
-
-
 def test_each_file_that_a_container_is_given_exists(folder, services):
     found = {target: path for service in services.values() for target, path in mounts(folder, service).items()}
 

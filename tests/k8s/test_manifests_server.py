@@ -1,0 +1,176 @@
+"""The manifests agree with the server that they run: settings, paths, metrics, times and sizes."""
+
+import asyncio
+import importlib.metadata
+import inspect
+import re
+from pathlib import Path
+from typing import get_args
+
+import httpx
+import pytest
+
+from tests.k8s.expressions import metrics_of
+from tests.k8s.manifests import Rendered
+from tta_server.app import build
+from tta_server.serve import _DRAIN_S
+from tta_server.settings import Settings
+from tta_server.settings_file import load_settings
+from tta_server.storage.keeper import Keeper
+from tta_server.telemetry.closed_sets import Stage
+
+PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
+
+
+@pytest.fixture
+def base(deployed) -> Rendered:
+    return next(each for each in deployed if each.name == "base")
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    """Return what reads a pod's configuration as its server does."""
+
+    def read(way: Rendered) -> Settings:
+        path = tmp_path / "config.yaml"
+        path.write_text(way.one("ConfigMap")["data"]["config.yaml"])
+        with monkeypatch.context() as environment:
+            for name, value in way.variables().items():
+                environment.setenv(name, value)
+            environment.setenv("TTA_CONFIG", str(path))
+            return load_settings()
+
+    return read
+
+
+def annotations(way: Rendered) -> dict[str, str]:
+    return way.one("StatefulSet")["spec"]["template"]["metadata"]["annotations"]
+
+
+def bytes_of(quantity: str) -> int:
+    return int(quantity.removesuffix("Gi")) * 2**30
+
+
+def test_every_pod_has_a_configuration_that_the_server_takes(deployed, settings):
+    for way in deployed:
+        got = settings(way)  # an unknown setting is refused
+        variables = {name for name in way.variables() if name.startswith("TTA_")} - {"TTA_CONFIG"}
+
+        for name in variables:
+            section, _, field = name.removeprefix("TTA_").lower().partition("__")
+            assert field in type(getattr(got, section)).model_fields, name
+        assert got.server.host == "0.0.0.0"
+        assert (got.auth.keys_file is None) == got.auth.insecure_public
+        assert got.streams.max_labelled >= got.streams.max_streams
+
+
+def test_every_port_is_the_one_that_the_server_listens_on(deployed, settings):
+    for way in deployed:
+        port = settings(way).server.port
+
+        assert [each["containerPort"] for each in way.container()["ports"]] == [port]
+        assert annotations(way)["prometheus.io/port"] == str(port)
+
+
+def test_files_that_are_named_are_mounted_there(deployed, settings):
+    for way in deployed:
+        got, volumes = settings(way), {volume["name"]: volume for volume in way.pod()["volumes"]}
+        mounted = {mount["mountPath"]: (mount, volumes[mount["name"]]) for mount in way.container()["volumeMounts"]}
+
+        config = Path(way.variables()["TTA_CONFIG"])
+        assert config.name in way.one("ConfigMap", mounted[str(config.parent)][1]["configMap"]["name"])["data"]
+        if got.auth.keys_file:
+            assert "secret" in mounted[str(got.auth.keys_file.parent)][1]
+        if "://" not in got.storage.url:
+            mount, volume = mounted[got.storage.url]
+            assert not mount.get("readOnly")
+            assert "persistentVolumeClaim" in volume
+        assert "emptyDir" in mounted["/tmp"][1]
+
+
+def test_the_paths_that_kubernetes_and_prometheus_ask_for_answer(base, settings):
+    app = build(settings(base).model_copy(update={"storage": Settings().storage})).app
+    paths = [
+        *(base.container()[probe]["httpGet"]["path"] for probe in PROBES),
+        annotations(base)["prometheus.io/path"],
+    ]
+
+    async def ask() -> list[int]:
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://pod") as client,
+        ):
+            return [(await client.get(path)).status_code for path in paths]
+
+    assert asyncio.run(ask()) == [200] * len(paths)
+
+
+def test_the_audit_log_takes_a_small_part_of_the_volume(deployed, settings):
+    for way in deployed:
+        for claim in way.all("PersistentVolumeClaim"):
+            got = settings(way).storage
+            size = bytes_of(claim["spec"]["resources"]["requests"]["storage"])
+            assert got.audit_segment_bytes * got.audit_segments < 0.1 * size
+
+
+def test_streams_leave_memory_for_the_model_and_the_images_of_requests(deployed, settings):
+    for way in deployed:
+        got, limit = settings(way), bytes_of(way.container()["resources"]["limits"]["memory"])
+        assert got.streams.max_bytes + got.streams.recent_bytes < 0.5 * limit
+
+
+def test_the_grace_period_covers_the_pause_the_drain_and_the_save(deployed):
+    save_s = inspect.signature(Keeper.close).parameters["timeout_s"].default
+    for way in deployed:
+        pause_s = way.container()["lifecycle"]["preStop"]["sleep"]["seconds"]
+        assert pause_s > 0
+        assert pause_s + _DRAIN_S + save_s + 10 <= way.pod()["terminationGracePeriodSeconds"]
+
+
+def test_the_image_and_the_version_are_the_packages(base):
+    version = importlib.metadata.version("tta-server")
+
+    assert base.container()["image"] == f"tta-server:{version}"
+    assert base.one("StatefulSet")["metadata"]["labels"]["app.kubernetes.io/version"] == version
+
+
+def test_what_is_scaled_by_is_measured(deployed, families):
+    measured = {name for names in families.values() for name in names}
+    queries = {
+        trigger["metadata"]["query"]
+        for way in deployed
+        for each in way.all("ScaledObject")
+        for trigger in each["spec"]["triggers"]
+    }
+
+    assert queries
+    for query in queries:
+        assert metrics_of(query) <= measured
+        stages = re.findall(r'stage=~"([^"]*)"', query)
+        assert {stage for each in stages for stage in each.split("|")} <= set(get_args(Stage))
+
+
+def test_a_queue_that_is_scaled_by_is_not_yet_full(deployed, settings):
+    for way in deployed:
+        for each in way.all("ScaledObject"):
+            (threshold,) = [
+                float(trigger["metadata"]["threshold"])
+                for trigger in each["spec"]["triggers"]
+                if "queue" in trigger["metadata"]["query"]
+            ]
+            assert threshold <= 0.5 * settings(way).engine.max_queue_rows
+
+
+def test_the_balancer_knows_every_replica_that_there_may_be(deployed):
+    for way in deployed:
+        balancers = [each for each in way.all("ConfigMap") if "haproxy.cfg" in each["data"]]
+        assert len(balancers) == (way.most_replicas() > 1)
+        for each in balancers:
+            config, stateful = each["data"]["haproxy.cfg"], way.one("StatefulSet")
+            service, port = stateful["spec"]["serviceName"], way.container()["ports"][0]["containerPort"]
+            known = [f'server {stateful["metadata"]["name"]}-{n} "{stateful["metadata"]["name"]}-{n}.{service}.'
+                     f'${{NAMESPACE}}.svc.cluster.local:{port}"' for n in range(8)]  # fmt: skip
+            assert re.findall(r"^ +(server .*)$", config, re.MULTILINE) == known
+            assert way.most_replicas() <= len(known)
+            assert f"GET {way.container()['readinessProbe']['httpGet']['path']}" in config
