@@ -72,7 +72,7 @@ test-crash: $(INSTALLED)
 	$(BIN)/pytest tests/crash --kills 200 --server-kills 200 $(ARGS)
 
 image-test: $(INSTALLED)
-	@command -v buildah debootstrap > /dev/null || apt-get install --yes --no-install-recommends buildah debootstrap
+	@{ command -v buildah && command -v debootstrap; } > /dev/null || apt-get install --yes --no-install-recommends buildah debootstrap
 	tests/k8s/image_test.sh
 
 check: $(INSTALLED)

@@ -4,10 +4,12 @@ import importlib.util
 import itertools
 import re
 import shlex
+import subprocess
 
 import pytest
 
 from docs.write_configuration import MARK, page
+from tests.k8s.manifests import kubectl
 from tests.pages import PAGES, ROOT, Block, blocks, text, tracked
 from tta_server.cli import main
 from tta_server.settings import Settings, StreamSettings
@@ -23,12 +25,16 @@ EXECUTED = {
     ),
     ("docs/api.md", "json"): {"state_version": "the example answer"},
     ("docs/security.md", "yaml"): {"trusted_proxies": "each setting exists"},
+    ("docs/deploy.md", "bash"): {"/predict": "the commands of the runbook"},
+    ("docs/runbook.md", "bash"): {"gate-7": "the commands of the runbook"},
     ("docs/configuration.md", "yaml"): {"window_rows": "the curl lines of the api, the serve lines"},
 }
 # Shell commands are checked here. What they need, and what therefore keeps a test from running all of each:
 CONSOLE = {
     "make": "minutes, or a network",
     "python": "minutes of benchmark; the one line of the README runs in 'five minutes'",
+    "docker": "an engine; `make image-test` builds the same images",
+    "kubectl": "a cluster; `tests/k8s` looks at what is applied",
     "tta-server": "weights and data sets that are not here, or a server that never ends",
 }
 # Drawings.
@@ -69,6 +75,12 @@ def test_each_command_exists_with_its_options(line: str, capsys):
         known = re.findall(r"--[a-z-]+", capsys.readouterr().out)
         assert ended.value.code == 0
         assert {word for word in rest if word.startswith("--")} <= set(known)
+    elif program == "kubectl":
+        helped = subprocess.run([kubectl(), *rest, "--help"], capture_output=True, text=True, check=False)
+        assert helped.returncode == 0, helped.stderr
+    if program in ("docker", "kubectl"):
+        files = [word for word in rest if word.startswith("k8s/")]
+        assert [name for name in files if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize(

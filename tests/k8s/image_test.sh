@@ -51,7 +51,7 @@ END
 # build TAG ARGUMENTS...
 build() {
     # shellcheck disable=SC2086 # several flags in one variable
-    buildah bud --pull-never --format docker --quiet $BUILD_FLAGS --tag "$@" > /dev/null
+    buildah bud --pull-never --format docker $BUILD_FLAGS --tag "$@" > "$SCRATCH/build" 2>&1 || { tail -n 30 "$SCRATCH/build"; exit 1; }
 }
 
 # start IMAGE: as uid 10001, without capabilities, its root read-only, and /tmp in memory.
