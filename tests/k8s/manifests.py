@@ -79,7 +79,9 @@ def kustomize(folder: Path) -> tuple[Manifest, ...]:
 
 
 def ways(scratch: Path) -> Iterator[Rendered]:
-    """Render every overlay on disk, the base with each component, and the base with all that go together."""
+    """Render every overlay on disk, the base with each component and with all that go together, and lone manifests."""
+    for path in sorted(K8S.glob("*.yaml")):
+        yield Rendered(path.stem, tuple(yaml.safe_load_all(path.read_text())))
     for overlay in OVERLAYS:
         yield Rendered(overlay, kustomize(K8S / overlay))
     for names in (*((name,) for name in COMPONENTS), *FULLEST):

@@ -186,8 +186,11 @@ def test_probes_let_a_server_start_and_restart_it_later_than_they_take_it_from_t
             assert lasts["startupProbe"] >= 60
 
 
-def test_every_pod_meets_the_restricted_security_standard(deployed):
-    for _, pod in pods(deployed):
+def test_every_pod_meets_the_restricted_security_standard(everything, deployed):
+    jobs = [each["spec"]["template"]["spec"] for way in everything for each in way.all("Job")]
+
+    assert jobs
+    for pod in (*jobs, *(pod for _, pod in pods(deployed))):
         assert pod["automountServiceAccountToken"] is False
         assert pod["enableServiceLinks"] is False
         assert pod["securityContext"]["runAsNonRoot"] is True
