@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 import httpx
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
+from tests.k8s.manifests import K8S
 from tta_server.models.glyphs import images
 
 DEADLINE_S = 40
@@ -146,6 +148,21 @@ def test_of_the_alerts_only_drift_is_on_its_way_while_the_input_drifts(prometheu
 
     assert {rule["health"] for rule in rules()} == {"ok"}
     assert {name for name, streams in on.items() if streams} <= {"TtaDrift", "TtaEstimatedAccuracyFalls"}
+
+
+def test_what_replicas_are_scaled_by_is_one_number_and_a_busy_device_is_at_most_all_of_it(query, replay, poll):
+    scaled = yaml.safe_load((K8S / "components/autoscaling/scaled-object.yaml").read_text())
+    busy, waiting = (trigger["metadata"]["query"] for trigger in scaled["spec"]["triggers"])
+
+    def known() -> tuple[list[dict], list[dict]] | None:
+        replay()
+        found = query(busy), query(waiting)
+        return found if all(map(has_data, found)) else None
+
+    ((share,), (images,)) = poll(known, DEADLINE_S)
+
+    assert 0 <= float(share["value"][1]) <= 1.05  # a rate is stretched to its window's ends
+    assert float(images["value"][1]) >= 0
 
 
 def test_promtool_finds_nothing_wrong_with_the_metrics(live_server, promtool, replay):
