@@ -4,9 +4,10 @@ import gc
 import shutil
 import tempfile
 import weakref
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from fastapi import Depends, FastAPI
@@ -44,7 +45,11 @@ from tta_server.storage.keeper import Keeper
 from tta_server.storage.ring import Ring
 from tta_server.storage.store import Store
 from tta_server.telemetry.bursts import Bursts
+from tta_server.telemetry.closed_sets import TurnedAway
 from tta_server.wanted import make_preprocess
+
+if TYPE_CHECKING:
+    from tta_server.grpc_door.door import Door  # an extra: imported when it is asked for
 
 _DESCRIPTION = "Predictions from a frozen network that adapts to each stream of input while it answers."
 
@@ -98,15 +103,19 @@ def make_app(served: Mapping[str, Served], settings: Settings, bursts: Bursts | 
         settings: The configuration.
         bursts: Tells what is refused; its own if None.
     """
+    first = next(iter(served.values()))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         for each in served.values():
             each.start()
+        door = await _grpc_door(app, settings, first.metrics.refused)
         # What is alive now lives as long as the process: keep the collector from walking all of torch under load.
         gc.collect()
         gc.freeze()
         yield
+        if door:
+            await door.close()
         for each in served.values():
             each.stop()
         gc.unfreeze()
@@ -138,7 +147,6 @@ def make_app(served: Mapping[str, Served], settings: Settings, bursts: Bursts | 
     keys = settings.auth.keys_file
     responses.install(app, OPEN if keys else None)
     app.add_middleware(Heads)
-    first = next(iter(served.values()))
     app.add_middleware(Receiving, limits=settings.limits, told=first.metrics.refused)
     keyring = Keyring(read_keys(keys)) if keys else None
     app.add_middleware(Gatekeeper, keyring=keyring, model=first.name, told=first.metrics.refused)
@@ -149,6 +157,21 @@ def make_app(served: Mapping[str, Served], settings: Settings, bursts: Bursts | 
         access=settings.logging.access,
     )
     return app
+
+
+async def _grpc_door(app: FastAPI, settings: Settings, told: Callable[[TurnedAway], None]) -> "Door | None":
+    """Open the port for gRPC, if the configuration names one.
+
+    Raises:
+        ValueError: If it cannot be opened.
+    """
+    if settings.server.grpc_port is None:
+        return None
+    from tta_server.grpc_door.door import Door
+
+    door = Door(app, settings.limits, told)
+    await door.open(settings.server.host, settings.server.grpc_port)
+    return door
 
 
 def use_threads(settings: EngineSettings) -> None:
