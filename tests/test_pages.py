@@ -21,6 +21,7 @@ EXECUTED = {
     ("docs/api.md", "python"): dict.fromkeys(
         ("tritonclient", "tta_server.client", "requests"), "the curl lines of the api"
     ),
+    ("docs/api.md", "yaml"): {"repository": "the curl lines of the api"},
     ("docs/api.md", "json"): {"state_version": "the example answer"},
     ("docs/security.md", "yaml"): {"trusted_proxies": "each setting exists"},
     ("docs/configuration.md", "yaml"): {"window_rows": "the curl lines of the api, the serve lines"},

@@ -26,6 +26,7 @@ def start_facts(service: Service, address: str) -> dict[str, str]:
         "address": address,
         "grpc": _grpc(service),
         "model": f"{spec.name}, {spec.classes} classes, {'x'.join(map(str, spec.input_shape))}",
+        "others": ", ".join(settings.repository.models) or "none, repository.models is empty",
         "weights": f"sha256 {spec.digest[:16]}",
         "device": str(service.served.model.backbone.device),
         **service.served.model.backbone.findings.remarks,

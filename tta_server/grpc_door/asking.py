@@ -6,8 +6,10 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-Event = MutableMapping[str, Any]
-App = Callable[[Event, Callable[[], Awaitable[Event]], Callable[[Event], Awaitable[None]]], Awaitable[None]]
+AsgiMessage = MutableMapping[str, Any]
+App = Callable[
+    [AsgiMessage, Callable[[], Awaitable[AsgiMessage]], Callable[[AsgiMessage], Awaitable[None]]], Awaitable[None]
+]
 
 _OWN = ("content-", "accept-", "transfer-", "inference-", "grpc-", "connection", "host", "te", ":")
 _working: set["asyncio.Task[Reply]"] = set()
@@ -63,10 +65,10 @@ async def ask(app: App, asked: Asked, metadata: Iterable[tuple[str, str | bytes]
         raise
 
 
-async def _reply(app: App, scope: Event, body: bytes, gone: asyncio.Event) -> Reply:
+async def _reply(app: App, scope: AsgiMessage, body: bytes, gone: asyncio.Event) -> Reply:
     status, headers, parts, received = 500, {}, [], False
 
-    async def receive() -> Event:
+    async def receive() -> AsgiMessage:
         nonlocal received
         if not received:
             received = True
@@ -74,7 +76,7 @@ async def _reply(app: App, scope: Event, body: bytes, gone: asyncio.Event) -> Re
         await gone.wait()
         return {"type": "http.disconnect"}
 
-    async def send(message: Event) -> None:
+    async def send(message: AsgiMessage) -> None:
         nonlocal status, headers
         if message["type"] == "http.response.start":
             status = message["status"]
@@ -87,7 +89,7 @@ async def _reply(app: App, scope: Event, body: bytes, gone: asyncio.Event) -> Re
     return Reply(status, headers, b"".join(parts))
 
 
-def _scope(asked: Asked, metadata: Iterable[tuple[str, str | bytes]], peer: str) -> Event:
+def _scope(asked: Asked, metadata: Iterable[tuple[str, str | bytes]], peer: str) -> AsgiMessage:
     given = [(name.encode(), value.encode("latin-1")) for name, value in metadata
              if isinstance(value, str) and not name.startswith(_OWN)]  # fmt: skip
     host, _, port = unquote(peer).partition(":")[2].rpartition(":")
