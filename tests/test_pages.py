@@ -23,6 +23,7 @@ EXECUTED = {
     ("docs/api.md", "python"): dict.fromkeys(
         ("tritonclient", "tta_server.client", "requests"), "the curl lines of the api"
     ),
+    ("docs/api.md", "yaml"): {"repository": "the curl lines of the api"},
     ("docs/api.md", "json"): {"state_version": "the example answer"},
     ("docs/security.md", "yaml"): {"trusted_proxies": "each setting exists"},
     ("docs/deploy.md", "bash"): {"/predict": "the commands of the runbook"},

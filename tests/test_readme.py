@@ -59,22 +59,28 @@ def test_the_curl_lines_of_the_api_are_answered_by_the_server_that_the_configura
     examples = blocks("python", "docs/api.md")
     config = yaml.safe_load(block("yaml", "window_rows"))
     config["domains"] = {"max": 16}
+    config["repository"] = yaml.safe_load(block("yaml", "second:"))["repository"]
     config["storage"] = {"url": str(tmp_path / "kept")}  # not in this folder
+    config["server"] = config.get("server", {}) | {"grpc_port": 0}
 
     with running(tmp_path, config) as server:
         for line in lines:
             assert run_curl(line, server.url, tmp_path) or " -o " in line
         address = server.url.removeprefix("http://")
+        grpc_port = re.search(r"grpc\W+port (\d+)", (tmp_path / "server.log").read_text())[1]
         names: dict = {}
+        for verb in ("unload", "load"):
+            server.client.post(f"/v2/repository/models/second/{verb}").raise_for_status()
         for example in examples:
             code = example.text.replace("127.0.0.1:8000", address).replace("docs/", f"{ROOT}/docs/")
+            code = code.replace("127.0.0.1:8001", f"127.0.0.1:{grpc_port}")
             exec(compile(code, example.page, "exec"), names)
 
     assert names["found"]["predictions"][0]["label"] == names["again"]["predictions"][0]["label"] == "Z"
     assert names["labelled"]["counted"] == 1
     assert names["response"].json()["predictions"][0]["label"] == "Z"
     assert (tmp_path / "gate-7.safetensors").stat().st_size
-    assert names["answer"].as_numpy("probabilities").shape == (2, 36)
+    assert names["answer"].as_numpy("probabilities").shape == names["called"].as_numpy("probabilities").shape == (2, 36)
 
 
 def test_the_example_answer_has_the_fields_of_a_real_one(tmp_path):

@@ -4,9 +4,11 @@ import gc
 import shutil
 import tempfile
 import weakref
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from fastapi import Depends, FastAPI
@@ -37,14 +39,20 @@ from tta_server.api.receiving import Receiving
 from tta_server.keys.keyring import Keyring, read_keys
 from tta_server.models import Custom, Model, Preprocess
 from tta_server.runtime.assemble import make_served
+from tta_server.runtime.roster import Roster
 from tta_server.runtime.served import Served, Storage
-from tta_server.settings import EngineSettings, ModelSettings, Settings, StorageSettings
+from tta_server.settings import EngineSettings, Settings, StorageSettings
+from tta_server.settings_models import ModelSettings
 from tta_server.storage.audit import Audit
 from tta_server.storage.keeper import Keeper
 from tta_server.storage.ring import Ring
 from tta_server.storage.store import Store
 from tta_server.telemetry.bursts import Bursts
+from tta_server.telemetry.closed_sets import TurnedAway
 from tta_server.wanted import make_preprocess
+
+if TYPE_CHECKING:
+    from tta_server.grpc_door.door import Door  # an extra: imported when it is asked for
 
 _DESCRIPTION = "Predictions from a frozen network that adapts to each stream of input while it answers."
 
@@ -55,7 +63,7 @@ class Service:
 
     Attributes:
         app: The ASGI application; its lifespan starts and stops what is served.
-        served: The model, and everything that answers for it.
+        served: The first model, and everything that answers for it.
         settings: The configuration in force.
         bursts: Tells what is refused.
     """
@@ -79,36 +87,61 @@ def build(settings: Settings, model: Model | None = None) -> Service:
         ValueError: If the model cannot be loaded, the adapter does not fit it, the storage cannot be used, or what is
             stored fits neither.
     """
+    first = _served(settings, model)
+    makers = {name: partial(_served, _of_model(settings, name)) for name in settings.repository.models}
+    loaded = {first.name: first}
+    try:
+        if first.name in makers:
+            raise ValueError(f"repository.models has a model called '{first.name}', and so is the first one")
+        for name, make in makers.items():
+            loaded[name] = make()
+    except Exception:
+        for each in loaded.values():
+            each.storage.keeper.close()
+        raise
+    bursts = Bursts()
+    return Service(make_app(Roster(loaded, makers), settings, bursts), first, settings, bursts)
+
+
+def _served(settings: Settings, model: Model | None = None) -> Served:
+    """Return the model that the configuration names first, or the one given, with its storage."""
     model = model or load_model(settings.model)
     storage = open_storage(settings.storage)
     try:
-        served = make_served(settings.model.name or model.backbone.spec.name, model, settings, storage)
+        return make_served(settings.model.name or model.backbone.spec.name, model, settings, storage)
     except Exception:
         storage.keeper.close()
         raise
-    bursts = Bursts()
-    return Service(make_app({served.name: served}, settings, bursts), served, settings, bursts)
 
 
-def make_app(served: Mapping[str, Served], settings: Settings, bursts: Bursts | None = None) -> FastAPI:
+def _of_model(settings: Settings, name: str) -> Settings:
+    """Return the configuration of a server that has another model alone; it keeps what it learns in its own folder."""
+    model = settings.repository.models[name].model_copy(update={"name": name})
+    url = f"{settings.storage.url.rstrip('/')}/models/{name}" if settings.storage.url else ""
+    return settings.model_copy(update={"model": model, "storage": settings.storage.model_copy(update={"url": url})})
+
+
+def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -> FastAPI:
     """Return the ASGI application.
 
     Args:
-        served: What is served, by name; paths without a model's name mean the first.
+        models: What is served; paths without a model's name mean the first.
         settings: The configuration.
         bursts: Tells what is refused; its own if None.
     """
+    first = models.first
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        for each in served.values():
-            each.start()
+        models.start()
+        door = await _grpc_door(app, settings, first.metrics.refused)
         # What is alive now lives as long as the process: keep the collector from walking all of torch under load.
         gc.collect()
         gc.freeze()
         yield
-        for each in served.values():
-            each.stop()
+        if door:
+            await door.close()
+        models.stop()
         gc.unfreeze()
 
     app = FastAPI(
@@ -122,33 +155,47 @@ def make_app(served: Mapping[str, Served], settings: Settings, bursts: Bursts | 
         dependencies=[Depends(parameters.refuse_unknown)],
     )
     callers = Callers(settings.limits.client_header, settings.server.trusted_proxies)
-    app.include_router(predict.router(served, callers))
-    app.include_router(compare.router(served, callers))
+    app.include_router(predict.router(models, callers))
+    app.include_router(compare.router(models, callers))
     app.include_router(page.router(__version__))
-    app.include_router(streams.router(served, callers))
-    app.include_router(states.router(served, callers))
-    app.include_router(domains.router(served, callers))
-    app.include_router(drift.router(served))
-    app.include_router(audit.router(served))
-    app.include_router(labels.router(served))
-    app.include_router(health.router(served))
-    app.include_router(repository.router(served))
-    app.include_router(metadata.router(served, __version__))
-    app.include_router(infer.router(served, callers))
+    app.include_router(streams.router(models, callers))
+    app.include_router(states.router(models, callers))
+    app.include_router(domains.router(models, callers))
+    app.include_router(drift.router(models))
+    app.include_router(audit.router(models))
+    app.include_router(labels.router(models))
+    app.include_router(health.router(models))
+    app.include_router(repository.router(models))
+    app.include_router(metadata.router(models, __version__))
+    app.include_router(infer.router(models, callers))
     keys = settings.auth.keys_file
     responses.install(app, OPEN if keys else None)
     app.add_middleware(Heads)
-    first = next(iter(served.values()))
     app.add_middleware(Receiving, limits=settings.limits, told=first.metrics.refused)
     keyring = Keyring(read_keys(keys)) if keys else None
     app.add_middleware(Gatekeeper, keyring=keyring, model=first.name, told=first.metrics.refused)
     app.add_middleware(
         Accounting,
-        metrics={name: each.metrics for name, each in served.items()},
+        metrics=models.metrics_of,
         bursts=bursts or Bursts(),
         access=settings.logging.access,
     )
     return app
+
+
+async def _grpc_door(app: FastAPI, settings: Settings, told: Callable[[TurnedAway], None]) -> "Door | None":
+    """Open the port for gRPC, if the configuration names one.
+
+    Raises:
+        ValueError: If it cannot be opened.
+    """
+    if settings.server.grpc_port is None:
+        return None
+    from tta_server.grpc_door.door import Door
+
+    door = Door(app, settings.limits, told)
+    await door.open(settings.server.host, settings.server.grpc_port)
+    return door
 
 
 def use_threads(settings: EngineSettings) -> None:

@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from functools import partial
+from importlib.util import find_spec
 from ipaddress import ip_address
 
 import uvicorn
@@ -41,6 +42,7 @@ def serve(settings: Settings) -> None:
     use_threads(settings.engine)
     _expect_keys(settings)
     _allow_files(settings.limits.max_connections)
+    settings = _with_grpc_port(settings)
     address = _bound(settings.server.host, settings.server.port)
     with address:
         with console.status("loading the model"):
@@ -60,7 +62,7 @@ def serve(settings: Settings) -> None:
             headers=SECURITY_HEADERS,
             root_path=settings.server.root_path,
             timeout_keep_alive=settings.server.keep_alive_s,  # type: ignore[arg-type]
-            timeout_graceful_shutdown=_DRAIN_S,
+            timeout_graceful_shutdown=_DRAIN_S,  # calls of gRPC have their own time, behind it
         )
         _say_start(settings, service.served.name, facts)
         try:
@@ -119,6 +121,22 @@ def _allow_files(connections: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def _with_grpc_port(settings: Settings) -> Settings:
+    """Return the settings with the port that gRPC will have; what keeps it from having one shows before a model loads.
+
+    Raises:
+        ValueError: If the port cannot be had, or gRPC is not installed.
+    """
+    server = settings.server
+    if server.grpc_port is None:
+        return settings
+    if find_spec("grpc") is None or find_spec("google.protobuf") is None:
+        raise ValueError("server.grpc_port needs grpcio and protobuf; install tta-server[grpc]")
+    with _bound(server.host, server.grpc_port) as tried:
+        found = server.model_copy(update={"grpc_port": tried.getsockname()[1]})
+    return settings.model_copy(update={"server": found})
+
+
 def _bound(host: str, port: int) -> socket.socket:
     """Return a socket with an address: a taken one shows before a model is loaded. Only uvicorn listens on it."""
     address = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -128,5 +146,7 @@ def _bound(host: str, port: int) -> socket.socket:
     except OSError as error:
         address.close()
         reason = (error.strerror or str(error)).lower()
-        raise ValueError(f"cannot listen on {host}:{port}: {reason}; choose another with --host and --port") from error
+        raise ValueError(
+            f"cannot listen on {host}:{port}: {reason}; choose another with --host and --port, or as server.grpc_port"
+        ) from error
     return address

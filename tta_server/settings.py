@@ -1,7 +1,6 @@
 """The configuration: one YAML file, environment variables on top, command-line options above both."""
 
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -19,6 +18,7 @@ from pydantic_settings import (
 )
 
 from tta_server.settings_door import AuthSettings, LimitsSettings, Section, ServerSettings
+from tta_server.settings_models import ModelSettings, RepositorySettings
 from tta_server.settings_voice import LoggingSettings, WebhooksSettings
 
 PREFIX = "TTA_"
@@ -40,28 +40,6 @@ def _stream_name(name: str) -> str:
 
 
 StreamName = Annotated[str, AfterValidator(_stream_name)]
-
-
-class ModelSettings(Section):
-    """Which network is served."""
-
-    architecture: str = Field(
-        "glyphs",
-        description="'glyphs', a torchvision classifier, 'timm/NAME', 'hf/FOLDER', or 'package.module:factory'.",
-    )
-    name: str = Field(
-        "", pattern="^[A-Za-z0-9._:@-]*$", description="Name in URLs and metrics; the architecture's when empty."
-    )
-    weights: Path | None = Field(None, description="Local safetensors or torch file with the state dict.")
-    sha256: str = Field("", description="Expected digest of the weights file; empty is not checked.")
-    labels: Path | list[str] | None = Field(None, description="Class names: a list, or a text file with one a line.")
-    classes: int | None = Field(None, ge=2, description="Number of classes; the architecture's when empty.")
-    head: str = Field("", description="Path of the layer that makes the logits; when empty the one that is seen to.")
-    device: str = Field("auto", description="'cpu', 'cuda', 'cuda:1', or 'auto': the first GPU if there is one.")
-    preprocess: dict[str, Any] | None = Field(None, description="Fields of Preprocess; the architecture's when empty.")
-    reference: Path | None = Field(
-        None, description="Bundle that 'calibrate' wrote; the one next to the weights when empty."
-    )
 
 
 class AdapterSettings(Section):
@@ -303,6 +281,7 @@ class Settings(BaseSettings):
 
     server: ServerSettings = ServerSettings()
     model: ModelSettings = ModelSettings()
+    repository: RepositorySettings = RepositorySettings()
     adapter: AdapterSettings = AdapterSettings()
     statistics: StatisticsSettings = StatisticsSettings()
     engine: EngineSettings = EngineSettings()

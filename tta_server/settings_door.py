@@ -17,6 +17,9 @@ class ServerSettings(Section):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 or :: for every interface.")
     port: int = Field(8000, ge=0, le=65535, description="Port; 0 picks a free one.")
+    grpc_port: int | None = Field(
+        None, ge=0, le=65535, description="Port for gRPC, beside HTTP; 0 picks a free one, empty is none."
+    )
     root_path: str = Field(
         "", pattern="^(/[^/?#]+)*$", description="Path under which a proxy serves this server, such as /tta."
     )

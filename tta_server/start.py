@@ -24,7 +24,9 @@ def start_facts(service: Service, address: str) -> dict[str, str]:
     given = ", ".join(f"{key}={value}" for key, value in settings.adapter.settings.items())
     return {
         "address": address,
+        "grpc": _grpc(service),
         "model": f"{spec.name}, {spec.classes} classes, {'x'.join(map(str, spec.input_shape))}",
+        "others": ", ".join(settings.repository.models) or "none, repository.models is empty",
         "weights": f"sha256 {spec.digest[:16]}",
         "device": str(service.served.model.backbone.device),
         **service.served.model.backbone.findings.remarks,
@@ -40,6 +42,11 @@ def start_facts(service: Service, address: str) -> dict[str, str]:
         "log": _log(service),
         "try": f"curl {address}/v2/health/ready",
     }
+
+
+def _grpc(service: Service) -> str:
+    server = service.settings.server
+    return f"port {server.grpc_port}" if server.grpc_port is not None else "off, server.grpc_port is empty"
 
 
 def _has(service: Service, part: str) -> bool:

@@ -163,7 +163,7 @@ class TestServeRefuses:
             for host, reason in reasons.items():
                 said = complaint(capsys, "serve", "--host", host, "--port", port, "--insecure-public")
                 assert said.startswith(f"cannot listen on {host}:{port}: {reason}")
-                assert said.endswith("; choose another with --host and --port")
+                assert "; choose another with --host and --port" in said
 
     @pytest.mark.parametrize("url", ["{file}", "{file}/kept", "/proc/kept", "magic://kept"])
     def test_a_storage_that_cannot_be_used_in_a_sentence(self, url, capsys, tmp_path):

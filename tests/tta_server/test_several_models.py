@@ -8,12 +8,13 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.tta_server.calls import UNGUARDED, body
+from tests.tta_server.calls import UNGUARDED, body, noise
 from tests.tta_server.pictures import png
 from tests.tta_server.runtime.fakes import SHAPE, tiny
-from tta_server.app import make_app, open_storage
+from tta_server.app import build, make_app, open_storage
 from tta_server.models import Model, Preprocess
 from tta_server.runtime.assemble import make_served
+from tta_server.runtime.roster import Roster
 from tta_server.runtime.served import Served
 from tta_server.settings_file import load_settings
 
@@ -29,7 +30,7 @@ async def serving() -> AsyncIterator[tuple[httpx.AsyncClient, dict[str, Served]]
         name: make_served(name, Model(tiny(), Preprocess(SHAPE[1:]), labels), settings, open_storage(settings.storage))
         for name, labels in LABELS.items()
     }
-    app = make_app(served, settings)
+    app = make_app(Roster(served), settings)
     transport = httpx.ASGITransport(app)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://x") as client:
         yield client, served
@@ -106,3 +107,96 @@ def test_an_unknown_model_is_told_which_there_are():
 
     assert response.status_code == 404
     assert response.json()["error"] == "unknown model 'nobody'; this server has 'letters', 'animals'"
+
+
+def test_a_model_comes_and_goes_while_another_answers_and_no_request_that_was_taken_fails(tmp_path):
+    url = str(tmp_path / "kept")
+    settings = load_settings(None, {"guard": UNGUARDED, "domains": {"max": 1}, "storage": {"url": url}})
+
+    def made(name: str, folder: str) -> Served:
+        storage = open_storage(settings.storage.model_copy(update={"url": f"{url}/{folder}"}))
+        return make_served(name, Model(tiny(), Preprocess(SHAPE[1:]), LABELS[name]), settings, storage)
+
+    async def statuses() -> tuple[set[int], set[int], list[dict], dict]:
+        makers = {"animals": lambda: made("animals", "animals")}
+        models = Roster({"letters": made("letters", "letters"), "animals": makers["animals"]()}, makers)
+        app = make_app(models, settings)
+        transport = httpx.ASGITransport(app)
+        other, own, steady = set(), set(), asyncio.Event()
+
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://x") as client,
+        ):
+
+            async def ask(name: str, found: set[int]) -> None:
+                while not steady.is_set():
+                    response = await client.post(f"/v2/models/{name}/infer", content=body(IMAGES))
+                    found.add(response.status_code)
+                    await asyncio.sleep(0)  # a refusal in the same process waits for nothing
+                    assert response.status_code != 503 or "unloaded" in response.text, response.text
+
+            asking = [asyncio.ensure_future(ask(*each)) for each in (("letters", other), ("animals", own))]
+            for _ in range(3):
+                for verb in ("unload", "unload", "load", "load"):
+                    (await client.post(f"/v2/repository/models/animals/{verb}")).raise_for_status()
+            steady.set()
+            await asyncio.gather(*asking)
+            await client.post("/v2/repository/models/animals/unload")
+            index = (await client.post("/v2/repository/index")).json()
+            kept = (await client.get("/v1/streams/default")).json()
+            return other, own, index, kept
+
+    other, own, index, kept = asyncio.run(statuses())
+
+    assert other == {200}
+    assert own <= {200, 404, 503}
+    assert {each["name"]: each["state"] for each in index} == {"letters": "READY", "animals": "UNAVAILABLE"}
+    assert kept["images"] > 0
+
+
+def test_what_a_model_had_learnt_is_there_when_it_is_loaded_again(tmp_path):
+    config = {"storage": {"url": str(tmp_path), "save_every_s": 0}, "guard": UNGUARDED, "domains": {"max": 1}}
+    others = {"repository": {"models": {"second": {"architecture": "glyphs"}}}}
+    settings = load_settings(None, config | others | {"engine": {"window_rows": 4, "max_rows": 4}})
+
+    async def versions() -> list[int]:
+        service = build(settings)
+        transport = httpx.ASGITransport(service.app)
+        async with (
+            service.app.router.lifespan_context(service.app),
+            httpx.AsyncClient(transport=transport, base_url="http://x") as client,
+        ):
+
+            async def version() -> int:
+                answer = await client.post("/v2/models/second/infer", content=body(noise(4)))
+                return answer.json()["parameters"]["state_version"]
+
+            while not (learnt := await version()):
+                pass
+            for verb in ("unload", "load"):
+                (await client.post(f"/v2/repository/models/second/{verb}")).raise_for_status()
+            return [learnt, await version()]
+
+    found = asyncio.run(versions())
+
+    assert 1 <= found[0] <= found[1]
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "status", "said"),
+    [
+        ("letters/unload", {}, 409, "stays; stop the server to unload it"),
+        ("nobody/load", {}, 404, "the configuration names 'letters', 'animals'"),
+        ("letters/load", {"parameters": {"config": "{}"}}, 501, "parameter 'config' is not taken"),
+        ("letters/load", {"parameters": 1}, 400, "'parameters' must be an object"),
+    ],
+)
+def test_what_cannot_be_loaded_or_unloaded_is_refused(path, sent, status, said):
+    async def refused() -> httpx.Response:
+        async with serving() as (client, _):
+            return await client.post(f"/v2/repository/models/{path}", json=sent)
+
+    response = asyncio.run(refused())
+
+    assert (response.status_code, said in response.json()["error"]) == (status, True), response.text

@@ -23,6 +23,7 @@ CONFIG = {
     "engine": {"max_rows": ROWS, "max_queue_rows": ROWS, "window_rows": 2 * ROWS, "stack_rows": 0, "max_lag_s": 0},
     "guard": UNGUARDED,
     "streams": {"named": {"frozen": {"mode": "off"}}},
+    "repository": {"models": {"second": {"architecture": "glyphs", "device": "cpu"}}},
 }
 
 
@@ -64,7 +65,8 @@ def test_tritonclient_finds_the_server_and_the_model(triton):
         {"name": "image", "datatype": "BYTES", "shape": [-1]},
     ]
     assert triton.get_model_config("glyphs")["max_batch_size"] == ROWS
-    assert triton.get_model_repository_index() == [{"name": "glyphs", "version": "1", "state": "READY", "reason": ""}]
+    index = [{"name": name, "version": "1", "state": "READY", "reason": ""} for name in ("glyphs", "second")]
+    assert triton.get_model_repository_index() == index
     assert "binary_tensor_data" in triton.get_server_metadata()["extensions"]
     assert [output["name"] for output in metadata["outputs"]] == ["probabilities", "label"]
 
@@ -239,12 +241,24 @@ def test_bombs_and_broken_bodies_are_refused(client, body, encoding, status, sai
     assert (response.status_code, said in response.json()["error"]) == (status, True), response.text
 
 
-def test_tritonclient_hears_that_models_stay(triton):
+def test_tritonclient_unloads_and_loads_a_model(triton):
     from tritonclient.utils import InferenceServerException
 
-    for change in (triton.load_model, triton.unload_model):
-        with pytest.raises(InferenceServerException, match="neither loaded nor unloaded"):
-            change("glyphs")
+    def states() -> dict[str, str]:
+        return {each["name"]: each["state"] for each in triton.get_model_repository_index()}
+
+    before = states()
+    triton.unload_model("second")
+    unloaded = states()
+    with pytest.raises(InferenceServerException, match="unknown model 'second'"):
+        triton.infer("second", [tensor_of(GOOD, True)])
+    triton.load_model("second")
+
+    assert before == states() == {"glyphs": "READY", "second": "READY"}
+    assert unloaded == {"glyphs": "READY", "second": "UNAVAILABLE"}
+    assert triton.infer("second", [tensor_of(GOOD, True)]).as_numpy("label").shape == (1,)
+    with pytest.raises(InferenceServerException, match="answers what names no model, and stays"):
+        triton.unload_model("glyphs")
 
 
 def test_tritonclient_can_read_what_was_wrong(triton):
@@ -254,7 +268,7 @@ def test_tritonclient_can_read_what_was_wrong(triton):
     wrong = http.InferInput("input", [1, 3, 31, 32], "UINT8")
     wrong.set_data_from_numpy(GOOD[:, :, 1:])
 
-    with pytest.raises(InferenceServerException, match="unknown model 'nobody'; this server has 'glyphs'"):
+    with pytest.raises(InferenceServerException, match="unknown model 'nobody'; this server has 'glyphs', 'second'"):
         triton.infer("nobody", [tensor_of(GOOD, True)])
     with pytest.raises(InferenceServerException, match=r"shape \[1, 3, 31, 32\], expected \[N, 3, 32, 32\]"):
         triton.infer("glyphs", [wrong])

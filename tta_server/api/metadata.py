@@ -22,7 +22,14 @@ SCORES = "probabilities"
 OUTPUTS = (SCORES, "label")
 """What every model gives."""
 
-_EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "parameters", "statistics")
+_EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "statistics",
+)
 
 
 def known(models: Mapping[str, Served], name: str, version: str) -> Served:

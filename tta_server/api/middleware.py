@@ -3,7 +3,7 @@
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 
 import orjson
 from starlette.datastructures import MutableHeaders
@@ -25,12 +25,12 @@ _MOST_CHARACTERS = 200
 class Accounting:
     """Name every request, say in the log what is refused, and count requests for predictions by how they ended."""
 
-    def __init__(self, app: ASGIApp, metrics: Mapping[str, Metrics], bursts: Bursts, access: bool = False) -> None:
+    def __init__(self, app: ASGIApp, metrics: Callable[[str], Metrics], bursts: Bursts, access: bool = False) -> None:
         """Wrap `app`.
 
         Args:
             app: What answers.
-            metrics: Of each model, by name; the first gets what names no model, or none that is served.
+            metrics: Says where to count what names a model, or none.
             bursts: Tells what is refused.
             access: Whether the log has a line for each request.
         """
@@ -62,8 +62,7 @@ class Accounting:
         finally:
             duration_s = time.perf_counter() - started_s
             if _asks_for_predictions(scope):
-                metrics = self._metrics.get(_model(scope)) or next(iter(self._metrics.values()))
-                metrics.request(_outcome(status), duration_s)
+                self._metrics(_model(scope)).request(_outcome(status), duration_s)
             if status >= 400:
                 level = logging.WARNING if status >= 500 else logging.INFO
                 self._bursts.refused(f"{code or 'http'} ({status})", level, **_about(scope))

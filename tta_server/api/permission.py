@@ -50,6 +50,7 @@ RULES: Final = (
     _rule("POST", rf"{_MODEL}(/versions/[^/]+)?/infer", "infer"),
     _rule("GET", f"/v2/models/stats|{_MODEL}(/versions/[^/]+)?/stats", "read", every_stream=True),
     _rule("POST", "/v2/repository(/[^/]+)?/index", "infer", one_model=False),
+    _rule("POST", "/v2/repository/models/(?P<model>[^/]+)/(load|unload)", "admin", every_stream=True),
     _rule("GET", f"{_MODEL}(/.*)?", "infer"),
     _rule("GET", "/|/v2|/v2/models|/openapi.json", "infer", one_model=False),
     _rule("GET", f"/v1/streams|{_STREAM}(/domains|/drift|/snapshots|/audit)?", "read"),

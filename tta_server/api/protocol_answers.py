@@ -84,3 +84,17 @@ class IndexEntry(Told):
     version: str
     state: str
     reason: str
+
+
+class Loaded(Told):
+    """The model answers."""
+
+    name: str
+    load: bool
+
+
+class Unloaded(Told):
+    """The model does not answer any more."""
+
+    name: str
+    unload: bool

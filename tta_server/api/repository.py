@@ -1,10 +1,11 @@
 """The Open Inference Protocol's extensions about models: statistics, and the repository.
 
 Source: triton-inference-server/server, docs/protocol/extension_statistics.md and extension_model_repository.md.
-Differs: models are those of the configuration; none is loaded or unloaded while the server runs.
+Differs: models are those of the configuration, and are loaded as it says.
 """
 
-from collections.abc import Iterable, Mapping
+import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
@@ -12,9 +13,10 @@ from fastapi import APIRouter, Request, Response
 
 from tta_server.api.answers import told
 from tta_server.api.metadata import VERSION, known
-from tta_server.api.protocol_answers import IndexEntry, ServerStatistics
+from tta_server.api.protocol_answers import IndexEntry, Loaded, ServerStatistics, Unloaded
 from tta_server.api.responses import refusals
 from tta_server.errors import BadRequest, Unsupported
+from tta_server.runtime.roster import Roster
 from tta_server.runtime.served import Served
 
 _INDEX_OPENAPI: dict[str, Any] = {
@@ -31,13 +33,34 @@ _INDEX_OPENAPI: dict[str, Any] = {
     }
 }
 
+_CHANGE_OPENAPI: dict[str, Any] = {
+    "requestBody": {
+        "content": {
+            "application/json": {
+                "schema": {
+                    "title": "ChangeBody",
+                    "type": "object",
+                    "properties": {
+                        "parameters": {
+                            "type": "object",
+                            "properties": {"unload_dependents": {"description": "Without effect: there are none."}},
+                            "additionalProperties": False,
+                        }
+                    },
+                }
+            }
+        }
+    }
+}
+_REFUSED = (400, 404, 409, 501)
+
 _INDEX: dict[str, Any] = {
     "response_model": None,
     "responses": {200: {"model": list[IndexEntry], "description": "The models, in no order."}} | refusals(400),
 }
 
 
-def router(models: Mapping[str, Served]) -> APIRouter:
+def router(models: Roster) -> APIRouter:
     """Return the routes; they come before those that take any model's name.
 
     Args:
@@ -66,47 +89,60 @@ def router(models: Mapping[str, Served]) -> APIRouter:
         """List the models and whether they are ready; there is one repository, whatever it is called."""
         return _index(models, await request.body())
 
-    @routes.post("/v2/repository/models/{name}/load", include_in_schema=False)
-    async def load(name: str) -> None:
-        """Refuse: the models are those of the configuration."""
-        raise _stays(name, models)
+    @routes.post("/v2/repository/models/{name}/load", openapi_extra=_CHANGE_OPENAPI, **told(Loaded, *_REFUSED))
+    async def load(request: Request, name: str) -> dict[str, Any]:
+        """Load a model that the configuration names; one that is loaded stays as it is."""
+        _expect_plain(await request.body())
+        await asyncio.to_thread(models.load, name)
+        return {"name": name, "load": True}
 
-    @routes.post("/v2/repository/models/{name}/unload", include_in_schema=False)
-    async def unload(name: str) -> None:
-        """Refuse: the models are those of the configuration."""
-        raise _stays(name, models)
+    @routes.post("/v2/repository/models/{name}/unload", openapi_extra=_CHANGE_OPENAPI, **told(Unloaded, *_REFUSED))
+    async def unload(request: Request, name: str) -> dict[str, Any]:
+        """Unload a model: what it has been asked is answered, what it has learnt is kept, and its memory is freed."""
+        _expect_plain(await request.body())
+        await asyncio.to_thread(models.unload, name)
+        return {"name": name, "unload": True}
 
     return routes
 
 
-def _index(models: Mapping[str, Served], body: bytes) -> Response:
+def _index(models: Roster, body: bytes) -> Response:
     only_ready = _only_ready(body)
-    found = [_entry(each) for each in models.values()]
+    found = [_entry(models, name) for name in models.names]
     listed = [each for each in found if not only_ready or each["state"] == "READY"]
     return Response(orjson.dumps(listed), media_type="application/json")
 
 
-def _stays(name: str, models: Mapping[str, Served]) -> Unsupported:
-    return Unsupported(
-        f"model '{name[:80]}' is neither loaded nor unloaded: this server serves what its configuration names "
-        f"({', '.join(models)}) from start to stop; change 'model' there and restart it"
-    )
-
-
 def _only_ready(body: bytes) -> bool:
-    try:
-        asked = orjson.loads(body or b"{}")
-    except orjson.JSONDecodeError as error:
-        raise BadRequest(f"the body is not JSON ({error})") from error
-    ready = asked.get("ready", False) if isinstance(asked, dict) else None
+    ready = _object(body).get("ready", False)
     if not isinstance(ready, bool):
         raise BadRequest('the body must be an object such as {} or {"ready": true}')
     return ready
 
 
-def _entry(served: Served) -> dict[str, str]:
-    trouble = served.engine.trouble()
-    return {"name": served.name, "version": VERSION, "state": "UNAVAILABLE" if trouble else "READY", "reason": trouble}
+def _expect_plain(body: bytes) -> None:
+    """Refuse what would have a model differ from its configuration."""
+    parameters = _object(body).get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise BadRequest("'parameters' must be an object")
+    if other := sorted(parameters.keys() - {"unload_dependents"}):
+        raise Unsupported(f"parameter '{other[0][:80]}' is not taken: models are loaded as the configuration says")
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        found = orjson.loads(body or b"{}")
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the body is not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise BadRequest("the body must be a JSON object, or empty")
+    return found
+
+
+def _entry(models: Roster, name: str) -> dict[str, str]:
+    served = models.get(name)
+    trouble = served.engine.trouble() if served else "unloaded"
+    return {"name": name, "version": VERSION, "state": "UNAVAILABLE" if trouble else "READY", "reason": trouble}
 
 
 def _statistics(models: Iterable[Served]) -> dict[str, Any]:

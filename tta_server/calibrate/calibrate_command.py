@@ -21,8 +21,8 @@ from tta_server.guard.lacking import lacking, sentences
 from tta_server.models import Model, Reference, glyphs
 from tta_server.models.reference import beside
 from tta_server.models.robust import PART
-from tta_server.settings import ModelSettings
 from tta_server.settings_file import add_model_options, load_settings, model_overrides
+from tta_server.settings_models import ModelSettings
 
 _PARTS = {
     "fisher": "how much the answers depend on each scale and shift (eata)",

@@ -83,18 +83,19 @@ class Engine:
         self._call(lambda: self._worker.warm_up(self._settings.max_rows)).result()
         self._trouble, self._started = "", True
 
-    def stop(self, within_s: float = _STOP_WITHIN_S) -> bool:
+    def stop(self, within_s: float = _STOP_WITHIN_S, why: str = "the server is stopping") -> bool:
         """Refuse new requests, answer those that wait, and end the device thread.
 
         Args:
             within_s: How long one piece of work is waited for; what waits behind one that takes longer is not answered.
+            why: What new requests hear.
 
         Returns:
             Whether the device thread has ended.
         """
         begun_s = time.monotonic()
         with self._changed:
-            self._closed = self._closed or "the server is stopping"
+            self._closed = self._closed or why
             self._changed.notify()
         if self._thread.ident is None:
             return True
@@ -161,6 +162,11 @@ class Engine:
     def max_rows(self) -> int:
         """Most images in a request."""
         return self._settings.max_rows
+
+    @property
+    def is_occupied(self) -> bool:
+        """Whether a request has room, and so is not answered yet."""
+        return self._room.is_occupied
 
     def trouble(self) -> str:
         """Return why good requests cannot be answered, or an empty string: then the server is ready."""

@@ -60,6 +60,11 @@ class Room:
             self.bytes += decoded_bytes
         return Reservation(self, images, decoded_bytes)
 
+    @property
+    def is_occupied(self) -> bool:
+        """Whether a request has room."""
+        return self.images > 0 or self.bytes > 0
+
     def give_back(self, images: int, decoded_bytes: int) -> None:
         """Count so much less."""
         with self._lock:

@@ -77,9 +77,9 @@ class Served:
             self.webhook.start()
         self.engine.start()
 
-    def stop(self) -> None:
-        """Answer what waits, write what is not written, and give everything back."""
-        if self.engine.stop() and self.storage.durable:
+    def stop(self, why: str = "the server is stopping") -> None:
+        """Answer what waits, write what is not written, and give everything back; `why` is what new requests hear."""
+        if self.engine.stop(why=why) and self.storage.durable:
             self.commands.save()  # also what no step has written: the guard's memory, images that wait
         self.storage.keeper.close()
         self.decoding.close()
@@ -95,6 +95,6 @@ def find(models: Mapping[str, Served], name: str | None = None) -> Served:
     """
     if name is None:
         return next(iter(models.values()))
-    if name not in models:
+    if (found := models.get(name)) is None:
         raise NotFound(f"unknown model '{name}'; this server has {', '.join(map(repr, models))}")
-    return models[name]
+    return found

@@ -25,7 +25,7 @@ def counts(path: str, status: int | None, method: str = "POST") -> dict[str, flo
     exchange = Exchange([b""], path=path)
     exchange.scope["method"] = method
     try:
-        exchange.through(Accounting(app, {"m": metrics}, Bursts()))
+        exchange.through(Accounting(app, lambda _: metrics, Bursts()))
     except RuntimeError:
         assert status is None
     lines = [line for line in metrics.render().decode().splitlines() if line.startswith("tta_requests_total{")]
@@ -71,7 +71,9 @@ NAME = re.compile(r"[0-9a-f]{32}")
 def named(headers: dict[str, str], status: int = 200) -> str:
     """Return what the answer to a request for predictions says the request is called."""
     answer = Response(status_code=status)
-    exchange = Exchange([b""], headers, "/predict").through(Accounting(answer, {"m": Metrics("m", "tent")}, Bursts()))
+    exchange = Exchange([b""], headers, "/predict").through(
+        Accounting(answer, lambda _: Metrics("m", "tent"), Bursts())
+    )
     return exchange.headers[b"x-request-id"].decode()
 
 

@@ -38,6 +38,7 @@ async def serving(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
             "engine": {"max_rows": 16, "window_rows": 16},
             "storage": {"url": str(folder), "save_every_s": 0},
             "guard": UNGUARDED,
+            "repository": {"models": {"second": {"architecture": "glyphs"}}},
         },
     )
     network = tiny()
@@ -95,6 +96,8 @@ async def everything(folder: Path) -> tuple[dict[str, Any], list[Exchange]]:
         await call("DELETE", "/v1/streams/{name}")
         for path in ("/v2/repository/index", "/v2/repository/{repository}/index"):
             await call("POST", path, json={"ready": True})
+        for change in ("unload", "load"):
+            await call("POST", f"/v2/repository/models/{{name}}/{change}", "second")
         model = [f"{version}{what}" for version in ("", "/versions/{version}") for what in _ABOUT]
         about = ["/v2", "/v2/models", "/v2/models/stats", *(f"/v2/models/{{model}}{path}" for path in model)]
         for path in [*about, "/v2/health/live", "/v2/health/ready", "/v1/audit", "/metrics"]:

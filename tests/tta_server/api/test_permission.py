@@ -34,6 +34,8 @@ NEEDS = {
     "GET /v2/models/{name}/versions/{version}/config": "infer",
     "POST /v2/repository/index": "infer",
     "POST /v2/repository/{repository}/index": "infer",
+    "POST /v2/repository/models/{name}/load": f"admin {ALL}",
+    "POST /v2/repository/models/{name}/unload": f"admin {ALL}",
     "GET /v2/models/stats": f"read {ALL}",
     "GET /v2/models/{name}/stats": f"read {ALL}",
     "GET /v2/models/{name}/versions/{version}/stats": f"read {ALL}",

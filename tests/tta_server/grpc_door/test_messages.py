@@ -1,0 +1,87 @@
+"""The messages are the standard's, and what they say is said to the application alike however it is written."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from hypothesis import given, settings, strategies
+from tritonclient.grpc import model_config_pb2, service_pb2
+
+from tta_server.errors import TooLarge
+from tta_server.grpc_door import fields
+from tta_server.grpc_door.messages import DESCRIPTORS, INFERENCE, message, methods
+from tta_server.grpc_door.tensors import infer_body
+
+ROOM = Path(fields.__file__).parent
+REQUEST = message("inference.ModelInferRequest")
+
+
+def test_the_descriptors_are_what_protoc_makes_of_the_files(tmp_path):
+    made = tmp_path / DESCRIPTORS
+    command = [sys.executable, "-m", "grpc_tools.protoc", "-I.", f"--descriptor_set_out={made}"]
+    subprocess.run([*command, "inference.proto", "health.proto"], cwd=ROOM, check=True)
+
+    kept, new = (FileDescriptorSet.FromString(path.read_bytes()) for path in (ROOM / DESCRIPTORS, made))
+    assert kept == new
+
+
+def test_every_field_has_the_number_and_the_type_that_other_clients_know():
+    theirs = {**service_pb2.DESCRIPTOR.message_types_by_name, **model_config_pb2.DESCRIPTOR.message_types_by_name}
+    waiting = [kind.DESCRIPTOR for kinds in methods(INFERENCE).values() for kind in kinds]
+    compared = 0
+
+    def compare(ours, other) -> None:
+        nonlocal compared
+        for field in ours.fields:
+            known = other.fields_by_name[field.name]
+            assert (field.number, field.type, field.is_repeated) == (known.number, known.type, known.is_repeated), field
+            compared += 1
+            if field.message_type and field.message_type.containing_type:
+                compare(field.message_type, known.message_type)
+            elif field.message_type:
+                waiting.append(field.message_type)
+            if field.enum_type:
+                assert {each.name: each.number for each in field.enum_type.values}.items() <= {
+                    each.name: each.number for each in known.enum_type.values
+                }.items()
+
+    while waiting:
+        ours = waiting.pop()
+        compare(ours, theirs[ours.name])
+
+    assert compared > 100
+
+
+@settings(max_examples=20, deadline=None)
+@given(strategies.integers(1, 40), strategies.sampled_from([np.uint8, np.float32]), strategies.integers(0, 99))
+def test_contents_are_the_bytes_that_they_would_be_if_they_were_sent_raw(rows, dtype, seed):
+    values = (np.random.default_rng(seed).random((rows, 3, 32, 32)) * 255).astype(dtype)
+    kind = "UINT8" if dtype is np.uint8 else "FP32"
+    tensor = {"name": "input", "datatype": kind, "shape": values.shape}
+    field = "uint_contents" if dtype is np.uint8 else "fp32_contents"
+    raw = REQUEST(model_name="m", inputs=[tensor], raw_input_contents=[values.tobytes()])
+    written = REQUEST(model_name="m", inputs=[tensor | {"contents": {field: values.ravel().tolist()}}])
+
+    assert asyncio.run(infer_body(raw)) == asyncio.run(infer_body(written))
+
+
+@settings(max_examples=30, deadline=None)
+@given(strategies.integers(0, 30), strategies.integers(0, 30), strategies.integers(0, 30))
+def test_fields_are_counted_wherever_they_are(inputs, parameters, elements):
+    given = {f"p{place}": {"int64_param": place} for place in range(parameters)}
+    tensor = {"name": "x", "shape": [1, 2], "parameters": given, "contents": {"bytes_contents": [b""] * elements}}
+    made = REQUEST(inputs=[tensor] * inputs).SerializeToString()
+    # Of an input: itself, its name, its shape, its contents; of a parameter: itself, name, value and what that holds.
+    exact = inputs * (4 + 4 * parameters + elements)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fields, "MOST_FIELDS", exact)
+        fields.expect_few_fields(made, REQUEST.DESCRIPTOR)
+        patch.setattr(fields, "MOST_FIELDS", exact - 1)
+        if exact:
+            with pytest.raises(TooLarge):
+                fields.expect_few_fields(made, REQUEST.DESCRIPTOR)

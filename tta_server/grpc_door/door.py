@@ -1,0 +1,200 @@
+"""The gRPC port: calls in, answers out."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Final, NoReturn
+from urllib.parse import quote
+
+import grpc
+import orjson
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message import DecodeError
+
+from tta_server.errors import BadRequest, TooLarge, TooSlow, TTAError
+from tta_server.grpc_door.asking import App, Asked, Reply, ask
+from tta_server.grpc_door.fields import expect_few_fields
+from tta_server.grpc_door.messages import HEALTH, INFERENCE, methods
+from tta_server.grpc_door.tensors import infer_body, infer_response
+from tta_server.grpc_door.turns import Turns
+from tta_server.settings_door import LimitsSettings
+from tta_server.telemetry.closed_sets import TurnedAway
+
+DRAIN_S: Final = 5.0
+"""How long calls that have begun may take once the server stops."""
+
+_MOST_BESIDE_BYTES = 64 * 2**10  # what a message may have beside the values of its input
+_MOST_NAME = 256
+_CODES: Final = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    408: grpc.StatusCode.DEADLINE_EXCEEDED,
+    409: grpc.StatusCode.FAILED_PRECONDITION,
+    413: grpc.StatusCode.INVALID_ARGUMENT,
+    415: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    499: grpc.StatusCode.CANCELLED,
+    501: grpc.StatusCode.UNIMPLEMENTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+}
+_TOLD = ("x-request-id", "retry-after")
+_SERVER = ("", INFERENCE)
+
+
+def _of_model(request: Any, what: str = "") -> str:
+    """Return the path of a model.
+
+    Raises:
+        BadRequest: If the request names none.
+    """
+    name, version = (
+        getattr(request, f"model_{part}", "") or getattr(request, part, "") for part in ("name", "version")
+    )
+    if not name or max(len(name), len(version)) > _MOST_NAME:
+        raise BadRequest(f"the request names no model; a name has 1 to {_MOST_NAME} characters")
+    of_version = f"/versions/{quote(version, safe='')}" if version else ""
+    return f"/v2/models/{quote(name, safe='')}{of_version}{what}"
+
+
+def _change(request: Any, verb: str) -> Asked:
+    return Asked("POST", f"/v2/repository{_of_model(request).removeprefix('/v2')}/{verb}")
+
+
+def _checked(request: Any) -> str:
+    if request.service in _SERVER:
+        return "/v2/health/ready"
+    return f"/v2/models/{quote(request.service[:_MOST_NAME], safe='')}/ready"
+
+
+def _statistics(request: Any) -> str:
+    return _of_model(request, "/stats") if request.name else "/v2/models/stats"
+
+
+_PATHS: Final[dict[str, Callable[[Any], str | Asked]]] = {
+    "ServerLive": lambda _: "/v2/health/live",
+    "ServerReady": lambda _: "/v2/health/ready",
+    "ModelReady": lambda request: _of_model(request, "/ready"),
+    "ServerMetadata": lambda _: "/v2",
+    "ModelMetadata": _of_model,
+    "ModelConfig": lambda request: _of_model(request, "/config"),
+    "ModelStatistics": _statistics,
+    "RepositoryIndex": lambda request: Asked(
+        "POST",
+        "/v2/repository/index",
+        orjson.dumps({"ready": request.ready}),
+        ((b"content-type", b"application/json"),),
+    ),
+    "RepositoryModelLoad": lambda request: _change(request, "load"),
+    "RepositoryModelUnload": lambda request: _change(request, "unload"),
+    "Check": _checked,
+}
+"""What each call asks; ModelInfer has a body of its own."""
+_FORMS: Final[dict[str, Callable[[Any], Mapping[str, Any]]]] = {
+    "ModelConfig": lambda found: {"config": found},
+    "RepositoryIndex": lambda found: {"models": found},
+    "Check": lambda found: {"status": "SERVING" if found["ready"] else "NOT_SERVING"},
+}
+"""How an answer is written, where gRPC has it in another form."""
+
+
+class Door:
+    """A server of gRPC calls, on the event loop of the application that answers them."""
+
+    def __init__(self, app: App, limits: LimitsSettings, told: Callable[[TurnedAway], None]) -> None:
+        """Prepare.
+
+        Args:
+            app: What answers.
+            limits: What a request may be.
+            told: Hears what is refused.
+        """
+        self._app = app
+        self._told = told
+        self._turns = Turns(limits)
+        self._most_bytes = limits.max_body_bytes + _MOST_BESIDE_BYTES
+        options = [
+            ("grpc.max_receive_message_length", self._most_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_metadata_size", limits.max_header_bytes),
+            ("grpc.http2.bdp_probe", 0),  # it would keep up to megabytes of each call that is not read yet
+            ("grpc.so_reuseport", 0),  # a taken port is refused
+        ]
+        self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=limits.max_connections)
+        for service in (INFERENCE, HEALTH):
+            handlers = {
+                name: grpc.stream_unary_rpc_method_handler(
+                    self._handler(name, *kinds), response_serializer=kinds[1].SerializeToString
+                )
+                for name, kinds in methods(service).items()
+            }
+            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+
+    async def open(self, host: str, port: int) -> None:
+        """Begin to take calls.
+
+        Raises:
+            ValueError: If the address cannot be had.
+        """
+        try:
+            self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        except RuntimeError as error:
+            raise ValueError(f"cannot listen on {host}:{port} for gRPC; choose another server.grpc_port") from error
+        await self._server.start()
+
+    async def close(self) -> None:
+        """Take no more calls, and give those that have begun `DRAIN_S`."""
+        await self._server.stop(DRAIN_S)
+
+    def _handler(self, name: str, request_kind: Any, answer_kind: Any) -> Callable[..., Any]:
+        async def handle(messages: AsyncIterator[bytes], context: Any) -> Any:
+            try:
+                async with self._turns.turn():
+                    request = self._read(await anext(messages, b""), request_kind, name)
+                    asked = await _asked(name, request)
+            except TTAError as error:
+                self._told("slow_body" if isinstance(error, TooSlow) else "body")
+                await _abort(context, error.status, str(error), ())
+            reply = await ask(self._app, asked, context.invocation_metadata() or (), context.peer())
+            more = tuple((header, reply.headers[header]) for header in _TOLD if header in reply.headers)
+            if reply.status >= 400 and "code" in (problem := _json(reply)):
+                await _abort(context, reply.status, problem["error"], (*more, ("x-error-code", problem["code"])))
+            context.set_trailing_metadata(more)
+            if name == "ModelInfer":
+                return infer_response(reply, raw=bool(request.raw_input_contents))
+            found = _json(reply) if reply.body else {}
+            return ParseDict(_FORMS.get(name, dict)(found), answer_kind(), ignore_unknown_fields=True)
+
+        return handle
+
+    def _read(self, data: bytes, kind: Any, name: str) -> Any:
+        """Return a message.
+
+        Raises:
+            TooLarge: If it is larger than one of its kind may be.
+            BadRequest: If it is none.
+        """
+        most = self._most_bytes if name == "ModelInfer" else _MOST_BESIDE_BYTES
+        if len(data) > most:
+            raise TooLarge(f"the message may have at most {most} bytes here, got {len(data)}")
+        expect_few_fields(data, kind.DESCRIPTOR)
+        try:
+            return kind.FromString(data)
+        except DecodeError as error:
+            raise BadRequest(f"the message is no {kind.DESCRIPTOR.full_name}") from error
+
+
+async def _asked(name: str, request: Any) -> Asked:
+    if name == "ModelInfer":
+        path = _of_model(request, "/infer")
+        return (await infer_body(request))._replace(path=path)
+    asked = _PATHS[name](request)
+    return asked if isinstance(asked, Asked) else Asked("GET", asked)
+
+
+def _json(reply: Reply) -> Any:
+    return orjson.loads(reply.body or b"{}")
+
+
+async def _abort(context: Any, status: int, message: str, more: tuple[tuple[str, str], ...]) -> NoReturn:
+    await context.abort(_CODES.get(status, grpc.StatusCode.INTERNAL), message, more)
+    raise AssertionError  # for who reads types: `abort` does not return

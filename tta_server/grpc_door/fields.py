@@ -1,0 +1,65 @@
+"""How many fields a message has, counted before anything is built of it.
+
+Source: protobuf.dev/programming-guides/encoding.
+"""
+
+from typing import Any
+
+from tta_server.errors import TooLarge
+
+MOST_FIELDS = 4096
+"""Fields of a message with all that are within it; a field of two bytes may become an object of a hundred."""
+
+_VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
+
+
+def expect_few_fields(data: bytes, kind: Any) -> None:
+    """Do nothing if a message has at most `MOST_FIELDS` fields; one that is none is left to its parser.
+
+    Args:
+        data: The message as it came.
+        kind: Its descriptor.
+
+    Raises:
+        TooLarge: If it has more.
+    """
+    count, inside = 0, [(memoryview(data), kind)]
+    try:
+        while inside:
+            part, kind = inside.pop()
+            place = 0
+            while place < len(part):
+                count += 1
+                if count > MOST_FIELDS:
+                    raise TooLarge(f"the message has more than {MOST_FIELDS} fields; send values as raw contents")
+                tag, place = _varint(part, place)
+                size, place = _size(part, place, tag & 7)
+                field = kind.fields_by_number.get(tag >> 3)
+                if tag & 7 == _LENGTH and field is not None and field.message_type is not None:
+                    inside.append((part[place : place + size], field.message_type))
+                place += size
+    except (IndexError, ValueError):
+        return
+
+
+def _size(part: memoryview, place: int, wire: int) -> tuple[int, int]:
+    """Return how long the value of a field is, and where it begins."""
+    if wire == _VARINT:
+        return 0, _varint(part, place)[1]
+    if wire == _LENGTH:
+        return _varint(part, place)
+    if wire in (_EIGHT_BYTES, _FOUR_BYTES):
+        return 8 if wire == _EIGHT_BYTES else 4, place
+    raise ValueError("no field of this version of the format")
+
+
+def _varint(part: memoryview, place: int) -> tuple[int, int]:
+    """Return a number, and where it ends."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = part[place]
+        place += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, place
+    raise ValueError("no number")

@@ -1,0 +1,56 @@
+"""The part of the configuration that is about which networks are served."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, model_validator
+
+from tta_server.settings_door import Section
+
+
+class ModelSettings(Section):
+    """Which network is served."""
+
+    architecture: str = Field(
+        "glyphs",
+        description="'glyphs', a torchvision classifier, 'timm/NAME', 'hf/FOLDER', or 'package.module:factory'.",
+    )
+    name: str = Field(
+        "", pattern="^[A-Za-z0-9._:@-]*$", description="Name in URLs and metrics; the architecture's when empty."
+    )
+    weights: Path | None = Field(None, description="Local safetensors or torch file with the state dict.")
+    sha256: str = Field("", description="Expected digest of the weights file; empty is not checked.")
+    labels: Path | list[str] | None = Field(None, description="Class names: a list, or a text file with one a line.")
+    classes: int | None = Field(None, ge=2, description="Number of classes; the architecture's when empty.")
+    head: str = Field("", description="Path of the layer that makes the logits; when empty the one that is seen to.")
+    device: str = Field("auto", description="'cpu', 'cuda', 'cuda:1', or 'auto': the first GPU if there is one.")
+    preprocess: dict[str, Any] | None = Field(None, description="Fields of Preprocess; the architecture's when empty.")
+    reference: Path | None = Field(
+        None, description="Bundle that 'calibrate' wrote; the one next to the weights when empty."
+    )
+
+
+def _model_name(name: str) -> str:
+    if not re.fullmatch(r"(?!\.+$)[A-Za-z0-9._:@-]{1,64}", name):
+        raise ValueError(f"model name '{name[:80]}' must be 1 to 64 letters, digits, '.', '_', '-', ':' or '@'")
+    return name
+
+
+ModelName = Annotated[str, AfterValidator(_model_name)]
+
+
+class RepositorySettings(Section):
+    """Other models beside `model`, which answers what names none."""
+
+    models: dict[ModelName, ModelSettings] = Field(
+        default_factory=dict,
+        description="By name, each with the settings of `model`; loaded at the start, and unloaded and loaded while "
+        "the server runs.",
+    )
+
+    @model_validator(mode="after")
+    def _have_one_name(self) -> "RepositorySettings":
+        if twice := next((name for name, each in self.models.items() if each.name not in ("", name)), ""):
+            raise ValueError(f"model '{twice}' is named by its key; leave its 'name' out")
+        return self
