@@ -6,7 +6,7 @@ import tempfile
 import weakref
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from fastapi import Depends, FastAPI
@@ -34,8 +34,11 @@ from tta_server.api.manners import Heads
 from tta_server.api.middleware import Accounting
 from tta_server.api.permission import OPEN, Gatekeeper
 from tta_server.api.receiving import Receiving
+from tta_server.domains.space import PART, StyleSpace
 from tta_server.keys.keyring import Keyring, read_keys
 from tta_server.models import Custom, Model, Preprocess
+from tta_server.models.answering import Answers, answering
+from tta_server.models.onnx_file import SUFFIX
 from tta_server.runtime.assemble import make_served
 from tta_server.runtime.served import Served, Storage
 from tta_server.settings import EngineSettings, ModelSettings, Settings, StorageSettings
@@ -79,7 +82,7 @@ def build(settings: Settings, model: Model | None = None) -> Service:
         ValueError: If the model cannot be loaded, the adapter does not fit it, the storage cannot be used, or what is
             stored fits neither.
     """
-    model = model or load_model(settings.model)
+    model = _answering(model or load_model(settings.model), settings.model)
     storage = open_storage(settings.storage)
     try:
         served = make_served(settings.model.name or model.backbone.spec.name, model, settings, storage)
@@ -201,6 +204,15 @@ def load_model(settings: ModelSettings, calibrated: bool = True) -> Model:
         reference=settings.reference,
         calibrated=calibrated,
     )
+
+
+def _answering(model: Model, settings: ModelSettings) -> Model:
+    """Return the model with what answers for it, as the configuration asks."""
+    if settings.architecture.endswith(SUFFIX):
+        return replace(model, answers=Answers(model.backbone, "onnx: the model is a file of it"))
+    reference = model.reference
+    layers = StyleSpace.of(reference).layers if reference and PART in reference.parts else ()
+    return replace(model, answers=answering(model.backbone, settings.runtime, layers))
 
 
 def _device(name: str) -> torch.device:
