@@ -231,7 +231,10 @@ def check(adapter: Adapter, backbone: Backbone, reference: Reference | None = No
             f"{needs} the reference bundle of model '{backbone.spec.name}' does not have; make it with "
             f"'tta-server calibrate --model {backbone.spec.name} --data DIR'"
         )
-    raise ValueError(f"{needs} backbone '{backbone.spec.name}' does not have; use 'source' or another backbone")
+    raise ValueError(
+        f"{needs} backbone '{backbone.spec.name}' does not have; use one that needs less, such as "
+        "'source' or 'lame', or another backbone"
+    )
 
 
 def group(state: State, prefix: str) -> dict[str, Tensor]:

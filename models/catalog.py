@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from tta_server.models.answering import Answers
+from tta_server.models.onnx_file import SUFFIX
 from tta_server.models.origin import Origin
 from tta_server.models.preprocess import Preprocess
 from tta_server.models.reference import Reference, beside, load_reference
@@ -24,12 +26,14 @@ class Model:
         preprocess: From decoded images to its input.
         labels: Name of each class, K of them.
         reference: What is known of the source data; None if nothing is.
+        answers: What answers for it, if not the backbone itself, which learns in any case.
     """
 
     backbone: TorchBackbone
     preprocess: Preprocess
     labels: tuple[str, ...]
     reference: Reference | None = None
+    answers: Answers | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def load(
     Args:
         architecture: "glyphs" (embedded, needs nothing else), a torchvision classifier such as "resnet50",
             "wrn-28-10" (CIFAR, in RobustBench's layout), "timm/NAME",
-            "hf/FOLDER" (as `save_pretrained` writes it, with the weights in it), or
+            "hf/FOLDER" (as `save_pretrained` writes it, with the weights in it), "FILE.onnx" (answers only), or
             "package.module:factory", a function without arguments (or taking `num_classes` if `custom.classes` is
             given) that returns an `nn.Module`; the folder in which the process was started is searched too.
         weights: Local file with the state dict. A factory may do without: its module is then served as it comes.
@@ -97,8 +101,8 @@ def load(
         backbone = TorchBackbone(
             module,
             preprocess.input_shape,
-            name=re.split("[:/]", architecture.rstrip("/"))[-1],
-            head=custom.head,
+            name=re.split("[:/]", architecture.rstrip("/"))[-1].removesuffix(SUFFIX),
+            head=custom.head or source.head,
             mean=preprocess.mean,
             std=preprocess.std,
             device=device,

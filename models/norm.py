@@ -33,6 +33,7 @@ class NormCall:
         rows: Images that the network was given, those of all streams.
         copies: How often each of them was given, because the network takes no single image.
         folds: By layer, how many rows of its own it has made of each image so far.
+        traced: Whether an exporter follows: the number of rows is no number then, and statistics are the stored ones.
     """
 
     statistics: Statistics = "stored"
@@ -41,6 +42,7 @@ class NormCall:
     rows: int = 1
     copies: int = 1
     folds: dict[str, set[int]] = field(default_factory=dict)
+    traced: bool = False
 
 
 class UnevenRowsError(ValueError):
@@ -91,6 +93,8 @@ class StreamNorm(nn.Module):
         return normalised
 
     def _normalised(self, x: Tensor) -> Tensor:
+        if self.call.traced:
+            return self._by_stored(x)
         fold, odd = divmod(len(x), self.call.rows)
         known = self.call.folds.setdefault(self.name, set())
         if self.call.streams is not None:
@@ -100,9 +104,7 @@ class StreamNorm(nn.Module):
         if not odd:
             known.add(fold)
         if self.call.statistics == "stored":
-            return nn.functional.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
-            )
+            return self._by_stored(x)
         self._check_values(x)
         if self.call.statistics != "batch":
             return self._spelt_out(x, self.call.statistics)
@@ -113,6 +115,11 @@ class StreamNorm(nn.Module):
         biased = inverse_std.detach().square().reciprocal() - self.eps
         self._report(x, mean.detach(), biased.clamp(min=0))
         return normalised.to(x.dtype)  # under `vmap` it would have the type of the scales
+
+    def _by_stored(self, x: Tensor) -> Tensor:
+        return nn.functional.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+        )
 
     def _spelt_out(self, x: Tensor, statistics: float | Literal["median"]) -> Tensor:
         # F.batch_norm has no gradient for statistics that are passed in.

@@ -17,9 +17,10 @@ class Origin:
         build: From a number of classes, None for the architecture's own, to a network with random weights.
         preprocess: From decoded images to its input.
         weights: File with its weights, if it comes with one.
-        ready: Makes the network with those weights; None if they are read like a user's own.
         labels: Names of its classes, if they are known.
         reference: The bundle of those weights.
+        ready: Makes the network with those weights; None if they are read like a user's own.
+        head: Path of the layer that makes the logits, if it is known.
     """
 
     build: Callable[[int | None], nn.Module]
@@ -28,3 +29,4 @@ class Origin:
     labels: tuple[str, ...] = ()
     reference: Path | None = None
     ready: Callable[[], nn.Module] | None = None
+    head: str = ""

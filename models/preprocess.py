@@ -14,6 +14,9 @@ from torchvision.transforms import InterpolationMode, functional
 Pixels = npt.NDArray[np.uint8]
 """Levels in [0, 255]."""
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 log = logging.getLogger(__name__)
 
 _SIXTEEN_BIT = ("full", 12, 10, "auto")

@@ -1,4 +1,4 @@
-"""Where networks come from: the embedded one, torchvision, timm, a folder of Hugging Face's, a user's own factory."""
+"""Where networks come from: the embedded one, torchvision, timm, Hugging Face's folders, ONNX files, own factories."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +10,10 @@ from torch import nn
 from tta_server.models import glyphs
 from tta_server.models.importing import import_object
 from tta_server.models.libraries import hf_source, timm_source
+from tta_server.models.onnx_file import SUFFIX, onnx_source
 from tta_server.models.origin import Origin
-from tta_server.models.preprocess import Preprocess
+from tta_server.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from tta_server.models.wide_resnet import CIFAR10_LABELS, WideResNet
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # The published weights expect images in [-1, 1], which the network does itself if told to. The two warn, and draw
 # random weights slowly, unless told not to.
@@ -42,6 +40,8 @@ def find(architecture: str) -> Origin:
     Raises:
         ValueError: If the name is unknown, a library or folder is missing, or a factory cannot be imported.
     """
+    if architecture.endswith(SUFFIX):
+        return onnx_source(Path(architecture))
     library, _, name = architecture.partition("/")
     if library == "timm":
         return timm_source(name)
@@ -59,7 +59,7 @@ def find(architecture: str) -> Origin:
         return _torchvision(architecture)
     raise ValueError(
         f"unknown model '{architecture}'; use 'glyphs', a torchvision classifier such as 'resnet50', "
-        "'timm/NAME', 'hf/FOLDER', or your own 'package.module:factory'"
+        "'timm/NAME', 'hf/FOLDER', 'FILE.onnx', or your own 'package.module:factory'"
     )
 
 

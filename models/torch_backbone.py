@@ -4,7 +4,8 @@ import hashlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -20,6 +21,7 @@ from tta_server.models.head import Reading, features_of, find_reading
 from tta_server.models.norm import NormCall, UnevenRowsError, replace_batch_norm
 from tta_server.models.probe import probe
 from tta_server.models.style import listening
+from tta_server.models.traced import Traced
 
 log = logging.getLogger(__name__)
 
@@ -99,9 +101,13 @@ class TorchBackbone:
 
     def forward(self, x: Tensor, overrides: Tensors = EMPTY, statistics: Statistics = "stored") -> Output:
         """Run the network on `x` (N, C, H, W) with some of its tensors replaced; see `Backbone.forward`."""
+        self.check(x, overrides)
+        return self._run(x, overrides, statistics)
+
+    def check(self, x: Tensor, overrides: Tensors) -> None:
+        """Raise ValueError if these are no images of this network's, or no tensors that replace some of its own."""
         self._check_images(x)
         self._check_overrides(overrides)
-        return self._run(x, overrides, statistics)
 
     def stacks(self, overrides: Iterable[str]) -> bool:
         """Return whether `forward_stacked` takes these overrides: those of BatchNorm layers."""
@@ -157,6 +163,12 @@ class TorchBackbone:
         if missed or any(len(style) != len(x) for style in found.values()):
             raise ValueError(f"layer '{(missed or layers)[0]}' does not see each image once, so it has no style")
         return torch.cat([found[path] for path in layers], 1), output
+
+    @contextmanager
+    def traced(self, layers: Sequence[str] = ()) -> Iterator[Traced]:
+        """Give the network as exporters follow it, with the styles of some layers; nothing else runs it meanwhile."""
+        with self._lock:
+            yield Traced(self._module, self._reading, self._call, (self._mean, self._std), layers)
 
     @property
     def findings(self) -> Findings:
@@ -257,7 +269,8 @@ class TorchBackbone:
         self._features = features_of(args[0])
 
     def _capabilities(self) -> frozenset[str]:
-        present = {"grad": True, "batchnorm": bool(self._batch_norms), "norm_affine": bool(self.norm_affine())}
+        grad = any(True for _ in self._module.parameters())
+        present = {"grad": grad, "batchnorm": bool(self._batch_norms), "norm_affine": bool(self.norm_affine())}
         return frozenset(name for name, there in present.items() if there)
 
     def _find_reading(self, images: Tensor, head: str) -> Reading:
@@ -303,7 +316,7 @@ class TorchBackbone:
         types = Counter(str(t.dtype).removeprefix("torch.") for t in self._module.parameters())
         facts = {
             **self._reading.remarks,
-            "type": ", ".join(f"{kind} ({count} tensors)" for kind, count in types.most_common()),
+            "type": ", ".join(f"{kind} ({count} tensors)" for kind, count in types.most_common()) or _FIXED,
             "norm layers": ", ".join(f"{count} {_KINDS.get(kind, kind)}" for kind, count in kinds.items()) or "none",
         }
         if self._left_norms:
@@ -318,6 +331,7 @@ class TorchBackbone:
 
 
 _KINDS = {"StreamNorm": "BatchNorm"}
+_FIXED = "no parameters: nothing in it can be moved, so adapters have its answers and features only"
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import tempfile
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -36,8 +36,11 @@ from tta_server.api.manners import Heads
 from tta_server.api.middleware import Accounting
 from tta_server.api.permission import OPEN, Gatekeeper
 from tta_server.api.receiving import Receiving
+from tta_server.domains.space import PART, StyleSpace
 from tta_server.keys.keyring import Keyring, read_keys
 from tta_server.models import Custom, Model, Preprocess
+from tta_server.models.answering import Answers, answering
+from tta_server.models.onnx_file import SUFFIX
 from tta_server.runtime.assemble import make_served
 from tta_server.runtime.roster import Roster
 from tta_server.runtime.served import Served, Storage
@@ -105,7 +108,7 @@ def build(settings: Settings, model: Model | None = None) -> Service:
 
 def _served(settings: Settings, model: Model | None = None) -> Served:
     """Return the model that the configuration names first, or the one given, with its storage."""
-    model = model or load_model(settings.model)
+    model = _answering(model or load_model(settings.model), settings.model)
     storage = open_storage(settings.storage)
     try:
         return make_served(settings.model.name or model.backbone.spec.name, model, settings, storage)
@@ -248,6 +251,15 @@ def load_model(settings: ModelSettings, calibrated: bool = True) -> Model:
         reference=settings.reference,
         calibrated=calibrated,
     )
+
+
+def _answering(model: Model, settings: ModelSettings) -> Model:
+    """Return the model with what answers for it, as the configuration asks."""
+    if settings.architecture.endswith(SUFFIX):
+        return replace(model, answers=Answers(model.backbone, "onnx: the model is a file of it"))
+    reference = model.reference
+    layers = StyleSpace.of(reference).layers if reference and PART in reference.parts else ()
+    return replace(model, answers=answering(model.backbone, settings.runtime, layers))
 
 
 def _device(name: str) -> torch.device:

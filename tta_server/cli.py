@@ -1,6 +1,6 @@
 """The command line: `tta-server COMMAND`.
 
-Commands are serve, config, models, inspect, calibrate, evaluate, replay, streams, keys and demo.
+Commands are serve, config, models, inspect, calibrate, evaluate, export, replay, streams, keys and demo.
 """
 
 # What takes seconds to import, torch above all, is imported by the commands that need it.
@@ -78,6 +78,13 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=evaluate_command.run)
 
 
+def _export(parser: argparse.ArgumentParser) -> None:
+    from tta_server import export_command
+
+    export_command.add_arguments(parser)
+    parser.set_defaults(run=export_command.run)
+
+
 def _replay(parser: argparse.ArgumentParser) -> None:
     from tta_server import replay_command
 
@@ -116,6 +123,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "inspect": ("try a model: how it is read, what is shared, which adapters it can have", _inspect),
     "calibrate": ("make a model's reference bundle from labelled images", _calibrate),
     "evaluate": ("compare adapters on your model and your data", _evaluate),
+    "export": ("write a model as ONNX files", _export),
     "replay": ("rebuild a stream's state from the audit log and kept windows", _replay),
     "streams": ("look at the streams of a running server, and change them", _streams),
     "keys": ("make an API key", _keys),

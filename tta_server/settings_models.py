@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -14,7 +14,8 @@ class ModelSettings(Section):
 
     architecture: str = Field(
         "glyphs",
-        description="'glyphs', a torchvision classifier, 'timm/NAME', 'hf/FOLDER', or 'package.module:factory'.",
+        description="'glyphs', a torchvision classifier, 'timm/NAME', 'hf/FOLDER', 'FILE.onnx', or "
+        "'package.module:factory'.",
     )
     name: str = Field(
         "", pattern="^[A-Za-z0-9._:@-]*$", description="Name in URLs and metrics; the architecture's when empty."
@@ -24,6 +25,11 @@ class ModelSettings(Section):
     labels: Path | list[str] | None = Field(None, description="Class names: a list, or a text file with one a line.")
     classes: int | None = Field(None, ge=2, description="Number of classes; the architecture's when empty.")
     head: str = Field("", description="Path of the layer that makes the logits; when empty the one that is seen to.")
+    runtime: Literal["torch", "onnx", "auto"] = Field(
+        "torch",
+        description="What answers: 'torch', 'onnx' (ONNX Runtime), or 'auto', the faster of both on this machine. What "
+        "learns is torch. The last two need the extra 'onnx' or 'onnx-gpu', and start seconds later.",
+    )
     device: str = Field("auto", description="'cpu', 'cuda', 'cuda:1', or 'auto': the first GPU if there is one.")
     preprocess: dict[str, Any] | None = Field(None, description="Fields of Preprocess; the architecture's when empty.")
     reference: Path | None = Field(

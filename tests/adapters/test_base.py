@@ -84,7 +84,10 @@ def test_an_adapter_that_lacks_nothing_is_accepted(backbone, layer_norm_backbone
 
 
 def test_an_adapter_that_lacks_something_is_refused_with_what_it_is(layer_norm_backbone):
-    message = "adapter 'bn' needs batchnorm, which backbone 'layernorm' does not have; use 'source' or another backbone"
+    message = (
+        "adapter 'bn' needs batchnorm, which backbone 'layernorm' does not have; use one that needs less, such as "
+        "'source' or 'lame', or another backbone"
+    )
 
     with pytest.raises(ValueError, match=re.escape(message)):
         base.check(adapters.create("bn"), layer_norm_backbone)

@@ -19,6 +19,7 @@ from tta_server.calibrate.null import Windows
 from tta_server.calibrate.unlabelled import Unlabelled, read_unlabelled
 from tta_server.guard.lacking import lacking, sentences
 from tta_server.models import Model, Reference, glyphs
+from tta_server.models.onnx_file import SUFFIX
 from tta_server.models.reference import beside
 from tta_server.models.robust import PART
 from tta_server.settings_file import add_model_options, load_settings, model_overrides
@@ -124,9 +125,10 @@ def _read(options: argparse.Namespace, model: Model, told: Progress) -> Labelled
 
 
 def _out(out: Path | None, settings: ModelSettings) -> Path:
-    if out is None and settings.weights is None and settings.architecture != "glyphs":
+    weights = settings.weights or (Path(settings.architecture) if settings.architecture.endswith(SUFFIX) else None)
+    if out is None and weights is None and settings.architecture != "glyphs":
         raise ValueError(f"model '{settings.architecture}' has no weights file to put the bundle next to; give --out")
-    path = out or (beside(settings.weights) if settings.weights else glyphs.REFERENCE)
+    path = out or (beside(weights) if weights else glyphs.REFERENCE)
     if not path.parent.is_dir():  # known now, not after minutes of work
         raise ValueError(f"folder '{path.parent}' of --out does not exist")
     return path

@@ -194,7 +194,7 @@ class Session:
             raise _stopped(self._broken) from self._broken
 
     def _now(self) -> float:
-        device = self._worker.parts.backbone.device
+        device = self._worker.parts.learns.device
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter()

@@ -92,17 +92,17 @@ class Answerer:
         return scores.only(order)
 
 
-def warm_up(backbone: Backbone, source: Adapter, method: Method, rows: int) -> None:
+def warm_up(learns: Backbone, answers: Backbone, method: Method, rows: int) -> None:
     """Run one image and `rows` images through everything once, so that the first request finds it loaded."""
-    for subject, said in backbone.findings.remarks.items():  # the network is tried now, not at the first request
+    for subject, said in answers.findings.remarks.items():  # the network is tried now, not at the first request
         log.debug("network, %s: %s", subject, said)
     generator = torch.Generator().manual_seed(0)
     for count in {1, max(rows, 2)}:
-        x = torch.rand(count, *backbone.spec.input_shape, generator=generator).to(backbone.device)
-        read(source.predict(backbone, EMPTY, x))
+        x = torch.rand(count, *answers.spec.input_shape, generator=generator).to(answers.device)
+        read(answers.forward(x))
         if count > 1:
-            read(method.adapter.adapt(backbone, method.initial, x).output)
-            read(method.adapter.predict(backbone, method.initial, x))
+            read(method.adapter.adapt(learns, method.initial, x).output)
+            read(method.adapter.predict(answers, method.initial, x))
 
 
 def _size(part: Piece) -> tuple[str, int]:

@@ -58,7 +58,9 @@ def make_served(name: str, model: Model, settings: Settings, storage: Storage) -
     metrics = Metrics(name, settings.adapter.name, settings.streams.max_labelled)
     metrics.on_render(lambda: metrics.stored(storage.keeper.behind_s, storage.keeper.failures, storage.keeper.lost))
     adapter = make_adapter(settings.adapter)
-    worker, commands = assemble(network(model, settings), model.reference, adapter, settings, metrics, storage)
+    learns = network(model, settings)
+    answers = network(model, settings, model.answers.backbone) if model.answers else learns
+    worker, commands = assemble(learns, model.reference, adapter, settings, metrics, storage, answers)
     webhook = _webhook(settings.webhooks, metrics)
     if webhook:
         worker.parts.news.listen(Waking(name, webhook.post).hear)
@@ -78,11 +80,17 @@ def make_served(name: str, model: Model, settings: Settings, storage: Storage) -
     )
 
 
-def network(model: Model, settings: Settings) -> Backbone:
-    """Return the network as adapters see it: with the statistics that the configuration asks for."""
+def network(model: Model, settings: Settings, backbone: Backbone | None = None) -> Backbone:
+    """Return a network as adapters see it: with the statistics that the configuration asks for.
+
+    Args:
+        model: Whose bundle counts.
+        settings: The configuration.
+        backbone: The network; the model's, as it learns, when None.
+    """
     asked = settings.statistics
     share = measured_share(model.reference) if asked.source_share is None else asked.source_share
-    return robust(model.backbone, asked.full_rows, asked.median, share)
+    return robust(backbone or model.backbone, asked.full_rows, asked.median, share)
 
 
 def assemble(
@@ -92,12 +100,23 @@ def assemble(
     settings: Settings,
     metrics: Metrics,
     storage: Storage,
+    answers: Backbone | None = None,
 ) -> tuple[Worker, Commands]:
     """Return a worker with the streams that `storage` holds, and operators' commands for it.
+
+    Args:
+        backbone: The network, as it learns.
+        reference: Its bundle.
+        adapter: How streams learn that have no settings of their own.
+        settings: The configuration.
+        metrics: Where to report.
+        storage: Where streams are kept.
+        answers: The network, as it answers, if that is another.
 
     Raises:
         ValueError: If the adapter does not fit the network, or a stored state does not fit the adapter.
     """
+    answers = answers or backbone
     space = _space(reference, settings.domains)
     guard = partial(_guard, backbone, reference, settings.guard, settings.engine.window_rows)
     methods = Methods(backbone, reference, adapter, guard)
@@ -113,20 +132,20 @@ def assemble(
     registry.load(storage.store.names())
     watcher = Watcher(monitor if settings.drift.enabled else None, news.tell)
     policy = Policy(settings.streams.reset_every, settings.guard.freeze_after)
-    sharing = Sharing(backbone, settings.engine.stack_rows)
+    sharing = Sharing(answers, settings.engine.stack_rows)
     parts = Parts(
-        backbone=backbone,
-        source=source,
+        learns=backbone,
+        answers=answers,
         methods=methods,
         registry=registry,
         newcomers=Newcomers(registry, settings.streams, news),
-        answerer=Answerer(backbone, source, sharing, watcher.yardstick),
+        answerer=Answerer(answers, source, sharing, watcher.yardstick),
         router=Router(
-            backbone, (space, watcher.yardstick), settings.domains.max, settings.engine.window_rows, registry, news
+            answers, (space, watcher.yardstick), settings.domains.max, settings.engine.window_rows, registry, news
         )
         if space
         else None,
-        learner=Learner(backbone, source, metrics, news.tell, policy, watcher),
+        learner=Learner(backbone, answers, metrics, news.tell, policy, watcher),
         ledger=ledger,
         news=news,
         watcher=watcher,

@@ -63,7 +63,7 @@ class Commands:
         self._metrics = parts.metrics
         self._ledger = parts.ledger
         self._source = parts.answerer.source
-        self._classes = parts.backbone.spec.classes
+        self._classes = parts.answers.spec.classes
 
     def list(
         self, limit: int | None = None, after: str = "", wanted: Callable[[Summary], bool] = bool

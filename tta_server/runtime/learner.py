@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tta_server.adapters import Adapter, Step
+from tta_server.adapters import Step
 from tta_server.adapters.stack import adapt_stacked, predict_stacked
 from tta_server.drift.monitor import Sights
 from tta_server.guard.judge import Unguarded
 from tta_server.guard.verdict import Admission, Serve, Verdict
-from tta_server.models import EMPTY, Backbone, Output
+from tta_server.models import Backbone, Output
 from tta_server.runtime.device import on_device
 from tta_server.runtime.watcher import Watcher
 from tta_server.streams.event import StreamEvent, Tell
@@ -51,21 +51,21 @@ class Learner:
     """Take steps; the device thread alone may call it."""
 
     def __init__(
-        self, backbone: Backbone, source: Adapter, metrics: Metrics, tell: Tell, policy: Policy, watcher: Watcher
+        self, learns: Backbone, answers: Backbone, metrics: Metrics, tell: Tell, policy: Policy, watcher: Watcher
     ) -> None:
         """Prepare.
 
         Args:
-            backbone: The network.
-            source: The adapter that answers as the frozen model.
+            learns: The network, as steps run it: a replay takes the same whatever answers.
+            answers: The network, as answers run it: what the guard compares.
             metrics: Where times are reported.
             tell: Hears of everything that happens to a stream.
             policy: What the operator decides.
             watcher: Watches the drift of streams.
         """
         self._watcher = watcher
-        self._backbone = backbone
-        self._source = source
+        self._learns = learns
+        self._answers = answers
         self._metrics = metrics
         self._tell = tell
         self._policy = policy
@@ -78,7 +78,7 @@ class Learner:
         Args:
             windows: Different streams; those with an equal method and number of images share a step.
         """
-        for group in _alike(windows, self._backbone.findings.stacks):
+        for group in _alike(windows, self._learns.findings.stacks):
             try:
                 self._learn([self._lesson(stream, rows) for stream, rows in group])
             except Exception as error:
@@ -131,7 +131,7 @@ class Learner:
                 self._fail(lessons[i].stream, lessons[i].rows, error)
 
     def _lesson(self, stream: Stream, rows: Sequence[Sample]) -> Lesson:
-        x = on_device((row.image for row in rows), self._backbone.device)
+        x = on_device((row.image for row in rows), self._learns.device)
         return Lesson(stream, rows, x, digest(rows))
 
     def _admit(self, lessons: Sequence[Lesson]) -> tuple[list[Output], list[Admission]]:
@@ -144,15 +144,15 @@ class Learner:
 
     def _frozen(self, lessons: Sequence[Lesson]) -> list[Output]:
         with self._metrics.timed("judge"):
-            if not self._backbone.findings.apart:
-                return [self._source.predict(self._backbone, EMPTY, lesson.x) for lesson in lessons]
-            everything = self._source.predict(self._backbone, EMPTY, torch.cat([lesson.x for lesson in lessons]))
+            if not self._answers.findings.apart:
+                return [self._answers.forward(lesson.x) for lesson in lessons]
+            everything = self._answers.forward(torch.cat([lesson.x for lesson in lessons]))
             sizes = [len(lesson.rows) for lesson in lessons]
             parts = zip(torch.split(everything.logits, sizes), torch.split(everything.features, sizes), strict=True)
             return [Output(*part) for part in parts]
 
     def _predict(self, lesson: Lesson) -> Output:
-        return lesson.stream.method.adapter.predict(self._backbone, lesson.stream.state, lesson.x)
+        return lesson.stream.method.adapter.predict(self._answers, lesson.stream.state, lesson.x)
 
     def _adapt(self, lessons: Sequence[Lesson]) -> list[Step]:
         if not lessons:
@@ -160,9 +160,9 @@ class Learner:
         adapter = lessons[0].stream.method.adapter
         with self._metrics.timed("adapt"):
             if len(lessons) == 1:
-                return [adapter.adapt(self._backbone, lessons[0].stream.base, lessons[0].x)]
+                return [adapter.adapt(self._learns, lessons[0].stream.base, lessons[0].x)]
             states = [lesson.stream.base for lesson in lessons]
-            return adapt_stacked(adapter, self._backbone, states, torch.stack([lesson.x for lesson in lessons]))
+            return adapt_stacked(adapter, self._learns, states, torch.stack([lesson.x for lesson in lessons]))
 
     def _answered(self, lessons: Sequence[Lesson], steps: Sequence[Step]) -> list[Output]:
         """Return what the streams answer to the windows that they learn from."""
@@ -175,7 +175,7 @@ class Learner:
             if len(lessons) == 1:
                 return [self._predict(lessons[0])]
             states = [lesson.stream.state for lesson in lessons]
-            together = predict_stacked(adapter, self._backbone, states, torch.stack([lesson.x for lesson in lessons]))
+            together = predict_stacked(adapter, self._answers, states, torch.stack([lesson.x for lesson in lessons]))
             return [Output(*parts) for parts in zip(together.logits, together.features, strict=True)]
 
     def _skip(self, lesson: Lesson, admission: Admission) -> None:

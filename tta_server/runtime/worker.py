@@ -12,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 
-from tta_server.adapters import Adapter
 from tta_server.adapters.base import TooFewImagesError
 from tta_server.errors import BadRequest, NotFinite, SetAside, TTAError
 from tta_server.guard.verdict import Serve
@@ -44,8 +43,8 @@ class Parts:
     """What a worker is made of; `assemble` makes them.
 
     Attributes:
-        backbone: The network.
-        source: The adapter that answers as the frozen model.
+        learns: The network, as steps run it.
+        answers: The network, as answers run it.
         methods: How streams learn.
         registry: The streams.
         newcomers: Those that have not learnt yet.
@@ -58,8 +57,8 @@ class Parts:
         metrics: Where times are reported.
     """
 
-    backbone: Backbone
-    source: Adapter
+    learns: Backbone
+    answers: Backbone
     methods: Methods
     registry: Registry
     newcomers: Newcomers
@@ -83,7 +82,7 @@ class Worker:
 
     def warm_up(self, rows: int) -> None:
         """Run one image and `rows` images through everything once, so that the first request finds it loaded."""
-        warm_up(self.parts.backbone, self.parts.source, self.parts.methods.default, rows)
+        warm_up(self.parts.learns, self.parts.answers, self.parts.methods.default, rows)
 
     def group(self, job: Job) -> Hashable:
         """Return a key that is equal for jobs that may share a forward."""
@@ -140,7 +139,7 @@ class Worker:
 
     def damage(self) -> str:
         """Return what is wrong with the shared weights, or an empty string."""
-        if self.parts.backbone.digest() == self.parts.backbone.spec.digest:
+        if self.parts.learns.digest() == self.parts.learns.spec.digest:
             return ""
         return "the model's weights were damaged in memory; restart the server"
 

@@ -288,9 +288,7 @@ class Server(RuleBasedStateMachine):
         """Return what a stream's state says of the probe, whoever answers."""
         stream = self._stream(name)
         x = torch.from_numpy(PROBE).float() / 255
-        return (
-            stream.method.adapter.predict(self.subject.worker.parts.backbone, stream.state, x).logits.numpy().tobytes()
-        )
+        return stream.method.adapter.predict(self.subject.worker.parts.learns, stream.state, x).logits.numpy().tobytes()
 
     def _probe(self, name: str) -> bytes:
         """Return what a stream answers to the probe; nothing is learnt from it."""

@@ -1,0 +1,90 @@
+"""What answers for a network: torch, ONNX Runtime, or the faster of the two on this machine."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tta_server.models.backbone import EMPTY, Backbone, Tensors
+from tta_server.models.onnx_backbone import OnnxBackbone
+from tta_server.models.onnx_export import replaceable
+from tta_server.models.torch_backbone import TorchBackbone
+
+Runtime = Literal["torch", "onnx", "auto"]
+
+_ROWS = 1, 8
+_TRIALS, _LONGEST_S = 15, 1.0  # of each way, and of one number of rows
+
+
+class Answers(NamedTuple):
+    """What answers for a network.
+
+    Attributes:
+        backbone: The network, as it answers.
+        remark: What runs it, and why.
+    """
+
+    backbone: Backbone
+    remark: str
+
+
+def answering(backbone: TorchBackbone, runtime: Runtime, layers: Sequence[str] = ()) -> Answers:
+    """Return what answers for `backbone`; what learns is torch's in any case.
+
+    Args:
+        backbone: The network.
+        runtime: What is asked for; "auto" takes ONNX Runtime if it is there, says the same and is faster.
+        layers: Normalisation layers whose style will be asked for.
+
+    Raises:
+        ValueError: If "onnx" is asked for and not possible; the message says why.
+    """
+    if runtime == "torch":
+        return Answers(backbone, "torch")
+    try:
+        other = OnnxBackbone(backbone, layers)
+    except ValueError as error:
+        if runtime == "onnx":
+            raise
+        return Answers(backbone, f"torch: {error}")
+    if runtime == "onnx":
+        return Answers(other, f"onnx: {other.about}")
+    share = compare(other, backbone)
+    if share < 1:
+        return Answers(other, f"onnx: {other.about}, which takes {share:.2f} of torch's time here")
+    return Answers(backbone, f"torch: ONNX Runtime takes {share:.2f} of its time here")
+
+
+def compare(other: Backbone, backbone: TorchBackbone) -> float:
+    """Return how long `other` takes of `backbone`'s time, for the source and a stream, few images and several."""
+    shares = []
+    for rows in _ROWS:
+        x = torch.rand(rows, *backbone.spec.input_shape).to(backbone.device)
+        for overrides in (EMPTY, replaceable(backbone)):
+            first, second = _timed([_run(each, x, overrides) for each in (other, backbone)])
+            shares.append(first / second)
+    return math.exp(sum(map(math.log, shares)) / len(shares))
+
+
+def _run(backbone: Backbone, x: Tensor, overrides: Tensors) -> Callable[[], Tensor]:
+    return lambda: backbone.forward(x, overrides).logits.sum().cpu()  # of a GPU, the time until it is done
+
+
+def _timed(ways: Sequence[Callable[[], Tensor]]) -> list[float]:
+    """Return the median time of each way in seconds, one after the other again and again."""
+    times: list[list[float]] = [[] for _ in ways]
+    end = math.inf
+    for trial in range(_TRIALS + 1):
+        for way, taken in zip(ways, times, strict=True):
+            started = time.perf_counter()
+            way()
+            taken.append(time.perf_counter() - started)
+        if trial == 0:  # the first is not like the others
+            times, end = [[] for _ in ways], time.perf_counter() + _LONGEST_S
+        elif time.perf_counter() > end:
+            break
+    return [median(taken) for taken in times]

@@ -1,0 +1,170 @@
+"""A backbone that answers through ONNX Runtime, and leaves to torch what only torch can do."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from tta_server.models.backbone import EMPTY, Findings, Output, Spec, Statistics, Tensors
+from tta_server.models.onnx_export import (
+    FEATURES,
+    IMAGES,
+    LOGITS,
+    STYLE,
+    export,
+    replaceable,
+    serialised,
+    source_only,
+    streams_only,
+)
+from tta_server.models.onnx_session import OnnxSession, reason
+from tta_server.models.torch_backbone import TorchBackbone
+
+MOST_APART = 1e-4
+"""How far answers of the two runtimes may be apart, of the largest logit or feature."""
+
+_ANSWER = LOGITS, FEATURES
+_TRIED_ROWS = 1, 3
+
+
+class OnnxBackbone:
+    """Answer with stored statistics through ONNX Runtime; batch statistics, gradients and other weights are torch's.
+
+    There are two graphs: the source, folded, and one whose normalisation layers are inputs. Streams that share a
+    forward take turns in it: on a CPU that is about as fast, and each has the bits that it has alone.
+    """
+
+    def __init__(self, backbone: TorchBackbone, layers: Sequence[str] = ()) -> None:
+        """Export `backbone` and compare the two.
+
+        Args:
+            backbone: The network, as torch runs it.
+            layers: Normalisation layers whose style will be asked for.
+
+        Raises:
+            ValueError: If a package is missing, the network cannot be exported, or answers are too far apart.
+        """
+        self._torch = backbone
+        self._layers = tuple(layers)
+        model = export(backbone, layers)
+        self._source = OnnxSession(serialised(source_only(model)), backbone.device)
+        self._streams = OnnxSession(serialised(streams_only(model)), backbone.device)
+        self._inputs = replaceable(backbone)
+        self._check()
+
+    @property
+    def spec(self) -> Spec:
+        """Facts about the network."""
+        return self._torch.spec
+
+    @property
+    def findings(self) -> Findings:
+        """What trials of the network showed; where torch would stack by `vmap`, streams take turns."""
+        found = self._torch.findings
+        if not found.stacks or self.stacks(self._inputs):
+            return found
+        remark = "off: what a stream may move is not all of BatchNorm layers; streams take turns"
+        return replace(found, stacks=False, remarks={**found.remarks, "stacking": remark})
+
+    @property
+    def about(self) -> str:
+        """What runs it, in words."""
+        return self._source.about
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self._torch.device
+
+    @property
+    def norm_layers(self) -> tuple[str, ...]:
+        """Paths of the normalisation layers, in the order of registration."""
+        return self._torch.norm_layers
+
+    def forward(self, x: Tensor, overrides: Tensors = EMPTY, statistics: Statistics = "stored") -> Output:
+        """Run the network on `x` (N, C, H, W) with some of its tensors replaced; see `Backbone.forward`."""
+        if statistics != "stored" or not self._takes(x, overrides):
+            return self._torch.forward(x, overrides, statistics)
+        self._torch.check(x, overrides)
+        session = self._streams if overrides else self._source
+        logits, features = session.run({IMAGES: x, **overrides}, _ANSWER)
+        return Output(logits, features)
+
+    def stacks(self, overrides: Iterable[str]) -> bool:
+        """Return whether `forward_stacked` takes overrides of these names."""
+        return self._torch.stacks(overrides)
+
+    def forward_stacked(self, xs: Tensor, overrides: Tensors = EMPTY, statistics: Statistics = "stored") -> Output:
+        """Run the network on images (S, N, C, H, W) of S streams; see `TorchBackbone.forward_stacked`."""
+        if statistics != "stored" or not self._takes(xs, overrides):
+            return self._torch.forward_stacked(xs, overrides, statistics)
+        own = ({name: tensor[i] for name, tensor in overrides.items()} for i in range(len(xs)))
+        outputs = [self.forward(x, state) for x, state in zip(xs, own, strict=True)]
+        return Output(torch.stack([each.logits for each in outputs]), torch.stack([each.features for each in outputs]))
+
+    def styles(self, x: Tensor, layers: Sequence[str], answer: bool = True) -> tuple[Tensor, Output | None]:
+        """Return the style of images as the frozen network sees them; see `Backbone.styles`."""
+        if tuple(layers) != self._layers:
+            return self._torch.styles(x, layers, answer=False)[0], self.forward(x) if answer else None
+        self._torch.check(x, EMPTY)
+        if not answer:
+            return self._source.run({IMAGES: x}, [STYLE], path=True)[0], None
+        logits, features, styles = self._source.run({IMAGES: x}, [*_ANSWER, STYLE])
+        return styles, Output(logits, features)
+
+    def norm_affine(self) -> Tensors:
+        """Return scales and shifts of the normalisation layers; see `Backbone.norm_affine`."""
+        return self._torch.norm_affine()
+
+    def norm_stats(self) -> Tensors:
+        """Return the source means and variances of the BatchNorm layers; see `Backbone.norm_stats`."""
+        return self._torch.norm_stats()
+
+    def weights(self) -> Tensors:
+        """Return all parameters; see `Backbone.weights`."""
+        return self._torch.weights()
+
+    def digest(self) -> str:
+        """Compute the sha256 of torch's weights as they are now; see `Backbone.digest`."""
+        return self._torch.digest()
+
+    def _takes(self, x: Tensor, overrides: Tensors) -> bool:
+        """Return whether a call with stored statistics can be answered by a graph."""
+        if torch._C._are_functorch_transforms_active():  # inside `vmap` tensors have no memory of their own
+            return False
+        learnt = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *overrides.values()))
+        return not learnt and overrides.keys() <= self._inputs.keys()
+
+    def _images(self, rows: int) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return torch.rand(rows, *self.spec.input_shape, generator=generator).to(self.device)
+
+    def _check(self) -> None:
+        """Compare the runtimes as the source and with tensors that have moved."""
+        generator = torch.Generator().manual_seed(0)
+        moved = {
+            name: tensor * (0.9 + 0.2 * torch.rand(tensor.shape, generator=generator)).to(tensor)
+            for name, tensor in self._inputs.items()
+        }
+        for rows in _TRIED_ROWS:
+            for overrides in (EMPTY, moved):
+                x = self._images(rows)
+                try:
+                    found = self.forward(x, overrides)
+                except Exception as error:  # ONNX Runtime has classes of its own
+                    raise ValueError(
+                        f"network '{self.spec.name}' does not run on ONNX Runtime: {reason(error)}"
+                    ) from error
+                apart = distance(found, self._torch.forward(x, overrides))
+                if not apart <= MOST_APART:
+                    raise ValueError(
+                        f"network '{self.spec.name}' answers otherwise on ONNX Runtime: {apart:.1e} of its largest "
+                        f"logit or feature apart, expected at most {MOST_APART:.0e}; use runtime torch"
+                    )
+
+
+def distance(found: Output, expected: Output) -> float:
+    """Return how far logits or features are apart, of the largest that is expected; 0 where both are alike."""
+    pairs = zip(found[:2], expected[:2], strict=True)
+    return max(float((a - b).abs().max() / b.abs().max().clamp(min=torch.finfo(b.dtype).tiny)) for a, b in pairs)
