@@ -23,7 +23,7 @@ class Point(NamedTuple):
     value: float
 
 
-class Line(NamedTuple):
+class Threshold(NamedTuple):
     """A value that is marked across."""
 
     value: float
@@ -44,7 +44,9 @@ class Moment(NamedTuple):
     name: str
 
 
-def course(points: Sequence[Point], limits: Sequence[Line], moments: Sequence[Moment], title: str, height: int) -> str:
+def course(
+    points: Sequence[Point], limits: Sequence[Threshold], moments: Sequence[Moment], title: str, height: int
+) -> str:
     """Return a line through two points or more, on the colours of the states, as an SVG element."""
     start, end = points[0].time_s, max(points[-1].time_s, points[0].time_s + 1)
     values = [point.value for point in points] + [limit.value for limit in limits]

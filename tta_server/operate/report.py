@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
-from tta_server.operate.drawing import Line, Moment, Point, course
+from tta_server.operate.drawing import Threshold, Moment, Point, course
 from tta_server.operate.server import RefusedError, Server
 from tta_server.operate.words import BY_THE_GUARD, HAPPENED, better, clock, drifting, percent, why
 
@@ -126,7 +126,7 @@ def _drift_charts(known: Known, drift: Mapping[str, Any]) -> Iterable[str]:
         for line in known.lines
         if line["verdict"] not in _UNMARKED or line["verdict"] in _OF_DOMAINS
     ]
-    limits = [Line(drift["evidence_of_warning"], "warning"), Line(drift["evidence_of_drift"], "drift")]
+    limits = [Threshold(drift["evidence_of_warning"], "warning"), Threshold(drift["evidence_of_drift"], "drift")]
     evidence = [Point(_seconds(each["time"]), each["state"], each["evidence_decades"]) for each in history]
     yield _figure("evidence of drift, powers of ten", course(evidence, limits, moments, "evidence of drift", 240))
     for score in [each for each in _CHARTS if each in history[-1]["scores"]]:
