@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
-from tta_server.operate.drawing import Threshold, Moment, Point, course
+from tta_server.operate.drawing import Moment, Point, Threshold, course
 from tta_server.operate.server import RefusedError, Server
 from tta_server.operate.words import BY_THE_GUARD, HAPPENED, better, clock, drifting, percent, why
 

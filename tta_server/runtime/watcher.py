@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from tta_server.drift.monitor import Monitor, Sights, rows_of
 from tta_server.drift.scores import Yardstick
 from tta_server.drift.watch import Rows, Watch
+from tta_server.models import Output
 from tta_server.runtime.job import Scores
 from tta_server.storage.audit import now
 from tta_server.streams.event import StreamEvent, Tell
@@ -56,10 +57,15 @@ class Watcher:
             return
         whose = stream.parent or stream
         whose.drift = self._monitor.learnt(whose.drift, sights, measures)
-        if self._monitor.size and not seen:
-            self._saw(self._monitor, whose, self._monitor.rows_of(sights.frozen))
+        if not seen:
+            self.left(stream, sights.frozen)
         at = whose.standing
         self._tell(StreamEvent(whose.name, "scored", at, at, whose))
+
+    def left(self, stream: Stream, frozen: Output) -> None:
+        """Take in what the frozen model says of a window of images that it had not answered."""
+        if self._monitor and self._monitor.size:
+            self._saw(self._monitor, stream.parent or stream, self._monitor.rows_of(frozen))
 
     def _saw(self, monitor: Monitor, stream: Stream, rows: Rows) -> None:
         before, watch, time = stream.drift.seen, stream.drift, now()
