@@ -27,6 +27,7 @@ from tta_server.api import (
     repository,
     responses,
     states,
+    strange,
     streams,
 )
 from tta_server.api.caller import Callers
@@ -129,6 +130,7 @@ def make_app(served: Mapping[str, Served], settings: Settings, bursts: Bursts | 
     app.include_router(states.router(served, callers))
     app.include_router(domains.router(served, callers))
     app.include_router(drift.router(served))
+    app.include_router(strange.router(served))
     app.include_router(audit.router(served))
     app.include_router(labels.router(served))
     app.include_router(health.router(served))

@@ -284,6 +284,9 @@ class DriftSettings(Section):
         100_000, ge=100, le=1e12, description="While nothing drifts, scores raise an alarm at most once in so many."
     )
     history_windows: int = Field(128, ge=1, le=10_000, description="Scored windows of each stream that are kept.")
+    keep_images: int = Field(
+        0, ge=0, le=64, description="Last images of each stream that raised the score, kept in memory; 0 keeps none."
+    )
 
 
 class StorageSettings(Section):

@@ -111,7 +111,7 @@ def assemble(
     apart = Apart(len(space.mean) if space else 0, blind=not space and settings.domains.max > 1)
     registry = Registry(methods, settings.streams, _pace(settings.engine), metrics, shelf, news, apart)
     registry.load(storage.store.names())
-    watcher = Watcher(monitor if settings.drift.enabled else None, news.tell)
+    watcher = Watcher(monitor if settings.drift.enabled else None, news.tell, settings.drift.keep_images)
     if not (settings.drift.enabled and (monitor.size or space)):
         _expect_no_wait_for_drift(settings)
     policy = Policy(settings.streams.reset_every, settings.guard.freeze_after, settings.streams.when)

@@ -127,11 +127,12 @@ class Learner:
             return False
         if not stream.answers_as_source:  # else the frozen model has seen it
             try:
-                (frozen,) = self._frozen([self._lesson(stream, rows)])
+                lesson = self._lesson(stream, rows)
+                (frozen,) = self._frozen([lesson])
             except Exception as error:
                 self._fail(stream, rows, error)
                 return True
-            self._watcher.left(stream, frozen)
+            self._watcher.left(lesson, frozen)
         at = stream.standing
         self._tell(StreamEvent(stream.name, "calm", at, at, stream, rows=len(rows)))
         return True
@@ -244,7 +245,7 @@ class Learner:
             )
         )
         if len(seen.frozen.logits):
-            self._watcher.learnt(stream, Sights(seen.frozen, seen.answered, step.output), verdict.measures, by_source)
+            self._watcher.learnt(lesson, Sights(seen.frozen, seen.answered, step.output), verdict.measures, by_source)
         if verdict.action in ("rollback", "reset"):
             self._count_restore(stream, verdict)
         elif verdict.action == "commit" and stream.steps == self._policy.reset_every:
