@@ -4,7 +4,8 @@
     python -m load_tests.drift --clean-windows 1000 --corruptions fog --rounds 20
 
 The embedded network and its test images, in the server's own worker. Each corruption comes after clean images, on a
-stream that learns and tells domains apart and on one in mode `off`, and clean images come after it. False alarms are
+stream that learns and tells domains apart and on one in mode `off`, and clean images come after it; then the demo's
+scenes follow one another. False alarms are
 counted on clean windows, drawn with replacement from images that the bundle was not made of: of the scores alone, and
 of the look of requests alone.
 """
@@ -22,9 +23,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from load_tests import drift_replay
 from load_tests.clock import Run, alternate, spread
 from load_tests.machine import describe, load_average
 from load_tests.routed import WINDOW, Routed, Scene, scene
+from tta_server.demo import camera
+from tta_server.demo.demo_command import SEED
 from tta_server.domains.place import Place
 from tta_server.domains.route import route
 from tta_server.domains.space import StyleSpace
@@ -63,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     before, shown = load_average(), scene("glyphs", torch.device("cpu"))
     lines = [*_clean(shown, options.clean_windows), *_soon(shown, options.corruptions)]
+    lines += _in_the_demos_order(shown, options.scene_images)
     lines += [*_cost(shown, options.requests, options.rounds, options.seconds)]
     facts = describe(shown.backbone.device) | {"load average": f"{before:.1f} before, {load_average():.1f} after"}
     report = "\n".join([*(f"- {name}: {fact}" for name, fact in facts.items()), "", *lines])
@@ -76,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m load_tests.drift", description="Measure how drift is seen.")
     parser.add_argument("--clean-windows", type=int, default=10_000, help="of 64 images each")
     parser.add_argument("--corruptions", nargs="*", default=list(CORRUPTIONS), help="at severity 5")
+    parser.add_argument("--scene-images", type=int, default=256, help="of each scene of the demo; 0 leaves that out")
     parser.add_argument(
         "--requests", nargs="*", type=int, default=[1, 16, 64], help="images of a request, for the cost"
     )
@@ -118,7 +124,7 @@ def _begun(watches: Sequence[Watch], state: str) -> int:
 def _soon(shown: Scene, corruptions: Sequence[str]) -> Iterator[str]:
     """Say how many requests it takes until each corruption is noticed, and until that is over."""
     images, labels = glyphs.images("test")
-    clean = _error(shown, images[-_SPOILT:], labels[-_SPOILT:]) if corruptions else 0.0
+    clean = drift_replay.error_of(shown, images[-_SPOILT:], labels[-_SPOILT:]) if corruptions else 0.0
     yield f"Requests of {_REQUEST} images at severity {_SEVERITY} until the state is drift, and of clean ones until it"
     yield f"is stable again; the frozen model misreads {clean:.1%} of clean images."
     yield ""
@@ -133,17 +139,20 @@ def _soon(shown: Scene, corruptions: Sequence[str]) -> Iterator[str]:
             for course in courses
             for cell in (_or_never(course.noticed), course.because, _or_never(course.over))
         ]
-        yield f"| {name} | {_error(shown, spoilt, labels[:_SPOILT]):.1%} | {' | '.join(cells)} |"
+        yield f"| {name} | {drift_replay.error_of(shown, spoilt, labels[:_SPOILT]):.1%} | {' | '.join(cells)} |"
     yield ""
+
+
+def _in_the_demos_order(shown: Scene, images: int) -> Iterator[str]:
+    """Say how drift is seen while the demo's scenes follow one another."""
+    if images:
+        print("the demo's scenes", file=sys.stderr)
+        yield from drift_replay.report(shown, camera.camera(images, _SEVERITY, SEED, lambda _name: None))
+        yield ""
 
 
 def _or_never(requests: int | None) -> str:
     return "never" if requests is None else str(requests)
-
-
-def _error(shown: Scene, images: np.ndarray, labels: np.ndarray) -> float:
-    found = [shown.backbone.forward(x.float() / 255).logits.argmax(1) for x in torch.from_numpy(images).split(128)]
-    return float((torch.cat(found).numpy() != labels).mean())
 
 
 def _course(shown: Scene, clean: np.ndarray, spoilt: np.ndarray, mode: Mode) -> Course:

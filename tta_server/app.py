@@ -29,6 +29,7 @@ from tta_server.api import (
     repository,
     responses,
     states,
+    strange,
     streams,
 )
 from tta_server.api.caller import Callers
@@ -165,6 +166,7 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
     app.include_router(states.router(models, callers))
     app.include_router(domains.router(models, callers))
     app.include_router(drift.router(models))
+    app.include_router(strange.router(models))
     app.include_router(audit.router(models))
     app.include_router(labels.router(models))
     app.include_router(health.router(models))

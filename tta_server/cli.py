@@ -1,6 +1,6 @@
 """The command line: `tta-server COMMAND`.
 
-Commands are serve, config, models, inspect, calibrate, evaluate, export, replay, streams, keys and demo.
+Commands are serve, config, models, inspect, calibrate, evaluate, export, replay, streams, report, keys and demo.
 """
 
 # What takes seconds to import, torch above all, is imported by the commands that need it.
@@ -99,6 +99,13 @@ def _streams(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=streams_command.run)
 
 
+def _report(parser: argparse.ArgumentParser) -> None:
+    from tta_server.operate import streams_command
+
+    streams_command.add_report_arguments(parser)
+    parser.set_defaults(run=streams_command.run)
+
+
 def _keys(parser: argparse.ArgumentParser) -> None:
     from tta_server.keys import keys_command
 
@@ -126,6 +133,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "export": ("write a model as ONNX files", _export),
     "replay": ("rebuild a stream's state from the audit log and kept windows", _replay),
     "streams": ("look at the streams of a running server, and change them", _streams),
+    "report": ("write what is known of a stream of a running server as an HTML page", _report),
     "keys": ("make an API key", _keys),
     "demo": ("replay a drifting camera against a server, frozen and adapting", _demo),
 }

@@ -32,6 +32,8 @@ Mode = Annotated[
     Literal["after", "inline", "shadow", "off"], BeforeValidator(lambda value: "off" if value is False else value)
 ]
 
+AdaptWhen = Literal["always", "drift"]
+
 
 def _stream_name(name: str) -> str:
     if not STREAM_NAME.fullmatch(name):
@@ -131,6 +133,7 @@ class StreamSettings(Section):
     """What one named stream does differently."""
 
     mode: Mode = Field("after", description="Whether and when it learns, as above.")
+    adapt_when: AdaptWhen | None = Field(None, description="As above; empty as all others.")
 
 
 class StreamsSettings(Section):
@@ -140,6 +143,11 @@ class StreamsSettings(Section):
         "after",
         description="after: answer, then learn; inline: the request is the batch; shadow: learn, but answer as the "
         "frozen model; off: frozen.",
+    )
+    adapt_when: AdaptWhen = Field(
+        "always",
+        description="always: learn from every window; drift: only while the drift of the stream is 'warning' or "
+        "'drift'; other windows are watched and dropped.",
     )
     reset_every: int = Field(0, ge=0, description="Steps after which a stream starts again from the source; 0 never.")
     max_streams: int = Field(
@@ -180,8 +188,13 @@ class StreamsSettings(Section):
         100, ge=0, description="Streams with metric series of their own; the rest share '_other'."
     )
     named: dict[StreamName, StreamSettings] = Field(
-        default_factory=dict, description="Streams that differ from `mode`."
+        default_factory=dict, description="Streams that differ from `mode` or `adapt_when`."
     )
+
+    def when(self, name: str) -> AdaptWhen:
+        """Return when a stream is to learn."""
+        named = self.named.get(name)
+        return (named and named.adapt_when) or self.adapt_when
 
 
 class DomainsSettings(Section):
@@ -249,6 +262,9 @@ class DriftSettings(Section):
         100_000, ge=100, le=1e12, description="While nothing drifts, scores raise an alarm at most once in so many."
     )
     history_windows: int = Field(128, ge=1, le=10_000, description="Scored windows of each stream that are kept.")
+    keep_images: int = Field(
+        0, ge=0, le=64, description="Last images of each stream that raised the score, kept in memory; 0 keeps none."
+    )
 
 
 class StorageSettings(Section):

@@ -87,7 +87,8 @@ ALERTS: Final[tuple[Alert, ...]] = (
     Alert(
         "TtaLearningStarved",
         f"sum by ({_STREAM}) (increase(tta_samples_offered_total[30m])) > 256 "
-        f"and sum by ({_STREAM}) (increase(tta_samples_learnt_total[30m])) == 0",
+        f"and sum by ({_STREAM}) (increase(tta_samples_learnt_total[30m])) == 0 "
+        f'unless sum by ({_STREAM}) (increase(tta_samples_dropped_total{{reason="calm"}}[30m])) > 0',
         "15m",
         "info",
         "Stream {{ $labels.stream }} is offered images and learns from none.",

@@ -115,8 +115,9 @@ _MEASURES: Final = [
     series(
         "Images dropped by reason",
         "Images offered for learning that were not learnt from. duplicate, constant, client_share: not let into the "
-        "window. too_young: newer ones came before the window was old enough. skipped: nothing drifted. rejected: "
-        "the guard. overload: the server was busy. failed: an error, see the log.",
+        "window. too_young: newer ones came before the window was old enough. skipped: the window was no fair sample. "
+        "calm: nothing drifted (streams.adapt_when). rejected: the guard. overload: the server was busy. failed: an "
+        "error, see the log.",
         [Query(f"sum by (reason) (rate(tta_samples_dropped_total{{{STREAM}}}{RATE}))", "{{reason}}")],
         unit="suffix: images/s",
         look=Look(stacked=True),

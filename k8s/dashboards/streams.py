@@ -52,9 +52,9 @@ _WINDOWS: Final = [
     series(
         "Windows by action",
         "Windows of images offered for learning, each minute, by what became of them. updated: learnt. skipped: "
-        "the window is no fair sample. rejected: the step was refused, the stream is as before. restored: the stream "
-        "was taken back. failed: the step raised an error, the log has it. dropped: the server was too busy. All 0: "
-        "streams are 'off', or too few images come to fill a window.",
+        "the window is no fair sample, or nothing drifts. rejected: the step was refused, the stream is as before. "
+        "restored: the stream was taken back. failed: the step raised an error, the log has it. dropped: the server "
+        "was too busy. All 0: streams are 'off', or too few images come to fill a window.",
         [Query(f"60 * sum by (action) (rate(tta_batches_total{{{STREAM}}}{RATE}))", "{{action}}")],
         unit="suffix: /min",
         look=Look(

@@ -39,6 +39,11 @@ HEALTHY = {
     f"tta_samples_offered_total{{{STREAM}}}": "0+64x60",
     f"tta_samples_learnt_total{{{STREAM}}}": "0+32x60",
 }
+# A stream that is to learn while it drifts only, and does not drift.
+CALM = {
+    f"tta_samples_learnt_total{{{STREAM}}}": "500x60",
+    f'tta_samples_dropped_total{{{STREAM},reason="calm"}}': "0+64x60",
+}
 # What is different when an alert must fire; None takes a series away.
 ILL = {
     "TtaDrift": {f'tta_drift_state{{{STREAM},state="drift"}}': "0x30 1x29"},
@@ -98,7 +103,11 @@ def test_promtool_reads_the_rules(root, promtool):
 
 def test_each_alert_fires_when_it_should_and_none_does_on_a_healthy_server(root, promtool, tmp_path):
     assert ILL.keys() == {alert.name for alert in ALERTS}
-    cases = [case("healthy", {}, set()), *(case(name, changed, {name}) for name, changed in ILL.items())]
+    cases = [
+        case("healthy", {}, set()),
+        case("calm", CALM, set()),
+        *(case(name, changed, {name}) for name, changed in ILL.items()),
+    ]
     path = tmp_path / "tests.yaml"
     path.write_text(yaml.safe_dump({
         "rule_files": [str(root / "k8s/alerts/rules.yaml")], "evaluation_interval": "1m", "tests": cases,

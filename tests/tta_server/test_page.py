@@ -89,6 +89,7 @@ def test_a_person_sees_the_drift_acts_on_it_and_stops_the_server_with_the_page_o
         "model": {"device": "cpu"},
         "auth": {"keys_file": str(file)},
         "storage": {"url": str(tmp_path / "kept")},
+        "drift": {"keep_images": 3},
     }
     with running(tmp_path, config) as server, browser(viewport={"width": 1200, "height": 900}) as page:
         server.client.headers["Authorization"] = f"Bearer {key}"
@@ -128,6 +129,9 @@ def test_a_person_sees_the_drift_acts_on_it_and_stops_the_server_with_the_page_o
         assert len(answers) == 2
         assert set(answers) <= set(load("glyphs").labels)
 
+        page.click("#strange summary")
+        page.wait_for_selector("#strange-images img")
+        assert page.locator("#strange-images figure").count() == 3
         check_actions(page, server)
         assert serious(page) == []
         assert wrong == []

@@ -11,6 +11,7 @@ from tta_server.api.caller import Callers, hung_up
 from tta_server.api.permission import take
 from tta_server.api.predict import IMAGES, uploads
 from tta_server.runtime.answer import Question, compare
+from tta_server.runtime.compare_commands import Beside
 from tta_server.runtime.job import Scores
 from tta_server.runtime.served import Served, find
 
@@ -38,18 +39,20 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         sent = await uploads(request, served.engine.max_rows)
         take(request, len(sent))
         version, found = await compare(served, Question(name, sent, callers.client(request)), hung_up(request))
-        images = [
-            {
-                "domain": each.domain,
-                "adapted": each.adapted,
-                "source": _said(each.source, labels),
-                "learnt": _said(each.learnt, labels) if each.learnt else None,
-            }
-            for each in found
-        ]
+        images = [two_answers(each, labels) for each in found]
         return {"stream": name, "state_version": version, "images": images}
 
     return routes
+
+
+def two_answers(found: Beside, labels: Sequence[str]) -> dict[str, Any]:
+    """Return what both models say of one image, as `Compared` has it."""
+    return {
+        "domain": found.domain,
+        "adapted": found.adapted,
+        "source": _said(found.source, labels),
+        "learnt": _said(found.learnt, labels) if found.learnt else None,
+    }
 
 
 def _said(scores: Scores, labels: Sequence[str]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from tta_server.api.answers import Told
+from tta_server.api.answers import Compared, Told
 from tta_server.telemetry.closed_sets import DriftCause, DriftScore, DriftState
 
 
@@ -102,3 +102,18 @@ class DriftAbout(Told):
     missing: str = Field(description="What is not watched, and why; empty if all is.")
     style: StyleAbout | None = Field(description="Null where images are not told apart.")
     domains: list[DomainPlace]
+
+
+class Strange(Compared):
+    """An image that raised the score, and what both models say of it now."""
+
+    time: str = Field(description="When it was scored: ISO 8601 in UTC.")
+    distance: float = Field(description="Of its features from the source's, over the mean of source images.")
+    png: str = Field(description="As the network takes it: a PNG file in base64.")
+
+
+class StrangeImages(Told):
+    """The last images of a stream that raised the score."""
+
+    stream: str
+    images: list[Strange] = Field(description="Newest first; at most `drift.keep_images`.")

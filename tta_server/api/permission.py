@@ -55,7 +55,7 @@ RULES: Final = (
     _rule("GET", "/|/v2|/v2/models|/openapi.json", "infer", one_model=False),
     _rule("GET", f"/v1/streams|{_STREAM}(/domains|/drift|/snapshots|/audit)?", "read"),
     _rule("GET", "/metrics|/v1/audit", "read", every_stream=True),
-    _rule("GET", f"{_STREAM}/state", "operate"),
+    _rule("GET", f"{_STREAM}/(state|strange)", "operate"),
     _rule("POST", f"/v1/streams|{_STREAM}/(reset|rollback|snapshots|restore|evict|domains/[^/]+/offer)", "operate"),
     _rule("PATCH", f"{_STREAM}(/domains/[^/]+)?", "operate"),
     _rule("PUT", f"{_STREAM}/state", "admin"),

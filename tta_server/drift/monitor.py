@@ -157,6 +157,20 @@ class Monitor:
             name: self.known_learnt[name].z(value) for name, value in learnt.items() if name in self.known_learnt
         }
 
+    def far(self, rows: Rows) -> list[float | None]:
+        """Return how far the features of strange images lie, over the mean of source images.
+
+        Args:
+            rows: Of the images (n, 5), as `saw` takes them.
+
+        Returns:
+            None where 1 % of source images lie farther.
+        """
+        if self.host is None:
+            return [None] * len(rows)
+        mean, most = float(self.host.distance_mean), float(self.host.distance_ceiling)
+        return [distance / mean if most < distance < math.inf else None for distance in rows[:, 4].tolist()]
+
     def looked(self, watch: Watch, rows: int, at_home: bool, time: str) -> Watch:
         """Return what is known of a stream once it is told whether so many images look like the source's."""
         return watch.looked(rows, at_home, self.limits, time)

@@ -9,14 +9,18 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from rich.console import Console, RenderableType
 
+from tta_server.operate.report import read, written
 from tta_server.operate.server import RefusedError, Server, UnreachableError
 from tta_server.operate.tables import drifting, many, one
+
+REPORT = "write what is known of a stream as a page of its own, for somebody who was not there"
 
 _URL = "http://127.0.0.1:8000"
 
@@ -33,10 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         added.set_defaults(verb=run)
         if name != "ls":
             added.add_argument("stream", help="name of the stream, or of one of its domains, such as gate-7@2")
-        url = os.environ.get("TTA_URL", _URL)
-        added.add_argument("--url", default=url, help="address of the server (default: TTA_URL, else %(default)s)")
-        added.add_argument("--key", help="API key (default: TTA_KEY, which other users of the machine cannot see)")
-        added.add_argument("--json", action="store_true", help="print what the server answers, as JSON")
+        _add_server(added)
         return added
 
     listing = verb("ls", _list, "list streams")
@@ -58,6 +59,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export = verb("export", _export, "save what a stream has learnt as a file")
     export.add_argument("--out", type=Path, help="the file (default: STREAM.safetensors)")
     verb("import", _import, "have a stream go on from such a file").add_argument("file", type=Path, help="the file")
+    _add_out(verb("report", _report, REPORT))
+
+
+def add_report_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `tta-server report`, which does what `tta-server streams report` does."""
+    parser.set_defaults(verb=_report)
+    parser.add_argument("--stream", required=True, help="name of the stream")
+    _add_server(parser)
+    _add_out(parser)
+
+
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    url = os.environ.get("TTA_URL", _URL)
+    parser.add_argument("--url", default=url, help="address of the server (default: TTA_URL, else %(default)s)")
+    parser.add_argument("--key", help="API key (default: TTA_KEY, which other users of the machine cannot see)")
+    parser.add_argument("--json", action="store_true", help="print what the server answers, as JSON")
+
+
+def _add_out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, help="the HTML file (default: STREAM.html)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -131,3 +152,10 @@ def _export(server: Server, options: argparse.Namespace) -> Done:
 def _import(server: Server, options: argparse.Namespace) -> Done:
     found = server.upload(_at(options, "/state"), options.file.read_bytes())
     return found, f"{options.stream} goes on from {options.file}, version {found['state_version']}"
+
+
+def _report(server: Server, options: argparse.Namespace) -> Done:
+    known, out = read(server, options.stream), options.out or Path(f"{options.stream}.html")
+    page = written(known, datetime.now(UTC).isoformat()).encode()
+    out.write_bytes(page)
+    return {"file": str(out), "bytes": len(page)}, f"the report on {options.stream} is in {out}"

@@ -130,8 +130,10 @@ def assemble(
     apart = Apart(len(space.mean) if space else 0, blind=not space and settings.domains.max > 1)
     registry = Registry(methods, settings.streams, _pace(settings.engine), metrics, shelf, news, apart)
     registry.load(storage.store.names())
-    watcher = Watcher(monitor if settings.drift.enabled else None, news.tell)
-    policy = Policy(settings.streams.reset_every, settings.guard.freeze_after)
+    watcher = Watcher(monitor if settings.drift.enabled else None, news.tell, settings.drift.keep_images)
+    if not (settings.drift.enabled and (monitor.size or space)):
+        _expect_no_wait_for_drift(settings)
+    policy = Policy(settings.streams.reset_every, settings.guard.freeze_after, settings.streams.when)
     sharing = Sharing(answers, settings.engine.stack_rows)
     parts = Parts(
         learns=backbone,
@@ -166,6 +168,17 @@ def _space(reference: Reference | None, settings: DomainsSettings) -> StyleSpace
         )
         return None
     return StyleSpace.of(reference)
+
+
+def _expect_no_wait_for_drift(settings: Settings) -> None:
+    """Raise a ValueError if a stream is to learn while it drifts only, which nobody would see."""
+    streams = settings.streams
+    names = [name for name in streams.named if streams.when(name) == "drift"]
+    if streams.adapt_when == "drift" or names:
+        which = "streams.adapt_when" if streams.adapt_when == "drift" else f"streams.named.{names[0]}.adapt_when"
+        wrong = "the model has no reference bundle that knows scores without drift; make it with 'tta-server calibrate'"
+        wrong = wrong if settings.drift.enabled else "drift.enabled is false"
+        raise ValueError(f"{which} is 'drift', but nothing would ever be learnt: {wrong}")
 
 
 def _guard(

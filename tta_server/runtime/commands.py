@@ -55,8 +55,8 @@ class Commands:
         self._desk = Desk(parts)
         self.domains = DomainCommands(self._desk, most_domains)
         self.states = StateCommands(self._desk, self.domains, shelf, store)
-        self.drift = DriftCommands(self._desk, self.domains, parts.watcher, parts.router)
         self.beside = CompareCommands(self._desk, parts.answerer, parts.router)
+        self.drift = DriftCommands(self._desk, self.domains, self.beside, parts.watcher, parts.router)
         self._streams = parts.registry
         self._newcomers = parts.newcomers
         self._methods = parts.methods
@@ -218,6 +218,7 @@ class Commands:
         standing = Standing(summary.state_version)
         self._desk.switched(StreamEvent(name, "delete", standing, standing), who)
         if whose and whose.whereabouts:
+            whose.strange = ()  # some of them may have been of it
             if whose.whereabouts.current == name:
                 whose.whereabouts = whose.whereabouts.at("")
             self._desk.changed(whose, "forget", whose.standing, who, {"domain": name}, summary.images_in_window)

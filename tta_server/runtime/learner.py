@@ -1,7 +1,7 @@
 """Learn from windows: look at them with the source model, take a step, let the guard judge, and commit or not."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from tta_server.guard.verdict import Admission, Serve, Verdict
 from tta_server.models import Backbone, Output
 from tta_server.runtime.device import on_device
 from tta_server.runtime.watcher import Watcher
+from tta_server.settings import AdaptWhen
 from tta_server.streams.event import StreamEvent, Tell
 from tta_server.streams.lesson import Lesson
 from tta_server.streams.stream import Stream
@@ -40,11 +41,13 @@ class Policy:
 
     Attributes:
         reset_every: Steps after which a stream starts again from the source; 0 never.
+        when: Says of a stream's name when it is to learn.
         freeze_after: Restores in a row after which the guard switches a stream off.
     """
 
     reset_every: int
     freeze_after: int
+    when: Callable[[str], AdaptWhen]
 
 
 class Learner:
@@ -78,7 +81,8 @@ class Learner:
         Args:
             windows: Different streams; those with an equal method and number of images share a step.
         """
-        for group in _alike(windows, self._learns.findings.stacks):
+        wanted = [(stream, rows) for stream, rows in windows if not self._leaves(stream, rows)]
+        for group in _alike(wanted, self._learns.findings.stacks):
             try:
                 self._learn([self._lesson(stream, rows) for stream, rows in group])
             except Exception as error:
@@ -101,6 +105,8 @@ class Learner:
         """
         try:
             lesson = self._lesson(stream, rows)
+            if self._leaves(stream, rows):
+                return self._predict(lesson), "adapted"
             (frozen,), (admission,) = self._admit([lesson])
             if admission.learn:
                 step = self._adapt([lesson])[0]
@@ -113,6 +119,23 @@ class Learner:
             self._fail(stream, rows, error)
             raise
         return (frozen, "source") if stream.serve == "source" else (output, "adapted")
+
+    def _leaves(self, stream: Stream, rows: Sequence[Sample]) -> bool:
+        """Say whether a window is left alone, because its stream is to learn while it drifts only, and does not."""
+        whose = stream.parent or stream
+        if self._policy.when(whose.name) == "always" or whose.drift.state in ("warning", "drift"):
+            return False
+        if not stream.answers_as_source:  # else the frozen model has seen it
+            try:
+                lesson = self._lesson(stream, rows)
+                (frozen,) = self._frozen([lesson])
+            except Exception as error:
+                self._fail(stream, rows, error)
+                return True
+            self._watcher.left(lesson, frozen)
+        at = stream.standing
+        self._tell(StreamEvent(stream.name, "calm", at, at, stream, rows=len(rows)))
+        return True
 
     def _learn(self, lessons: list[Lesson]) -> None:
         frozen, admissions = self._admit(lessons)
@@ -222,7 +245,7 @@ class Learner:
             )
         )
         if len(seen.frozen.logits):
-            self._watcher.learnt(stream, Sights(seen.frozen, seen.answered, step.output), verdict.measures, by_source)
+            self._watcher.learnt(lesson, Sights(seen.frozen, seen.answered, step.output), verdict.measures, by_source)
         if verdict.action in ("rollback", "reset"):
             self._count_restore(stream, verdict)
         elif verdict.action == "commit" and stream.steps == self._policy.reset_every:

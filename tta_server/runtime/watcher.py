@@ -1,14 +1,18 @@
 """Watch the drift of streams: hand what the frozen model says of their images to the monitor, and tell what changes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tta_server.drift.monitor import Monitor, Sights, rows_of
 from tta_server.drift.scores import Yardstick
 from tta_server.drift.watch import Rows, Watch
-from tta_server.runtime.job import Scores
+from tta_server.models import Output
+from tta_server.runtime.job import Piece, Scores
 from tta_server.storage.audit import now
 from tta_server.streams.event import StreamEvent, Tell
+from tta_server.streams.lesson import Lesson
+from tta_server.streams.strange import StrangeImage
 from tta_server.streams.stream import Stream
+from tta_server.streams.window import Images
 
 
 class Watcher:
@@ -18,10 +22,17 @@ class Watcher:
     domain counts for its stream.
     """
 
-    def __init__(self, monitor: Monitor | None, tell: Tell) -> None:
-        """Take what streams are watched by, None if they are not, and who hears of what changes."""
+    def __init__(self, monitor: Monitor | None, tell: Tell, keep: int = 0) -> None:
+        """Prepare.
+
+        Args:
+            monitor: What streams are watched by; None if they are not.
+            tell: Hears of what changes.
+            keep: How many images of each stream are kept that raised the score.
+        """
         self._monitor = monitor
         self._tell = tell
+        self.keep = keep if monitor and monitor.size else 0
 
     @property
     def monitor(self) -> Monitor | None:
@@ -33,33 +44,54 @@ class Watcher:
         """What frozen answers are measured by as they are made; None if nobody asks."""
         return self._monitor.yardstick if self._monitor else None
 
-    def answered(self, stream: Stream, scores: Scores) -> None:
-        """Take in what the frozen model has answered to images of a stream."""
+    def answered(self, stream: Stream, part: Piece, scores: Scores) -> None:
+        """Take in what the frozen model has answered to the images of a part of a request to a stream."""
         if self._monitor and scores.beside is not None:
-            self._saw(self._monitor, stream, rows_of(scores.probabilities, scores.entropies, scores.beside))
+            rows = rows_of(scores.probabilities, scores.entropies, scores.beside)
+            self._saw(self._monitor, stream, rows)
+            if self.keep:
+                self._look(self._monitor, stream, [part.images[i : i + 1] for i in range(part.rows)], rows)
 
     def looked(self, stream: Stream, rows: int) -> None:
         """Take in that a request of so many images was told apart, and where the stream is since."""
         if self._monitor and stream.whereabouts:
             self._go_on(stream, self._monitor.looked(stream.drift, rows, not stream.whereabouts.current, now()))
 
-    def learnt(self, stream: Stream, sights: Sights, measures: Mapping[str, float], seen: bool) -> None:
+    def learnt(self, lesson: Lesson, sights: Sights, measures: Mapping[str, float], seen: bool) -> None:
         """Take in a window that a step was tried on; see `Monitor.learnt`.
 
         Args:
-            stream: Whose it is: a stream, or a domain of one.
+            lesson: The window of a stream, or of a domain of one.
             sights: What was said of the window.
             measures: What the guard measured.
             seen: Whether the frozen model had answered its images.
         """
         if not self._monitor:
             return
-        whose = stream.parent or stream
+        whose = lesson.stream.parent or lesson.stream
         whose.drift = self._monitor.learnt(whose.drift, sights, measures)
-        if self._monitor.size and not seen:
-            self._saw(self._monitor, whose, self._monitor.rows_of(sights.frozen))
+        if not seen:
+            self.left(lesson, sights.frozen)
         at = whose.standing
         self._tell(StreamEvent(whose.name, "scored", at, at, whose))
+
+    def left(self, lesson: Lesson, frozen: Output) -> None:
+        """Take in what the frozen model says of a window of images that it had not answered."""
+        if self._monitor and self._monitor.size:
+            whose, rows = lesson.stream.parent or lesson.stream, self._monitor.rows_of(frozen)
+            self._saw(self._monitor, whose, rows)
+            if self.keep:
+                self._look(self._monitor, whose, [row.image for row in lesson.rows], rows)
+
+    def _look(self, monitor: Monitor, stream: Stream, images: Sequence[Images], rows: Rows) -> None:
+        """Keep the last images, each (1, C, H, W), that look strange by their rows."""
+        time = now()
+        far = [
+            StrangeImage(image.copy(), time, ratio)
+            for image, ratio in zip(images, monitor.far(rows), strict=True)
+            if ratio is not None
+        ]
+        stream.strange = (*stream.strange, *far)[-self.keep :]
 
     def _saw(self, monitor: Monitor, stream: Stream, rows: Rows) -> None:
         before, watch, time = stream.drift.seen, stream.drift, now()

@@ -256,7 +256,7 @@ class Worker:
         self._tell(stream, "answered", job.rows)
         for part in draft.parts:
             if part.stream.answers_as_source:
-                self.parts.watcher.answered(stream, draft.scores(part))
+                self.parts.watcher.answered(stream, part, draft.scores(part))
             if stream.tells_apart:
                 part.stream.lately = part.stream.lately.after(part.rows, stream.images, now())
             if part.stream is not stream:

@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 
 EVERY: Final = "*"  # no stream can have this name
 
-EventKind = Event | Literal["answered", "offered", "shed", "recall", "scored"]
-"""An event of the audit log; or, too many for it: images were answered, offered for learning, dropped for lack of time;
-a stream came back to a domain that it knows; a window of its images was scored."""
+EventKind = Event | Literal["answered", "offered", "shed", "calm", "recall", "scored"]
+"""An event of the audit log; or, too many for it: images were answered, offered for learning, dropped for lack of time
+or of drift; a stream came back to a domain that it knows; a window of its images was scored."""
 
 
 class Words(NamedTuple):
@@ -73,6 +73,7 @@ WORDS: Final[Mapping[EventKind, Words]] = {
     "answered": Words(saved="never", level=0),
     "offered": Words(saved="never", level=0),
     "shed": Words("dropped", "overload", saved="never"),
+    "calm": Words("skipped", "calm", saved="never", level=0),
 }
 """Every kind of event; the one place that knows what it is called in the metrics, in the books and in the log.
 

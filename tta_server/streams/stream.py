@@ -14,6 +14,7 @@ from tta_server.models.backbone import size_bytes
 from tta_server.settings import AdapterSettings, Mode
 from tta_server.streams.history import History, Kept
 from tta_server.streams.lately import Lately
+from tta_server.streams.strange import StrangeImage
 from tta_server.streams.summary import Summary
 from tta_server.streams.whereabouts import Whereabouts
 from tta_server.streams.window import Images, Window
@@ -104,6 +105,7 @@ class Stream:
         since: When the domain was opened: ISO 8601 in UTC.
         lately: How much of what the stream sees is of this domain; of a stream: how much is at home.
         drift: How its input drifts; of a domain, its stream's says it.
+        strange: Its last images that raised the score, newest last, if such are kept; of a domain, its stream has them.
         begun: How many waiting images `state` has the statistics of, before the first step.
     """
 
@@ -134,6 +136,7 @@ class Stream:
     begun: int = 0
     lately: Lately = field(default_factory=Lately)
     drift: Watch = field(default_factory=Watch)
+    strange: tuple[StrangeImage, ...] = ()
 
     @property
     def standing(self) -> Standing:
@@ -178,7 +181,7 @@ class Stream:
         return {
             "state": own + size_bytes(self.memory) + self._where_bytes + self.drift.bytes,
             "history": self.history.bytes - kept,  # the current state is in there too
-            "window": self.window.bytes,
+            "window": self.window.bytes + sum(each.image.nbytes for each in self.strange),
         }
 
     @property
@@ -229,7 +232,7 @@ class Stream:
         self.memory = self.method.guard.start()
         self.serve, self.restores, self.frozen = "adapted", 0, ""
         self.entropy_ratio = self.confidence = None
-        self.drift = Watch()
+        self.drift, self.strange = Watch(), ()
         return len(self.window.take(len(self.window)))
 
     def summary(self) -> Summary:

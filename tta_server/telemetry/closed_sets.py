@@ -10,8 +10,8 @@ TurnedAway = Literal[
 many bytes on their way; an answer that nobody reads; no HTTP; no key, or one that is not for this."""
 Stage = Literal["decode", "queue", "route", "forward", "judge", "adapt"]
 WindowOutcome = Literal["updated", "rejected", "skipped", "restored", "failed", "dropped"]
-"""What became of a window: learnt from; the step refused; not learnt from, because it is no fair sample; the stream
-taken back; an error; no time for it."""
+"""What became of a window: learnt from; the step refused; not learnt from, because it is no fair sample or
+nothing drifts; the stream taken back; an error; no time for it."""
 
 Cause = Literal[
     "healthy",
@@ -29,9 +29,9 @@ Cause = Literal[
 
 RestoreCause = Cause | Literal["periodic", "operator"]
 DropReason = Literal[
-    "duplicate", "constant", "client_share", "overload", "too_young", "rejected", "skipped", "failed", "reset"
+    "duplicate", "constant", "client_share", "overload", "too_young", "rejected", "skipped", "calm", "failed", "reset"
 ]
-"""Why an image that was offered for learning was not learnt from."""
+"""Why an image that was offered for learning was not learnt from; calm: the input did not drift."""
 
 DomainOutcome = Literal["opened", "recalled", "merged", "forgotten"]
 """What happened to a domain: new; the stream came back to it; two were one; it is gone."""

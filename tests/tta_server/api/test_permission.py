@@ -49,6 +49,7 @@ NEEDS = {
     "GET /metrics": f"read {ALL}",
     "POST /v1/streams/{name}/compare": "infer",
     "GET /v1/streams/{name}/state": "operate",
+    "GET /v1/streams/{name}/strange": "operate",
     "POST /v1/streams": "operate",
     "PATCH /v1/streams/{name}": "operate",
     "POST /v1/streams/{name}/reset": "operate",

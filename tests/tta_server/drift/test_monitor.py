@@ -41,11 +41,11 @@ def monitor(**more: object) -> Monitor:
     return Monitor.of(MODEL.reference, MODEL.backbone.norm_stats(), DriftSettings(**more), WINDOW)
 
 
-def worker(mode: str, domains: int = 1) -> Worker:
-    """Return the server's own worker over the embedded network."""
+def worker(mode: str, domains: int = 1, **streams: object) -> Worker:
+    """Return the server's own worker over the embedded network; `streams` are settings of that section."""
     settings = load_settings(
         None,
-        {"engine": {"window_rows": WINDOW}, "domains": {"max": domains}, "streams": {"mode": mode}},
+        {"engine": {"window_rows": WINDOW}, "domains": {"max": domains}, "streams": {"mode": mode} | streams},
     )
     opened.append(open_storage(settings.storage))
     adapter = adapters.create("tent")

@@ -21,7 +21,7 @@ _POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _KINDS: Final = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
-_FILES: Final = ("page.css", "page.js", "chart.js", "words.js", "actions.js", "api.js", "docs.js")
+_FILES: Final = ("page.css", "page.js", "chart.js", "words.js", "actions.js", "strange.js", "api.js", "docs.js")
 OPEN: Final = frozenset(("/docs", *(f"/page/{name}" for name in _FILES)))
 """Paths that need no key: they are the same on every server; what they show is asked for with the key of the reader."""
 

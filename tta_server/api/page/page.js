@@ -2,6 +2,7 @@
 import { ask, make, show, takeKey } from "./api.js";
 import { prepareActions, showActions } from "./actions.js";
 import { chart, sparkline } from "./chart.js";
+import { prepareStrange } from "./strange.js";
 import { MARKED, OF_DOMAINS, ago, better, clock, drifting, happened, percent, titled, why } from "./words.js";
 
 const EVERY_MS = 2000;
@@ -253,4 +254,5 @@ addEventListener("hashchange", look);
 document.addEventListener("visibilitychange", look);
 takeKey(() => turnTo(""));
 prepareActions(chosen, look);
+prepareStrange(chosen);
 look();
