@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 PROMETHEUS := .tools/usr/bin/prometheus
 ARGS ?=
 # What test-quick leaves out: tests that start servers or whole evaluations, and files that take over five seconds.
-SLOW := crash k8s load_tests test_docs_adapters.py test_docs_networks.py test_install.py test_readme.py \
+SLOW := crash k8s load_tests test_docs_adapters.py test_docs_networks.py test_docs_runbook.py test_install.py test_readme.py \
 	$(addprefix adapters/,test_bounds.py test_broken_laws.py test_enlist.py test_laws.py test_stack.py) \
 	adapters/test_vision_transformer.py models/test_catalog.py models/test_glyphs.py models/test_style.py \
 	$(addprefix tta_server/api/,test_faults.py test_openapi.py test_refusals.py test_states.py test_streams.py) \
