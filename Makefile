@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 PROMETHEUS := .tools/usr/bin/prometheus
 ARGS ?=
 # What test-quick leaves out: tests that start servers or whole evaluations, and files that take over five seconds.
-SLOW := crash k8s load_tests test_docs_adapters.py test_docs_networks.py test_docs_runbook.py test_install.py test_readme.py \
+SLOW := crash fuzz k8s load_tests test_docs_adapters.py test_docs_networks.py test_docs_runbook.py test_install.py test_readme.py \
 	$(addprefix adapters/,test_bounds.py test_broken_laws.py test_enlist.py test_laws.py test_stack.py) \
 	adapters/test_vision_transformer.py models/test_catalog.py models/test_glyphs.py models/test_style.py \
 	$(addprefix tta_server/api/,test_faults.py test_openapi.py test_refusals.py test_states.py test_streams.py) \
@@ -18,7 +18,7 @@ SLOW := crash k8s load_tests test_docs_adapters.py test_docs_networks.py test_do
 # What test-observability runs: drift, metrics, alerts, dashboard, page, log, webhooks.
 OBSERVED := k8s $(addprefix tta_server/,drift telemetry test_drift_api.py test_label_free_metrics.py test_logs.py test_page.py)
 
-.PHONY: help demo test test-observability test-quick test-crash image-test check serve bench bench-overload bench-streams bench-guard bench-domains bench-domains-cost bench-drift networks format clean
+.PHONY: help demo test test-observability test-quick test-crash test-fuzz image-test check serve bench bench-overload bench-streams bench-guard bench-domains bench-domains-cost bench-drift networks format clean
 
 help:
 	@echo "make demo    replay a drifting camera against the server (ARGS=--once stops it at the end)"
@@ -26,6 +26,7 @@ help:
 	@echo "make test-quick run, in under 90 seconds, what shows most mistakes: no servers, no evaluations, no long laws"
 	@echo "make test-observability run those of drift, metrics, alerts, dashboard, page, log and webhooks"
 	@echo "make test-crash kill the server 200 times, at every failpoint, and fill its disk"
+	@echo "make test-fuzz make up more than 2,000 requests from the OpenAPI document, and check every answer against it"
 	@echo "make image-test build the images with buildah, start them and ask each for one prediction (root; TORCH_INDEX=...)"
 	@echo "make check   format, lint, types, import contracts"
 	@echo "make serve   run the server (ARGS='--config my.yaml')"
@@ -70,6 +71,9 @@ test-quick: $(INSTALLED)
 
 test-crash: $(INSTALLED)
 	$(BIN)/pytest tests/crash --kills 200 --server-kills 200 $(ARGS)
+
+test-fuzz: $(INSTALLED)
+	$(BIN)/pytest tests/fuzz --examples 50 $(ARGS)
 
 image-test: $(INSTALLED)
 	@{ command -v buildah && command -v debootstrap; } > /dev/null || apt-get install --yes --no-install-recommends buildah debootstrap

@@ -27,10 +27,9 @@ STREAM_NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,64}")
 # What a stream has learnt of one kind of input has a name too: `gate-7@2`; no caller may send images there.
 STREAM_OR_DOMAIN_NAME = re.compile(rf"{STREAM_NAME.pattern}(@[1-9][0-9]{{0,8}})?")
 
+Mode = Literal["after", "inline", "shadow", "off"]
 # A bare `off` is a boolean in YAML 1.1, and the most natural way to write this mode.
-Mode = Annotated[
-    Literal["after", "inline", "shadow", "off"], BeforeValidator(lambda value: "off" if value is False else value)
-]
+WrittenMode = Annotated[Mode, BeforeValidator(lambda value: "off" if value is False else value)]
 
 AdaptWhen = Literal["always", "drift"]
 
@@ -41,7 +40,9 @@ def _stream_name(name: str) -> str:
     return name
 
 
-StreamName = Annotated[str, AfterValidator(_stream_name)]
+StreamName = Annotated[
+    str, AfterValidator(_stream_name), Field(json_schema_extra={"pattern": f"^{STREAM_NAME.pattern}$"})
+]
 
 
 class AdapterSettings(Section):
@@ -132,14 +133,14 @@ class EngineSettings(Section):
 class StreamSettings(Section):
     """What one named stream does differently."""
 
-    mode: Mode = Field("after", description="Whether and when it learns, as above.")
+    mode: WrittenMode = Field("after", description="Whether and when it learns, as above.")
     adapt_when: AdaptWhen | None = Field(None, description="As above; empty as all others.")
 
 
 class StreamsSettings(Section):
     """The streams of input."""
 
-    mode: Mode = Field(
+    mode: WrittenMode = Field(
         "after",
         description="after: answer, then learn; inline: the request is the batch; shadow: learn, but answer as the "
         "frozen model; off: frozen.",

@@ -188,7 +188,7 @@ def test_what_a_model_had_learnt_is_there_when_it_is_loaded_again(tmp_path):
     [
         ("letters/unload", {}, 409, "stays; stop the server to unload it"),
         ("nobody/load", {}, 404, "the configuration names 'letters', 'animals'"),
-        ("letters/load", {"parameters": {"config": "{}"}}, 501, "parameter 'config' is not taken"),
+        ("letters/load", {"parameters": {"config": "{}"}}, 400, "parameter 'config' is not taken"),
         ("letters/load", {"parameters": 1}, 400, "'parameters' must be an object"),
     ],
 )

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from tta_server.api.responses import MOST_SHOWN, NO_OBJECT
 from tta_server.api.stream_id import stream_or_domain
-from tta_server.settings import AdapterSettings, Mode, StreamName
+from tta_server.settings import STREAM_OR_DOMAIN_NAME, AdapterSettings, Mode, StreamName
 from tta_server.streams.names import MOST_OF_A_TITLE, is_title
 from tta_server.streams.summary import Summary
 
@@ -22,7 +22,15 @@ def _name(name: str) -> str:
 
 
 DomainPath = Annotated[int, Path(ge=1, le=10**9, description="Number of the domain.", examples=[2])]
-StreamPath = Annotated[str, Path(description="Name of the stream.", examples=["gate-7"]), AfterValidator(_name)]
+StreamPath = Annotated[
+    str,
+    Path(
+        description="Name of the stream.",
+        examples=["gate-7"],
+        json_schema_extra={"pattern": f"^{STREAM_OR_DOMAIN_NAME.pattern}$"},
+    ),
+    AfterValidator(_name),
+]
 
 
 def _said(reason: str) -> str:
@@ -32,7 +40,7 @@ def _said(reason: str) -> str:
 
 
 Reason = Annotated[str, Field(max_length=500, description="Why, for the audit log.", examples=["a new lens"])]
-NeededReason = Annotated[Reason, AfterValidator(_said)]
+NeededReason = Annotated[Reason, AfterValidator(_said), Field(min_length=1, json_schema_extra={"pattern": r"\S"})]
 
 
 def _printable(title: str) -> str:
@@ -41,7 +49,14 @@ def _printable(title: str) -> str:
     return title
 
 
-Title = Annotated[str, Field(description="What to call it; empty for nothing."), AfterValidator(_printable)]
+Title = Annotated[
+    str,
+    Field(
+        description="What to call it; empty for nothing.",
+        json_schema_extra={"maxLength": MOST_OF_A_TITLE, "pattern": r"^([^\p{C}\p{Z}]| )*$"},
+    ),
+    AfterValidator(_printable),
+]
 
 
 class Body(BaseModel):
@@ -109,6 +124,14 @@ class Creation(Body):
 
 class Change(Body):
     """What to change of a stream."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in ("mode", "adapter")
+            ]
+        }
+    )
 
     mode: Mode | None = Field(None, description="A mode that is set lifts a freeze.", examples=["shadow"])
     adapter: AdapterBody | None = Field(None, description="What was learnt stays if the state's layout does.")

@@ -15,7 +15,7 @@ from tta_server.api.answers import told
 from tta_server.api.metadata import VERSION, known
 from tta_server.api.protocol_answers import IndexEntry, Loaded, ServerStatistics, Unloaded
 from tta_server.api.responses import refusals
-from tta_server.errors import BadRequest, Unsupported
+from tta_server.errors import BadRequest
 from tta_server.runtime.roster import Roster
 from tta_server.runtime.served import Served
 
@@ -52,7 +52,7 @@ _CHANGE_OPENAPI: dict[str, Any] = {
         }
     }
 }
-_REFUSED = (400, 404, 409, 501)
+_REFUSED = (400, 404, 409)
 
 _INDEX: dict[str, Any] = {
     "response_model": None,
@@ -126,7 +126,7 @@ def _expect_plain(body: bytes) -> None:
     if not isinstance(parameters, dict):
         raise BadRequest("'parameters' must be an object")
     if other := sorted(parameters.keys() - {"unload_dependents"}):
-        raise Unsupported(f"parameter '{other[0][:80]}' is not taken: models are loaded as the configuration says")
+        raise BadRequest(f"parameter '{other[0][:80]}' is not taken: models are loaded as the configuration says")
 
 
 def _object(body: bytes) -> dict[str, Any]:

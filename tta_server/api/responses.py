@@ -102,13 +102,14 @@ def operation_id(route: APIRoute) -> str:
     return f"{route.name}_of_version" if "/versions/" in route.path else route.name
 
 
-_KEYED = {
+_PROBLEMS = {
     str(status): {
         "description": HTTPStatus(status).phrase,
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
-    for status in (401, 403)
+    for status in (400, 401, 403)
 }
+_KEYED = ("401", "403")
 
 
 def _document(app: FastAPI, open_paths: Collection[str] | None) -> None:
@@ -123,9 +124,10 @@ def _document(app: FastAPI, open_paths: Collection[str] | None) -> None:
         for path, operations in known["paths"].items():
             for operation in operations.values():
                 operation["responses"].pop("422", None)  # FastAPI's own; here such a request gets 400
+                operation["responses"].setdefault("400", _PROBLEMS["400"])  # as one with an unknown parameter does
                 if open_paths is not None and path not in open_paths:
                     operation["security"] = [{"key": []}]
-                    operation["responses"] |= _KEYED
+                    operation["responses"] |= {status: _PROBLEMS[status] for status in _KEYED}
         return known
 
     app.openapi = document  # type: ignore[method-assign]

@@ -39,7 +39,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         found = await asyncio.to_thread(served.storage.store.snapshots, name)
         return {"snapshots": [dataclasses.asdict(snapshot) for snapshot in found]}
 
-    @routes.post("/snapshots", **told(SnapshotTaken, 400, 404, status=201))
+    @routes.post("/snapshots", **told(SnapshotTaken, 400, 404, 409, status=201))
     async def take_snapshot(name: StreamPath, request: Request, asked: Note | None = None) -> dict[str, Any]:
         """Keep the state that a stream has now; the oldest snapshots beyond `storage.keep_snapshots` go."""
         note = asked.note if asked else ""
@@ -52,13 +52,13 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         await asyncio.wrap_future(engine.command(lambda c: c.states.note_snapshot(name, snapshot, who)))
         return {"id": snapshot}
 
-    @routes.post("/restore", **told(StreamDetails, 400, 404))
+    @routes.post("/restore", **told(StreamDetails, 400, 404, 409))
     async def restore_snapshot(name: StreamPath, asked: Restore, request: Request) -> dict[str, Any]:
         """Go back to a snapshot, under a new version."""
         who = callers.who(request, asked.reason)
         return await asyncio.wrap_future(engine.command(lambda c: c.states.restore(name, asked.snapshot, who)))
 
-    @routes.get("/state", response_class=Response, responses=_DOWNLOAD | refusals(400, 404))
+    @routes.get("/state", response_class=Response, responses=_DOWNLOAD | refusals(400, 404, 409))
     async def export_state(name: StreamPath) -> Response:
         """Return what a stream has learnt as a safetensors file that says what it belongs to."""
         data = await asyncio.wrap_future(engine.command(lambda c: c.states.export(name)))

@@ -90,7 +90,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         who = callers.who(request, asked.reason if asked else "")
         return await asyncio.wrap_future(engine.command(lambda c: c.reset(name, who)))
 
-    @routes.post("/{name}/rollback", **declared)
+    @routes.post("/{name}/rollback", **told(StreamDetails, 400, 404, 409))
     async def roll_back_stream(name: StreamPath, asked: Rollback, request: Request) -> dict[str, Any]:
         """Go back to a version that is kept, by default to the newest that passed the guard's complete check."""
         who = callers.who(request, asked.reason)

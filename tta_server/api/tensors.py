@@ -25,9 +25,14 @@ OPENAPI: dict[str, Any] = {
                     "type": "object",
                     "required": ["inputs"],
                     "properties": {
-                        "id": {"type": "string", "description": "Names the request, for labels that come later."},
+                        "id": {
+                            "type": "string",
+                            "pattern": "^[!-~]{0,128}$",
+                            "description": "Names the request, for labels that come later.",
+                        },
                         "parameters": {
                             "type": "object",
+                            "properties": {"binary_data_output": {"type": "boolean"}},
                             "description": "`stream_id` or `sequence_id` names the stream.",
                         },
                         "inputs": {
@@ -45,7 +50,12 @@ OPENAPI: dict[str, Any] = {
                                         "type": "object",
                                         "description": "`binary_data_size`: bytes of the tensor behind the JSON.",
                                     },
-                                    "shape": {"type": "array", "items": {"type": "integer"}},
+                                    "shape": {
+                                        "type": "array",
+                                        "items": {"type": "integer", "minimum": 1},
+                                        "minItems": 1,
+                                        "maxItems": 4,
+                                    },
                                     "data": {"type": "array", "items": {}, "description": "Nested or flat, row-major."},
                                 },
                             },
@@ -57,10 +67,14 @@ OPENAPI: dict[str, Any] = {
                                 "type": "object",
                                 "required": ["name"],
                                 "properties": {
-                                    "name": {"type": "string"},
+                                    "name": {"type": "string", "enum": ["probabilities", "label"]},
                                     "parameters": {
                                         "type": "object",
-                                        "description": "`binary_data` (a boolean), `classification` (how many).",
+                                        "properties": {
+                                            "binary_data": {"type": "boolean"},
+                                            "classification": {"type": "integer", "minimum": 1},
+                                        },
+                                        "description": "`binary_data`, and `classification`: how many of the best.",
                                     },
                                 },
                             },

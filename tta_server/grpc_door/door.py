@@ -57,7 +57,8 @@ def _of_model(request: Any, what: str = "") -> str:
 
 
 def _change(request: Any, verb: str) -> Asked:
-    return Asked("POST", f"/v2/repository{_of_model(request).removeprefix('/v2')}/{verb}")
+    body = orjson.dumps({"parameters": dict.fromkeys(request.parameters)})  # their names decide
+    return Asked("POST", f"/v2/repository{_of_model(request).removeprefix('/v2')}/{verb}", body)
 
 
 def _checked(request: Any) -> str:

@@ -188,7 +188,7 @@ class Commands:
 
         Raises:
             NotFound: If there is no such stream, or the version is not kept.
-            BadRequest: If it keeps a state for each of its domains.
+            Conflict: If it keeps a state for each of its domains.
         """
         stream = self._desk.one_state(name)
         kept = stream.history.newest_passed(stream.state) if version is None else stream.history.find(version)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from tta_server.adapters import State
-from tta_server.errors import BadRequest, SetAside
+from tta_server.errors import Conflict, SetAside
 from tta_server.runtime.worker import Parts
 from tta_server.storage.audit import Event
 from tta_server.streams.event import StreamEvent
@@ -42,14 +42,14 @@ class Desk:
 
         Raises:
             NotFound: If there is none.
-            BadRequest: If it keeps a state for each of its domains.
+            Conflict: If it keeps a state for each of its domains.
         """
         stream = self.streams.existing(name)
         if stream.whereabouts is None:
             return stream
         names = ", ".join(self.streams.domain_names(name))
         have = f"name one: {names}" if names else "it has none yet"
-        raise BadRequest(f"stream '{name}' keeps a state for each of its domains; {have}")
+        raise Conflict(f"stream '{name}' keeps a state for each of its domains; {have}")
 
     def domains_of(self, stream: Stream) -> Iterator[Stream]:
         """Yield the domains of a stream that can go on."""

@@ -26,7 +26,7 @@ class StateCommands:
 
         Raises:
             NotFound: If there is no such stream.
-            BadRequest: If it keeps a state for each of its domains.
+            Conflict: If it keeps a state for each of its domains.
         """
         return self._shelf.snapshot(self._desk.one_state(name), note)
 
@@ -44,7 +44,8 @@ class StateCommands:
 
         Raises:
             NotFound: If there is no such stream or snapshot.
-            BadRequest: If it keeps a state for each of its domains, or the snapshot belongs to other weights or
+            Conflict: If it keeps a state for each of its domains.
+            BadRequest: If the snapshot belongs to other weights or
                 another adapter.
         """
         stream = self._desk.one_state(name)
@@ -60,7 +61,7 @@ class StateCommands:
 
         Raises:
             NotFound: If there is no such stream.
-            BadRequest: If it keeps a state for each of its domains.
+            Conflict: If it keeps a state for each of its domains.
         """
         return self._shelf.export(self._desk.one_state(name))
 

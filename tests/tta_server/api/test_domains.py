@@ -110,7 +110,7 @@ def test_a_file_of_a_domain_opens_one_and_another_file_does_not(client):
     assert (taken.status_code, taken.json()["name"]) == (200, "new@1")
     assert infer(client, "new", noisy(300))["outputs"] == infer(client, "door", noisy(300))["outputs"]
     said = "stream 'door' keeps a state for each of its domains; name one: door@1"
-    assert (refused.status_code, refused.json()["error"]) == (400, said)
+    assert (refused.status_code, refused.json()["error"]) == (409, said)
     assert client.put("/v1/streams/door@9/state", content=exported.content).status_code == 404
 
 
@@ -136,8 +136,8 @@ BAD = {
     "offer to nobody": ("POST", "/door/domains/1/offer", {"to": [], "reason": "x"}, 400, "to: "),
     "offer to a stranger": ("POST", "/door/domains/1/offer", {"to": ["gate"], "reason": "x"}, 404, "unknown stream"),
     "offer to itself": ("POST", "/door/domains/1/offer", {"to": ["door"], "reason": "x"}, 400, "has the domain"),
-    "rollback": ("POST", "/door/rollback", {"reason": "x"}, 400, "keeps a state for each of its domains"),
-    "snapshot": ("POST", "/door/snapshots", None, 400, "keeps a state for each of its domains"),
+    "rollback": ("POST", "/door/rollback", {"reason": "x"}, 409, "keeps a state for each of its domains"),
+    "snapshot": ("POST", "/door/snapshots", None, 409, "keeps a state for each of its domains"),
     "its own adapter": ("PATCH", "/door@1", {"adapter": {"name": "bn"}}, 400, "a domain learns as its stream does"),
 }
 

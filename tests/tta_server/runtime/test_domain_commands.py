@@ -21,7 +21,7 @@ from tests.tta_server.runtime.fakes import (
     wired,
 )
 from tests.tta_server.runtime.taught import frozen
-from tta_server.errors import BadRequest, NotFound, SetAside
+from tta_server.errors import BadRequest, Conflict, NotFound, SetAside
 from tta_server.streams.names import number_of
 
 PATIENCE_S = 30
@@ -172,9 +172,9 @@ def test_what_needs_one_state_names_the_domains(command):
     subject = taught()
     ask(subject, "yard", rows(16))
 
-    with pytest.raises(BadRequest, match=f"stream 'door' {ONE_STATE}name one: door@1, door@2"):
+    with pytest.raises(Conflict, match=f"stream 'door' {ONE_STATE}name one: door@1, door@2"):
         command(subject.commands, "door")
-    with pytest.raises(BadRequest, match=f"stream 'yard' {ONE_STATE}it has none yet"):
+    with pytest.raises(Conflict, match=f"stream 'yard' {ONE_STATE}it has none yet"):
         command(subject.commands, "yard")
 
 
