@@ -2,8 +2,8 @@
 
 Each half is answered twice by the frozen network: normalised by its own statistics, and by the other half's. Where the
 two answers are alike, other images of the same kind would have said the same; where they differ as if by chance, the
-statistics are those of these few images and of nothing else. Answers of one class alone agree by chance, so that a
-collapsed network, or a window of one class, shows nothing.
+statistics are those of these few images and of nothing else. Agreement is counted beyond chance, for a network that
+says one class of everything agrees with itself.
 
 Source: Cohen, Educational and Psychological Measurement 20, 1960, for agreement beyond chance; Landis and Koch,
 Biometrics 33, 1977, for how much of it is substantial.
