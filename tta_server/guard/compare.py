@@ -1,8 +1,10 @@
 """What a stream answers beside what the frozen model does, on the same images."""
 
 import math
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from tta_server.guard.record import Record
 from tta_server.guard.referee import Referee
@@ -15,34 +17,41 @@ _RECENT_IMAGES = 256  # over which answers are gathered for their diversity
 _GATHERED = 0.5  # of them, before their diversity is judged
 _SCORED_IMAGES = 64  # over which the score is gathered: quick to fall back, quick to return
 _DRAWN = 4  # images that count as a draw: very few decide nothing
-_CREDIBLE = 0.02  # of the images on which both differ: a stream that is credible on fewer has nothing to show
+_CREDIBLE = 0.02  # of the images on which both differ: a stream that is credible on fewer shows nothing by that
+
+Vouch = Callable[[Tensor], bool]
+"""Says of images (N, C, H, W) whether answers by their statistics are to be trusted, credible or not."""
 
 
 class Compare:
     """Keep account of where a stream stands beside the frozen model."""
 
-    def __init__(self, settings: GuardSettings, referee: Referee | None) -> None:
+    def __init__(self, settings: GuardSettings, referee: Referee | None, vouch: Vouch) -> None:
         """Compare the classes that are answered only, if there is no referee.
 
         Args:
             settings: What is let pass.
             referee: Tells who is right where both differ.
+            vouch: Is asked where hardly any answer of the stream is credible.
         """
         self._settings = settings
         self._referee = referee
+        self._vouch = vouch
 
-    def look(self, record: Record, answered: Output, frozen: Output) -> Record:
-        """Take one window into account: what the stream answers to it, and what the frozen model does."""
+    def look(self, record: Record, x: Tensor, answered: Output, frozen: Output) -> Record:
+        """Take one window `x` (N, C, H, W) into account: what the stream answers to it, and the frozen model."""
         share = 1 - math.exp(-len(frozen.logits) / _RECENT_IMAGES)
         weight = record.answered + (1 - record.answered) * share
         both = torch.stack([answered.logits.softmax(1).mean(0), frozen.logits.softmax(1).mean(0)]).double().cpu()
         kept = torch.stack([record.adapted_shares, record.frozen_shares])
         both = kept + (both - kept) * (share / weight)
-        return self._weigh(record.but(adapted_shares=both[0], frozen_shares=both[1], answered=weight), answered, frozen)
+        record = record.but(adapted_shares=both[0], frozen_shares=both[1], answered=weight)
+        return self._weigh(record, x, answered, frozen)
 
-    def begin(self, record: Record, answered: Output, frozen: Output) -> Record:
-        """Say anew who should answer before the first step."""
-        return self._weigh(record.but(stream_score=0.0, frozen_score=0.0, differed=0.0, scored=0.0), answered, frozen)
+    def begin(self, record: Record, x: Tensor, answered: Output, frozen: Output) -> Record:
+        """Say anew who should answer before the first step, by all images `x` (N, C, H, W) so far."""
+        record = record.but(stream_score=0.0, frozen_score=0.0, differed=0.0, scored=0.0)
+        return self._weigh(record, x, answered, frozen)
 
     def uniform(self, record: Record) -> tuple[Cause, str]:
         """Return why the recent answers are too much alike; an empty reason if they are not."""
@@ -64,7 +73,7 @@ class Compare:
             found["estimated_gain"] = (record.stream_score - record.frozen_score) / record.scored
         return found
 
-    def _weigh(self, record: Record, answered: Output, frozen: Output) -> Record:
+    def _weigh(self, record: Record, x: Tensor, answered: Output, frozen: Output) -> Record:
         if not self._referee:
             return record
         score, kept = self._referee.score(answered, frozen), math.exp(-len(frozen.logits) / _SCORED_IMAGES)
@@ -77,8 +86,8 @@ class Compare:
         # Few images may have been of one class, and where both hardly differ there is little to gain: then little less
         # than a draw is let pass.
         least = self._settings.min_balance * record.answered * record.differed / record.scored
-        unproven = record.stream_score < _CREDIBLE * record.differed
-        return record.but(source=unproven or balance(record) < (least / 2 if record.source else least))
+        worse = balance(record) < (least / 2 if record.source else least)
+        return record.but(source=worse or (record.stream_score < _CREDIBLE * record.differed and not self._vouch(x)))
 
 
 def balance(record: Record) -> float:

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from tta_server.adapters import Adapter, State, Step
+from tta_server.adapters.base import group
 from tta_server.guard import referee
 from tta_server.guard.canary import Canary, CanaryReading, obstacle
 from tta_server.guard.compare import Compare
+from tta_server.guard.halves import determined
 from tta_server.guard.ranges import unsound
 from tta_server.guard.record import Record
 from tta_server.guard.referee import Referee
@@ -52,7 +54,8 @@ class Guard:
         initial = adapter.init(backbone, reference)
         self._trust = Trust(adapter, backbone, initial)
         known = reference is not None and reference.parts >= referee.PARTS
-        self._compare = Compare(settings, Referee(reference) if reference and known else None)
+        self._by_statistics = bool(group(initial, "stats"))
+        self._compare = Compare(settings, Referee(reference) if reference and known else None, self._determined)
         self._probe = _probe(backbone, reference)
         self._no_canary = obstacle(adapter, initial, reference)
         self._canary: Canary | None = None
@@ -82,9 +85,9 @@ class Guard:
             return Admission(False, "too_few_pictures", reason, memory, _serve(record))
         return Admission(True, "healthy", "the window may be learnt from", memory, _serve(record))
 
-    def weigh(self, memory: Memory, frozen: Output, answered: Output) -> tuple[Memory, Serve]:
+    def weigh(self, memory: Memory, x: Tensor, frozen: Output, answered: Output) -> tuple[Memory, Serve]:
         """Say who answers before the first step, anew for each set of images; see `Judge.weigh`."""
-        record = self._compare.begin(Record.of(memory), answered, frozen)
+        record = self._compare.begin(Record.of(memory), x, answered, frozen)
         return record.memory(), _serve(record)
 
     def judge(self, memory: Memory, old: State, step: Step, x: Tensor, frozen: Output, answered: Output) -> Verdict:
@@ -102,7 +105,7 @@ class Guard:
         if not bool(answered.logits.isfinite().all() & answered.features.isfinite().all()):
             reason = "what the stream answers to the window is not finite"
             return _refused(Finding(_restore(record), "not_finite", reason), old, record, {})
-        record = self._compare.look(record, answered, frozen)
+        record = self._compare.look(record, x, answered, frozen)
         measures = self._compare.measures(record)
         if wrong := self._harmful(record) or _broken(step):
             return _refused(wrong, old, record, measures)
@@ -129,6 +132,9 @@ class Guard:
             reason = f"its parameters are {distance:.2g} from the source's, more than {most:.2g}"
             return Finding("reject", "trust_region", reason)
         return (self._vet_reading(state) or self._vet_step(state)) if closely else None
+
+    def _determined(self, x: Tensor) -> bool:
+        return self._by_statistics and determined(self._backbone, x)
 
     def _vet_reading(self, state: State) -> Finding | None:
         reading = self._canary.read(state) if self._canary else None

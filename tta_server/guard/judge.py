@@ -21,12 +21,13 @@ class Judge(Protocol):
         """Decide whether the window `x` (N, C, H, W) may be learnt from; `frozen` is the source model's answer."""
         ...
 
-    def weigh(self, memory: Memory, frozen: Output, answered: Output) -> tuple[Memory, Serve]:
+    def weigh(self, memory: Memory, x: Tensor, frozen: Output, answered: Output) -> tuple[Memory, Serve]:
         """Say which model answers before the first step.
 
         Args:
             memory: Of the stream.
-            frozen: What the source model says of all images (N) that wait to be learnt from.
+            x: All images (N, C, H, W) that wait to be learnt from.
+            frozen: What the source model says of them.
             answered: What the stream answers to them.
         """
         ...
@@ -58,7 +59,7 @@ class Unguarded:
         """Admit every window."""
         return Admission(True, "healthy", "the guard is off", memory)
 
-    def weigh(self, memory: Memory, frozen: Output, answered: Output) -> tuple[Memory, Serve]:
+    def weigh(self, memory: Memory, x: Tensor, frozen: Output, answered: Output) -> tuple[Memory, Serve]:
         """Have the stream answer."""
         return memory, "adapted"
 

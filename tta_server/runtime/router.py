@@ -155,7 +155,7 @@ class Router:
         domain.begin(adapter.begin(self._backbone, method.initial, x), len(x))
         if not isinstance(method.guard, Unguarded):
             frozen, answered = self._backbone.forward(x), adapter.predict(self._backbone, domain.state, x)
-            domain.memory, domain.serve = method.guard.weigh(domain.memory, frozen, answered)
+            domain.memory, domain.serve = method.guard.weigh(domain.memory, x, frozen, answered)
         if domain.standing != before:
             reason = f"it has seen {len(x)} images"
             self._news.tell(StreamEvent(domain.name, "begin", before, domain.standing, domain, reason=reason))

@@ -20,14 +20,20 @@ class Says:
         return self.said
 
 
-def source_answers(said: Says, images: int) -> bool:
+def source_answers(said: Says, images: int, vouched: bool = False) -> bool:
     output = Output(torch.zeros(images, 4), torch.zeros(images, 3))
-    return Compare(GuardSettings(), said).begin(Record.fresh(4), output, output).source
+    compare = Compare(GuardSettings(), said, lambda x: vouched)
+    return compare.begin(Record.fresh(4), torch.zeros(images, 1), output, output).source
 
 
 @pytest.mark.parametrize("images", [1, 4, 16, 64])
 def test_in_doubt_the_frozen_model_answers(images):
     assert source_answers(Says(0, 0, images), images)
+
+
+@pytest.mark.parametrize("images", [1, 4, 16, 64])
+def test_a_stream_whose_statistics_are_determined_is_not_in_doubt(images):
+    assert not source_answers(Says(0, 0, images), images, vouched=True)
 
 
 def test_where_both_say_the_same_nothing_is_in_doubt():
@@ -46,4 +52,5 @@ def test_a_stream_that_is_credible_and_more_often_than_the_frozen_model_answers(
 @given(stream=st.integers(0, 32), more=st.integers(1, 32))
 @settings(max_examples=100)
 def test_a_stream_that_the_frozen_model_beats_does_not(stream, more):
-    assert source_answers(Says(stream, stream + more, 64), 64)
+    for vouched in (False, True):
+        assert source_answers(Says(stream, stream + more, 64), 64, vouched)

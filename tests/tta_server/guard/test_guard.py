@@ -224,12 +224,12 @@ def test_where_both_say_the_same_nobody_is_preferred(guard, tent, admitted, drif
     assert (verdict.serve, verdict.measures["balance"]) == ("adapted", 0)
 
 
-def test_before_the_first_step_each_look_counts_alone(guard, lost):
+def test_before_the_first_step_each_look_counts_alone(guard, drifting, lost):
     home, badly = lost
     memory = guard.start()
 
-    memory, first = guard.weigh(memory, home, badly)
-    memory, second = guard.weigh(memory, badly, home)
+    memory, first = guard.weigh(memory, drifting, home, badly)
+    memory, second = guard.weigh(memory, drifting, badly, home)
 
     assert (first, second) == ("source", "adapted")
     assert layout(memory) == layout(guard.start())
@@ -247,15 +247,15 @@ def test_it_takes_less_to_refuse_a_beginner_than_a_stream_that_answers(guard, te
     other.features[ours] += 100
 
     experienced = {**memory, "guard/answered": torch.tensor(1.0, dtype=torch.float64)}
-    assert guard.weigh(memory, other, one)[1] == "source"
+    assert guard.weigh(memory, drifting, other, one)[1] == "source"
     assert guard.judge(memory, state, step, drifting, other, one).serve == "source"
     assert guard.judge(experienced, state, step, drifting, other, one).serve == "adapted"
 
 
-def test_without_a_bundle_a_stream_answers_from_the_beginning(tent, lost):
+def test_without_a_bundle_a_stream_answers_from_the_beginning(tent, drifting, lost):
     plain = Guard(model().backbone, tent, None, GuardSettings(), WINDOW)
 
-    assert plain.weigh(plain.start(), *lost)[1] == "adapted"
+    assert plain.weigh(plain.start(), drifting, *lost)[1] == "adapted"
 
 
 @pytest.mark.parametrize("name", ["lame", "adanpc"])

@@ -90,7 +90,7 @@ def test_a_stream_takes_no_more_domains_than_it_may_have():
 class Strict(Scripted):
     """Takes over no state from outside."""
 
-    def weigh(self, memory, frozen, answered):
+    def weigh(self, memory, x, frozen, answered):
         return memory, "adapted"
 
     def vet(self, state, initial, closely=True):
