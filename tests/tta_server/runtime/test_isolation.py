@@ -8,7 +8,6 @@ rounds differently than one alone.
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import cache
 
 import numpy as np
 import pytest
@@ -21,7 +20,6 @@ from tests.tta_server.runtime.fakes import SHAPE, WHO, BlindToWhite, Scripted, W
 from tta_server.adapters.checkpoint import state_digest
 from tta_server.errors import TTAError
 from tta_server.models import Backbone
-from tta_server.models.onnx_backbone import OnnxBackbone
 from tta_server.runtime.job import Piece
 from tta_server.streams.stream import Stream
 
@@ -37,20 +35,14 @@ modes = st.sampled_from(["after", "inline", "shadow", "off"])
 streams = st.sampled_from(NAMES)
 
 
-@cache
-def answering(runtime: str) -> Backbone:
-    network = tiny(BlindToWhite)
-    return OnnxBackbone(network) if runtime == "onnx" else network
-
-
-def worker(words: tuple[str, ...], runtime: str) -> Wired:
+def worker(words: tuple[str, ...], answers: Backbone) -> Wired:
     limits = {"duplicate_memory": 8, "max_client_share": 0.75, "history_bytes": 2_000}
-    network, limits = tiny(BlindToWhite), limits | {"answers": answering(runtime)}
+    network, limits = tiny(BlindToWhite), limits | {"answers": answers}
     return wired(window=4, backbone=network, judge=Scripted(words), engine={"stack_rows": 0}, **limits)
 
 
-def frozen(runtime: str) -> np.ndarray:
-    return answering(runtime).forward(torch.from_numpy(PROBE).float() / 255).logits.softmax(1).numpy()
+def frozen(answers: Backbone) -> np.ndarray:
+    return answers.forward(torch.from_numpy(PROBE).float() / 255).logits.softmax(1).numpy()
 
 
 @dataclass
@@ -77,12 +69,12 @@ class Life:
 class Server(RuleBasedStateMachine):
     """Requests, good and bad, and commands for three streams."""
 
-    runtime = "torch"
+    answers: Backbone = tiny(BlindToWhite)
 
     @initialize(turn=st.integers(0, len(WORDS) - 1))
     def start(self, turn: int) -> None:
         self.words = WORDS[turn:] + WORDS[:turn]
-        self.subject = worker(self.words, self.runtime)
+        self.subject = worker(self.words, self.answers)
         self.lives: dict[str, Life] = {}
 
     # Requests
@@ -131,7 +123,7 @@ class Server(RuleBasedStateMachine):
         self._command(name, lambda commands: commands.reset(name, WHO))
         self.lives[name].version += 1
         assert self._stream(name).state is self._stream(name).method.initial
-        assert self._probe(name) == frozen(self.runtime).tobytes()
+        assert self._probe(name) == frozen(self.answers).tobytes()
 
     @precondition(lambda self: self.lives)
     @rule(data=st.data())
@@ -254,7 +246,7 @@ class Server(RuleBasedStateMachine):
 
     def _live(self, name: str) -> Life:
         if name not in self.lives:
-            self.lives[name] = Life(worker(self.words, self.runtime))
+            self.lives[name] = Life(worker(self.words, self.answers))
         return self.lives[name]
 
     def _mode(self, name: str) -> str:
@@ -337,17 +329,10 @@ class Step:
             assert (stream.version, state_digest(stream.state)) == self.before
 
 
-class OnnxServer(Server):
-    """The same, answered by ONNX Runtime."""
-
-    runtime = "onnx"
-
-
-TestServer, TestOnnxServer = Server.TestCase, OnnxServer.TestCase
-for case, examples in ((TestServer, 80), (TestOnnxServer, 15)):
-    case.settings = settings(
-        max_examples=examples, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-    )
+TestServer = Server.TestCase
+TestServer.settings = settings(
+    max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 
 
 @pytest.mark.parametrize("word", ["skip", "reject", "fail"])
