@@ -164,6 +164,12 @@ class Noisy(Otherwise):
         return self.network(x) + torch.rand(1)
 
 
+class Branching(Otherwise):
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.network(x)
+        return logits if float(logits[0, 0]) > 0 else -logits
+
+
 class Half(Otherwise):
     def __init__(self) -> None:
         super().__init__()
@@ -178,14 +184,16 @@ class Half(Otherwise):
     [
         (Otherwise, "answers otherwise on ONNX Runtime: .* apart, expected at most 1e-04; use runtime torch"),
         (Noisy, "cannot be exported to ONNX: it answers differently each time"),
+        (Branching, "cannot be exported to ONNX: GuardOnDataDependentSymNode"),
         (Half, "cannot be exported to ONNX: it is not all of float32"),
     ],
 )
-def test_a_network_that_would_answer_otherwise_is_refused(kind, message):
+def test_a_network_that_would_answer_otherwise_is_refused(kind, message, capsys):
     with pytest.raises(ValueError, match=message) as refused:
         OnnxBackbone(TorchBackbone(kind(), SHAPE))
 
     assert "\n" not in str(refused.value)
+    assert "".join(capsys.readouterr()) == ""
 
 
 def test_a_missing_package_is_named_with_what_to_install(monkeypatch):
