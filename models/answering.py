@@ -20,7 +20,7 @@ _ROWS = 1, 8
 _TRIALS, _LONGEST_S = 15, 1.0  # of each way, and of one number of rows
 
 
-class Answers(NamedTuple):
+class Chosen(NamedTuple):
     """What answers for a network.
 
     Attributes:
@@ -32,7 +32,7 @@ class Answers(NamedTuple):
     remark: str
 
 
-def answering(backbone: TorchBackbone, runtime: Runtime, layers: Sequence[str] = ()) -> Answers:
+def answering(backbone: TorchBackbone, runtime: Runtime, layers: Sequence[str] = ()) -> Chosen:
     """Return what answers for `backbone`; what learns is torch's in any case.
 
     Args:
@@ -44,19 +44,19 @@ def answering(backbone: TorchBackbone, runtime: Runtime, layers: Sequence[str] =
         ValueError: If "onnx" is asked for and not possible; the message says why.
     """
     if runtime == "torch":
-        return Answers(backbone, "torch")
+        return Chosen(backbone, "torch")
     try:
         other = OnnxBackbone(backbone, layers)
     except ValueError as error:
         if runtime == "onnx":
             raise
-        return Answers(backbone, f"torch: {error}")
+        return Chosen(backbone, f"torch: {error}")
     if runtime == "onnx":
-        return Answers(other, f"onnx: {other.about}")
+        return Chosen(other, f"onnx: {other.about}")
     share = compare(other, backbone)
     if share < 1:
-        return Answers(other, f"onnx: {other.about}, which takes {share:.2f} of torch's time here")
-    return Answers(backbone, f"torch: ONNX Runtime takes {share:.2f} of its time here")
+        return Chosen(other, f"onnx: {other.about}, which takes {share:.2f} of torch's time here")
+    return Chosen(backbone, f"torch: ONNX Runtime takes {share:.2f} of its time here")
 
 
 def compare(other: Backbone, backbone: TorchBackbone) -> float:

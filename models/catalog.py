@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from tta_server.models.answering import Answers
+from tta_server.models.answering import Chosen
 from tta_server.models.onnx_file import SUFFIX
 from tta_server.models.origin import Origin
 from tta_server.models.preprocess import Preprocess
@@ -33,7 +33,7 @@ class Model:
     preprocess: Preprocess
     labels: tuple[str, ...]
     reference: Reference | None = None
-    answers: Answers | None = None
+    answers: Chosen | None = None
 
 
 @dataclass(frozen=True)

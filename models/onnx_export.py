@@ -1,10 +1,11 @@
 """A frozen network as ONNX graphs: one whose normalisation layers are inputs, and the source alone."""
 
+import io
 import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ OPSET = 20
 KEY = "tta_server"
 """Under which a file's metadata hold what this server knows of it, as JSON."""
 
+_TALKATIVE = "torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes"
 _MOST_BYTES = 2**31 - 1  # of one protobuf message
 
 
@@ -62,9 +64,9 @@ def export(backbone: TorchBackbone, layers: Sequence[str] = ()) -> Any:  # noqa:
             )
         model = program.model_proto if program else None
     except Exception as error:  # whatever the exporter does not know
-        first = reason(error).partition("Next steps")[0].partition("## Exception")[0]
-        cause = f"; {reason(error.__cause__)}" if isinstance(error.__cause__, Exception) else ""
-        raise ValueError(f"network '{backbone.spec.name}' cannot be exported to ONNX: {first}{cause}") from error
+        said = reason(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+        said = said.partition(" See the stack trace")[0].partition(" (Size-like")[0]
+        raise ValueError(f"network '{backbone.spec.name}' cannot be exported to ONNX: {said}") from error
     _hold(onnx, model, overrides)
     return model
 
@@ -165,12 +167,14 @@ def _hold(onnx: Any, model: Any, defaults: Tensors) -> None:  # noqa: ANN401
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep to itself what the exporter says of its own workings."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

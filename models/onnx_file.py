@@ -57,7 +57,7 @@ class OnnxModule(nn.Module):
         name, kind, size = self._image
         x = x.to(kind)
         parts = [self._session.run({name: part}, self._outputs) for part in (_filled(x, size) if size else [x])]
-        logits, *features = (torch.cat(part)[: len(x)].float() for part in zip(*parts, strict=True))
+        logits, *features = (torch.cat(part)[: len(x)] for part in zip(*parts, strict=True))
         made: Tensor = self.head(features[0], logits) if features else logits
         return made
 
@@ -87,7 +87,7 @@ def onnx_source(path: Path) -> Origin:
         raise ValueError(f"'{path}' is not an ONNX file, or a damaged one: {reason(error)}") from error
     constants = {tensor.name for tensor in model.graph.initializer}
     images = _image(path, [given for given in model.graph.input if given.name not in constants])
-    logits = _output(path, model.graph.output)
+    logits = _output(path, model.graph)
     features = _features(model.graph, logits)
     if features and features not in {output.name for output in model.graph.output}:
         model.graph.output.append(onnx.helper.make_empty_tensor_value_info(features))
@@ -128,8 +128,9 @@ def _image(path: Path, given: Sequence[Any]) -> Any:  # noqa: ANN401
     return given[0]
 
 
-def _output(path: Path, made: Sequence[Any]) -> str:
+def _output(path: Path, graph: Any) -> str:  # noqa: ANN401
     """Return the name of the one output of scores, (N, K)."""
+    made = graph.output
     found = [value.name for value in made if len(value.type.tensor_type.shape.dim) == 2]
     found = found[:1] if {value.name for value in made} <= {"logits", "features", "style"} else found
     if len(found) != 1:
@@ -138,6 +139,11 @@ def _output(path: Path, made: Sequence[Any]) -> str:
             "export the network with that one alone"
         )
     name: str = found[0]
+    if any(node.op_type == "Sigmoid" and name in node.output for node in graph.node):
+        raise ValueError(
+            f"'{path}' ends in a sigmoid, which says of each class by itself whether it is there; this server names "
+            "one class of several: export the logits of such classes"
+        )
     return name
 
 

@@ -53,6 +53,7 @@ class OnnxSession:
             self._session = runtime.InferenceSession(graph, options, providers=providers)
         except Exception as error:  # classes of its own, which derive from nothing but Exception
             raise ValueError(f"ONNX Runtime refuses the graph: {reason(error)}") from error
+        self._runtime = runtime
         self.device = device
         self.providers: list[str] = self._session.get_providers()
         self.about = f"ONNX Runtime {runtime.__version__}, {self.providers[0]}"
@@ -76,7 +77,7 @@ class OnnxSession:
             binding.bind_input(name, kind, index, ELEMENTS[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
         for name in made:
             binding.bind_output(name, kind, index)
-        options = library("onnxruntime").RunOptions()
+        options = self._runtime.RunOptions()
         options.only_execute_path_to_fetches = path
         if kind == "cuda":  # it has a stream of its own
             torch.cuda.current_stream(self.device).synchronize()

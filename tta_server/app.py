@@ -40,7 +40,7 @@ from tta_server.api.receiving import Receiving
 from tta_server.domains.space import PART, StyleSpace
 from tta_server.keys.keyring import Keyring, read_keys
 from tta_server.models import Custom, Model, Preprocess
-from tta_server.models.answering import Answers, answering
+from tta_server.models.answering import Chosen, answering
 from tta_server.models.onnx_file import SUFFIX
 from tta_server.runtime.assemble import make_served
 from tta_server.runtime.roster import Roster
@@ -258,7 +258,7 @@ def load_model(settings: ModelSettings, calibrated: bool = True) -> Model:
 def _answering(model: Model, settings: ModelSettings) -> Model:
     """Return the model with what answers for it, as the configuration asks."""
     if settings.architecture.endswith(SUFFIX):
-        return replace(model, answers=Answers(model.backbone, "onnx: the model is a file of it"))
+        return replace(model, answers=Chosen(model.backbone, "onnx: the model is a file of it"))
     reference = model.reference
     layers = StyleSpace.of(reference).layers if reference and PART in reference.parts else ()
     return replace(model, answers=answering(model.backbone, settings.runtime, layers))

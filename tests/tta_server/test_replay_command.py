@@ -31,12 +31,12 @@ def digest(data: bytes) -> str:
     return state_digest({name: tensor for name, tensor in load(data).items() if not name.startswith("beside/")})
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory):
+@pytest.fixture(scope="module", params=["torch", "onnx"])
+def kept(request, tmp_path_factory):
     """Return the configuration of a server that learnt and stopped, and the digest of each stream's last state."""
     folder = tmp_path_factory.mktemp("replay")
     config = {
-        "model": {"device": "cpu"},
+        "model": {"device": "cpu", "runtime": request.param},
         "adapter": {"settings": {"lr": 0.01}},
         "engine": {"max_rows": 16, "window_rows": ROWS, "stack_rows": 4 * ROWS, "threads": 1},
         "guard": {"max_distance": 0.001},

@@ -9,8 +9,10 @@ from tests.states import bits
 from tests.tta_server.runtime.fakes import ask, close, learn_all, opened
 from tta_server import adapters, models
 from tta_server.app import open_storage
+from tta_server.domains.space import StyleSpace
 from tta_server.evaluate.corruptions import corrupt
-from tta_server.models import Model, glyphs
+from tta_server.models import Backbone, Model, glyphs
+from tta_server.models.onnx_backbone import OnnxBackbone
 from tta_server.runtime.assemble import assemble
 from tta_server.runtime.worker import Worker
 from tta_server.settings_file import load_settings
@@ -35,7 +37,17 @@ def windows() -> list[np.ndarray]:
     return np.split(np.concatenate(parts), 24)
 
 
-def started(model: Model, folder: Path, domains: int) -> Worker:
+@pytest.fixture(scope="module")
+def torch(model: Model) -> Backbone:
+    return model.backbone
+
+
+@pytest.fixture(scope="module")
+def onnx(model: Model) -> Backbone:
+    return OnnxBackbone(model.backbone, StyleSpace.of(model.reference).layers)
+
+
+def started(model: Model, folder: Path, domains: int, answers: Backbone) -> Worker:
     """Return a worker over what the folder holds."""
     storage = {"url": str(folder), "save_every_s": 0.0}
     settings = load_settings(
@@ -50,7 +62,8 @@ def started(model: Model, folder: Path, domains: int) -> Worker:
     kept = open_storage(settings.storage)
     opened.append(kept)
     adapter = adapters.create("tent", lr=0.005)
-    return assemble(model.backbone, model.reference, adapter, settings, Metrics("glyphs", "tent"), kept)[0]
+    metrics = Metrics("glyphs", "tent")
+    return assemble(model.backbone, model.reference, adapter, settings, metrics, kept, answers)[0]
 
 
 def seen(worker: Worker, window: np.ndarray) -> tuple:
@@ -64,21 +77,24 @@ def seen(worker: Worker, window: np.ndarray) -> tuple:
     return answer.probabilities.tobytes(), answer.domains, answer.version, states, verdicts
 
 
-@pytest.mark.parametrize("domains", [1, 16])
-@pytest.mark.parametrize("stop", [3, 9, 14, 20])
+@pytest.mark.parametrize(
+    ("stop", "domains", "runtime"),
+    [*((stop, domains, "torch") for stop in (3, 9, 14, 20) for domains in (1, 16)), (9, 16, "onnx")],
+)
 def test_after_a_restart_answers_states_and_verdicts_are_those_of_a_server_that_went_on(
-    model, windows, tmp_path, stop, domains
+    model, windows, tmp_path, stop, domains, runtime, request
 ):
-    one = started(model, tmp_path / "one", domains)
+    answers = request.getfixturevalue(runtime)
+    one = started(model, tmp_path / "one", domains, answers)
     expected = [seen(one, window) for window in windows]
     close()
-    first = started(model, tmp_path / "two", domains)
+    first = started(model, tmp_path / "two", domains, answers)
     for window in windows[:stop]:
         seen(first, window)
     first.parts.registry.evict("gate")  # as when it stops: what no commit wrote is written
     close()
 
-    second = started(model, tmp_path / "two", domains)
+    second = started(model, tmp_path / "two", domains, answers)
     found = [seen(second, window) for window in windows[stop:]]
     close()
 

@@ -256,8 +256,9 @@ def wired(
         domains: Most domains of a stream; 1 tells none apart.
         more: Of the section `streams`, or of `storage`. Equal images are all learnt from unless `duplicate_memory` is
             given; `max_bytes` may be below what an operator may set. With `styleless` the network has no bundle,
-            whatever `domains` says.
+            whatever `domains` says. `answers` is the network as it answers.
     """
+    answers = more.pop("answers", None)
     styleless = more.pop("styleless", False)
     stored = {"save_every_s": 0.0} | {name: more.pop(name) for name in _STORAGE if name in more}
     small = {"max_bytes": more.pop("max_bytes")} if "max_bytes" in more else {}
@@ -279,7 +280,7 @@ def wired(
             patch.setattr(assembly, "Unguarded", lambda: judge)
         network = backbone or tiny()
         reference = styled(network) if domains > 1 and not styleless else None
-        parts = assemble(network, reference, adapter or hard_tent(), settings, books, kept)
+        parts = assemble(network, reference, adapter or hard_tent(), settings, books, kept, answers)
     return Wired(*parts, kept, books)
 
 

@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.tta_server.runtime.fakes import SHAPE, WHO, BlindToWhite, Scripted, Wired, ask, queued, rows, tiny, wired
 from tta_server.adapters.checkpoint import state_digest
 from tta_server.errors import TTAError
+from tta_server.models import Backbone
 from tta_server.runtime.job import Piece
 from tta_server.streams.stream import Stream
 
@@ -34,13 +35,14 @@ modes = st.sampled_from(["after", "inline", "shadow", "off"])
 streams = st.sampled_from(NAMES)
 
 
-def worker(words: tuple[str, ...]) -> Wired:
+def worker(words: tuple[str, ...], answers: Backbone) -> Wired:
     limits = {"duplicate_memory": 8, "max_client_share": 0.75, "history_bytes": 2_000}
-    return wired(window=4, backbone=tiny(BlindToWhite), judge=Scripted(words), engine={"stack_rows": 0}, **limits)
+    network, limits = tiny(BlindToWhite), limits | {"answers": answers}
+    return wired(window=4, backbone=network, judge=Scripted(words), engine={"stack_rows": 0}, **limits)
 
 
-def frozen() -> np.ndarray:
-    return tiny(BlindToWhite).forward(torch.from_numpy(PROBE).float() / 255).logits.softmax(1).numpy()
+def frozen(answers: Backbone) -> np.ndarray:
+    return answers.forward(torch.from_numpy(PROBE).float() / 255).logits.softmax(1).numpy()
 
 
 @dataclass
@@ -67,10 +69,12 @@ class Life:
 class Server(RuleBasedStateMachine):
     """Requests, good and bad, and commands for three streams."""
 
+    answers: Backbone = tiny(BlindToWhite)
+
     @initialize(turn=st.integers(0, len(WORDS) - 1))
     def start(self, turn: int) -> None:
         self.words = WORDS[turn:] + WORDS[:turn]
-        self.subject = worker(self.words)
+        self.subject = worker(self.words, self.answers)
         self.lives: dict[str, Life] = {}
 
     # Requests
@@ -119,7 +123,7 @@ class Server(RuleBasedStateMachine):
         self._command(name, lambda commands: commands.reset(name, WHO))
         self.lives[name].version += 1
         assert self._stream(name).state is self._stream(name).method.initial
-        assert self._probe(name) == frozen().tobytes()
+        assert self._probe(name) == frozen(self.answers).tobytes()
 
     @precondition(lambda self: self.lives)
     @rule(data=st.data())
@@ -242,7 +246,7 @@ class Server(RuleBasedStateMachine):
 
     def _live(self, name: str) -> Life:
         if name not in self.lives:
-            self.lives[name] = Life(worker(self.words))
+            self.lives[name] = Life(worker(self.words, self.answers))
         return self.lives[name]
 
     def _mode(self, name: str) -> str:
@@ -288,7 +292,9 @@ class Server(RuleBasedStateMachine):
         """Return what a stream's state says of the probe, whoever answers."""
         stream = self._stream(name)
         x = torch.from_numpy(PROBE).float() / 255
-        return stream.method.adapter.predict(self.subject.worker.parts.learns, stream.state, x).logits.numpy().tobytes()
+        return (
+            stream.method.adapter.predict(self.subject.worker.parts.answers, stream.state, x).logits.numpy().tobytes()
+        )
 
     def _probe(self, name: str) -> bytes:
         """Return what a stream answers to the probe; nothing is learnt from it."""
