@@ -4,12 +4,12 @@ import asyncio
 import sys
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import uvicorn
+from starlette.types import Receive, Scope, Send
 
 from load_tests.peers.classifier import ROWS, Classifier
 
@@ -29,7 +29,7 @@ class Bare:
         self._changed = threading.Condition()
         threading.Thread(target=self._work, daemon=True).start()
 
-    async def __call__(self, scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Any]) -> None:
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one image file."""
         parts, more = [], True
         while more:

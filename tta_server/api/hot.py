@@ -18,7 +18,7 @@ class HotRoute(APIRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request; errors are answered as those of any route."""
-        if scope["method"] not in self.methods:
+        if scope["method"] not in (self.methods or ()):
             await super().handle(scope, receive, send)  # says what is allowed
             return
         request = Request(scope, receive, send)

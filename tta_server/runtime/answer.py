@@ -147,9 +147,7 @@ async def _images(served: Served, asked: Question, hung_up: "asyncio.Future[obje
         return await _unless(hung_up, decoding.large.submit(_decode, served, found, patience))
 
 
-def _open(
-    served: Served, uploads: tuple[Upload, ...], patience: Patience, most_pixels: int
-) -> Offered | list[Opened]:
+def _open(served: Served, uploads: tuple[Upload, ...], patience: Patience, most_pixels: int) -> Offered | list[Opened]:
     """Read the headers of files, and decode them too if they have no more than so many pixels together."""
     opened = [open_image(upload, served.limits.max_pixels) for upload in uploads]
     if sum(each.pixels for each in opened) > most_pixels:
