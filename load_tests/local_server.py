@@ -60,7 +60,7 @@ def windows(url: str) -> Counter[str]:
 
 def _windows(url: str) -> Counter[str]:
     counts: Counter[str] = Counter()
-    text = httpx.get(f"{url}/metrics", timeout=30, trust_env=False).text
+    text = httpx.get(f"{url}/metrics", headers={"Cache-Control": "no-cache"}, timeout=30, trust_env=False).text
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name == "tta_batches_total":

@@ -64,7 +64,7 @@ def watching(url: str) -> Iterator[Watched]:
                 started_s = time.perf_counter()
                 watched.ready.append(client.get("/v2/health/ready").status_code)
                 watched.ready_s.append(time.perf_counter() - started_s)
-                text = client.get("/metrics").text
+                text = client.get("/metrics", headers={"Cache-Control": "no-cache"}).text
                 watched.queued.append(_value(text, "tta_queue_depth_images{"))
                 watched.rss_bytes.append(_value(text, "process_resident_memory_bytes "))
 

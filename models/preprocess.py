@@ -9,7 +9,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
-from torchvision.transforms import InterpolationMode, functional
 
 Pixels = npt.NDArray[np.uint8]
 """Levels in [0, 255]."""
@@ -20,7 +19,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 log = logging.getLogger(__name__)
 
 _SIXTEEN_BIT = ("full", 12, 10, "auto")
-_INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
 
 # How to turn an image upright, by its EXIF orientation; 1 already is.
 _TURNS = {
@@ -60,8 +63,8 @@ class Preprocess:
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, got {self.channels}")
-        if self.interpolation not in _INTERPOLATIONS:
-            raise ValueError(f"interpolation must be one of {', '.join(_INTERPOLATIONS)}, got '{self.interpolation}'")
+        if self.interpolation not in _FILTERS:
+            raise ValueError(f"interpolation must be one of {', '.join(_FILTERS)}, got '{self.interpolation}'")
         if self.sixteen_bit not in _SIXTEEN_BIT:
             raise ValueError(f"sixteen_bit must be full, 12, 10 or auto, got '{self.sixteen_bit}'")
         if min(self.size) < 1:
@@ -84,14 +87,22 @@ class Preprocess:
             ValueError: If the image holds no levels but floating-point numbers.
         """
         image = _eight_bits(_upright(image), self.sixteen_bit).convert("RGB" if self.channels == 3 else "L")
-        filter_ = InterpolationMode(self.interpolation)
         if self.resize is not None:
-            image = functional.center_crop(functional.resize(image, [self.resize], filter_), list(self.size))
+            image = self._cropped(image, self.resize)
         elif image.size != self.size[::-1]:
-            image = functional.resize(image, list(self.size), filter_)
+            image = image.resize(self.size[::-1], _FILTERS[self.interpolation])
         pixels = np.asarray(image, dtype=np.uint8)
         # Always a copy: Pillow's buffer is read-only.
         return np.array(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), order="C")
+
+    def _cropped(self, image: Image.Image, shorter: int) -> Image.Image:
+        """Return the centre of an image whose shorter side is brought to a length, rounded as torchvision does."""
+        least = min(image.size)
+        width, height = (int(shorter * side / least) for side in image.size)
+        if (width, height) != image.size:
+            image = image.resize((width, height), _FILTERS[self.interpolation])
+        top, left = round((height - self.size[0]) / 2), round((width - self.size[1]) / 2)
+        return image.crop((left, top, left + self.size[1], top + self.size[0]))
 
 
 def _upright(image: Image.Image) -> Image.Image:

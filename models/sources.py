@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torchvision
 from torch import nn
 
 from tta_server.models import glyphs
@@ -22,6 +21,8 @@ _INCEPTION = {name: {"init_weights": False, "transform_input": True} for name in
 
 def architectures() -> tuple[str, ...]:
     """Return the names that need nothing else, the embedded model first."""
+    import torchvision  # where it is asked for: it takes as long as torch, and 160 MB
+
     return ("glyphs", "wrn-28-10", *torchvision.models.list_models(module=torchvision.models))
 
 
@@ -64,6 +65,8 @@ def find(architecture: str) -> Origin:
 
 
 def _torchvision(name: str) -> Origin:
+    import torchvision
+
     preset = torchvision.models.get_model_weights(name).DEFAULT
     transform = preset.transforms()
     preprocess = Preprocess(

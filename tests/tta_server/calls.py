@@ -14,6 +14,7 @@ from tta_server.adapters.checkpoint import state_digest
 from tta_server.models import glyphs
 
 PATIENCE_S = 60
+FRESH = {"Cache-Control": "no-cache"}  # metrics as they are now, not as they were up to a second ago
 INFER = "/v2/models/glyphs/infer"
 UNGUARDED = {"enabled": False}  # every window changes the state: the hardest case for what must not change
 
@@ -68,13 +69,13 @@ def settled(client: httpx.Client, name: str, window_rows: int) -> dict:
 
 def metric(client: httpx.Client, series: str) -> float:
     """Return the sum of all series whose names and labels start so."""
-    found = [line for line in client.get("/metrics").text.splitlines() if line.startswith(series)]
+    found = [line for line in client.get("/metrics", headers=FRESH).text.splitlines() if line.startswith(series)]
     return sum(float(line.split()[-1]) for line in found)
 
 
 def of_stream(client: httpx.Client, series: str, name: str) -> float:
     """Return the sum of a stream's series of one family."""
-    found = [line for line in client.get("/metrics").text.splitlines() if line.startswith(f"{series}{{")]
+    found = [line for line in client.get("/metrics", headers=FRESH).text.splitlines() if line.startswith(f"{series}{{")]
     return sum(float(line.split()[-1]) for line in found if f'stream="{name}"' in line)
 
 

@@ -11,7 +11,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from tests.tta_server.calls import INFER, body
+from tests.tta_server.calls import FRESH, INFER, body
 from tta_server.app import build
 from tta_server.models import glyphs, load
 from tta_server.settings_file import load_settings
@@ -54,7 +54,9 @@ async def about(client: httpx.AsyncClient, stream: str) -> dict:
 
 async def states(client: httpx.AsyncClient, stream: str) -> list[str]:
     """Return the states that the metrics say a stream is in."""
-    found = re.findall(r"^tta_drift_state{(.*)} 1\.0$", (await client.get("/metrics")).text, re.MULTILINE)
+    found = re.findall(
+        r"^tta_drift_state{(.*)} 1\.0$", (await client.get("/metrics", headers=FRESH)).text, re.MULTILINE
+    )
     labels = [dict(re.findall(r'(\w+)="([^"]*)"', each)) for each in found]
     return [each["state"] for each in labels if each["stream"] == stream]
 

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import entropy
 
 from tests.server import running
-from tests.tta_server.calls import infer, until
+from tests.tta_server.calls import FRESH, infer, until
 from tests.tta_server.runtime.fakes import ask, close, learn_all, opened
 from tta_server import adapters, models
 from tta_server.app import open_storage
@@ -36,8 +36,8 @@ def test_entropy_and_confidence_are_those_of_the_recorded_answers(tmp_path):
     images = drifted(10 * ROWS)
     with running(tmp_path, {"model": {"device": "cpu"}, "engine": {"window_rows": WINDOW}}) as server:
         recorded = [infer(server.client, "gate", images[i : i + ROWS]) for i in range(0, len(images), ROWS)]
-        until(lambda: gauge(server.client.get("/metrics").text, "tta_images_total") == len(images))
-        metrics = server.client.get("/metrics").text
+        until(lambda: gauge(server.client.get("/metrics", headers=FRESH).text, "tta_images_total") == len(images))
+        metrics = server.client.get("/metrics", headers=FRESH).text
 
     ratio = confidence = None
     for answer in recorded:

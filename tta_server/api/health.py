@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from tta_server.api.answers import Liveness, Readiness, told
 from tta_server.runtime.served import Served
-from tta_server.telemetry.metrics import render
+from tta_server.telemetry.metrics import Exposition
 
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 _METRICS: dict[int | str, dict[str, Any]] = {
@@ -34,10 +34,15 @@ def router(models: Mapping[str, Served]) -> APIRouter:
         """Tell whether a good request would be answered; 503 with the reason if not."""
         return _health("ready", next(filter(None, (each.engine.trouble() for each in models.values())), ""))
 
+    exposition = Exposition([each.metrics for each in models.values()])
+
     @routes.get("/metrics", response_class=Response, responses=_METRICS)
-    def metrics() -> Response:  # not async: rendering runs in a thread
-        """Return every metric in Prometheus' text format."""
-        return Response(render(each.metrics for each in models.values()), media_type=_TEXT)
+    def metrics(request: Request) -> Response:  # not async: rendering runs in a thread
+        """Return every metric in Prometheus' text format, at most a second old; `Cache-Control: no-cache` renders anew.
+
+        What is reset or deleted is gone from the next answer on.
+        """
+        return Response(exposition.text("no-cache" in request.headers.get("cache-control", "")), media_type=_TEXT)
 
     return routes
 

@@ -51,7 +51,8 @@ def follow(places: Sequence[Place], recent: Tensor, current: int, limit: float) 
 
     Args:
         places: Of the known domains, the source's first.
-        recent: Whitened styles of the stream's last images, those of the request included (N, D), N >= 1.
+        recent: Whitened styles of the stream's last images, those of the request included, since the last change; see
+            `settled` (N, D), N >= 1.
         current: Where the stream has been.
         limit: As for `route`.
 
@@ -59,11 +60,10 @@ def follow(places: Sequence[Place], recent: Tensor, current: int, limit: float) 
         An index of `places`, or `NEW`. To move from one learnt domain to another takes one that is clearly nearer.
         Images that lie nowhere, but are too few for a domain of their own, are the source's.
     """
-    images = settled(recent, limit)
-    near = _near(places, images, limit)
+    near = _near(places, recent, limit)
     if near is None:
-        return NEW if _is_new(places, images, limit) else 0
-    stays = current and near and _CLEARLY_NEARER * places[current].distance(images) < places[near].distance(images)
+        return NEW if _is_new(places, recent, limit) else 0
+    stays = current and near and _CLEARLY_NEARER * places[current].distance(recent) < places[near].distance(recent)
     return current if stays else near
 
 

@@ -12,7 +12,7 @@ from tta_server.errors import ClientGone
 from tta_server.runtime.codec import Opened, Upload, open_image
 from tta_server.runtime.compare_commands import Beside
 from tta_server.runtime.constant import refuse_constant
-from tta_server.runtime.decoding import SMALL_PIXELS, Patience, decode_all
+from tta_server.runtime.decoding import SMALL_PIXELS, TINY_BYTES, TINY_PIXELS, Patience, decode_all
 from tta_server.runtime.job import Answer, Job
 from tta_server.runtime.served import Served
 from tta_server.streams.window import Images, Offered, prepared
@@ -83,7 +83,7 @@ async def answer(served: Served, asked: Question, gone: Callable[[], Coroutine[A
                 offered = await _images(served, asked, hung_up)
             _expect_caller(hung_up)
             job = Job(asked.stream, offered, time.monotonic(), asked.client, asked.request_id)
-            return await _unless(hung_up, served.engine.submit(job, room))
+            return await _unless(hung_up, served.engine.submit(job, room, asyncio.get_running_loop().call_soon))
         finally:
             hung_up.cancel()
 
@@ -106,14 +106,19 @@ async def compare(
 
 async def _unless(hung_up: "asyncio.Future[object]", work: "Future[T]") -> T:
     """Return what `work` gives; if the caller hangs up before it has begun, drop it."""
-    result = asyncio.wrap_future(work)
+
+    def drop(_: "asyncio.Future[object]") -> None:
+        work.cancel()
+
+    hung_up.add_done_callback(drop)
     try:
-        await asyncio.wait((result, hung_up), return_when=asyncio.FIRST_COMPLETED)
-        if not result.done() and work.cancel():
+        return await asyncio.wrap_future(work)
+    except asyncio.CancelledError:
+        if work.cancelled():
             _expect_caller(hung_up)
-        return await result
+        raise
     finally:
-        result.cancel()
+        hung_up.remove_done_callback(drop)
 
 
 def _expect_caller(hung_up: "asyncio.Future[object]") -> None:
@@ -122,12 +127,19 @@ def _expect_caller(hung_up: "asyncio.Future[object]") -> None:
 
 
 async def _images(served: Served, asked: Question, hung_up: "asyncio.Future[object]") -> Offered:
-    """Return the images of a request as a window takes them; large files wait in a line of their own."""
+    """Return the images of a request as a window takes them.
+
+    A few tiny ones are read at once, which takes less than to hand them over; large files wait in a line of their own.
+    """
     decoding, content = served.decoding, asked.content
+    tiny = _size(served, asked)[1] <= TINY_BYTES
     if not isinstance(content, tuple):
-        return await _unless(hung_up, decoding.quick.submit(_read, served, content))
+        return _read(served, content) if tiny else await _unless(hung_up, decoding.quick.submit(_read, served, content))
     patience = decoding.patience()
-    found = await _unless(hung_up, decoding.quick.submit(_open, served, content, patience))
+    if tiny and sum(len(upload.data) for upload in content) <= TINY_BYTES:
+        found = _open(served, content, patience, TINY_PIXELS)
+    else:
+        found = await _unless(hung_up, decoding.quick.submit(_open, served, content, patience, SMALL_PIXELS))
     if isinstance(found, Offered):
         return found
     with decoding.room(sum(each.pixels for each in found)):
@@ -135,10 +147,10 @@ async def _images(served: Served, asked: Question, hung_up: "asyncio.Future[obje
         return await _unless(hung_up, decoding.large.submit(_decode, served, found, patience))
 
 
-def _open(served: Served, uploads: tuple[Upload, ...], patience: Patience) -> Offered | list[Opened]:
-    """Read the headers of files, and decode them too if they are small."""
+def _open(served: Served, uploads: tuple[Upload, ...], patience: Patience, most_pixels: int) -> Offered | list[Opened]:
+    """Read the headers of files, and decode them too if they have no more than so many pixels together."""
     opened = [open_image(upload, served.limits.max_pixels) for upload in uploads]
-    if sum(each.pixels for each in opened) > SMALL_PIXELS:
+    if sum(each.pixels for each in opened) > most_pixels:
         return opened
     return _decode(served, opened, patience)
 

@@ -14,6 +14,8 @@ from tta_server.models.preprocess import Pixels
 from tta_server.runtime.codec import Opened, Transform
 from tta_server.settings_door import LimitsSettings
 
+TINY_BYTES, TINY_PIXELS = 16 * 2**10, 128 * 128
+"""Up to so many bytes, sent and decoded, and so many pixels a request is decoded where it is: in less than 0.3 ms."""
 SMALL_PIXELS = 1_000_000
 """Up to so many pixels a request is decoded at once; they take some ten milliseconds."""
 

@@ -135,13 +135,17 @@ class Engine:
             self._expect_ready()
             return self._room.reserve(images, decoded_bytes, self._batcher.rows, self._retry_after_s)
 
-    def submit(self, job: Job, reserved: Reservation) -> "Future[Answer]":
+    def submit(
+        self, job: Job, reserved: Reservation, soon: Callable[[Callable[[], None]], object] | None = None
+    ) -> "Future[Answer]":
         """Queue a request.
 
         Args:
             job: Images of the backbone's shape, uint8 or finite float32 in [0, 1]; the name of its stream is valid.
                 The stream is created with its first answer.
             reserved: Its room.
+            soon: Wakes the device thread a little later, such as an event loop's `call_soon`: what comes together is
+                then answered together. None wakes it at once.
 
         Returns:
             The answer to come, or the error; cancelling it drops the request if it still waits.
@@ -153,9 +157,12 @@ class Engine:
         with self._changed:
             self._expect_ready()
             reserved.queued()
+            # Whoever waits already has had the thread woken; only a delay may be over with this one.
+            sleeps = not self._batcher.rows or self._settings.max_delay_ms > 0
             self._batcher.put(job)
             self._metrics.queue(self._batcher.rows)
-            self._changed.notify()
+        if sleeps:
+            (soon or _at_once)(self._wake)
         return job.future
 
     @property
@@ -184,6 +191,10 @@ class Engine:
             NotReady: If the server is stopping or damaged.
         """
         return self._call(lambda: run(self._operator))
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify()
 
     def _expect_ready(self) -> None:
         if trouble := self.trouble():
@@ -296,6 +307,10 @@ class Engine:
         if trouble:
             log.critical(trouble)
             self._trouble, self._broken = trouble, True
+
+
+def _at_once(run: Callable[[], None]) -> None:
+    run()
 
 
 def _settle(command: _Command) -> None:

@@ -185,7 +185,9 @@ class Router:
     def _arrive(self, stream: Stream, last: Stream, styles: Tensor, known: dict[str, Place]) -> None:
         """Note where a stream is now: who answers the last image, which was judged by these styles (n, D)."""
         here = known.get(last.name) or last.place or self._source
-        been = whereabouts_of(stream).saw(here.distance(styles), self._source.distance(styles))
+        distance = here.distance(styles)
+        from_source = distance if here is self._source else self._source.distance(styles)
+        been = whereabouts_of(stream).saw(distance, from_source)
         stream.whereabouts = been.at(last.name if last.parent else "")
         if last.name in known and last.name != been.current:
             self._tell("recall", stream, "", {"domain": last.name})

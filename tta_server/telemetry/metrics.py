@@ -3,8 +3,10 @@
 No histogram carries a stream, families with one are in `stream_series`, and every other label comes from a closed set.
 """
 
+import math
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from prometheus_client import (
@@ -42,6 +44,7 @@ from tta_server.telemetry.stream_series import StreamSeries
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _SUMMED = ("request_duration_seconds", "stage_duration_seconds", "batch_size_images")
+_KEEP_S = 1.0
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -247,6 +250,30 @@ class Metrics:
 def render(models: Iterable[Metrics]) -> bytes:
     """Return the metrics of several models and of the process in Prometheus' text format, each family once."""
     return generate_latest(_Together(models))
+
+
+class Exposition:
+    """What Prometheus reads, rendered at most once a second: it takes tens of milliseconds, and holds up all else.
+
+    Once a stream was deleted or reset nothing older is given out.
+    """
+
+    def __init__(self, models: Collection[Metrics], clock: Callable[[], float] = time.monotonic) -> None:
+        """Render nothing yet."""
+        self._models = tuple(models)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._text = b""
+        self._made_s = -math.inf
+        self._erased = 0
+
+    def text(self, fresh: bool = False) -> bytes:
+        """Return all metrics as Prometheus takes them; as they are now if `fresh`. Any thread may call it."""
+        with self._lock:  # whoever comes meanwhile gets the same
+            erased = sum(each.stream.erased for each in self._models)
+            if fresh or erased != self._erased or self._clock() - self._made_s >= _KEEP_S:
+                self._text, self._made_s, self._erased = render(self._models), self._clock(), erased
+            return self._text
 
 
 class _Together:

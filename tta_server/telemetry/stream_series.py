@@ -56,6 +56,7 @@ class StreamSeries:
 
     Attributes:
         drift: The families about drift.
+        erased: Times that a stream was closed or forgotten: what was rendered before shows what is no more.
     """
 
     def __init__(self, registry: CollectorRegistry, model: str, max_labelled: int) -> None:
@@ -69,6 +70,7 @@ class StreamSeries:
         self._model = model
         self._max_labelled = max_labelled
         self._labelled: set[str] = set()
+        self.erased = 0
         two = ["model", "stream"]
 
         def counter(name: str, text: str, *more: str) -> Counter:
@@ -147,6 +149,7 @@ class StreamSeries:
 
     def close(self, stream: str) -> None:
         """Remove the series of a stream; others may have its place."""
+        self.erased += 1
         if stream in self._labelled:
             self._labelled.discard(stream)
             for family in self._families:
@@ -155,6 +158,7 @@ class StreamSeries:
 
     def forget(self, stream: str) -> None:
         """Remove what was measured of a stream: it starts again, and `state` says from where."""
+        self.erased += 1
         for family in self._gauges:
             family.remove_by_labels({"model": self._model, "stream": self._label(stream)})
 

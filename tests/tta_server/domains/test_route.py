@@ -125,8 +125,10 @@ def test_few_images_stay_where_the_stream_is_unless_another_place_is_clearly_nea
 def test_a_change_shows_with_the_first_image(before, shown, seed):
     recent = torch.cat([cloud(before, 9.0, seed=seed), cloud(shown, -9.0, seed=seed + 1)])[-RECENT:]
 
-    assert len(settled(recent, LIMIT)) == min(shown, RECENT)
-    assert follow([HOME, learnt(9.0), learnt(-9.0)], recent, 1, LIMIT) == 2
+    since = settled(recent, LIMIT)
+
+    assert len(since) == min(shown, RECENT)
+    assert follow([HOME, learnt(9.0), learnt(-9.0)], since, 1, LIMIT) == 2
 
 
 @FEW
