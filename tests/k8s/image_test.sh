@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Build the images without a container engine, start each as Kubernetes does, and ask it for one prediction.
 #
-# Takes root, Debian or Ubuntu, 30 GB and some ten minutes. TORCH_INDEX is an index of CPU wheels, for the image without
+# Takes root, Debian or Ubuntu, 30 GB and a quarter of an hour. TORCH_INDEX is an index of CPU wheels, for the image without
 # CUDA; BUILD_FLAGS are more flags for `buildah bud`, and ONLY limits the run to some of: gpu cpu own-model.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
