@@ -6,6 +6,8 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+import orjson
+
 AsgiMessage = MutableMapping[str, Any]
 App = Callable[
     [AsgiMessage, Callable[[], Awaitable[AsgiMessage]], Callable[[AsgiMessage], Awaitable[None]]], Awaitable[None]
@@ -43,6 +45,16 @@ class Reply(NamedTuple):
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+    @property
+    def problem(self) -> Mapping[str, str]:
+        """What was wrong, and its code; empty for an answer, as "not ready" is one."""
+        if self.status < 400:
+            return {}
+        found: dict[str, str] = orjson.loads(self.body or b"{}")
+        if found.keys() & {"live", "ready"}:
+            return {}
+        return {"error": "the server failed to answer; its log says why", "code": "internal"} | found
 
 
 async def ask(app: App, asked: Asked, metadata: Iterable[tuple[str, str | bytes]], peer: str) -> Reply:

@@ -10,7 +10,7 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
 
 from tta_server.errors import BadRequest, TooLarge, TooSlow, TTAError
-from tta_server.grpc_door.asking import App, Asked, Reply, ask
+from tta_server.grpc_door.asking import App, Asked, ask
 from tta_server.grpc_door.fields import expect_few_fields
 from tta_server.grpc_door.messages import HEALTH, INFERENCE, methods
 from tta_server.grpc_door.tensors import infer_body, infer_response
@@ -157,12 +157,12 @@ class Door:
                 await _abort(context, error.status, str(error), ())
             reply = await ask(self._app, asked, context.invocation_metadata() or (), context.peer())
             more = tuple((header, reply.headers[header]) for header in _TOLD if header in reply.headers)
-            if reply.status >= 400 and "code" in (problem := _json(reply)):
+            if problem := reply.problem:
                 await _abort(context, reply.status, problem["error"], (*more, ("x-error-code", problem["code"])))
             context.set_trailing_metadata(more)
             if name == "ModelInfer":
                 return infer_response(reply, raw=bool(request.raw_input_contents))
-            found = _json(reply) if reply.body else {}
+            found = orjson.loads(reply.body)
             return ParseDict(_FORMS.get(name, dict)(found), answer_kind(), ignore_unknown_fields=True)
 
         return handle
@@ -190,10 +190,6 @@ async def _asked(name: str, request: Any) -> Asked:
         return (await infer_body(request))._replace(path=path)
     asked = _PATHS[name](request)
     return asked if isinstance(asked, Asked) else Asked("GET", asked)
-
-
-def _json(reply: Reply) -> Any:
-    return orjson.loads(reply.body or b"{}")
 
 
 async def _abort(context: Any, status: int, message: str, more: tuple[tuple[str, str], ...]) -> NoReturn:

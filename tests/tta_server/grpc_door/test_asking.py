@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tta_server.grpc_door.asking import Asked, ask
+from tta_server.grpc_door.asking import Asked, Reply, ask
 
 
 def test_a_call_that_is_cancelled_is_a_caller_who_hung_up():
@@ -47,3 +47,15 @@ def test_the_application_sees_who_calls_and_what_the_call_says_but_not_of_its_bo
     assert reply.status == 204
     assert seen["client"] == client
     assert seen["headers"] == [(b"authorization", b"Bearer x"), (b"a", b"b"), (b"content-length", b"3")]
+
+
+def test_what_went_wrong_is_told_whatever_the_application_did():
+    async def app(scope, receive, send):
+        raise RuntimeError("bug")
+
+    broken = asyncio.run(ask(app, Asked("GET", "/v2"), (), "ipv4:1.2.3.4:5"))
+
+    assert (broken.status, broken.problem["code"]) == (500, "internal")
+    assert Reply(404, {}, b'{"error": "no", "code": "not_found"}').problem == {"error": "no", "code": "not_found"}
+    assert not Reply(503, {}, b'{"ready": false, "error": "starting"}').problem
+    assert not Reply(200, {}, b"{}").problem
