@@ -16,6 +16,10 @@ from tta_server.settings import GuardSettings
 READINGS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=40)
 
 
+def pale(rows):
+    return 0.3 * clean(0, rows) + 0.5
+
+
 def of_two_kinds(rows):
     """Return images of which the later half is noise."""
     x, noise = clean(0, rows), torch.rand(clean(0, rows).shape, generator=torch.Generator().manual_seed(0))
@@ -27,7 +31,7 @@ def both(pairs):
 
 
 @given(pairs=READINGS, names=st.permutations(range(6)), seed=st.integers(0, 99))
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 def test_agreement_depends_on_neither_order_nor_side_nor_names(pairs, names, seed):
     one, other = both(pairs)
     order = torch.randperm(len(one), generator=torch.Generator().manual_seed(seed))
@@ -40,7 +44,7 @@ def test_agreement_depends_on_neither_order_nor_side_nor_names(pairs, names, see
 
 
 @given(pairs=READINGS)
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 def test_readings_agree_wholly_with_themselves_unless_they_are_of_one_class(pairs):
     one, _ = both(pairs)
 
@@ -55,7 +59,7 @@ def test_readings_that_are_alike_by_chance_do_not_agree():
 
 @pytest.mark.parametrize("rows", [16, 64])
 def test_images_of_one_kind_determine_their_statistics_and_those_of_two_do_not(rows):
-    assert determined(model().backbone, foggy(clean(0, rows)))
+    assert determined(model().backbone, pale(rows))
     assert not determined(model().backbone, of_two_kinds(rows))
 
 
@@ -98,7 +102,7 @@ class Counted:
         return model().backbone.forward(x, *rest)
 
 
-@pytest.mark.parametrize(("x", "serve"), [(foggy(clean(0, 64)), "adapted"), (of_two_kinds(64), "source")])
+@pytest.mark.parametrize(("x", "serve"), [(pale(64), "adapted"), (of_two_kinds(64), "source")])
 def test_where_no_answer_is_credible_the_stream_answers_if_its_statistics_are_determined(x, serve):
     frozen = model().backbone.forward(x)
     unsure = frozen._replace(logits=frozen.logits.roll(1, 1) / 100)
@@ -124,7 +128,7 @@ def test_where_answers_are_credible_nothing_more_is_run():
 
 
 def test_statistics_vouch_for_no_method_that_answers_without_them():
-    x = foggy(clean(0, 64))
+    x = pale(64)
     frozen = model().backbone.forward(x)
     guard = make_guard(adapters.create("lame"))
 
