@@ -3,13 +3,15 @@
     python -m load_tests.backend --models glyphs resnet18 --batches 1 8 32 --threads 1 2
     python -m load_tests.backend --agree
 
-Ratios are of pairs, each right after torch's forward with the same tensors replaced or none, in turn.
+Ratios are of pairs, each right after torch's forward with the same tensors replaced or none, in turn. With one thread
+the time is the thread's own, which neighbours on the machine disturb least.
 """
 
 import argparse
 import copy
 import gc
 import sys
+import time
 from collections.abc import Sequence
 
 import torch
@@ -103,7 +105,8 @@ def _agree(net: Network, sessions: tuple[OnnxSession, OnnxSession]) -> tuple[flo
 
 
 def _row(net: Network, sessions: tuple[OnnxSession, OnnxSession], batch: int, budget_s: float) -> str:
-    backbone, clock = net.backbone, clock_for(torch.device("cpu"))
+    backbone = net.backbone
+    clock = _own_time if torch.get_num_threads() == 1 else clock_for(torch.device("cpu"))
     x = torch.rand(batch, *backbone.spec.input_shape)
     norms = {name: tensor.clone() for name, tensor in replaceable(backbone).items()}
     plain = backbone.forward
@@ -117,6 +120,12 @@ def _row(net: Network, sessions: tuple[OnnxSession, OnnxSession], batch: int, bu
     pairs = [alternate(one, other, clock, 40, budget_s) for one, other in ways]
     middle = 1000 * quantile(pairs[1].plain_s, 0.5)
     return " | ".join([f"{middle:.1f}", *(spread(each.ratios) for each in pairs)]) + " |"
+
+
+def _own_time(run: Run) -> float:
+    started_s = time.thread_time()
+    run()
+    return time.thread_time() - started_s
 
 
 def _plain(module: torch.nn.Module, x: Tensor) -> object:

@@ -32,7 +32,7 @@ class OnnxBackbone:
     """Answer with stored statistics through ONNX Runtime; batch statistics, gradients and other weights are torch's.
 
     There are two graphs: the source, folded, and one whose normalisation layers are inputs. Streams that share a
-    forward take turns in it: on a CPU that is about as fast, and each has the bits that it has alone.
+    forward take turns in it, so that each has the bits that it has alone.
     """
 
     def __init__(self, backbone: TorchBackbone, layers: Sequence[str] = ()) -> None:

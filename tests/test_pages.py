@@ -42,8 +42,8 @@ CONSOLE = {
 NOT_CODE = {"text", "mermaid"}
 # This page's blocks are run by `test_docs_adapters.py`, beside the module that they are about.
 ELSEWHERE = "docs/adapters.md"
-# Files that the reader writes.
-READERS = {"my_adapters.py", "my_models.py"}
+# Files that the reader writes, or a command of the reader's.
+READERS = {"my_adapters.py", "my_models.py", "export.json"}
 
 
 @pytest.mark.parametrize("block", blocks(), ids=lambda block: f"{block.page}:{block.text[:30]!r}")

@@ -42,8 +42,8 @@ def run(options: argparse.Namespace) -> int:
     entries = list(Audit(store.files).entries(options.stream))
     if not entries:
         raise ValueError(f"the audit log has no line of stream '{options.stream}'")
-    model, adapter = load_model(settings.model), make_adapter(settings.adapter)
     use_threads(settings.engine)
+    model, adapter = load_model(settings.model), make_adapter(settings.adapter)
     lesson = _lesson(model, adapter, settings, store, options.stream)
     state = replay(entries, lesson, options.version)
     checked = sum(entry.state is not None for entry in entries)
