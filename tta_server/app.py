@@ -30,6 +30,7 @@ from tta_server.api import (
     streams,
 )
 from tta_server.api.caller import Callers
+from tta_server.api.hot import Hot
 from tta_server.api.manners import Heads
 from tta_server.api.middleware import Accounting
 from tta_server.api.permission import OPEN, Gatekeeper
@@ -122,7 +123,9 @@ def make_app(served: Mapping[str, Served], settings: Settings, bursts: Bursts | 
         dependencies=[Depends(parameters.refuse_unknown)],
     )
     callers = Callers(settings.limits.client_header, settings.server.trusted_proxies)
-    app.include_router(predict.router(served, callers))
+    asked_most = predict.router(served, callers), infer.router(served, callers)
+    for router in asked_most:
+        app.include_router(router)
     app.include_router(compare.router(served, callers))
     app.include_router(page.router(__version__))
     app.include_router(streams.router(served, callers))
@@ -134,9 +137,9 @@ def make_app(served: Mapping[str, Served], settings: Settings, bursts: Bursts | 
     app.include_router(health.router(served))
     app.include_router(repository.router(served))
     app.include_router(metadata.router(served, __version__))
-    app.include_router(infer.router(served, callers))
     keys = settings.auth.keys_file
     responses.install(app, OPEN if keys else None)
+    app.add_middleware(Hot, routes=[route for router in asked_most for route in router.routes])
     app.add_middleware(Heads)
     first = next(iter(served.values()))
     app.add_middleware(Receiving, limits=settings.limits, told=first.metrics.refused)
