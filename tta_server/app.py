@@ -33,6 +33,7 @@ from tta_server.api import (
     streams,
 )
 from tta_server.api.caller import Callers
+from tta_server.api.hot import Hot
 from tta_server.api.manners import Heads
 from tta_server.api.middleware import Accounting
 from tta_server.api.permission import OPEN, Gatekeeper
@@ -159,7 +160,9 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
         dependencies=[Depends(parameters.refuse_unknown)],
     )
     callers = Callers(settings.limits.client_header, settings.server.trusted_proxies)
-    app.include_router(predict.router(models, callers))
+    asked_most = predict.router(models, callers), infer.router(models, callers)
+    for router in asked_most:
+        app.include_router(router)
     app.include_router(compare.router(models, callers))
     app.include_router(page.router(__version__))
     app.include_router(streams.router(models, callers))
@@ -172,9 +175,9 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
     app.include_router(health.router(models))
     app.include_router(repository.router(models))
     app.include_router(metadata.router(models, __version__))
-    app.include_router(infer.router(models, callers))
     keys = settings.auth.keys_file
     responses.install(app, OPEN if keys else None)
+    app.add_middleware(Hot, routes=[route for router in asked_most for route in router.routes])
     app.add_middleware(Heads)
     app.add_middleware(Receiving, limits=settings.limits, told=first.metrics.refused)
     keyring = Keyring(read_keys(keys)) if keys else None

@@ -16,7 +16,6 @@ from tta_server.api.answers import Inferred, told
 from tta_server.api.binary import HEADER, written
 from tta_server.api.caller import Callers, hung_up
 from tta_server.api.encoding import body_of, compressed
-from tta_server.api.hot import HotRoute
 from tta_server.api.metadata import OUTPUTS, SCORES, VERSION, known
 from tta_server.api.permission import key_of, take
 from tta_server.api.request_id import request_id_of
@@ -34,7 +33,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         models: What is served.
         callers: Knows who sent a request.
     """
-    routes = APIRouter(tags=["open inference protocol"], route_class=HotRoute)
+    routes = APIRouter(tags=["open inference protocol"])
     declared = told(Inferred, 400, 404, 408, 413, 415, 429, 501, 503)
 
     @routes.post("/v2/models/{name}/infer", openapi_extra=OPENAPI, **declared)

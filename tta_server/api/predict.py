@@ -10,7 +10,6 @@ from fastapi import APIRouter, Request, Response
 from tta_server.api.answers import Predictions, told
 from tta_server.api.caller import Callers, hung_up
 from tta_server.api.encoding import body_of
-from tta_server.api.hot import HotRoute
 from tta_server.api.multipart import boundary_of, files
 from tta_server.api.permission import key_of, take
 from tta_server.api.request_id import request_id_of
@@ -68,7 +67,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         models: What is served; the first answers here.
         callers: Knows who sent a request.
     """
-    routes = APIRouter(tags=["predict"], route_class=HotRoute)
+    routes = APIRouter(tags=["predict"])
     served = find(models)
     labels = served.model.labels
     declared = told(Predictions, 400, 408, 413, 415, 429, 501, 503)

@@ -59,6 +59,18 @@ def error_response_of(error: TTAError, headers: Mapping[str, str] | None = None)
     return error_response(error.status, str(error), error.code, more)
 
 
+def response_to(error: Exception) -> Response | None:
+    """Return what a caller hears of an error; None if nobody expected it."""
+    if isinstance(error, TTAError):
+        return error_response_of(error)
+    if isinstance(error, RequestValidationError):
+        return error_response(400, "; ".join(map(explain, error.errors())), "bad_request")
+    if isinstance(error, ClientDisconnect):
+        message = "the connection was closed before the body was complete"
+        return error_response(ClientGone.status, message, ClientGone.code)
+    return None
+
+
 def install(app: FastAPI, open_paths: Collection[str] | None = None) -> None:
     """Make `app` answer every error in this form, and its OpenAPI document say so.
 
@@ -68,8 +80,10 @@ def install(app: FastAPI, open_paths: Collection[str] | None = None) -> None:
     """
 
     @app.exception_handler(TTAError)
-    async def own(_request: Request, error: TTAError) -> Response:
-        return error_response_of(error)
+    @app.exception_handler(RequestValidationError)
+    @app.exception_handler(ClientDisconnect)
+    async def expected(_request: Request, error: Exception) -> Response | None:
+        return response_to(error)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
@@ -79,15 +93,6 @@ def install(app: FastAPI, open_paths: Collection[str] | None = None) -> None:
         if error.status_code == 405:
             headers["Allow"] = allowed(app.routes, request.scope)
         return error_response(error.status_code, message, "http", headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def validation(_request: Request, error: RequestValidationError) -> Response:
-        return error_response(400, "; ".join(map(explain, error.errors())), "bad_request")
-
-    @app.exception_handler(ClientDisconnect)
-    async def gone(_request: Request, _error: ClientDisconnect) -> Response:
-        message = "the connection was closed before the body was complete"
-        return error_response(ClientGone.status, message, ClientGone.code)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
