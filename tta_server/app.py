@@ -35,6 +35,7 @@ from tta_server.api.manners import Heads
 from tta_server.api.middleware import Accounting
 from tta_server.api.permission import OPEN, Gatekeeper
 from tta_server.api.receiving import Receiving
+from tta_server.api.tracing import Tracing
 from tta_server.keys.keyring import Keyring, read_keys
 from tta_server.models import Custom, Model, Preprocess
 from tta_server.runtime.assemble import make_served
@@ -45,6 +46,7 @@ from tta_server.storage.keeper import Keeper
 from tta_server.storage.ring import Ring
 from tta_server.storage.store import Store
 from tta_server.telemetry.bursts import Bursts
+from tta_server.telemetry.tracing import Tracer
 from tta_server.wanted import make_preprocess
 
 _DESCRIPTION = "Predictions from a frozen network that adapts to each stream of input while it answers."
@@ -98,7 +100,12 @@ def make_app(served: Mapping[str, Served], settings: Settings, bursts: Bursts | 
         served: What is served, by name; paths without a model's name mean the first.
         settings: The configuration.
         bursts: Tells what is refused; its own if None.
+
+    Raises:
+        ValueError: If requests are to be traced, and OpenTelemetry is not installed.
     """
+    asked = settings.tracing
+    tracer = Tracer.to(asked.endpoint, asked.share) if asked.endpoint else None
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -110,6 +117,8 @@ def make_app(served: Mapping[str, Served], settings: Settings, bursts: Bursts | 
         yield
         for each in served.values():
             each.stop()
+        if tracer:
+            tracer.stop()
         gc.unfreeze()
 
     app = FastAPI(
@@ -150,6 +159,8 @@ def make_app(served: Mapping[str, Served], settings: Settings, bursts: Bursts | 
         bursts=bursts or Bursts(),
         access=settings.logging.access,
     )
+    if tracer:
+        app.add_middleware(Tracing, tracer=tracer)
     return app
 
 
