@@ -38,6 +38,7 @@ from tta_server.api.manners import Heads
 from tta_server.api.middleware import Accounting
 from tta_server.api.permission import OPEN, Gatekeeper
 from tta_server.api.receiving import Receiving
+from tta_server.api.tracing import Tracing
 from tta_server.domains.space import PART, StyleSpace
 from tta_server.keys.keyring import Keyring, read_keys
 from tta_server.models import Custom, Model, Preprocess
@@ -54,6 +55,7 @@ from tta_server.storage.ring import Ring
 from tta_server.storage.store import Store
 from tta_server.telemetry.bursts import Bursts
 from tta_server.telemetry.closed_sets import TurnedAway
+from tta_server.telemetry.tracing import Tracer
 from tta_server.wanted import make_preprocess
 
 if TYPE_CHECKING:
@@ -133,8 +135,13 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
         models: What is served; paths without a model's name mean the first.
         settings: The configuration.
         bursts: Tells what is refused; its own if None.
+
+    Raises:
+        ValueError: If requests are to be traced, and OpenTelemetry is not installed.
     """
     first = models.first
+    asked = settings.tracing
+    tracer = Tracer.to(asked.endpoint, asked.share) if asked.endpoint else None
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -147,6 +154,8 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
         if door:
             await door.close()
         models.stop()
+        if tracer:
+            tracer.stop()
         gc.unfreeze()
 
     app = FastAPI(
@@ -188,6 +197,8 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
         bursts=bursts or Bursts(),
         access=settings.logging.access,
     )
+    if tracer:
+        app.add_middleware(Tracing, tracer=tracer)
     return app
 
 

@@ -4,22 +4,12 @@ import re
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    model_validator,
-)
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    YamlConfigSettingsSource,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from tta_server.settings_door import AuthSettings, LimitsSettings, Section, ServerSettings
 from tta_server.settings_models import ModelSettings, RepositorySettings
-from tta_server.settings_voice import LoggingSettings, WebhooksSettings
+from tta_server.settings_voice import LoggingSettings, TracingSettings, WebhooksSettings
 
 PREFIX = "TTA_"
 # Names of dots alone are no path segments: clients resolve them away.
@@ -311,6 +301,7 @@ class Settings(BaseSettings):
     auth: AuthSettings = AuthSettings()
     logging: LoggingSettings = LoggingSettings()
     webhooks: WebhooksSettings = WebhooksSettings()
+    tracing: TracingSettings = TracingSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -20,6 +20,20 @@ class LoggingSettings(Section):
     access: bool = Field(False, description="Write a line for each request: who, what, its name, status and duration.")
 
 
+class TracingSettings(Section):
+    """Traces of requests by OpenTelemetry, which the extra `otel` installs."""
+
+    endpoint: str = Field(
+        "",
+        pattern=r"^(https?://[^\s/@]+(/\S*)?)?$",
+        description="Collector that spans are sent to by OTLP over HTTP, as http://127.0.0.1:4318/v1/traces; empty "
+        "traces nothing.",
+    )
+    share: float = Field(
+        1.0, ge=0, le=1, description="Of the requests that are traced where `traceparent` does not say."
+    )
+
+
 class WebhooksSettings(Section):
     """Whom the server tells by itself that a stream drifts, is frozen or is taken back."""
 

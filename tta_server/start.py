@@ -40,6 +40,7 @@ def start_facts(service: Service, address: str) -> dict[str, str]:
         "storage": _storage(service),
         "keys": _keys(service),
         "webhooks": _webhooks(service),
+        "traces": service.settings.tracing.endpoint or "off, tracing.endpoint is empty",
         "log": _log(service),
         "try": f"curl {address}/v2/health/ready",
     }
@@ -58,7 +59,8 @@ def _has(service: Service, part: str) -> bool:
 def _streams(service: Service) -> str:
     """Say how streams learn, those that nobody configured by name."""
     settings, registry = service.settings, service.served.registry
-    return f"mode '{registry.modes.usual('')}', windows of {settings.engine.window_rows} images"
+    when = ", only while they drift" if settings.streams.adapt_when == "drift" else ""
+    return f"mode '{registry.modes.usual('')}', windows of {settings.engine.window_rows} images{when}"
 
 
 def _domains(service: Service) -> str:

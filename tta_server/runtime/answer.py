@@ -16,6 +16,7 @@ from tta_server.runtime.decoding import SMALL_PIXELS, TINY_BYTES, TINY_PIXELS, P
 from tta_server.runtime.job import Answer, Job
 from tta_server.runtime.served import Served
 from tta_server.streams.window import Images, Offered, prepared
+from tta_server.telemetry.tracing import note
 
 T = TypeVar("T")
 
@@ -83,9 +84,24 @@ async def answer(served: Served, asked: Question, gone: Callable[[], Coroutine[A
                 offered = await _images(served, asked, hung_up)
             _expect_caller(hung_up)
             job = Job(asked.stream, offered, time.monotonic(), asked.client, asked.request_id)
-            return await _unless(hung_up, served.engine.submit(job, room, asyncio.get_running_loop().call_soon))
+            found = await _unless(hung_up, served.engine.submit(job, room, asyncio.get_running_loop().call_soon))
+            _trace(found)
+            return found
         finally:
             hung_up.cancel()
+
+
+def _trace(found: Answer) -> None:
+    """Write down who answered and how long it took, if the request is traced."""
+    note(
+        stream=found.stream,
+        version=found.version,
+        adapted=found.adapted,
+        domains=list(dict.fromkeys(found.domains)),
+        images=len(found.entropy_nats),
+        queue_s=found.queue_s,
+        device_s=found.device_s,
+    )
 
 
 async def compare(

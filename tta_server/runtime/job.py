@@ -1,5 +1,6 @@
 """A request on its way through the engine, the parts that it is answered in, and its answer."""
 
+import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -47,6 +48,8 @@ class Answer:
         version: Version of its state when it answered.
         adapted: Whether a state that has learnt something answered any of the images, not the source.
         domains: Domain of each image, or `HOME`; empty if the stream tells none apart.
+        queue_s: How long the request waited for the device.
+        device_s: How long the device was at it, and at those that it was answered together with.
     """
 
     probabilities: npt.NDArray[np.float32]
@@ -55,6 +58,8 @@ class Answer:
     version: int
     adapted: bool
     domains: tuple[str, ...] = ()
+    queue_s: float = 0.0
+    device_s: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,11 +126,12 @@ class Piece:
 class Draft:
     """An answer that is put together from its parts."""
 
-    def __init__(self, job: Job, stream: Stream, parts: list[Piece]) -> None:
-        """Take the request, the stream that it went to, and the parts that it is answered in."""
+    def __init__(self, job: Job, stream: Stream, parts: list[Piece], begun_s: float) -> None:
+        """Take the request, the stream that it went to, its parts, and when the device began, on a monotonic clock."""
         self.job = job
         self.stream = stream
         self.parts = parts
+        self._begun_s = begun_s
         self._apart = stream.tells_apart
         self._version = 0
         self._found: dict[Piece, Scores] = {}
@@ -158,7 +164,16 @@ class Draft:
             found = [self._found[part] for part in self.parts]
             probabilities = np.concatenate([scores.probabilities for scores in found])[order]
             entropies = np.concatenate([scores.entropies for scores in found])[order]
-        return Answer(probabilities, entropies, self.job.stream, self._version, self._adapted, self._domains())
+        return Answer(
+            probabilities,
+            entropies,
+            self.job.stream,
+            self._version,
+            self._adapted,
+            self._domains(),
+            self._begun_s - self.job.arrived_s,
+            time.monotonic() - self._begun_s,
+        )
 
     def _domains(self) -> tuple[str, ...]:
         if not self._apart:

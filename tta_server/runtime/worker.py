@@ -100,8 +100,8 @@ class Worker:
             for job, _ in asked:
                 self._metrics.stage("queue", now_s - job.arrived_s)
             whole = [(job, stream) for job, stream in asked if not stream.tells_apart]
-            drafts = {job: Draft(job, stream, [Piece(job, stream)]) for job, stream in whole}
-            answered = self._route([one for one in asked if one[1].tells_apart], drafts)
+            drafts = {job: Draft(job, stream, [Piece(job, stream)], now_s) for job, stream in whole}
+            answered = self._route([one for one in asked if one[1].tells_apart], drafts, now_s)
             left = [part for draft in drafts.values() for part in draft.parts if part not in answered]
             for part, scores in answered.items():
                 draft = drafts[part.job]
@@ -160,7 +160,9 @@ class Worker:
             self._set_aside(job, error)
         return None
 
-    def _route(self, asked: Sequence[tuple[Job, Stream]], drafts: dict[Job, Draft]) -> dict[Piece, Scores]:
+    def _route(
+        self, asked: Sequence[tuple[Job, Stream]], drafts: dict[Job, Draft], begun_s: float
+    ) -> dict[Piece, Scores]:
         """Tell the images of requests apart; returns the parts that the frozen model has answered with that."""
         router, answered = self.parts.router, dict[Piece, Scores]()
         if router is None or not asked:
@@ -178,7 +180,7 @@ class Worker:
                 parts = router.place(job, stream, look, busy)
                 for part in parts:
                     router.begin(part)
-                drafts[job] = Draft(job, stream, parts)
+                drafts[job] = Draft(job, stream, parts, begun_s)
                 answered |= {part: look.of(part) for part in parts if look.scores and part.stream.answers_as_source}
         return answered
 
