@@ -25,7 +25,7 @@ OPSET = 20
 KEY = "tta_server"
 """Under which a file's metadata hold what this server knows of it, as JSON."""
 
-_TALKATIVE = "torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes"
+_TALKATIVE = "torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript", "onnx_ir"
 _MOST_BYTES = 2**31 - 1  # of one protobuf message
 
 

@@ -196,6 +196,14 @@ def test_a_network_that_would_answer_otherwise_is_refused(kind, message, capsys)
     assert "".join(capsys.readouterr()) == ""
 
 
+def test_the_exporter_says_nothing_in_the_log_of_a_server(caplog):
+    caplog.set_level("INFO")
+
+    OnnxBackbone(TorchBackbone(small(), SHAPE))
+
+    assert caplog.text == ""
+
+
 def test_a_missing_package_is_named_with_what_to_install(monkeypatch):
     def gone(name: str) -> None:
         raise ImportError(name)
