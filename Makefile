@@ -18,7 +18,7 @@ SLOW := crash fuzz k8s load_tests test_docs_adapters.py test_docs_networks.py te
 # What test-observability runs: drift, metrics, alerts, dashboard, page, log, webhooks.
 OBSERVED := k8s $(addprefix tta_server/,drift telemetry test_drift_api.py test_label_free_metrics.py test_logs.py test_page.py)
 
-.PHONY: help demo test test-observability test-quick test-crash test-fuzz image-test check serve bench bench-overload bench-streams bench-guard bench-domains bench-domains-cost bench-drift bench-backend networks format clean
+.PHONY: help demo test test-observability test-quick test-crash test-fuzz image-test check serve bench bench-http bench-overload bench-streams bench-guard bench-domains bench-domains-cost bench-drift bench-backend networks format clean
 
 help:
 	@echo "make demo    replay a drifting camera against the server (ARGS=--once stops it at the end)"
@@ -31,6 +31,7 @@ help:
 	@echo "make check   format, lint, types, import contracts"
 	@echo "make serve   run the server (ARGS='--config my.yaml')"
 	@echo "make bench   measure predict and adapt steps against the plain forward"
+	@echo "make bench-http compare this server with a bare application (and with LitServe and mosec, see load_tests/http.py)"
 	@echo "make bench-overload ask ten times more than the server can answer, for a minute"
 	@echo "make bench-streams measure many streams stacked against one after another"
 	@echo "make bench-domains measure what a state for each domain would gain"
@@ -91,6 +92,9 @@ serve: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m load_tests.bench $(ARGS)
+
+bench-http: $(INSTALLED)
+	$(BIN)/python -m load_tests.http $(ARGS)
 
 bench-overload: $(INSTALLED)
 	$(BIN)/python -m load_tests.overload $(ARGS)

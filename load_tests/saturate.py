@@ -6,6 +6,7 @@ import selectors
 import socket
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -69,9 +70,9 @@ def saturate(port: int, requests: Sequence[bytes], clients: int, seconds: float,
     turn, latencies_s = 0, list[float]()
     cpu_s = sum(_cpu_s(pid) for pid in _group(leader))
     started_s = time.perf_counter()
-    with selectors.DefaultSelector() as selector:
+    with selectors.DefaultSelector() as selector, ExitStack() as stack:
         for _ in range(clients):
-            client = _Client(socket.create_connection(("127.0.0.1", port), _TIMEOUT_S))
+            client = _Client(stack.enter_context(socket.create_connection(("127.0.0.1", port), _TIMEOUT_S)))
             client.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             selector.register(client.connection, selectors.EVENT_READ, client)
             client.send(requests[turn % len(requests)])
@@ -91,7 +92,6 @@ def saturate(port: int, requests: Sequence[bytes], clients: int, seconds: float,
                     turn += 1
                 else:
                     selector.unregister(client.connection)
-                    client.connection.close()
     took_s = time.perf_counter() - started_s
     members = list(_group(leader))
     spent_s = sum(_cpu_s(pid) for pid in members) - cpu_s
