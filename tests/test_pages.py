@@ -23,6 +23,7 @@ EXECUTED = {
     ),
     ("docs/api.md", "json"): {"state_version": "the example answer"},
     ("docs/security.md", "yaml"): {"trusted_proxies": "each setting exists"},
+    ("docs/replicas.md", "yaml"): {"shared: true": "each setting exists"},
     ("docs/configuration.md", "yaml"): {"window_rows": "the curl lines of the api, the serve lines"},
 }
 # Shell commands are checked here. What they need, and what therefore keeps a test from running all of each:

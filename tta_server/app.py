@@ -2,6 +2,7 @@
 
 import gc
 import shutil
+import socket
 import tempfile
 import weakref
 from collections.abc import AsyncIterator, Mapping
@@ -17,6 +18,7 @@ from tta_server.api import (
     compare,
     domains,
     drift,
+    hand_over,
     health,
     infer,
     labels,
@@ -80,7 +82,7 @@ def build(settings: Settings, model: Model | None = None) -> Service:
             stored fits neither.
     """
     model = model or load_model(settings.model)
-    storage = open_storage(settings.storage)
+    storage = open_storage(settings.storage, settings.server.port)
     try:
         served = make_served(settings.model.name or model.backbone.spec.name, model, settings, storage)
     except Exception:
@@ -129,6 +131,7 @@ def make_app(served: Mapping[str, Served], settings: Settings, bursts: Bursts | 
     app.include_router(states.router(served, callers))
     app.include_router(domains.router(served, callers))
     app.include_router(drift.router(served))
+    app.include_router(hand_over.router(served))
     app.include_router(audit.router(served))
     app.include_router(labels.router(served))
     app.include_router(health.router(served))
@@ -156,16 +159,25 @@ def use_threads(settings: EngineSettings) -> None:
     torch.set_num_threads(settings.threads or max(1, torch.get_num_threads() - 1))
 
 
-def open_storage(settings: StorageSettings) -> Storage:
+def open_storage(settings: StorageSettings, port: int = 0) -> Storage:
     """Take the storage that the configuration names; without one, a folder that is gone when the process ends.
+
+    Args:
+        settings: The section of the configuration.
+        port: Where this server listens, for others that share the storage.
 
     Raises:
         ValueError: If it cannot be used or written, or another server has it.
     """
+    if settings.shared and not settings.url:
+        raise ValueError("storage.shared is on, but storage.url is empty; set it to the place that the servers share")
+    replica = (settings.replica or socket.gethostname()) if settings.shared else ""
+    address = f"http://{replica}.{settings.peers}:{port}" if replica and settings.peers else ""
     url = settings.url or tempfile.mkdtemp(prefix="tta-server-")
     try:
-        store = Store(url, settings.keep_states, settings.keep_snapshots, settings.inputs_max_bytes)
-        audit_log = Audit(store.files, settings.audit_segment_bytes, settings.audit_segments)
+        limits = settings.keep_states, settings.keep_snapshots, settings.inputs_max_bytes
+        store = Store(url, *limits, replica=replica, address=address)
+        audit_log = Audit(store.files, settings.audit_segment_bytes, settings.audit_segments, replica)
         keeper = Keeper(store, audit_log, settings.save_every_s if settings.url else 0.0)
         keeper.start()
     except OSError as error:

@@ -32,7 +32,7 @@ def router(models: Mapping[str, Served]) -> APIRouter:
     @routes.get("/v2/health/ready", **told(Readiness))
     async def ready() -> Response:
         """Tell whether a good request would be answered; 503 with the reason if not."""
-        return _health("ready", next(filter(None, (each.engine.trouble() for each in models.values())), ""))
+        return _health("ready", next(filter(None, (each.trouble() for each in models.values())), ""))
 
     @routes.get("/metrics", response_class=Response, responses=_METRICS)
     def metrics() -> Response:  # not async: rendering runs in a thread

@@ -82,8 +82,12 @@ async def answer(served: Served, asked: Question, gone: Callable[[], Coroutine[A
             with served.metrics.timed("decode"):
                 offered = await _images(served, asked, hung_up)
             _expect_caller(hung_up)
-            job = Job(asked.stream, offered, time.monotonic(), asked.client, asked.request_id)
-            return await _unless(hung_up, served.engine.submit(job, room))
+
+            def ask() -> Coroutine[Any, Any, Answer]:
+                job = Job(asked.stream, offered, time.monotonic(), asked.client, asked.request_id)
+                return _unless(hung_up, served.engine.submit(job, room))
+
+            return await served.answer(asked.stream, ask)
         finally:
             hung_up.cancel()
 
@@ -99,7 +103,11 @@ async def compare(
         hung_up = asyncio.ensure_future(gone())
         try:
             offered = await _images(served, asked, hung_up)
-            return await _unless(hung_up, served.engine.command(lambda c: c.beside.compare(asked.stream, offered)))
+
+            def ask() -> Coroutine[Any, Any, tuple[int, list[Beside]]]:
+                return _unless(hung_up, served.engine.command(lambda c: c.beside.compare(asked.stream, offered)))
+
+            return await served.answer(asked.stream, ask, opening=False)
         finally:
             hung_up.cancel()
 

@@ -20,18 +20,20 @@ _LOCK = "lock"
 class Disk:
     """A folder. A write is: a file beside it, fsync, rename, fsync of the folder."""
 
+    look_every_s = 0.0  # each look takes 0.1 ms
+
     def __init__(self, root: Path) -> None:
         """Take the folder `root`, which need not exist."""
         self._root = root
         self._lock: int | None = None
         self._unfinished = _UNFINISHED
+        self._locking = fcntl.LOCK_EX
 
     def claim(self, alone: bool = True) -> None:
-        """Lock the folder; the lock goes with the process, however it ends. Beside others: only make sure of it."""
+        """Lock the folder, alone or beside others who share it; the lock goes with the process, however it ends."""
         if not alone:
             self._unfinished = f".{secrets.token_hex(4)}{_UNFINISHED}"  # two may write a file of one name
-            _make_folder(self._root)
-            return
+            self._locking = fcntl.LOCK_SH
         try:
             self._lock = self._locked()
         except BlockingIOError as error:
@@ -150,7 +152,7 @@ class Disk:
         _make_folder(self._root)
         lock = os.open(self._root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, self._locking | fcntl.LOCK_NB)
         except OSError:
             os.close(lock)
             raise

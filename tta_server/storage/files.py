@@ -20,7 +20,13 @@ class Found(NamedTuple):
 
 
 class Files(Protocol):
-    """Bytes under paths such as `streams/camera/manifest.json`. Whatever fails raises OSError."""
+    """Bytes under paths such as `streams/camera/manifest.json`. Whatever fails raises OSError.
+
+    Attributes:
+        look_every_s: How long it is enough to have looked once whether a shared stream is still one's own.
+    """
+
+    look_every_s: float
 
     def claim(self, alone: bool = True) -> None:
         """Take the place, for this process alone or beside others; ValueError if another has it for itself."""

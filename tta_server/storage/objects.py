@@ -37,6 +37,8 @@ def open_files(url: str) -> Files:
 class ObjectStore:
     """What fsspec reaches: an object is put there at once or not at all."""
 
+    look_every_s = 10.0  # each look takes some 30 ms, and money
+
     def __init__(self, filesystem: Any, root: str) -> None:  # noqa: ANN401
         """Take an fsspec filesystem and the prefix in it."""
         self._filesystem = filesystem

@@ -26,7 +26,7 @@ class LostError(OSError):
     """Another server has the stream now: what this one wanted to write of it is dropped, never tried again."""
 
 
-class Record(NamedTuple):
+class Ownership(NamedTuple):
     """One generation of a stream's owners.
 
     Attributes:
@@ -58,7 +58,7 @@ class Owners:
         self._address = address
         self._floors: dict[str, int] = {}  # of streams that this server has had, where that is not 0
 
-    def newest(self, stream: str) -> Record | None:
+    def newest(self, stream: str) -> Ownership | None:
         """Return the record that counts, or None if nobody ever had the stream.
 
         Raises:
@@ -71,7 +71,7 @@ class Owners:
                 continue
         return None
 
-    def acquire(self, stream: str, erase: bool = False) -> Record:
+    def acquire(self, stream: str, erase: bool = False) -> Ownership:
         """Take a stream over, whoever has it; what is loaded of it afterwards is all that counts.
 
         Args:
@@ -82,9 +82,9 @@ class Owners:
             OSError: If it cannot be done now.
         """
         while True:
-            before = self.newest(stream) or Record(0, "")
+            before = self.newest(stream) or Ownership(0, "")
             generation = before.generation + 1
-            mine = Record(generation, self._replica, generation if erase else before.floor, self._address)
+            mine = Ownership(generation, self._replica, generation if erase else before.floor, self._address)
             if not self._files.create(_path(stream, generation), _dumped(mine)):
                 continue
             if self._newest(stream) != generation:  # the record was made after a newer one had replaced its like
@@ -141,13 +141,13 @@ def _path(stream: str, generation: int) -> str:
     return f"streams/{stream}/{_PREFIX}{generation:08d}"
 
 
-def _dumped(record: Record) -> bytes:
+def _dumped(record: Ownership) -> bytes:
     return json.dumps({"replica": record.replica, "floor": record.floor, "address": record.address}).encode()
 
 
-def _parsed(generation: int, data: bytes) -> Record:
+def _parsed(generation: int, data: bytes) -> Ownership:
     try:
         found = json.loads(data)
-        return Record(generation, str(found["replica"]), int(found["floor"]), str(found["address"]))
+        return Ownership(generation, str(found["replica"]), int(found["floor"]), str(found["address"]))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise OSError(f"the owner's record of generation {generation} is damaged: {error}") from error

@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import logging
 import re
+import secrets
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -43,6 +44,7 @@ from tta_server.storage.owners import PER_GENERATION, Owners, generation_of
 log = logging.getLogger(__name__)
 
 _DIGEST = re.compile(r"[0-9a-f]{16,64}")
+_SECRET = "secret"  # noqa: S105 (its name)
 _ERASED = "erased"  # a stream's folder with this file in it is no more: what is left goes at the next start
 
 
@@ -115,9 +117,14 @@ class Store:
         """Let another process have it."""
         self.files.release()
 
-    def is_known(self, stream: str) -> bool:
-        """Say whether anything was ever kept of a stream."""
-        return bool(self.files.listing(_folder(stream)))
+    def is_kept(self, stream: str) -> bool:
+        """Say whether anything is kept of a stream; that somebody has had it is not enough."""
+        return any(not generation_of(found.name) for found in self.files.listing(_folder(stream)))
+
+    def secret(self) -> str:
+        """Return what only those know who share the place; the first who asks makes it up."""
+        self.files.create(_SECRET, secrets.token_hex(32).encode())
+        return self.files.read(_SECRET).decode()
 
     def names(self) -> list[str]:
         """Return the streams that a state or snapshot is kept of, sorted."""

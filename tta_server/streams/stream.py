@@ -105,6 +105,7 @@ class Stream:
         lately: How much of what the stream sees is of this domain; of a stream: how much is at home.
         drift: How its input drifts; of a domain, its stream's says it.
         begun: How many waiting images `state` has the statistics of, before the first step.
+        generation: With which this server holds it, where others could take it; 0 where none can.
     """
 
     name: str
@@ -134,6 +135,7 @@ class Stream:
     begun: int = 0
     lately: Lately = field(default_factory=Lately)
     drift: Watch = field(default_factory=Watch)
+    generation: int = 0
 
     @property
     def standing(self) -> Standing:
