@@ -4,9 +4,11 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 # Prometheus comes from Debian's package, unpacked here: nothing on the machine is changed and no service is started.
 PROMETHEUS := .tools/usr/bin/prometheus
+HAPROXY := .tools/usr/sbin/haproxy
+BALANCING := haproxy liblua5.3-0 libopentracing-c-wrapper0 libopentracing1
 ARGS ?=
 # What test-quick leaves out: tests that start servers or whole evaluations, and files that take over five seconds.
-SLOW := crash fuzz k8s load_tests test_docs_adapters.py test_docs_networks.py test_docs_runbook.py test_install.py test_readme.py \
+SLOW := crash fuzz replicas k8s load_tests test_docs_adapters.py test_docs_networks.py test_docs_runbook.py test_install.py test_readme.py \
 	$(addprefix adapters/,test_bounds.py test_broken_laws.py test_enlist.py test_laws.py test_stack.py) \
 	adapters/test_vision_transformer.py $(addprefix models/,test_catalog.py test_glyphs.py test_onnx_backbone.py test_onnx_file.py test_style.py) \
 	$(addprefix tta_server/api/,test_faults.py test_openapi.py test_refusals.py test_states.py test_streams.py) \
@@ -18,13 +20,14 @@ SLOW := crash fuzz k8s load_tests test_docs_adapters.py test_docs_networks.py te
 # What test-observability runs: drift, metrics, alerts, dashboard, page, log, webhooks.
 OBSERVED := k8s $(addprefix tta_server/,drift telemetry test_drift_api.py test_label_free_metrics.py test_logs.py test_page.py)
 
-.PHONY: help demo test test-observability test-quick test-crash test-fuzz image-test check serve bench bench-http bench-overload bench-streams bench-guard bench-domains bench-domains-cost bench-drift bench-backend networks format clean
+.PHONY: help demo test test-replicas test-observability test-quick test-crash test-fuzz image-test check serve bench bench-http bench-overload bench-streams bench-guard bench-domains bench-domains-cost bench-drift bench-backend networks format clean
 
 help:
 	@echo "make demo    replay a drifting camera against the server (ARGS=--once stops it at the end)"
 	@echo "make test    run every test"
 	@echo "make test-quick run, in under 90 seconds, what shows most mistakes: no servers, no evaluations, no long laws"
 	@echo "make test-observability run those of drift, metrics, alerts, dashboard, page, log and webhooks"
+	@echo "make test-replicas stop, kill, add and roll replicas behind a real HAProxy, and let two fight over a stream"
 	@echo "make test-crash kill the server 200 times, at every failpoint, and fill its disk"
 	@echo "make test-fuzz make up more than 2,000 requests from the OpenAPI document, and check every answer against it"
 	@echo "make image-test build the images with buildah, start them and ask each for one prediction (root; TORCH_INDEX=...)"
@@ -51,6 +54,12 @@ $(PROMETHEUS):
 	cd .tools && (apt-get download prometheus || (apt-get update && apt-get download prometheus))
 	dpkg-deb -x .tools/prometheus_*.deb .tools && rm .tools/prometheus_*.deb
 
+# The same for the balancer, with the libraries that it needs.
+$(HAPROXY):
+	mkdir -p .tools
+	cd .tools && (apt-get download $(BALANCING) || (apt-get update && apt-get download $(BALANCING)))
+	for package in $(BALANCING); do dpkg-deb -x .tools/$${package}_*.deb .tools && rm .tools/$${package}_*.deb; done
+
 demo: $(INSTALLED)
 	$(BIN)/tta-server demo $(ARGS)
 
@@ -60,13 +69,16 @@ define DEBIAN_PACKAGES
 	|| (apt-get update && apt-get install --yes --no-install-recommends chromium fonts-dejavu-core)
 endef
 
-test: $(INSTALLED) $(PROMETHEUS)
+test: $(INSTALLED) $(PROMETHEUS) $(HAPROXY)
 	$(DEBIAN_PACKAGES)
 	$(BIN)/pytest -n 2 $(ARGS)
 
 test-observability: $(INSTALLED) $(PROMETHEUS)
 	$(DEBIAN_PACKAGES)
 	$(BIN)/pytest -n 2 $(OBSERVED:%=tests/%) $(ARGS)
+
+test-replicas: $(INSTALLED) $(HAPROXY)
+	$(BIN)/pytest -n 0 --all-replicas tests/replicas tests/replicas/planned.py $(ARGS)
 
 test-quick: $(INSTALLED)
 	$(BIN)/pytest -q -n 2 $(SLOW:%=--ignore=tests/%) $(ARGS)

@@ -2,6 +2,7 @@
 
 import gc
 import shutil
+import socket
 import tempfile
 import weakref
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +20,7 @@ from tta_server.api import (
     compare,
     domains,
     drift,
+    hand_over,
     health,
     infer,
     labels,
@@ -94,6 +96,10 @@ def build(settings: Settings, model: Model | None = None) -> Service:
         ValueError: If the model cannot be loaded, the adapter does not fit it, the storage cannot be used, or what is
             stored fits neither.
     """
+    if settings.repository.models and settings.storage.shared:
+        raise ValueError(
+            "repository.models and storage.shared do not go together: servers hand over one model's streams"
+        )
     first = _served(settings, model)
     makers = {name: partial(_served, _of_model(settings, name)) for name in settings.repository.models}
     loaded = {first.name: first}
@@ -113,7 +119,7 @@ def build(settings: Settings, model: Model | None = None) -> Service:
 def _served(settings: Settings, model: Model | None = None) -> Served:
     """Return the model that the configuration names first, or the one given, with its storage."""
     model = _answering(model or load_model(settings.model), settings.model)
-    storage = open_storage(settings.storage)
+    storage = open_storage(settings.storage, settings.server.port)
     try:
         return make_served(settings.model.name or model.backbone.spec.name, model, settings, storage)
     except Exception:
@@ -179,6 +185,7 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
     app.include_router(domains.router(models, callers))
     app.include_router(drift.router(models))
     app.include_router(strange.router(models))
+    app.include_router(hand_over.router(models))
     app.include_router(audit.router(models))
     app.include_router(labels.router(models))
     app.include_router(health.router(models))
@@ -222,16 +229,25 @@ def use_threads(settings: EngineSettings) -> None:
     torch.set_num_threads(settings.threads or max(1, torch.get_num_threads() - 1))
 
 
-def open_storage(settings: StorageSettings) -> Storage:
+def open_storage(settings: StorageSettings, port: int = 0) -> Storage:
     """Take the storage that the configuration names; without one, a folder that is gone when the process ends.
+
+    Args:
+        settings: The section of the configuration.
+        port: Where this server listens, for others that share the storage.
 
     Raises:
         ValueError: If it cannot be used or written, or another server has it.
     """
+    if settings.shared and not settings.url:
+        raise ValueError("storage.shared is on, but storage.url is empty; set it to the place that the servers share")
+    replica = (settings.replica or socket.gethostname()) if settings.shared else ""
+    address = f"http://{replica}.{settings.peers}:{port}" if replica and settings.peers else ""
     url = settings.url or tempfile.mkdtemp(prefix="tta-server-")
     try:
-        store = Store(url, settings.keep_states, settings.keep_snapshots, settings.inputs_max_bytes)
-        audit_log = Audit(store.files, settings.audit_segment_bytes, settings.audit_segments)
+        limits = settings.keep_states, settings.keep_snapshots, settings.inputs_max_bytes
+        store = Store(url, *limits, replica=replica, address=address)
+        audit_log = Audit(store.files, settings.audit_segment_bytes, settings.audit_segments, replica)
         keeper = Keeper(store, audit_log, settings.save_every_s if settings.url else 0.0)
         keeper.start()
     except OSError as error:

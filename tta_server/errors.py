@@ -127,6 +127,17 @@ class SetAside(TTAError):
         )
 
 
+class Moved(TTAError):
+    """A stream is another server's now."""
+
+    status = 503
+    code = "moved"
+
+    def __init__(self, stream: str) -> None:
+        """Say which stream it is."""
+        super().__init__(f"stream '{stream}' is moving to another server; ask again")
+
+
 class NotReady(TTAError):
     """The server is starting, stopping or damaged."""
 

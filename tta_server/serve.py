@@ -1,5 +1,6 @@
 """Run the server until a signal ends it."""
 
+import asyncio
 import logging
 import resource
 import signal
@@ -66,9 +67,29 @@ def serve(settings: Settings) -> None:
         )
         _say_start(settings, service.served.name, facts)
         try:
-            uvicorn.Server(config).run(sockets=[address])
+            _Server(config, service).run(sockets=[address])
         finally:
             log.info("stopped", extra=fields(model=service.served.name))
+
+
+class _Server(uvicorn.Server):
+    """Say that this server stops, answer until a balancer has noticed, and then close.
+
+    Where others take streams over everything is written before the address is closed: who takes one waits until then.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._served = service.served
+        self._drain_s = service.settings.server.drain_s
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain, finish and close."""
+        self._served.leaving.set()
+        await asyncio.sleep(self._drain_s)
+        if self._served.tenure:
+            await asyncio.to_thread(self._served.finish)
+        await super().shutdown(sockets)
 
 
 def _say_start(settings: Settings, model: str, facts: Mapping[str, str]) -> None:

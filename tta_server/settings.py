@@ -264,6 +264,17 @@ class StorageSettings(Section):
     url: str = Field(
         "", description="Folder or fsspec URL for states, snapshots and the audit log; empty keeps nothing."
     )
+    shared: bool = Field(False, description="Whether several servers use the same url; each stream has one at a time.")
+    replica: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$",
+        description="What this server is called among those; unlike any other. Empty is the host's name.",
+    )
+    peers: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9.-]*$",
+        description="Domain in which servers reach one another by name, to be handed streams; empty asks nobody.",
+    )
     save_every_s: float = Field(
         1.0, ge=0, allow_inf_nan=False, description="Shortest time between two rounds of writing; a kill loses less."
     )

@@ -26,6 +26,13 @@ class ServerSettings(Section):
     keep_alive_s: float = Field(
         75.0, gt=0, allow_inf_nan=False, description="How long a connection may be idle between two requests."
     )
+    drain_s: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="How long a server that is told to stop answers while it says that it is not ready: longer than a "
+        "balancer takes to notice.",
+    )
     trusted_proxies: list[str] = Field(
         [],
         description="Addresses or networks whose X-Forwarded-For, X-Actor and limits.client_header are believed; "

@@ -45,7 +45,7 @@ def router(models: Mapping[str, Served]) -> APIRouter:
         finally:
             reading -= 1
         if name and not entries:
-            await asyncio.wrap_future(served.engine.command(lambda c: c.check(name)))
+            await served.command(name, lambda c: c.check(name))
         return {"entries": entries, "kept": "storage" if kept.durable else "memory"}
 
     @routes.get("/audit", **declared)

@@ -122,6 +122,12 @@ class Creation(Body):
     reason: Reason = ""
 
 
+class HandOver(Body):
+    """A stream that another server takes over."""
+
+    stream: StreamName
+
+
 class Change(Body):
     """What to change of a stream."""
 

@@ -1,6 +1,5 @@
 """`/v1/streams/{name}/domains`: the kinds of input that a stream tells apart, and what it learnt of each."""
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,31 +22,30 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         callers: Knows who asks.
     """
     routes = APIRouter(prefix="/v1/streams/{name}/domains", tags=["domains"])
-    engine = find(models).engine
+    served = find(models)
 
     @routes.get("", **told(DomainList, 400, 404))
     async def list_domains(name: StreamPath) -> dict[str, Any]:
         """List what a stream tells apart: what is at home, and each domain that it has met."""
-        return {"domains": await asyncio.wrap_future(engine.command(lambda c: c.domains.describe(name)))}
+        return {"domains": await served.command(name, lambda c: c.domains.describe(name))}
 
     @routes.patch("/{number}", **told(DomainAbout, 400, 404))
     async def rename_domain(name: StreamPath, number: DomainPath, asked: Rename, request: Request) -> dict[str, Any]:
         """Call a domain something that people understand; its name stays."""
         who = callers.who(request, asked.reason)
-        return await asyncio.wrap_future(engine.command(lambda c: c.domains.rename(name, number, asked.title, who)))
+        return await served.command(name, lambda c: c.domains.rename(name, number, asked.title, who))
 
     @routes.delete("/{number}", status_code=204, responses=refusals(400, 404))
     async def delete_domain(name: StreamPath, number: DomainPath, request: Request) -> None:
         """Erase everything of a domain; the next image that looks like its images opens a new one."""
         who = callers.who(request)
-        files = engine.command(lambda c: c.delete(c.domains.named(name, number), who))
-        await erased(await asyncio.wrap_future(files))
+        await erased(await served.command(name, lambda c: c.delete(c.domains.named(name, number), who)))
 
     @routes.post("/{number}/offer", **told(DomainsOpened, 400, 404, 409, status=201))
     async def offer_domain(name: StreamPath, number: DomainPath, asked: Offer, request: Request) -> dict[str, Any]:
         """Give other streams a copy of a domain to start from, each judged by its own guard; all of them or none."""
         key_of(request).expect_streams(*asked.to)
         who, to = callers.who(request, asked.reason), list(dict.fromkeys(asked.to))
-        return {"opened": await asyncio.wrap_future(engine.command(lambda c: c.domains.offer(name, number, to, who)))}
+        return {"opened": await served.command(name, lambda c: c.domains.offer(name, number, to, who))}
 
     return routes

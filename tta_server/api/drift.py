@@ -1,6 +1,5 @@
 """`/v1/streams/{name}/drift`: whether the input of a stream drifts, since when, and what says so."""
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +23,7 @@ def router(models: Mapping[str, Served]) -> APIRouter:
     @routes.get("", **told(DriftAbout, 400, 404, 501))
     async def read_drift(name: StreamPath) -> dict[str, Any]:
         """Read state, scores and history of a stream's drift, and what its layers, classes and domains say."""
-        found = await asyncio.wrap_future(served.engine.command(lambda c: c.drift.read(name)))
+        found = await served.command(name, lambda c: c.drift.read(name))
         classes = [share | {"label": served.model.labels[share["index"]]} for share in found["classes"]]
         return found | {"classes": classes}
 

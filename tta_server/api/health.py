@@ -32,7 +32,7 @@ def router(models: Mapping[str, Served]) -> APIRouter:
     @routes.get("/v2/health/ready", **told(Readiness))
     async def ready() -> Response:
         """Tell whether a good request would be answered; 503 with the reason if not."""
-        return _health("ready", next(filter(None, (each.engine.trouble() for each in models.values())), ""))
+        return _health("ready", next(filter(None, (each.trouble() for each in models.values())), ""))
 
     exposition = Exposition([each.metrics for each in models.values()])
 

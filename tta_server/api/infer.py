@@ -19,7 +19,7 @@ from tta_server.api.encoding import body_of, compressed
 from tta_server.api.metadata import OUTPUTS, SCORES, VERSION, known
 from tta_server.api.permission import key_of, take
 from tta_server.api.request_id import request_id_of
-from tta_server.api.stream_id import stream_of
+from tta_server.api.stream_id import expect_header, stream_of
 from tta_server.api.tensors import OPENAPI, Expected, InferRequest, WantedOutput, parse
 from tta_server.runtime.answer import Question, answer
 from tta_server.runtime.job import Answer
@@ -49,9 +49,10 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         served.engine.refuse_if_full()
         sent = parse(await body_of(request), _expected(served), request.headers.get(HEADER))
         request_id = request_id_of(request, sent.request_id)
-        stream = stream_of(
-            request.headers.get("x-stream-id"), sent.parameters.get("stream_id"), sent.parameters.get("sequence_id")
-        )
+        header = request.headers.get("x-stream-id")
+        stream = stream_of(header, sent.parameters.get("stream_id"), sent.parameters.get("sequence_id"))
+        if served.tenure:
+            expect_header(header, stream)
         key_of(request).expect_streams(stream)
         take(request, sent.rows)
         asked = Question(stream, sent.images, callers.client(request), request_id)

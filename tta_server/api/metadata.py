@@ -109,7 +109,7 @@ def router(models: Mapping[str, Served], server_version: str) -> APIRouter:
     @routes.get("/v2/models/{name}/versions/{version}/ready", **told(ModelReadiness, 404))
     async def model_ready(name: str, version: str = VERSION) -> Response:
         """Tell whether a good request would be answered; 503 if not."""
-        ready = not known(models, name, version).engine.trouble()
+        ready = not known(models, name, version).trouble()
         body = orjson.dumps({"name": name, "ready": ready})
         return Response(body, status_code=200 if ready else 503, media_type="application/json")
 

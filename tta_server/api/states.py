@@ -30,12 +30,11 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     """
     routes = APIRouter(prefix="/v1/streams/{name}", tags=["states"])
     served = find(models)
-    engine = served.engine
 
     @routes.get("/snapshots", **told(SnapshotList, 400, 404))
     async def list_snapshots(name: StreamPath) -> dict[str, Any]:
         """List a stream's snapshots, oldest first."""
-        await asyncio.wrap_future(engine.command(lambda c: c.check(name)))
+        await served.command(name, lambda c: c.check(name))
         found = await asyncio.to_thread(served.storage.store.snapshots, name)
         return {"snapshots": [dataclasses.asdict(snapshot) for snapshot in found]}
 
@@ -43,25 +42,25 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     async def take_snapshot(name: StreamPath, request: Request, asked: Note | None = None) -> dict[str, Any]:
         """Keep the state that a stream has now; the oldest snapshots beyond `storage.keep_snapshots` go."""
         note = asked.note if asked else ""
-        written = await asyncio.wrap_future(engine.command(lambda c: c.states.snapshot(name, note)))
+        written = await served.command(name, lambda c: c.states.snapshot(name, note))
         try:
             snapshot = await asyncio.wrap_future(written)
         except OSError as error:
             raise TTAError(f"the snapshot cannot be written: {error}") from error
         who = callers.who(request, note)
-        await asyncio.wrap_future(engine.command(lambda c: c.states.note_snapshot(name, snapshot, who)))
+        await served.command(name, lambda c: c.states.note_snapshot(name, snapshot, who))
         return {"id": snapshot}
 
     @routes.post("/restore", **told(StreamDetails, 400, 404, 409))
     async def restore_snapshot(name: StreamPath, asked: Restore, request: Request) -> dict[str, Any]:
         """Go back to a snapshot, under a new version."""
         who = callers.who(request, asked.reason)
-        return await asyncio.wrap_future(engine.command(lambda c: c.states.restore(name, asked.snapshot, who)))
+        return await served.command(name, lambda c: c.states.restore(name, asked.snapshot, who))
 
     @routes.get("/state", response_class=Response, responses=_DOWNLOAD | refusals(400, 404, 409))
     async def export_state(name: StreamPath) -> Response:
         """Return what a stream has learnt as a safetensors file that says what it belongs to."""
-        data = await asyncio.wrap_future(engine.command(lambda c: c.states.export(name)))
+        data = await served.command(name, lambda c: c.states.export(name))
         disposition = f'attachment; filename="{name}.safetensors"'
         return Response(data, media_type=_FILE, headers={"Content-Disposition": disposition})
 
@@ -77,6 +76,6 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         if int.from_bytes(data[:8], "little") > _MOST_HEADER_BYTES:  # of a safetensors file, before anybody reads it
             raise BadRequest("not a state file of this server, or a damaged one; export the state again")
         who = callers.who(request)
-        return await asyncio.wrap_future(engine.command(lambda c: c.states.adopt(name, data, who)))
+        return await served.command(name, lambda c: c.states.adopt(name, data, who), opening=True)
 
     return routes

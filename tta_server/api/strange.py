@@ -36,7 +36,7 @@ def router(models: Mapping[str, Served]) -> APIRouter:
         They are kept only where `drift.keep_images` says so, in memory, until the stream is reset, erased or moved to
         disk. Nothing is learnt from asking, and nothing is counted.
         """
-        found = await asyncio.wrap_future(served.engine.command(lambda c: c.drift.strange(name)))
+        found = await served.command(name, lambda c: c.drift.strange(name))
         return {"stream": name, "images": await asyncio.to_thread(_described, found, served.model.labels)}
 
     return routes

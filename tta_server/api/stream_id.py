@@ -22,6 +22,19 @@ def stream_of(*candidates: object) -> str:
     return str(name)
 
 
+def expect_header(header: str | None, stream: str) -> None:
+    """Do nothing if a request names its stream where a balancer in front of several servers sees it.
+
+    Raises:
+        BadRequest: If only its body does: it would go to any server, and take the stream from the one that has it.
+    """
+    if not header and stream != DEFAULT:
+        raise BadRequest(
+            f"the stream is named in the body alone, and several servers share the streams; send the header "
+            f"X-Stream-Id: {stream}"
+        )
+
+
 def stream_or_domain(name: str) -> str:
     """Return a name in the path of an operator's request, if it can be that of a stream or of a domain of one.
 

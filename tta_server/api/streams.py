@@ -48,7 +48,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         key_of(request).expect_streams(asked.name)
         who = callers.who(request, asked.reason)
         method = await _fitting(served, asked.adapter)
-        return await asyncio.wrap_future(engine.command(lambda c: c.create(asked.name, asked.mode, method, who)))
+        return await served.command(asked.name, lambda c: c.create(asked.name, asked.mode, method, who), opening=True)
 
     @routes.patch("", **told(Switched, 400))
     async def change_streams(asked: ChangeOfAll, request: Request) -> dict[str, Any]:
@@ -64,37 +64,37 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     @routes.get("/{name}", **declared)
     async def read_stream(name: StreamPath) -> dict[str, Any]:
         """Read everything about one stream."""
-        return await asyncio.wrap_future(engine.command(lambda c: c.read(name)))
+        return await served.command(name, lambda c: c.read(name))
 
     @routes.patch("/{name}", **declared)
     async def change_stream(name: StreamPath, asked: Change, request: Request) -> dict[str, Any]:
         """Switch a stream's mode, its adapter's settings, or both."""
         who = callers.who(request, asked.reason)
         method = await _fitting(served, asked.adapter)
-        return await asyncio.wrap_future(engine.command(lambda c: c.change(name, asked.mode, method, who)))
+        return await served.command(name, lambda c: c.change(name, asked.mode, method, who))
 
     @routes.delete("/{name}", status_code=204, responses=refusals(400, 404))
     async def delete_stream(name: StreamPath, request: Request) -> None:
         """Erase everything of a stream: memory, files and metric series; its lines of the audit log stay."""
         who = callers.who(request)
-        await erased(await asyncio.wrap_future(engine.command(lambda c: c.delete(name, who))))
+        await erased(await served.command(name, lambda c: c.delete(name, who)))
 
     @routes.post("/{name}/evict", status_code=204, responses=refusals(400, 404))
     async def evict_stream(name: StreamPath) -> None:
         """Move a stream to disk until it is asked again; nothing of it is lost."""
-        await asyncio.wrap_future(engine.command(lambda c: c.evict(name)))
+        await served.command(name, lambda c: c.evict(name))
 
     @routes.post("/{name}/reset", **declared)
     async def reset_stream(name: StreamPath, request: Request, asked: Why | None = None) -> dict[str, Any]:
         """Forget everything that a stream has learnt: it answers as the source model again."""
         who = callers.who(request, asked.reason if asked else "")
-        return await asyncio.wrap_future(engine.command(lambda c: c.reset(name, who)))
+        return await served.command(name, lambda c: c.reset(name, who))
 
     @routes.post("/{name}/rollback", **told(StreamDetails, 400, 404, 409))
     async def roll_back_stream(name: StreamPath, asked: Rollback, request: Request) -> dict[str, Any]:
         """Go back to a version that is kept, by default to the newest that passed the guard's complete check."""
         who = callers.who(request, asked.reason)
-        return await asyncio.wrap_future(engine.command(lambda c: c.rollback(name, asked.version, who)))
+        return await served.command(name, lambda c: c.rollback(name, asked.version, who))
 
     return routes
 

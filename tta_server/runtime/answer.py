@@ -83,8 +83,13 @@ async def answer(served: Served, asked: Question, gone: Callable[[], Coroutine[A
             with served.metrics.timed("decode"):
                 offered = await _images(served, asked, hung_up)
             _expect_caller(hung_up)
-            job = Job(asked.stream, offered, time.monotonic(), asked.client, asked.request_id)
-            found = await _unless(hung_up, served.engine.submit(job, room, asyncio.get_running_loop().call_soon))
+            soon = asyncio.get_running_loop().call_soon
+
+            def ask() -> Coroutine[Any, Any, Answer]:
+                job = Job(asked.stream, offered, time.monotonic(), asked.client, asked.request_id)
+                return _unless(hung_up, served.engine.submit(job, room, soon))
+
+            found = await served.answer(asked.stream, ask)
             _trace(found)
             return found
         finally:
@@ -115,7 +120,11 @@ async def compare(
         hung_up = asyncio.ensure_future(gone())
         try:
             offered = await _images(served, asked, hung_up)
-            return await _unless(hung_up, served.engine.command(lambda c: c.beside.compare(asked.stream, offered)))
+
+            def ask() -> Coroutine[Any, Any, tuple[int, list[Beside]]]:
+                return _unless(hung_up, served.engine.command(lambda c: c.beside.compare(asked.stream, offered)))
+
+            return await served.answer(asked.stream, ask, opening=False)
         finally:
             hung_up.cancel()
 

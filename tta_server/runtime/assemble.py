@@ -2,6 +2,7 @@
 
 import logging
 import math
+import threading
 from functools import partial
 
 import numpy as np
@@ -23,6 +24,7 @@ from tta_server.runtime.room import Room
 from tta_server.runtime.router import Router
 from tta_server.runtime.served import Served, Storage
 from tta_server.runtime.sharing import Sharing
+from tta_server.runtime.tenure import Tenure
 from tta_server.runtime.watcher import Watcher
 from tta_server.runtime.worker import Parts, Worker
 from tta_server.settings import DomainsSettings, EngineSettings, GuardSettings, Settings
@@ -64,10 +66,12 @@ def make_served(name: str, model: Model, settings: Settings, storage: Storage) -
     webhook = _webhook(settings.webhooks, metrics)
     if webhook:
         worker.parts.news.listen(Waking(name, webhook.post).hear)
+    engine = Engine(worker, commands, _room(model, settings), settings.engine, metrics, settings.streams.idle_s)
+    finished, shared = threading.Event(), storage.keeper.shared
     return Served(
         name=name,
         model=model,
-        engine=Engine(worker, commands, _room(model, settings), settings.engine, metrics, settings.streams.idle_s),
+        engine=engine,
         commands=commands,
         methods=worker.parts.methods,
         registry=worker.parts.registry,
@@ -77,6 +81,8 @@ def make_served(name: str, model: Model, settings: Settings, storage: Storage) -
         metrics=metrics,
         decoding=Decoding(settings.limits),
         webhook=webhook,
+        tenure=Tenure(storage.store, storage.keeper, engine, finished) if shared else None,
+        finished=finished,
     )
 
 
@@ -129,7 +135,6 @@ def assemble(
     metrics.bundle(reference is not None)
     apart = Apart(len(space.mean) if space else 0, blind=not space and settings.domains.max > 1)
     registry = Registry(methods, settings.streams, _pace(settings.engine), metrics, shelf, news, apart)
-    registry.load(storage.store.names())
     watcher = Watcher(monitor if settings.drift.enabled else None, news.tell, settings.drift.keep_images)
     if not (settings.drift.enabled and (monitor.size or space)):
         _expect_no_wait_for_drift(settings)
@@ -153,6 +158,7 @@ def assemble(
         watcher=watcher,
         metrics=metrics,
     )
+    registry.load(storage.store.names())  # once everybody listens
     return Worker(parts), Commands(parts, shelf, storage.store, settings.domains.max if space else 1)
 
 

@@ -224,6 +224,20 @@ class Commands:
             self._desk.changed(whose, "forget", whose.standing, who, {"domain": name}, summary.images_in_window)
         return erased
 
+    def hold(self, stream: str, generation: int, there: bool) -> None:
+        """Have a stream for this server, and read it; see `Registry.hold`."""
+        self._streams.hold(stream, generation, there)
+        self._streams.arrive(stream)
+
+    def park(self, stream: str) -> None:
+        """Have everything of a stream written that is in memory."""
+        if self._streams.in_memory(stream):
+            self._streams.evict(stream)
+
+    def drop(self, stream: str, generation: int) -> None:
+        """Know a stream no more that another server has, unless it was taken again since."""
+        self._streams.drop(stream, generation)
+
     def save(self) -> None:
         """Have everything written, as before the process ends."""
         self._streams.save()

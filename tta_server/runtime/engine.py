@@ -240,6 +240,8 @@ class Engine:
                 if not last:
                     with self._pulse.at_work():
                         self._learn()
+                        if not jobs:
+                            self._worker.read_on()
         except Exception:
             log.exception("the device thread died")
             with self._changed:
@@ -290,6 +292,8 @@ class Engine:
                     self._commands.append(_Command(self._inspect, Future()))
                 window_s = self._turn_s()
                 if jobs or self._commands or self._closed or (window_s is not None and window_s <= now_s):
+                    break
+                if self._worker.unread:
                     break
                 due_s = [each for each in (self._inspect_s, window_s, self._batcher.due_s()) if each is not None]
                 self._changed.wait(max(0.0, min(due_s) - now_s))

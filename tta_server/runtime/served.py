@@ -1,14 +1,17 @@
 """What is served: a model, and everything that answers for it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
 
 from tta_server.errors import NotFound
 from tta_server.models import Model
 from tta_server.runtime.commands import Commands
 from tta_server.runtime.decoding import Decoding
 from tta_server.runtime.engine import Engine
+from tta_server.runtime.tenure import Tenure
 from tta_server.settings_door import LimitsSettings
 from tta_server.storage.audit import Audit
 from tta_server.storage.keeper import Keeper
@@ -19,6 +22,8 @@ from tta_server.streams.methods import Methods
 from tta_server.streams.registry import Registry
 from tta_server.telemetry.metrics import Metrics
 from tta_server.telemetry.webhook import Webhook
+
+T = TypeVar("T")
 
 
 class Storage(NamedTuple):
@@ -56,6 +61,9 @@ class Served:
         metrics: Where to report.
         decoding: Decodes images.
         webhook: Tells somebody what happens to streams; None if nobody is to be told.
+        tenure: Which streams this server has; None if no other could have them.
+        leaving: Set once the server was told to stop.
+        finished: Set once everything was written for the last time.
     """
 
     name: str
@@ -70,6 +78,31 @@ class Served:
     metrics: Metrics
     decoding: Decoding
     webhook: Webhook | None = None
+    tenure: Tenure | None = None
+    leaving: threading.Event = field(default_factory=threading.Event)
+    finished: threading.Event = field(default_factory=threading.Event)
+
+    async def answer(self, stream: str, ask: Callable[[], Awaitable[T]], opening: bool = True) -> T:
+        """Return what `ask` gives while this server has a stream, see `Tenure.answer`."""
+        return await (self.tenure.answer(stream, ask, opening, changing=False) if self.tenure else ask())
+
+    async def command(self, stream: str, run: Callable[[Commands], T], opening: bool = False) -> T:
+        """Return what an operator's command about a stream, or a domain of it, gives.
+
+        Args:
+            stream: Its name.
+            run: The command.
+            opening: Whether the stream may be new.
+        """
+
+        def ask() -> "asyncio.Future[T]":
+            return asyncio.wrap_future(self.engine.command(run))
+
+        return await (self.tenure.answer(stream, ask, opening, changing=True) if self.tenure else ask())
+
+    def trouble(self) -> str:
+        """Return why nobody should ask this server, though it may answer; or an empty string."""
+        return self.engine.trouble() or ("the server is stopping" if self.leaving.is_set() else "")
 
     def start(self) -> None:
         """Begin to answer; returns when the device is warm."""
@@ -77,11 +110,22 @@ class Served:
             self.webhook.start()
         self.engine.start()
 
-    def stop(self, why: str = "the server is stopping") -> None:
-        """Answer what waits, write what is not written, and give everything back; `why` is what new requests hear."""
+    def finish(self, why: str = "the server is stopping") -> None:
+        """Answer what waits, refuse what comes, and write what is not written; a second time changes nothing.
+
+        Args:
+            why: What new requests hear.
+        """
+        if self.finished.is_set():
+            return
         if self.engine.stop(why=why) and self.storage.durable:
             self.commands.save()  # also what no step has written: the guard's memory, images that wait
         self.storage.keeper.close()
+        self.finished.set()
+
+    def stop(self, why: str = "the server is stopping") -> None:
+        """Finish, and give everything back; `why` is what new requests hear."""
+        self.finish(why)
         self.decoding.close()
         if self.webhook:
             self.webhook.close()

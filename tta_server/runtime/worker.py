@@ -144,6 +144,16 @@ class Worker:
             return ""
         return "the model's weights were damaged in memory; restart the server"
 
+    @property
+    def unread(self) -> bool:
+        """Whether there are streams on disk that were not read yet."""
+        return self._registry.unread
+
+    def read_on(self) -> None:
+        """Read one of those: so lists are whole soon, and whoever never learnt is known."""
+        with self._registry.at_work():
+            self._registry.read_on()
+
     def park_idle(self, now_s: float, idle_s: float) -> None:
         """Move streams to disk that were not asked for `idle_s`, 0 moves none; erase those that never learnt."""
         self.parts.newcomers.expire(now_s)
@@ -151,6 +161,7 @@ class Worker:
 
     def _open(self, job: Job) -> Stream | None:
         try:
+            self._registry.arrive(job.stream)
             self.parts.newcomers.visit(job.stream, job.client, job.arrived_s)
             stream = self._registry.open(job.stream, job.arrived_s)
             self.parts.answerer.key(job, stream.answering)  # fails here if it does

@@ -1,5 +1,7 @@
 """The audit log: one line of JSON for whatever happened to a stream's state, appended and never changed.
 
+Several servers on one place write a log each, and whoever reads sees them as one, by time.
+
 Lines go before states: when the state of version v is on disk, so is every line up to v. After a crash the log may
 therefore be ahead of the states; the `load` line that a restarted server writes says by its digest which state it
 went on from.
@@ -10,6 +12,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
+from heapq import merge
 from itertools import islice
 from typing import Any, Final, Literal, get_args
 
@@ -97,7 +100,7 @@ class Entry:
 class Audit:
     """The log, as numbered segments under `audit/`. One thread appends; any thread may read."""
 
-    def __init__(self, files: Files, segment_bytes: int = 4 * 2**20, keep: int = 64) -> None:
+    def __init__(self, files: Files, segment_bytes: int = 4 * 2**20, keep: int = 64, replica: str = "") -> None:
         """Prepare; nothing is written yet.
 
         Args:
@@ -105,8 +108,10 @@ class Audit:
                 the newest segment anew: make segments smaller.
             segment_bytes: Size from which a new segment is begun.
             keep: Segments kept; the oldest go first.
+            replica: What this server is called if others write logs beside; empty if it is alone.
         """
         self._files = files
+        self._folder = f"{_FOLDER}/{replica}" if replica else _FOLDER
         self._segment_bytes = segment_bytes
         self._keep = keep
 
@@ -119,40 +124,45 @@ class Audit:
         lines = b"".join(entry.as_line() for entry in entries)
         if not lines:
             return
-        segments = self._segments()
+        segments = self._segments(self._folder)
         newest = segments[-1] if segments else None
         if newest is None or newest.size_bytes >= self._segment_bytes:
             number = _number(newest) + 1 if newest else 1
-            self._files.append_lines(f"{_FOLDER}/{number:08d}.jsonl", lines)
+            self._files.append_lines(f"{self._folder}/{number:08d}.jsonl", lines)
             for old in segments[: max(0, len(segments) + 1 - self._keep)]:
-                self._files.remove(f"{_FOLDER}/{old.name}")
+                self._files.remove(f"{self._folder}/{old.name}")
         else:
-            self._files.append_lines(f"{_FOLDER}/{newest.name}", lines)
+            self._files.append_lines(f"{self._folder}/{newest.name}", lines)
 
     def entries(self, stream: str = "") -> Iterator[Entry]:
         """Yield the entries of one stream, or all, oldest first; what a crash tore is left out."""
-        for segment in self._segments():
-            yield from self._read(segment, stream)
+        logs = [self._log(folder, stream) for folder in self._folders()]
+        yield from merge(*logs, key=lambda entry: entry.time)
 
     def newest(self, stream: str = "", limit: int = 100) -> list[Entry]:
         """Return at most `limit` entries of one stream, or all, newest first."""
-        found: list[Entry] = []
-        for segment in reversed(self._segments()):
-            found += islice(self._read(segment, stream, newest_first=True), limit - len(found))
-            if len(found) >= limit:
-                break
-        return found
+        logs = [self._log(folder, stream, newest_first=True) for folder in self._folders()]
+        return list(islice(merge(*logs, key=lambda entry: entry.time, reverse=True), limit))
 
     def last_version(self, stream: str) -> int:
         """Return the highest version of a stream that the log names, 0 if none: later ones must be higher."""
         return max((max(entry.version_before, entry.version_after) for entry in self.entries(stream)), default=0)
 
-    def _segments(self) -> list[Found]:
-        return [found for found in self._files.listing(_FOLDER) if _number(found) > 0]
+    def _folders(self) -> list[str]:
+        """Return where logs are: that of a server that was alone, and one of each that was not."""
+        return [_FOLDER, *(f"{_FOLDER}/{found.name}" for found in self._files.listing(_FOLDER) if found.is_folder)]
 
-    def _read(self, segment: Found, stream: str, newest_first: bool = False) -> Iterator[Entry]:
+    def _log(self, folder: str, stream: str, newest_first: bool = False) -> Iterator[Entry]:
+        segments = self._segments(folder)
+        for segment in reversed(segments) if newest_first else segments:
+            yield from self._read(folder, segment, stream, newest_first)
+
+    def _segments(self, folder: str) -> list[Found]:
+        return [found for found in self._files.listing(folder) if _number(found) > 0]
+
+    def _read(self, folder: str, segment: Found, stream: str, newest_first: bool) -> Iterator[Entry]:
         try:
-            content = self._files.read(f"{_FOLDER}/{segment.name}")
+            content = self._files.read(f"{folder}/{segment.name}")
         except FileNotFoundError:  # rotated away since
             return
         named = json.dumps(stream).encode() if stream else b""  # only lines that hold it are parsed, which takes long

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,15 +18,22 @@ _LOCK = "lock"
 
 
 class Disk:
-    """A local folder. A write is: a file beside it, fsync, rename, fsync of the folder."""
+    """A folder. A write is: a file beside it, fsync, rename, fsync of the folder."""
+
+    look_every_s = 0.0  # each look takes 0.1 ms
 
     def __init__(self, root: Path) -> None:
         """Take the folder `root`, which need not exist."""
         self._root = root
         self._lock: int | None = None
+        self._unfinished = _UNFINISHED
+        self._locking = fcntl.LOCK_EX
 
-    def claim(self) -> None:
-        """Lock the folder; the lock goes with the process, however it ends."""
+    def claim(self, alone: bool = True) -> None:
+        """Lock the folder, alone or beside others who share it; the lock goes with the process, however it ends."""
+        if not alone:
+            self._unfinished = f".{secrets.token_hex(4)}{_UNFINISHED}"  # two may write a file of one name
+            self._locking = fcntl.LOCK_SH
         try:
             self._lock = self._locked()
         except BlockingIOError as error:
@@ -62,17 +70,25 @@ class Disk:
         """Put a file there atomically and durably."""
         self.hold()
         target = self._root / path
-        unfinished = target.with_name(target.name + _UNFINISHED)
-        _make_folder(target.parent)
-        try:
-            _write_durably(unfinished, data)
+        with self._written(target, data) as unfinished:
             failpoint("store.before_rename")
             unfinished.replace(target)
-        except OSError:
-            unfinished.unlink(missing_ok=True)  # on a full disk every byte counts
-            raise
         failpoint("store.after_rename")
         _sync_folder(target.parent)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Put a file there atomically and durably unless there is one."""
+        self.hold()
+        target = self._root / path
+        with self._written(target, data) as unfinished:
+            try:
+                os.link(unfinished, target)
+            except FileExistsError:
+                return False
+            finally:
+                unfinished.unlink()
+        _sync_folder(target.parent)
+        return True
 
     def append_lines(self, path: str, lines: bytes) -> None:
         """Add lines durably; if that fails the file is as it was."""
@@ -108,10 +124,24 @@ class Disk:
         return sorted(found for found in self._all(folder) if not found.name.endswith(_UNFINISHED))
 
     def sweep(self, folder: str) -> None:
-        """Remove unfinished files."""
+        """Remove unfinished files, if nobody else can be at work on them."""
+        if self._unfinished != _UNFINISHED:
+            return
         for found in list(self._all(folder)):
             if found.name.endswith(_UNFINISHED):
                 self.remove(f"{folder}/{found.name}")
+
+    @contextlib.contextmanager
+    def _written(self, target: Path, data: bytes) -> Iterator[Path]:
+        """Write a file beside `target`; whatever fails until the end of the block, nothing of it stays."""
+        unfinished = target.with_name(target.name + self._unfinished)
+        _make_folder(target.parent)
+        try:
+            _write_durably(unfinished, data)
+            yield unfinished
+        except OSError:
+            unfinished.unlink(missing_ok=True)  # on a full disk every byte counts
+            raise
 
     def _locked(self) -> int:
         """Return the lock, taken.
@@ -122,7 +152,7 @@ class Disk:
         _make_folder(self._root)
         lock = os.open(self._root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, self._locking | fcntl.LOCK_NB)
         except OSError:
             os.close(lock)
             raise

@@ -20,10 +20,16 @@ class Found(NamedTuple):
 
 
 class Files(Protocol):
-    """Bytes under paths such as `streams/camera/manifest.json`. Whatever fails raises OSError."""
+    """Bytes under paths such as `streams/camera/manifest.json`. Whatever fails raises OSError.
 
-    def claim(self) -> None:
-        """Take the place for this process alone; ValueError if another has it."""
+    Attributes:
+        look_every_s: How long it is enough to have looked once whether a shared stream is still one's own.
+    """
+
+    look_every_s: float
+
+    def claim(self, alone: bool = True) -> None:
+        """Take the place, for this process alone or beside others; ValueError if another has it for itself."""
         ...
 
     def hold(self) -> None:
@@ -42,6 +48,10 @@ class Files(Protocol):
         """Put a file there, whole or not at all; when this returns it survives a power cut."""
         ...
 
+    def create(self, path: str, data: bytes) -> bool:
+        """Put a file there as `write` does unless there is one; returns whether it was put there by this call."""
+        ...
+
     def append_lines(self, path: str, lines: bytes) -> None:
         """Add lines, each with its newline, to the end of a file; a torn line there is ended first."""
         ...
@@ -55,5 +65,5 @@ class Files(Protocol):
         ...
 
     def sweep(self, folder: str) -> None:
-        """Remove unfinished files that a crash left in `folder`."""
+        """Remove unfinished files that a crash left in `folder`; where others write too, theirs are not told apart."""
         ...

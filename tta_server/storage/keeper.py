@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from tta_server.storage.audit import Audit, Entry
+from tta_server.storage.owners import LostError
 from tta_server.storage.pending import KeptWindow, Make, Pending, Snapshot, UnsavedState
 from tta_server.storage.rounds import Rounds
 from tta_server.storage.store import Store
@@ -57,16 +58,23 @@ class Keeper:
         self._store.claim()
         self._thread.start()
 
-    def save(self, name: str, version: int, make: Make) -> None:
+    @property
+    def shared(self) -> bool:
+        """Whether other servers share the store."""
+        return bool(self._store.replica)
+
+    def save(self, name: str, version: int, make: Make, generation: int = 0) -> None:
         """Keep a stream's state; of several that wait, the newest is written.
 
         Args:
             name: The stream.
             version: Version of the state.
             make: Returns the file. Runs later, on the writer's thread; on the caller's if `read` comes first.
+            generation: With which this server holds the stream; 0 where no other can. If it has lost the stream when
+                the state would be written, the state is dropped.
         """
         with self._changed:
-            self._pending.save(name, version, make, time.monotonic())
+            self._pending.save(name, UnsavedState(version, make, time.monotonic(), generation))
             self._changed.notify_all()
 
     def record(self, entry: Entry) -> None:
@@ -87,7 +95,7 @@ class Keeper:
             self._pending.keep(KeptWindow(name, digest, make))
             self._changed.notify_all()
 
-    def snapshot(self, name: str, version: int, make: Make, note: str = "") -> "Future[str]":
+    def snapshot(self, name: str, version: int, make: Make, note: str = "", generation: int = 0) -> "Future[str]":
         """Keep a snapshot; returns its id to come, or the OSError.
 
         Raises:
@@ -96,7 +104,7 @@ class Keeper:
         future: Future[str] = Future()
         with self._changed:
             self._refuse_if_closed()
-            self._pending.snapshots.append(Snapshot(name, version, make, note, future))
+            self._pending.snapshots.append(Snapshot(name, version, make, note, generation, future))
             self._changed.notify_all()
         return future
 
@@ -115,12 +123,17 @@ class Keeper:
             raise ValueError(f"none of its files can be read ({', '.join(file.id for file in files)})")
         return data
 
-    def delete(self, name: str) -> "Future[None]":
+    def forget(self, name: str) -> None:
+        """Forget what waits of a stream that another server has taken over; what is asked of it then fails."""
+        with self._changed:
+            self._pending.forget(name)
+
+    def delete(self, name: str, generation: int = 0) -> "Future[None]":
         """Forget what waits of a stream and erase its files.
 
         Returns:
             Done, or the OSError; after an error it is tried again with each round, and until then nothing is written of
-            a stream that has the name anew.
+            a stream that has the name anew. Where another server may have the name by then it is not tried again.
 
         Raises:
             OSError: If the keeper is closed.
@@ -128,7 +141,7 @@ class Keeper:
         future: Future[None] = Future()
         with self._changed:
             self._refuse_if_closed()
-            self._pending.erase(name, future)
+            self._pending.erase(name, generation, future)
             self._changed.notify_all()
         return future
 
@@ -156,8 +169,8 @@ class Keeper:
             done, lost = not self._pending, self._pending.missing()
             for snapshot in self._pending.snapshots:
                 _fail([snapshot.future], OSError(_CLOSED))
-            for futures in self._pending.erasures.values():
-                _fail(futures, OSError(_CLOSED))
+            for erasure in self._pending.erasures.values():
+                _fail(erasure.futures, OSError(_CLOSED))
         if not done:
             log.error("%s are lost: %s", lost, self.trouble or "out of time")
         if self._pending.lost:
@@ -236,15 +249,17 @@ class Keeper:
 
     def _erase(self, name: str) -> Exception | None:
         with self._changed:
-            futures, self._pending.erasures[name] = self._pending.erasures[name], []
+            futures, generation = self._pending.begin_erasure(name)
         try:
-            self._store.delete(name)
+            self._store.delete(name, generation)
         except Exception as error:
+            with self._changed:
+                if self.shared:
+                    self._pending.end_erasure(name)
             _fail(futures, error)
             return error
         with self._changed:
-            if not self._pending.erasures[name]:  # else it was asked for again meanwhile
-                del self._pending.erasures[name]
+            self._pending.end_erasure(name)
         for future in futures:
             if future.set_running_or_notify_cancel():
                 future.set_result(None)
@@ -253,10 +268,10 @@ class Keeper:
     def _write_snapshots(self) -> None:
         with self._changed:
             snapshots, self._pending.snapshots = self._pending.snapshots, []
-        for stream, version, make, note, future in snapshots:
+        for stream, version, make, note, generation, future in snapshots:
             if future.set_running_or_notify_cancel():
                 try:
-                    future.set_result(self._store.snapshot(stream, version, make(), note))
+                    future.set_result(self._store.snapshot(stream, version, make(), note, generation))
                 except Exception as error:
                     future.set_exception(error)
 
@@ -273,7 +288,9 @@ class Keeper:
 
     def _write_state(self, name: str, state: UnsavedState) -> Exception | None:
         try:
-            self._store.save(name, state.version, state.make())
+            self._store.save(name, state.version, state.make(), state.generation)
+        except LostError as error:
+            log.warning("version %d of '%s' is dropped: %s", state.version, name, error)
         except Exception as error:  # the next stream's may still be written
             return error
         with self._changed:

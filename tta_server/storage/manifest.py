@@ -12,6 +12,7 @@ Kind = Literal["state", "snapshot"]
 
 SUFFIX: Final = ".safetensors"
 _ID = re.compile(r"(?P<kind>state|snapshot)-(?P<sequence>\d{8,18})-v(?P<version>\d{1,18})-(?P<digest>[0-9a-f]{16})")
+_MANIFEST = re.compile(r"manifest(-(?P<generation>\d{8,18}))?\.json")
 _SCHEMA = 1
 
 
@@ -56,6 +57,17 @@ def from_name(found: Found, described: Saved | None) -> Saved | None:
     kind: Kind = "state" if parts["kind"] == "state" else "snapshot"
     plain = Saved(parts[0], kind, int(parts["version"]), parts["digest"], found.size_bytes)
     return replace(plain, sha256=described.sha256, time=described.time, note=described.note) if described else plain
+
+
+def manifest_name(generation: int) -> str:
+    """Return the name of the manifest that the owner of a generation writes; 0 where a place has one owner."""
+    return f"manifest-{generation:08d}.json" if generation else "manifest.json"
+
+
+def manifest_generation(name: str) -> int | None:
+    """Return whose manifest a file is; None if it is none."""
+    found = _MANIFEST.fullmatch(name)
+    return int(found["generation"] or 0) if found else None
 
 
 def of_kind(saved: Sequence[Saved], kind: Kind) -> list[Saved]:

@@ -35,15 +35,20 @@ def open_files(url: str) -> Files:
 
 
 class ObjectStore:
-    """What fsspec reaches: an object is put there at once or not at all. One server must own the prefix."""
+    """What fsspec reaches: an object is put there at once or not at all."""
+
+    look_every_s = 10.0  # each look takes some 30 ms, and money
 
     def __init__(self, filesystem: Any, root: str) -> None:  # noqa: ANN401
         """Take an fsspec filesystem and the prefix in it."""
         self._filesystem = filesystem
         self._root = root.rstrip("/")
 
-    def claim(self) -> None:
+    def claim(self, alone: bool = True) -> None:
         """Write once, so that a missing bucket and wrong credentials show at the start; there is no lock to take.
+
+        Args:
+            alone: Whether no other server has the prefix; nothing here makes sure of that.
 
         Raises:
             ValueError: If it cannot be written.
@@ -67,10 +72,18 @@ class ObjectStore:
     def write(self, path: str, data: bytes) -> None:
         """Put an object there."""
         failpoint("store.before_write")
-        if not isinstance(self._filesystem, AsyncFileSystem):  # s3 and gs have no folders; SFTP has
-            self._filesystem.makedirs(self._at(path).rpartition("/")[0], exist_ok=True)
+        self._make_folder(path)
         self._filesystem.pipe_file(self._at(path), data)
         failpoint("store.after_rename")
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Put an object there unless there is one: If-None-Match on S3, a generation match on GCS."""
+        self._make_folder(path)
+        try:
+            self._filesystem.pipe_file(self._at(path), data, mode="create")
+        except FileExistsError:
+            return False
+        return True
 
     def append_lines(self, path: str, lines: bytes) -> None:
         """Put the object there anew with the lines at its end: objects cannot grow."""
@@ -98,6 +111,10 @@ class ObjectStore:
 
     def sweep(self, folder: str) -> None:
         """Do nothing: nothing unfinished is ever visible."""
+
+    def _make_folder(self, path: str) -> None:
+        if not isinstance(self._filesystem, AsyncFileSystem):  # s3 and gs have no folders; SFTP has
+            self._filesystem.makedirs(self._at(path).rpartition("/")[0], exist_ok=True)
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}".rstrip("/")

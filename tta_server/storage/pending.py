@@ -24,6 +24,7 @@ class UnsavedState(NamedTuple):
     version: int
     make: Make
     since_s: float
+    generation: int = 0
 
 
 class KeptWindow(NamedTuple):
@@ -41,7 +42,15 @@ class Snapshot(NamedTuple):
     version: int
     make: Make
     note: str
+    generation: int
     future: "Future[str]"
+
+
+class Erasure(NamedTuple):
+    """A stream that is to be erased: who waits for it, nobody once they were told why it failed."""
+
+    generation: int
+    futures: list["Future[None]"]
 
 
 @dataclass
@@ -53,7 +62,7 @@ class Pending:
         lines: Of the audit log, oldest first.
         windows: Oldest first.
         snapshots: Oldest first.
-        erasures: By stream, who waits for it; nobody once they were told why it failed.
+        erasures: By stream.
         lost: Lines and windows given up because there were too many.
     """
 
@@ -61,7 +70,7 @@ class Pending:
     lines: deque[Entry] = field(default_factory=deque)
     windows: deque[KeptWindow] = field(default_factory=deque)
     snapshots: list[Snapshot] = field(default_factory=list)
-    erasures: dict[str, list["Future[None]"]] = field(default_factory=dict)
+    erasures: dict[str, Erasure] = field(default_factory=dict)
     lost: int = 0
 
     def __bool__(self) -> bool:
@@ -70,7 +79,7 @@ class Pending:
     @property
     def urgent(self) -> bool:
         """Whether somebody waits for an answer."""
-        return bool(self.snapshots or any(self.erasures.values()))
+        return bool(self.snapshots or any(erasure.futures for erasure in self.erasures.values()))
 
     def missing(self) -> str:
         """Return what would be lost now, for a person."""
@@ -83,10 +92,10 @@ class Pending:
         }
         return ", ".join(text.format(count) for text, count in counts.items() if count) or "nothing"
 
-    def save(self, name: str, version: int, make: Make, now_s: float) -> None:
+    def save(self, name: str, state: UnsavedState) -> None:
         """Add a state, in place of an older one."""
         older = self.states.get(name)
-        self.states[name] = UnsavedState(version, make, older.since_s if older else now_s)
+        self.states[name] = state._replace(since_s=older.since_s) if older else state
 
     def record(self, entry: Entry) -> None:
         """Add a line."""
@@ -96,11 +105,27 @@ class Pending:
         """Add a window."""
         self._add(self.windows, window, _MAX_WINDOWS)
 
-    def erase(self, name: str, future: "Future[None]") -> None:
-        """Add an erasure, and forget what came of the stream before it."""
+    def forget(self, name: str) -> None:
+        """Forget the state and the windows of a stream."""
         self.states.pop(name, None)
         self.windows = deque(window for window in self.windows if window.stream != name)
-        self.erasures.setdefault(name, []).append(future)
+
+    def erase(self, name: str, generation: int, future: "Future[None]") -> None:
+        """Add an erasure, and forget what came of the stream before it."""
+        self.forget(name)
+        before = self.erasures.get(name)
+        self.erasures[name] = Erasure(generation, [*(before.futures if before else ()), future])
+
+    def begin_erasure(self, name: str) -> tuple[list["Future[None]"], int]:
+        """Return who waits for an erasure, and of which generation the stream was; nobody waits any more."""
+        erasure = self.erasures[name]
+        self.erasures[name] = Erasure(erasure.generation, [])
+        return erasure.futures, erasure.generation
+
+    def end_erasure(self, name: str) -> None:
+        """Forget an erasure, unless it was asked for again meanwhile."""
+        if not self.erasures[name].futures:
+            del self.erasures[name]
 
     def kept(self) -> tuple[list[KeptWindow], list[Entry], dict[str, UnsavedState]]:
         """Return the windows, lines and states as they are now, but for streams that are yet to be erased."""

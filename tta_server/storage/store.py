@@ -8,32 +8,64 @@
 The files are the truth and the manifest describes them: a name holds the digest of its content, so that a file shows
 by itself whether it is complete, and a lost or damaged manifest costs notes and times alone. Order of a save: state,
 manifest, then what the manifest no longer names is removed.
+
+Where several servers share the place, each stream has an owner (`owners.py`). Files then begin with his generation, the
+manifest is his own, and what is written after he has lost the stream is taken back.
 """
 
+import contextlib
 import hashlib
 import logging
 import re
+import secrets
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from tta_server.settings import STREAM_OR_DOMAIN_NAME
 from tta_server.storage.failpoints import failpoint
 from tta_server.storage.files import Files, Found
-from tta_server.storage.manifest import SUFFIX, Kind, Saved, dump_manifest, from_name, load_manifest, new_id, of_kind
+from tta_server.storage.manifest import (
+    SUFFIX,
+    Kind,
+    Saved,
+    dump_manifest,
+    from_name,
+    load_manifest,
+    manifest_generation,
+    manifest_name,
+    new_id,
+    of_kind,
+)
 from tta_server.storage.objects import open_files
+from tta_server.storage.owners import PER_GENERATION, Owners, generation_of
 
 log = logging.getLogger(__name__)
 
 _DIGEST = re.compile(r"[0-9a-f]{16,64}")
+_SECRET = "secret"  # noqa: S105 (its name)
 _ERASED = "erased"  # a stream's folder with this file in it is no more: what is left goes at the next start
-_MANIFEST = "manifest.json"
 
 
 class Store:
-    """What one server keeps under one folder or URL. Any thread may call it; calls wait for one another."""
+    """What one server keeps under one folder or URL. Any thread may call it; calls wait for one another.
 
-    def __init__(self, url: str, keep: int = 3, keep_snapshots: int = 32, inputs_max_bytes: int = 2**30) -> None:
+    Attributes:
+        files: Where it is kept.
+        replica: What this server is called among those that share the place; empty if it is alone.
+        owners: Who has which stream, if the place is shared.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        keep: int = 3,
+        keep_snapshots: int = 32,
+        inputs_max_bytes: int = 2**30,
+        replica: str = "",
+        address: str = "",
+    ) -> None:
         """Open the place; nothing is written before `claim`.
 
         Args:
@@ -41,6 +73,8 @@ class Store:
             keep: States kept of each stream; at least 2, because the newest may turn out damaged.
             keep_snapshots: Snapshots kept of each stream; the oldest go first.
             inputs_max_bytes: Most bytes of kept windows of each stream; the oldest go first.
+            replica: What this server is called if others share the place; empty takes it for this server alone.
+            address: Where the others can ask it to hand a stream over; empty if nowhere.
 
         Raises:
             ValueError: If the URL cannot be used or a number is out of range.
@@ -48,21 +82,23 @@ class Store:
         if keep < 2 or keep_snapshots < 1:
             raise ValueError(f"store keeps {keep} states and {keep_snapshots} snapshots, expected at least 2 and 1")
         self.files: Files = open_files(url)
+        self.replica = replica
+        self.owners = Owners(self.files, replica, address)
         self._keep: dict[Kind, int] = {"state": keep, "snapshot": keep_snapshots}
         self._inputs_max_bytes = inputs_max_bytes
         self._damaged: set[str] = set()  # found so: not counted as kept, gone with the next save
         self._lock = threading.RLock()
 
     def claim(self) -> None:
-        """Take the store for this process, and finish what a crash interrupted.
+        """Take the store for this process, and finish what a crash interrupted; a shared one is left as it is.
 
         Raises:
             ValueError: If another server has it or it cannot be reached.
             OSError: If the folder cannot be written.
         """
         with self._lock:
-            self.files.claim()
-            for folder in self._folders():
+            self.files.claim(alone=not self.replica)
+            for folder in () if self.replica else self._folders():
                 self.files.sweep(folder)
                 self.files.sweep(f"{folder}/inputs")
                 if self._is_erased(folder):
@@ -81,30 +117,41 @@ class Store:
         """Let another process have it."""
         self.files.release()
 
+    def is_kept(self, stream: str) -> bool:
+        """Say whether anything is kept of a stream; that somebody has had it is not enough."""
+        return any(not generation_of(found.name) for found in self.files.listing(_folder(stream)))
+
+    def secret(self) -> str:
+        """Return what only those know who share the place; the first who asks makes it up."""
+        self.files.create(_SECRET, secrets.token_hex(32).encode())
+        return self.files.read(_SECRET).decode()
+
     def names(self) -> list[str]:
         """Return the streams that a state or snapshot is kept of, sorted."""
         with self._lock:
             return [name for name in (folder.partition("/")[2] for folder in self._folders()) if self._saved(name)]
 
-    def save(self, name: str, version: int, data: bytes) -> str:
+    def save(self, name: str, version: int, data: bytes, generation: int = 0) -> str:
         """Keep the state of a stream; older ones beyond `keep` go.
 
         Args:
             name: The stream.
             version: Version of the state.
             data: A whole file that says by itself what it belongs to, as `adapters.dump_state` makes it.
+            generation: With which this server acquired the stream; 0 where the place is not shared.
 
         Returns:
             Its id; when this returns the state survives a power cut.
 
         Raises:
+            LostError: If another server has the stream.
             OSError: If it cannot be written; then everything is as before.
         """
-        return self._put(name, "state", version, data, "")
+        return self._put(name, Saved("", "state", version, "", len(data)), data, generation)
 
-    def snapshot(self, name: str, version: int, data: bytes, note: str = "") -> str:
+    def snapshot(self, name: str, version: int, data: bytes, note: str = "", generation: int = 0) -> str:
         """Keep a state until `keep_snapshots` newer ones are there; as `save` otherwise."""
-        return self._put(name, "snapshot", version, data, note)
+        return self._put(name, Saved("", "snapshot", version, "", len(data), note=note), data, generation)
 
     def load(self, name: str) -> bytes | None:
         """Return the last complete state of a stream, or None if there is none; damaged ones are passed over."""
@@ -152,15 +199,25 @@ class Store:
         except FileNotFoundError:
             return None
 
-    def delete(self, name: str) -> None:
-        """Erase everything of a stream; once begun, a crash does not bring it back.
+    def delete(self, name: str, generation: int = 0) -> None:
+        """Erase everything of a stream, or of a domain of one; once begun, a crash does not bring it back.
+
+        In a shared place a stream gets a new owner who has nothing; what an earlier one still writes does not count. A
+        domain is gone once its stream's file says so.
+
+        Args:
+            name: The stream or domain.
+            generation: As for `save`.
 
         Raises:
+            LostError: If it is a domain, and another server has its stream.
             OSError: If it cannot be erased now; it may then be half gone, and a second call goes on.
         """
         with self._lock:
             folder = _folder(name)
-            if self.files.listing(folder):
+            if self.replica:
+                self._erase_shared(name, generation)
+            elif self.files.listing(folder):
                 self.files.write(f"{folder}/{_ERASED}", b"")
                 self._erase(folder)
 
@@ -169,44 +226,69 @@ class Store:
         folders = [_folder(name)] if name else self._folders()
         return sum(found.size_bytes for folder in folders for _, found in self._tree(folder))
 
-    def _put(self, name: str, kind: Kind, version: int, data: bytes, note: str) -> str:
+    def _put(self, name: str, new: Saved, data: bytes, generation: int) -> str:
         with self._lock:
             folder = _folder(name)
+            self.owners.expect(name, generation)
             if self._is_erased(folder):
                 self._erase(folder)
-            saved = self._saved(name)
-            sequence = max((old.sequence for old in saved), default=0) + 1
+            listing = self.files.listing(folder)
+            saved = self._saved(name, listing)
+            sequence = self.owners.next([entry.sequence for entry in saved], generation)
             digest = hashlib.sha256(data).hexdigest()
-            id = new_id(kind, sequence, version, digest)
+            id = new_id(new.kind, sequence, new.version, digest)
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             self.files.write(f"{folder}/{id}{SUFFIX}", data)
-            saved.append(Saved(id, kind, version, digest, len(data), now, note))
+            saved.append(replace(new, id=id, sha256=digest, time=now))
             whole = [old for old in saved if f"{name}/{old.id}" not in self._damaged]
             kept = [old for kind, most in self._keep.items() for old in of_kind(whole, kind)[-most:]]
+            manifest = manifest_name(generation)
             try:
-                self.files.write(f"{folder}/{_MANIFEST}", dump_manifest(name, kept))
+                self.owners.expect(name, generation)  # who took the stream over meanwhile may have loaded without this
+                self.files.write(f"{folder}/{manifest}", dump_manifest(name, kept))
             except OSError:
                 self.files.remove(f"{folder}/{id}{SUFFIX}")
                 raise
-            for old in saved:
-                if old not in kept:
-                    self.files.remove(f"{folder}/{old.id}{SUFFIX}")
+            gone = [f"{old.id}{SUFFIX}" for old in saved if old not in kept]
+            gone += [one.name for one in listing if manifest_generation(one.name) is not None and one.name != manifest]
+            for each in gone:
+                self.files.remove(f"{folder}/{each}")
             return id
 
-    def _saved(self, name: str) -> list[Saved]:
+    def _erase_shared(self, name: str, generation: int) -> None:
+        """Erase what owners up to a generation wrote; of a stream, have a new owner be one of nothing."""
+        folder, is_domain = _folder(name), "@" in name
+        if is_domain:
+            self.owners.expect(name, generation)
+        else:
+            generation = self.owners.acquire(name, erase=True).generation - 1
+        for path, found in list(self._tree(folder)):
+            saved = from_name(found, None)
+            newer = saved is not None and saved.sequence >= (generation + 1) * PER_GENERATION
+            if not newer and not generation_of(found.name):
+                self.files.remove(path)
+        if is_domain:
+            with contextlib.suppress(OSError):  # somebody's unfinished file may be in it
+                self.files.remove(folder)
+
+    def _saved(self, name: str, listing: list[Found] | None = None) -> list[Saved]:
         """Return what files there are, oldest first, with what the manifest says of them."""
         with self._lock:
             folder = _folder(name)
-            listing = self.files.listing(folder)
+            listing = self.files.listing(folder) if listing is None else listing
             if any(found.name == _ERASED for found in listing):
                 return []
-            described = self._described(folder) if any(found.name == _MANIFEST for found in listing) else {}
+            described = self._described(folder, listing)
             saved = [from_name(found, described.get(found.name)) for found in listing]
-            return sorted((entry for entry in saved if entry), key=lambda entry: entry.sequence)
+            counted = [one for one in saved if one and self.owners.counts(name, one.sequence)]
+            return sorted(counted, key=lambda entry: entry.sequence)
 
-    def _described(self, folder: str) -> dict[str, Saved]:
+    def _described(self, folder: str, listing: list[Found]) -> dict[str, Saved]:
+        known = [number for found in listing if (number := manifest_generation(found.name)) is not None]
+        if not known:
+            return {}
         try:
-            return load_manifest(self.files.read(f"{folder}/{_MANIFEST}"))
+            return load_manifest(self.files.read(f"{folder}/{manifest_name(max(known))}"))
         except (OSError, ValueError) as error:
             log.warning("manifest of '%s' is damaged and is made anew from the files: %s", folder, error)
             return {}
@@ -236,11 +318,12 @@ class Store:
 
     def _erase(self, folder: str) -> None:
         for path, found in self._tree(folder):
-            if found.name != _ERASED:
+            if found.name != _ERASED and not (self.replica and generation_of(found.name)):
                 self.files.remove(path)
                 failpoint("store.mid_erase")
         self.files.remove(f"{folder}/{_ERASED}")
-        self.files.remove(folder)
+        if not self.replica:
+            self.files.remove(folder)
 
     def _tree(self, folder: str) -> Iterator[tuple[str, Found]]:
         """Yield every path under `folder`, a folder after what is in it."""

@@ -41,7 +41,7 @@ def stored_place(stream: Stream, space: str) -> StoredPlace | None:
 def stored_whereabouts(stream: Stream, space: str) -> StoredWhereabouts | None:
     """Return what the record of a stream says of where it has been."""
     found = stream.whereabouts
-    return StoredWhereabouts(found.current, found.next, space) if found else None
+    return StoredWhereabouts(found.current, found.next, space, list(found.domains)) if found else None
 
 
 def tensors_of(stream: Stream) -> Tensors:
@@ -81,7 +81,8 @@ def _whereabouts(stored: StoredWhereabouts | None, beside: Tensors, space: str) 
     recent = beside.get(_RECENT)
     if stored.space != space or recent is None or recent.dim() != 2 or not recent.isfinite().all():
         recent = torch.zeros(0, 0)  # styles of another space say nothing here
-    return Whereabouts(recent.cpu().double(), stored.current, stored.next)
+    domains = range(1, stored.next) if stored.domains is None else stored.domains
+    return Whereabouts(recent.cpu().double(), stored.current, stored.next, tuple(domains))
 
 
 def go_on(fresh: Whereabouts, found: Whereabouts) -> Whereabouts:

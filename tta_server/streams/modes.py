@@ -5,7 +5,11 @@ from tta_server.streams.names import stream_of_domain
 
 
 class Modes:
-    """The configuration's modes, unless all streams were switched."""
+    """The configuration's modes, unless all streams were switched.
+
+    Attributes:
+        everywhere: Whether all were, so that what a file says of a stream's mode holds no more.
+    """
 
     def __init__(self, settings: StreamsSettings, blind: bool = False) -> None:
         """Take what is configured.
@@ -18,6 +22,7 @@ class Modes:
         self._settings = settings
         self._blind = blind
         self._switched: Mode | None = None
+        self.everywhere = False
 
     def usual(self, name: str) -> Mode:
         """Return the mode of a stream, or a domain of one, without one of its own."""
@@ -29,4 +34,4 @@ class Modes:
 
     def switch(self, mode: Mode | None) -> None:
         """Give all of them this mode; None is as configured."""
-        self._switched = mode
+        self._switched, self.everywhere = mode, True

@@ -37,7 +37,7 @@ class Newcomers:
     """Know the streams that a request has opened and that have not learnt yet; the device thread alone may call it."""
 
     def __init__(self, registry: Registry, settings: StreamsSettings, news: News) -> None:
-        """Take the streams that are there; those that never learnt and are as configured are newcomers."""
+        """Start with none; of what comes from disk, those that never learnt and are as configured are newcomers."""
         self._registry = registry
         self._most = settings.max_streams
         self._most_of_a_client = settings.max_new_per_client or max(1, settings.max_streams // 2)
@@ -45,15 +45,6 @@ class Newcomers:
         self._news = news
         self._newcomers: OrderedDict[str, Newcomer] = OrderedDict()  # the one that is idle longest first
         self._clients: Counter[str] = Counter()
-        lasting: set[str] = set()
-        for summary in registry.summaries():
-            steps = [registry.summary(domain).steps for domain in registry.domain_names(summary.name)]
-            as_usual = summary.mode == registry.modes.usual(summary.name) and not summary.frozen
-            if summary.steps or any(steps) or not as_usual or summary.trouble:
-                lasting.add(summary.name)
-        for summary in registry.summaries():
-            if summary.name not in lasting:
-                self._newcomers[summary.name] = Newcomer("", time.monotonic())
         news.listen(self.hear)
 
     def __len__(self) -> int:
@@ -98,6 +89,20 @@ class Newcomers:
         gone = event.kind in _GONE and not is_domain(event.stream)
         if gone or event.kind in _LASTING:
             self._forget(stream_of_domain(event.stream))
+        elif event.kind == "load":
+            self._meet(stream_of_domain(event.stream))
+
+    def _meet(self, name: str) -> None:
+        """See whether a stream that came from disk is one."""
+        if name not in self._registry:
+            return
+        summary = self._registry.summary(name)
+        steps = [self._registry.summary(domain).steps for domain in (name, *self._registry.domain_names(name))]
+        as_usual = summary.mode == self._registry.modes.usual(name) and not summary.frozen
+        if any(steps) or not as_usual or summary.trouble:
+            self._forget(name)
+        elif name not in self._newcomers:
+            self._newcomers[name] = Newcomer("", time.monotonic())
 
     def _erase_first(self, may_go: Callable[[Newcomer], bool], why: str) -> bool:
         """Erase the newcomer that is idle longest, if it may go; return whether it did."""

@@ -23,6 +23,7 @@ class Parked(NamedTuple):
         title: What an operator calls it, if it is a domain.
         since: When it was opened, if it is one.
         lately: How much of what the stream sees is of this domain.
+        domains: Names of its domains.
     """
 
     summary: Summary
@@ -33,6 +34,7 @@ class Parked(NamedTuple):
     title: str = ""
     since: str = ""
     lately: Lately = Lately()
+    domains: tuple[str, ...] = ()
 
     @property
     def answering(self) -> Answering:

@@ -1,23 +1,24 @@
 """All streams, in memory, on disk or set aside, within the limits on their number and memory."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 
 from tta_server.errors import Conflict, NotFound, Overloaded, SetAside, TTAError
 from tta_server.settings import Mode, StreamsSettings
-from tta_server.streams.directory import Apart, Directory
+from tta_server.streams.directory import Apart
 from tta_server.streams.event import News, StreamEvent
 from tta_server.streams.history import History
 from tta_server.streams.methods import Methods
 from tta_server.streams.modes import Modes
 from tta_server.streams.names import is_domain, stream_of_domain
+from tta_server.streams.parked import Parked
 from tta_server.streams.schedule import Pace, Schedule
 from tta_server.streams.shelf import Shelf, revive
 from tta_server.streams.sizes import Footprints
-from tta_server.streams.stock import take_stock
-from tta_server.streams.stream import Answering, Method, Standing, Stream, source_answers
+from tta_server.streams.stock import Stock
+from tta_server.streams.stream import Method, Standing, Stream
 from tta_server.streams.summary import Summary, tellable
 from tta_server.streams.whereabouts import Whereabouts
 from tta_server.streams.window import Sample, Window
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 _MOST_LEAVING_BYTES = 16 * 2**20  # a fraction of a second to write: so long may a request wait for the disk
 
 
-class Registry(Directory):
+class Registry(Stock):
     """Find streams, open new ones, know whose window is due, and move those that are idle to disk.
 
     It hears of every event, and so knows by itself what each stream takes and when its window is due. The device
@@ -56,53 +57,17 @@ class Registry(Directory):
             news: What happens to streams.
             apart: Whether and how streams tell domains apart.
         """
-        super().__init__()
-        self.modes = Modes(settings, apart.blind)
+        super().__init__(shelf, Modes(settings, apart.blind), methods, apart.dimensions)
         self.pace = pace
-        self._methods = methods
         self._settings = settings
         self._metrics = metrics
-        self._shelf = shelf
         self._news = news
         self._schedule = Schedule()
-        self._dimensions = apart.dimensions
         self._sizes = Footprints()
         self._working = 0
         news.listen(self._hear)
         news.on_failure(self.set_aside)
         self._report()
-
-    @property
-    def tells_apart(self) -> bool:
-        """Whether streams tell domains apart."""
-        return self._dimensions > 0
-
-    def load(self, names: Sequence[str]) -> None:
-        """Know the streams that are on disk already; one whose file cannot be read is set aside.
-
-        Raises:
-            ValueError: If nothing that is stored fits what is served.
-        """
-        self._parked, wrong = take_stock(self._shelf, names, self.modes.usual, self._methods)
-        for name in (*self._parked, *wrong):
-            self._families.add(name)
-        for name, error in wrong.items():
-            self.set_aside(name, error)
-        for name, parked in self._parked.items():
-            standing = Standing(parked.summary.state_version, parked.serve)
-            extra = {"to": standing.version}
-            self._news.tell(StreamEvent(name, "load", standing, standing, reason="the server started", extra=extra))
-        for name in self._families.streams():
-            if self._dimensions and name not in self:  # nothing of its own was written
-                self._add(self._fresh(name, self.modes.usual(name), self._methods.default))
-        self._report()
-
-    def peek(self, name: str) -> Answering:
-        """Return who answers for a stream that may not exist; touches nothing."""
-        if found := self.known(name):
-            return found.answering
-        mode, apart = self.modes.usual(name), bool(self._dimensions)
-        return Answering(mode, apart or source_answers(mode, "adapted"), self._methods.default, apart and mode != "off")
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -120,7 +85,9 @@ class Registry(Directory):
         Raises:
             NotFound: If there is none.
             SetAside: If it cannot go on.
+            Moved: If another server has it.
         """
+        self.arrive(name)
         self._make_room()
         if name in self._parked:
             try:
@@ -137,7 +104,9 @@ class Registry(Directory):
         Raises:
             Overloaded: If it is new and there is no room for it.
             SetAside: If it cannot go on.
+            Moved: If another server has it.
         """
+        self.arrive(name)
         known = name in self
         stream = self.existing(name) if known else self.create(name, self.modes.usual(name), self._methods.default)
         stream.touched_s = now_s
@@ -150,7 +119,9 @@ class Registry(Directory):
         Raises:
             Conflict: If it exists.
             Overloaded: If there is no room for it.
+            Moved: If another server has it.
         """
+        self.arrive(name)
         if name in self:
             raise Conflict(f"stream '{name}' exists already; PATCH changes it")
         if not is_domain(name) and len(self) >= self._settings.max_streams:
@@ -162,8 +133,7 @@ class Registry(Directory):
 
     def due_s(self) -> float | None:
         """Return when the next window is due, on the monotonic clock; None if none is."""
-        due = self._schedule.next()
-        return due[0] if due else None
+        return due[0] if (due := self._schedule.next()) else None
 
     def take_due(self, now_s: float, most_rows: int | None = None) -> tuple[Stream, list[Sample]] | None:
         """Take the window that is due longest; the stream's next one is due once something was told of this one.
@@ -251,32 +221,52 @@ class Registry(Directory):
         self.summary(name)
         for domain in self._families.of(name):
             self.delete(domain)
-        self._families.forget(name)
-        self._count_domains(stream_of_domain(name))
-        if name in self._streams:
-            self._remove(name)
-        self._parked.pop(name, None)
-        self._aside.pop(name, None)
-        erased = self._shelf.erase(name)
+        self._forget(name)
+        if (parent := self._streams.get(stream_of_domain(name))) and parent.whereabouts:
+            parent.whereabouts = parent.whereabouts.without(name)
+        erased = self._shelf.erase(name, self._generation(name))
+        self._generations.pop(name, None)
         self._metrics.moved("deleted")
         self._report()
         return erased
+
+    def drop(self, stream: str, generation: int) -> None:
+        """Know a stream no more that is another server's, if it is held with this generation; what waits is lost."""
+        if self._generations.get(stream) == generation:
+            self._leave(stream)
+
+    def _leave(self, stream: str) -> None:
+        for name in (*self._families.of(stream), stream):
+            self._forget(name)
+            self._shelf.forget(name)
+        self._unread.pop(stream, None)
+        self._generations.pop(stream, None)
+        self._report()
 
     def summaries(self, after: str = "") -> Iterator[Summary]:
         """Yield the summaries of all streams whose names come after `after`, by name; domains are not listed."""
         for name in self._names(after):
             try:
                 yield self.summary(name)
+            except NotFound:  # only snapshots are left of it
+                continue
             except Exception as error:
                 self.set_aside(name, error)
                 yield self._aside[name]
 
-    def switch(self, mode: Mode | None) -> None:
-        """Give future streams, and those on disk that the guard did not freeze, this mode; None is as configured."""
-        self.modes.switch(mode)
-        for name, parked in self._parked.items():
-            if not parked.summary.frozen:
-                self._parked[name] = parked.in_mode(self.modes.usual(name))
+    def _take_in(self, stream: str, parked: Mapping[str, Parked], wrong: Mapping[str, Exception]) -> None:
+        self._parked |= parked
+        for name in (*parked, *wrong):
+            self._families.add(name)
+        for name, error in wrong.items():
+            self.set_aside(name, error)
+        if self._dimensions and self._families.of(stream) and stream not in self:  # nothing of its own was written
+            self._add(self._fresh(stream, self.modes.usual(stream), self._methods.default))
+        for name, found in parked.items():
+            standing = Standing(found.summary.state_version, found.serve)
+            extra = {"to": standing.version}
+            self._news.tell(StreamEvent(name, "load", standing, standing, reason="it was on disk", extra=extra))
+        self._report()
 
     def _hear(self, event: StreamEvent) -> None:
         """Count a stream's memory anew, and see when its window is due."""
@@ -306,6 +296,7 @@ class Registry(Directory):
         window = Window(self.pace.rows, self._settings.max_client_share, self._settings.duplicate_memory)
         history = History(self._settings.history_bytes)
         stream = Stream(name, mode, method, method.initial, method.guard.start(), window, history)
+        stream.version, stream.generation = self._least_version(name), self._generation(name)
         if is_domain(name):
             stream.parent = self.existing(stream_of_domain(name))
         elif self._dimensions:
@@ -332,6 +323,15 @@ class Registry(Directory):
         self._settle(stream)
         self._report()
 
+    def _forget(self, name: str) -> None:
+        """Know a stream or domain no more, wherever it is."""
+        self._families.forget(name)
+        self._count_domains(stream_of_domain(name))
+        if name in self._streams:
+            self._remove(name)
+        self._parked.pop(name, None)
+        self._aside.pop(name, None)
+
     def _remove(self, name: str) -> None:
         del self._streams[name]
         self._schedule.set(name, None)
@@ -346,5 +346,5 @@ class Registry(Directory):
         return self._sizes.total > self._settings.max_bytes
 
     def _report(self) -> None:
-        held, domains = self._sizes.by_kind, len(self._families)
-        self._metrics.streams(len(self), len(self._parked), held, len(self._aside), domains)
+        parked, domains = len(self._parked) + len(self._unread), len(self._families)
+        self._metrics.streams(len(self), parked, self._sizes.by_kind, len(self._aside), domains)

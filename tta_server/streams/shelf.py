@@ -1,13 +1,10 @@
 """Streams as files: what is written of a stream, and how it is put together again."""
 
-import time
 from collections import Counter
-from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from tta_server.adapters import Adapter, State
@@ -19,19 +16,21 @@ from tta_server.errors import BadRequest
 from tta_server.guard.verdict import Memory
 from tta_server.models import Backbone, Reference, Tensors
 from tta_server.models.backbone import size_bytes
-from tta_server.settings import Mode
 from tta_server.storage.keeper import Keeper
 from tta_server.streams.history import Kept
 from tta_server.streams.located import Located, go_on, locate, name_space, stored_place, stored_whereabouts, tensors_of
 from tta_server.streams.methods import Methods
-from tta_server.streams.names import is_title
+from tta_server.streams.modes import Modes
+from tta_server.streams.names import domain_name, is_title
 from tta_server.streams.parked import Parked
 from tta_server.streams.stored import MOST_STEPS, SCHEMA, Stored, StoredImage, StoredState
 from tta_server.streams.stream import Method, Stream
+from tta_server.streams.waiting import WINDOW, samples
 from tta_server.streams.watched import arrays_of, stored_drift, watch_of
+from tta_server.streams.whereabouts import Whereabouts
 from tta_server.streams.window import Sample
 
-_GUARD, _WINDOW, _HISTORY = "guard/", "window/", "history/"
+_GUARD, _HISTORY = "guard/", "history/"
 _PATIENCE_S = 5.0
 
 
@@ -82,6 +81,11 @@ class Shelf:
         self._reference = reference
         self._leaving_bytes = 0
 
+    @property
+    def shared(self) -> bool:
+        """Whether other servers share what is on disk, so that a stream must be held before it is touched."""
+        return self._keeper.shared
+
     def read(self, name: str, method: Method) -> Contents:
         """Return what was parked of a stream.
 
@@ -94,13 +98,14 @@ class Shelf:
             raise ValueError("its file is gone; delete the stream")
         return self._contents(data, method)
 
-    def find(self, name: str, usual: Mode, methods: Methods) -> Parked | None:
+    def find(self, name: str, modes: Modes, methods: Methods, least_version: int = 0) -> Parked | None:
         """Return what is to be remembered of a stream that is on disk, having read all of its file.
 
         Args:
             name: The stream.
-            usual: Its mode if its file does not say.
+            modes: Say its mode if its file does not.
             methods: How streams learn.
+            least_version: Its version from now on, if the file's is lower.
 
         Returns:
             None if nothing but snapshots is left of it.
@@ -115,25 +120,28 @@ class Shelf:
         section = Stored.read(read_about(data)["about"]).adapter
         method = methods.prepare(section) if section else methods.default
         found = self._contents(data, method)
-        mode = found.stored.mode or usual
+        mode = found.stored.mode or modes.usual(name)
+        if modes.everywhere and not found.stored.frozen:
+            mode = modes.usual(name)
         summary = found.stored.summary(name, mode, method.adapter.name, size_bytes(found.state))
+        summary = replace(summary, state_version=max(summary.state_version, least_version))
         # One that learnt before domains were told apart goes on as it was.
         apart = bool(self._space) and not found.located.place and not found.stored.steps
         stored, place = found.stored, found.located.place
-        known = Parked(summary, stored.serve, method, place, apart, stored.title, stored.since, stored.lately)
-        return known.in_mode(mode)
+        about = stored.title, stored.since, stored.lately, _domains(name, found.located.whereabouts)
+        return Parked(summary, stored.serve, method, place, apart, *about).in_mode(mode)
 
     def save(self, stream: Stream) -> None:
         """Have a stream's state written soon; what waits in its window is not."""
-        self._keeper.save(stream.name, stream.version, self._encoder(stream, whole=False))
+        self._keeper.save(stream.name, stream.version, self._encoder(stream, whole=False), stream.generation)
 
     def park(self, stream: Stream) -> Parked:
         """Have a whole stream written soon, and return what to remember of it."""
-        self._keeper.save(stream.name, stream.version, self._encoder(stream, whole=True))
+        self._keeper.save(stream.name, stream.version, self._encoder(stream, whole=True), stream.generation)
         self._leaving_bytes += sum(stream.bytes.values())
         summary = replace(stream.summary(), in_memory=False)
         apart = stream.whereabouts is not None
-        about = stream.title, stream.since, stream.lately
+        about = stream.title, stream.since, stream.lately, _domains(stream.name, stream.whereabouts)
         return Parked(summary, stream.serve, stream.method, stream.place, apart, *about)
 
     def drain(self, most_bytes: int) -> None:
@@ -148,7 +156,8 @@ class Shelf:
 
     def snapshot(self, stream: Stream, note: str) -> "Future[str]":
         """Have a stream's state kept until it is erased; returns the snapshot's id to come."""
-        return self._keeper.snapshot(stream.name, stream.version, self._encoder(stream, whole=False), note)
+        state = self._encoder(stream, whole=False)
+        return self._keeper.snapshot(stream.name, stream.version, state, note, stream.generation)
 
     def export(self, stream: Stream) -> bytes:
         """Return a stream's state as a file that `adopted` takes, here or on another server."""
@@ -191,9 +200,13 @@ class Shelf:
             raise BadRequest(f"the place of the domain has {len(place.centre)} numbers, expected {self._dimensions}")
         return place, stored.title if is_title(stored.title) else ""
 
-    def erase(self, name: str) -> "Future[None]":
+    def erase(self, name: str, generation: int = 0) -> "Future[None]":
         """Have everything of a stream erased; returns when that is done, or the OSError."""
-        return self._keeper.delete(name)
+        return self._keeper.delete(name, generation)
+
+    def forget(self, name: str) -> None:
+        """Write nothing more of a stream that waits to be written."""
+        self._keeper.forget(name)
 
     def _contents(self, data: bytes, method: Method) -> Contents:
         header = read_about(data)
@@ -210,7 +223,7 @@ class Shelf:
         memory = {name[len(_GUARD) :]: tensor for name, tensor in beside.items() if name.startswith(_GUARD)}
         located = locate(stored, beside, self._space)
         drift = watch_of(stored.drift, beside)
-        return Contents(stored, state, memory, history, _samples(stored.window, beside), located, drift)
+        return Contents(stored, state, memory, history, samples(stored.window, beside), located, drift)
 
     def _belongs_elsewhere(self, data: bytes, method: Method) -> bool:
         """Say whether a file that does not fit is as it was written: by another model, adapter or settings."""
@@ -263,7 +276,8 @@ def revive(stream: Stream, contents: Contents) -> None:
     stored = contents.stored
     if wrong := stream.method.guard.vet(contents.state, stream.method.initial, closely=False):
         raise ValueError(f"its state is not what a step could have made: {wrong.reason}")
-    stream.version, stream.steps, stream.begun = stored.version, stored.steps, stored.begun
+    stream.version = max(stored.version, stream.version)
+    stream.steps, stream.begun = stored.steps, stored.begun
     stream.state = contents.state if stored.steps or stored.begun else stream.method.initial
     stream.place, stream.title, stream.since = contents.located.place, stored.title, stored.since
     if stream.whereabouts and contents.located.whereabouts:
@@ -275,8 +289,13 @@ def revive(stream: Stream, contents: Contents) -> None:
     stream.entropy_ratio, stream.confidence = stored.entropy_ratio, stored.confidence
     stream.verdicts.extend(stored.verdicts)
     for kept in contents.history:
-        stream.history.add(kept._replace(state=stream.state) if kept.state is contents.state else kept)
+        current = kept.state is contents.state
+        stream.history.add(kept._replace(state=stream.state, version=stream.version) if current else kept)
     stream.window.put_back(contents.window, map(bytes.fromhex, stored.recent))
+
+
+def _domains(name: str, where: Whereabouts | None) -> tuple[str, ...]:
+    return tuple(domain_name(name, number) for number in where.domains) if where else ()
 
 
 class _Encoder:
@@ -297,7 +316,7 @@ class _Encoder:
     def __call__(self) -> bytes:
         beside = {f"{_GUARD}{name}": tensor for name, tensor in self._memory.items()}
         beside |= self._where
-        beside |= {f"{_WINDOW}{i:06d}": torch.from_numpy(row.image) for i, row in enumerate(self._rows)}
+        beside |= {f"{WINDOW}{i:06d}": torch.from_numpy(row.image) for i, row in enumerate(self._rows)}
         for version, state in self._older.items():
             beside |= {f"{_HISTORY}{version}/{name}": tensor for name, tensor in state.items()}
         return dump_state(self._adapter, self._backbone, self._state, self._about, beside)
@@ -317,23 +336,3 @@ def _memory(fresh: Memory, stored: Tensors) -> Memory:
     if any(name not in stored or stored[name].shape != tensor.shape for name, tensor in fresh.items()):
         return fresh  # another guard's: it begins anew
     return {name: stored[name].to(tensor) for name, tensor in fresh.items()}
-
-
-def _samples(images: Iterable[StoredImage], beside: Tensors) -> list[Sample]:
-    now_s = time.monotonic()
-    return [
-        Sample(
-            np.ascontiguousarray(_image(beside, i).cpu().numpy()),
-            bytes.fromhex(each.digest),
-            each.client,
-            min(each.arrived_s, now_s),  # another process's clock may be ahead
-        )
-        for i, each in enumerate(images)
-    ]
-
-
-def _image(beside: Tensors, place: int) -> torch.Tensor:
-    image = beside.get(f"{_WINDOW}{place:06d}")
-    if image is None:
-        raise ValueError(f"image {place} of its window is missing in the file")
-    return image

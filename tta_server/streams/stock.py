@@ -1,42 +1,169 @@
-"""What is on disk when the server starts: which streams go on, and which cannot."""
+"""The streams that are on disk and were not asked for yet: each is read when it is, or when there is nothing to do."""
 
-from collections.abc import Callable, Sequence
+import logging
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 
+from tta_server.errors import Moved
 from tta_server.settings import Mode
+from tta_server.streams.directory import Directory
 from tta_server.streams.methods import Methods
+from tta_server.streams.modes import Modes
+from tta_server.streams.names import is_domain, stream_of_domain
 from tta_server.streams.parked import Parked
 from tta_server.streams.shelf import MisfitError, Shelf
+from tta_server.streams.stream import Answering, source_answers
+from tta_server.streams.summary import Summary
+
+log = logging.getLogger(__name__)
+
+VERSIONS_PER_GENERATION = 10**6
+"""An owner of a stream begins at least so many versions after the one before, who may have answered unsaved ones."""
+
+_TRIED = 8
 
 
-def take_stock(
-    shelf: Shelf, names: Sequence[str], usual_mode: Callable[[str], Mode], methods: Methods
-) -> tuple[dict[str, Parked], dict[str, Exception]]:
-    """Read the file of every stream.
+class Stock(Directory):
+    """Know which streams are on disk, and where several servers share it, which of them this one has."""
 
-    Args:
-        shelf: Reads them.
-        names: The streams.
-        usual_mode: Returns the mode of a stream whose file does not say.
-        methods: How streams learn.
+    def __init__(self, shelf: Shelf, modes: Modes, methods: Methods, dimensions: int) -> None:
+        """Start without a stream.
 
-    Returns:
-        The streams that go on, and why each of the others cannot.
+        Args:
+            shelf: Reads them.
+            modes: The mode of a stream whose file does not say.
+            methods: How streams learn.
+            dimensions: Of a style; 0 if no domains are told apart.
+        """
+        super().__init__()
+        self.modes = modes
+        self._shelf = shelf
+        self._methods = methods
+        self._dimensions = dimensions
+        self._unread: dict[str, list[str]] = {}  # and the domains that have files
+        self._generations: dict[str, int] = {}  # with which the streams are held that others could take
 
-    Raises:
-        ValueError: If sound files belong elsewhere and none fits: then this is not the storage that is meant.
-    """
-    parked: dict[str, Parked] = {}
-    wrong: dict[str, Exception] = {}
-    for name in names:
+    def __len__(self) -> int:
+        return super().__len__() + len(self._unread)
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name in self._unread
+
+    @property
+    def tells_apart(self) -> bool:
+        """Whether streams tell domains apart."""
+        return self._dimensions > 0
+
+    @property
+    def unread(self) -> bool:
+        """Whether there are streams that were not read yet."""
+        return bool(self._unread)
+
+    def load(self, names: Sequence[str]) -> None:
+        """Know the streams and domains that are on disk already; where others have some, that is for `hold` to say.
+
+        Raises:
+            ValueError: If of the first few that are looked at none fits what is served.
+        """
+        streams: dict[str, list[str]] = {}
+        for name in names:
+            streams.setdefault(stream_of_domain(name), []).extend([name] if is_domain(name) else ())
+        self._expect_fit(streams)
+        if not self._shelf.shared:
+            self._unread = streams
+
+    def hold(self, stream: str, generation: int, there: bool) -> None:
+        """Have a stream of a shared place for this server, anew if it had it before; `there` if anything is kept."""
+        self._leave(stream)
+        self._generations[stream] = generation
+        if there:
+            self._unread[stream] = []
+
+    def read_on(self) -> None:
+        """Read one stream that nobody asked for yet."""
+        if stream := next(iter(self._unread), None):
+            self.arrive(stream)
+
+    def arrive(self, name: str) -> None:
+        """Have what is on disk of a stream, or a domain, known before it is touched.
+
+        Raises:
+            Moved: If other servers could have the stream, and this one does not.
+        """
+        stream = stream_of_domain(name)
+        if self._shelf.shared and stream not in self._generations:
+            raise Moved(stream)
+        if stream in self._unread:
+            self._take_in(stream, *self._read(stream, self._unread.pop(stream)))
+
+    def summary(self, name: str) -> Summary:
+        """Return the summary of a stream, wherever it is.
+
+        Raises:
+            NotFound: If there is none.
+            Moved: See `arrive`.
+        """
+        self.arrive(name)
+        return super().summary(name)
+
+    def peek(self, name: str) -> Answering:
+        """Return who answers for a stream that may not exist; touches nothing."""
+        if found := self.known(name):
+            return found.answering
+        mode, apart = self.modes.usual(name), bool(self._dimensions)
+        return Answering(mode, apart or source_answers(mode, "adapted"), self._methods.default, apart and mode != "off")
+
+    def switch(self, mode: Mode | None) -> None:
+        """Give future streams, and those on disk that the guard did not freeze, this mode; None is as configured."""
+        self.modes.switch(mode)
+        for name, parked in self._parked.items():
+            if not parked.summary.frozen:
+                self._parked[name] = parked.in_mode(self.modes.usual(name))
+
+    def _names(self, after: str = "") -> Iterator[str]:
+        yield from sorted({*super()._names(after), *(name for name in self._unread if name > after)})
+
+    def _least_version(self, name: str) -> int:
+        return self._generation(name) * VERSIONS_PER_GENERATION
+
+    def _generation(self, name: str) -> int:
+        return self._generations.get(stream_of_domain(name), 0)
+
+    @abstractmethod
+    def _take_in(self, stream: str, parked: Mapping[str, Parked], wrong: Mapping[str, Exception]) -> None:
+        """Know a stream that was read: what goes on of it and its domains, and why the rest cannot."""
+
+    @abstractmethod
+    def _leave(self, stream: str) -> None:
+        """Know a stream and its domains no more, and write nothing of them that waits."""
+
+    def _read(self, stream: str, domains: Sequence[str]) -> tuple[dict[str, Parked], dict[str, Exception]]:
+        """Read a stream and its domains; where others may have left files, its own says which domains it has."""
+        parked: dict[str, Parked] = {}
+        wrong: dict[str, Exception] = {}
+        self._find(stream, parked, wrong)
+        known = parked[stream].domains if self._shelf.shared and stream in parked else domains
+        for domain in known:
+            self._find(domain, parked, wrong)
+        return parked, wrong
+
+    def _find(self, name: str, parked: dict[str, Parked], wrong: dict[str, Exception]) -> None:
         try:
-            if found := shelf.find(name, usual_mode(name), methods):
+            if found := self._shelf.find(name, self.modes, self._methods, self._least_version(name)):
                 parked[name] = found
         except Exception as error:
             wrong[name] = error
-    misfit = next((name for name, error in wrong.items() if isinstance(error, MisfitError)), None)
-    if misfit and not parked:
-        raise ValueError(
-            f"storage holds stream '{misfit}', which does not fit: {wrong[misfit]}; serve what it was made with, or "
-            "set storage.url to another folder"
-        ) from wrong[misfit]
-    return parked, wrong
+
+    def _expect_fit(self, names: Mapping[str, Sequence[str]]) -> None:
+        misfits: list[tuple[str, Exception]] = []
+        for stream in islice(names, _TRIED):
+            parked, wrong = self._read(stream, names[stream])
+            if parked:
+                return
+            misfits += [(name, error) for name, error in wrong.items() if isinstance(error, MisfitError)]
+        for name, error in misfits:
+            raise ValueError(
+                f"storage holds stream '{name}', which does not fit: {error}; serve what it was made with, or set "
+                "storage.url to another folder"
+            ) from error

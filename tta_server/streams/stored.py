@@ -86,11 +86,13 @@ class StoredWhereabouts:
         current: See `Whereabouts`.
         next: See `Whereabouts`.
         space: Name of the space that the styles belong to.
+        domains: See `Whereabouts`; None where files did not say: any below `next`.
     """
 
     current: str = ""
     next: Annotated[int, Field(ge=1, le=10**9)] = 1
     space: str = ""
+    domains: list[Count] | None = None
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 

@@ -107,6 +107,7 @@ class Stream:
         drift: How its input drifts; of a domain, its stream's says it.
         strange: Its last images that raised the score, newest last, if such are kept; of a domain, its stream has them.
         begun: How many waiting images `state` has the statistics of, before the first step.
+        generation: With which this server holds it, where others could take it; 0 where none can.
     """
 
     name: str
@@ -137,6 +138,7 @@ class Stream:
     lately: Lately = field(default_factory=Lately)
     drift: Watch = field(default_factory=Watch)
     strange: tuple[StrangeImage, ...] = ()
+    generation: int = 0
 
     @property
     def standing(self) -> Standing:

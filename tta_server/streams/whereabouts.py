@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tta_server.domains.route import RECENT, settled
+from tta_server.streams.names import number_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,6 +17,7 @@ class Whereabouts:
         recent: Whitened styles of its last images, all since the last change (n, D), n <= 16, float64, on the CPU.
         current: The domain that its last image belonged to; empty if it was at home.
         next: Number of the next domain that is opened.
+        domains: Numbers of the domains that there are, the oldest first.
         distance: Of what it saw last to the place of the domain that it was taken for, see `Place`; None before.
         from_source: Of the same to the source's place.
     """
@@ -23,6 +25,7 @@ class Whereabouts:
     recent: Tensor
     current: str = ""
     next: int = 1
+    domains: tuple[int, ...] = ()
     distance: float | None = None
     from_source: float | None = None
 
@@ -49,4 +52,8 @@ class Whereabouts:
 
     def opened(self) -> "Whereabouts":
         """Return them once a domain was opened."""
-        return replace(self, next=self.next + 1)
+        return replace(self, next=self.next + 1, domains=(*self.domains, self.next))
+
+    def without(self, domain: str) -> "Whereabouts":
+        """Return them once a domain is gone."""
+        return replace(self, domains=tuple(one for one in self.domains if one != number_of(domain)))

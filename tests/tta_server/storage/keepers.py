@@ -20,22 +20,22 @@ class Slow(Store):
         self.reached = threading.Event()
         self.calls: list[tuple] = []
 
-    def save(self, name: str, version: int, data: bytes) -> str:
+    def save(self, name: str, version: int, data: bytes, generation: int = 0) -> str:
         self.reached.set()
         assert self.go_on.wait(SOON_S)
         self.calls.append(("save", name, version))
         self._check()
-        return super().save(name, version, data)
+        return super().save(name, version, data, generation)
 
     def keep_input(self, name: str, digest: str, data: bytes) -> None:
         self.calls.append(("input", name, digest))
         self._check()
         super().keep_input(name, digest, data)
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, generation: int = 0) -> None:
         self.calls.append(("delete", name))
         self._check()
-        super().delete(name)
+        super().delete(name, generation)
 
     def _check(self) -> None:
         if self.full:

@@ -161,7 +161,9 @@ def test_the_audit_log_says_from_which_version_a_server_goes_on(tmp_path: Path):
     lived(wired(storage=str(tmp_path)))
     close()
 
-    entry = wired(storage=str(tmp_path)).audited()[-1]
+    again = wired(storage=str(tmp_path))
+    again.stream("door")
+    entry = again.audited()[-1]
 
     assert (entry.event, entry.stream, entry.version_after) == ("load", "door", 4)
 

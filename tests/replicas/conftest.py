@@ -1,0 +1,25 @@
+from collections.abc import Iterator
+
+import pytest
+
+from tests.replicas.fleet import Fleet
+
+
+def pytest_addoption(parser):
+    parser.addoption("--all-replicas", action="store_true", help="three replicas and 60 streams instead of two and 12")
+
+
+@pytest.fixture
+def size(pytestconfig) -> tuple[int, int, int]:
+    """Replicas, streams and callers: few, or as many as `make test-replicas` asks for."""
+    return (3, 60, 6) if pytestconfig.getoption("all_replicas", False) else (2, 12, 3)
+
+
+@pytest.fixture
+def fleet(tmp_path, size) -> Iterator[Fleet]:
+    fleet = Fleet(tmp_path, size[0])
+    try:
+        with fleet.balanced():
+            yield fleet
+    finally:
+        fleet.end()

@@ -1,0 +1,148 @@
+"""Replicas on one folder behind a real HAProxy, to be stopped, killed, added and rolled."""
+
+import multiprocessing
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from tests.pages import ROOT
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tests.replicas.replica"])
+TOOLS = ROOT / ".tools"
+READY_S = 90.0
+
+
+class Replica:
+    """One server, a process of its own; its name and address stay when it comes back."""
+
+    def __init__(self, number: int, folder: Path) -> None:
+        self.name = f"127.0.{number}"  # with the domain "1" this is an address of the loopback: no DNS is needed
+        self._host = f"{self.name}.1"
+        with socket.socket() as free:
+            free.bind((self._host, 0))
+            self._port = free.getsockname()[1]
+        self.address = f"{self._host}:{self._port}"
+        self._folder = folder
+        self._process = None
+
+    def start(self) -> None:
+        from tests.replicas.replica import run
+
+        log = self._folder / f"{self.name}.log"
+        settings = {
+            "server": {"host": self._host, "port": self._port, "drain_s": 2.0},
+            "storage": {
+                "url": str(self._folder / "store"),
+                "shared": True,
+                "replica": self.name,
+                "peers": "1",
+                "save_every_s": 0.2,
+            },
+            "engine": {"window_rows": 8, "threads": 1},
+            "guard": {"enabled": False},
+            "domains": {"max": 1},
+        }
+        self._process = PROCESSES.Process(target=run, args=(settings, str(log)))
+        self._process.start()
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + READY_S
+        while time.monotonic() < deadline:
+            assert self._process.is_alive(), (self._folder / f"{self.name}.log").read_text()
+            try:
+                if httpx.get(f"http://{self.address}/v2/health/ready").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.05)
+        raise AssertionError(f"{self.name} did not become ready")
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self._process.pid, number)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End it and wait until it is gone."""
+        if self._process and self._process.is_alive():
+            self.send(number)
+            self._process.join(30)
+            if self._process.is_alive():
+                self._process.kill()
+                self._process.join()
+
+
+class Fleet:
+    """The replicas and the balancer.
+
+    Attributes:
+        url: Of the balancer.
+        replicas: All that it knows; those that were not started are down.
+    """
+
+    def __init__(self, folder: Path, replicas: int) -> None:
+        self.replicas = [Replica(number, folder) for number in range(1, replicas + 1)]
+        self._folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._port}"
+
+    def start(self, replicas: int) -> None:
+        for replica in self.replicas[:replicas]:
+            replica.start()
+        for replica in self.replicas[:replicas]:
+            replica.wait_until_ready()
+
+    @contextmanager
+    def balanced(self) -> Iterator[None]:
+        """Run HAProxy with the configuration of the documentation."""
+        text = (ROOT / "docs/haproxy.cfg").read_text()
+        text = text.replace("bind :8080", f"bind 127.0.0.1:{self._port}")
+        text = text.replace("timeout server 10s", "timeout server 5s")
+        text = re.sub(r"    server .*\n", "", text)
+        text += "".join(f"    server {replica.name} {replica.address}\n" for replica in self.replicas)
+        path = self._folder / "haproxy.cfg"
+        path.write_text(text)
+        libraries = str(next(TOOLS.glob("usr/lib/*-linux-gnu")))
+        command = [str(TOOLS / "usr/sbin/haproxy"), "-db", "-f", str(path)]
+        with (self._folder / "haproxy.log").open("w") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"LD_LIBRARY_PATH": libraries})
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait()
+
+    def wait_until_balanced(self, expected: int) -> None:
+        """Wait until the balancer sends requests to so many replicas."""
+        deadline = time.monotonic() + READY_S
+        while time.monotonic() < deadline:
+            if len({self.server_of(f"probe-{i}") for i in range(24)} - {""}) == expected:
+                return
+            time.sleep(0.2)
+        raise AssertionError(f"the balancer does not know {expected} replicas:\n{self._log()}")
+
+    def server_of(self, stream: str) -> str:
+        """Return which replica the balancer asks for a stream; empty if none answers."""
+        try:
+            asked = httpx.get(f"{self.url}/v2/health/live", headers={"X-Stream-Id": stream}, timeout=10)
+        except httpx.TransportError:
+            return ""
+        return asked.headers.get("x-served-by", "")
+
+    def end(self) -> None:
+        for replica in self.replicas:
+            if replica._process and replica._process.is_alive():
+                replica.send(signal.SIGCONT)
+            replica.end()
+
+    def _log(self) -> str:
+        return (self._folder / "haproxy.log").read_text()

@@ -1,0 +1,41 @@
+"""Replicas on one folder behind a real HAProxy, asked all the time while one is stopped and one is killed."""
+
+import signal
+import time
+
+from tests.replicas.checker import read, stray_files, violations
+from tests.replicas.load import Callers, moved, note_steps
+
+
+def test_stopped_and_killed_replicas_answer_and_write_nothing_that_is_no_longer_theirs(fleet, size, tmp_path):
+    replicas, many, threads = size
+    streams = [f"gate-{i}" for i in range(many)]
+    callers = Callers(fleet.url, streams, threads, tmp_path / "history.jsonl")
+    fleet.start(replicas)
+    fleet.wait_until_balanced(replicas)
+
+    with callers.asking():
+        time.sleep(2)
+        callers.note(kind="trouble", what="stop")
+        fleet.replicas[0].send(signal.SIGSTOP)
+        fleet.wait_until_balanced(replicas - 1)
+        callers.note(kind="calm")
+        time.sleep(2)
+        callers.note(kind="trouble", what="go on")
+        fleet.replicas[0].send(signal.SIGCONT)
+        fleet.wait_until_balanced(replicas)
+        callers.note(kind="calm")
+        before = note_steps(callers, fleet.url, streams)
+        callers.note(kind="trouble", what="kill")
+        fleet.replicas[1].end(signal.SIGKILL)
+        fleet.wait_until_balanced(replicas - 1)
+        callers.note(kind="calm")
+        after = note_steps(callers, fleet.url, streams)
+        time.sleep(1)
+
+    history = read(tmp_path / "history.jsonl")
+    assert not violations(history)
+    assert len([line for line in history if line.get("status") == 200]) > 3 * many
+    assert moved(before, after) <= 1.5 * sum(server == fleet.replicas[1].name for server in before.values())
+    fleet.end()
+    assert not stray_files(tmp_path / "store")

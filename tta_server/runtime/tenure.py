@@ -1,0 +1,204 @@
+"""Which streams this server has, where several servers share one place: taken when asked for, given up when lost.
+
+Whoever is asked for a stream takes it over: it asks who has it to write what is not written, makes itself the owner,
+and only then reads. An owner who was stopped for a while does not know that he has lost a stream; so before an answer
+leaves, ownership is looked at again, in a folder each time and in an object store if that was not done lately.
+"""
+
+import asyncio
+import hmac
+import json
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from http.client import HTTPException
+from typing import Any, Final, Protocol, TypeVar
+from urllib.request import Request
+
+from tta_server.errors import Moved, NotFound, NotReady, Unauthorized
+from tta_server.runtime.commands import Commands
+from tta_server.storage.keeper import Keeper
+from tta_server.storage.store import Store
+from tta_server.streams.names import stream_of_domain
+from tta_server.telemetry.opener import straight_opener
+
+log = logging.getLogger(__name__)
+
+HAND_OVER: Final = "/v1/hand-over"
+_TRIES = 5
+_ASK_WITHIN_S = 2.0
+_SILENT_S = 5.0  # so long a server that does not answer is not asked again
+_FLUSH_WITHIN_S = 1.0
+_ANSWER_FIRST_S = 0.2  # where two are asked for one stream, so long each has it in turn
+
+T = TypeVar("T")
+
+
+class Device(Protocol):
+    """Who owns the streams in memory."""
+
+    def command(self, run: Callable[[Commands], T]) -> "Future[T]":
+        """Run a command between two groups of answers."""
+        ...
+
+    def refuse_if_full(self) -> None:
+        """Raise if nothing more is taken on."""
+        ...
+
+
+@dataclass(eq=False)
+class Hold:
+    """One stream that this server has; taken again it is another.
+
+    Attributes:
+        stream: Its name.
+        generation: With which it was taken.
+        looked_s: When it was still this server's, on the monotonic clock.
+    """
+
+    stream: str
+    generation: int
+    looked_s: float = float("-inf")
+
+
+class Tenure:
+    """Take streams over and give them up; the event loop alone may call it."""
+
+    def __init__(self, store: Store, keeper: Keeper, device: Device, finished: threading.Event) -> None:
+        """Take what is needed to take streams over.
+
+        Args:
+            store: Where owners are written down.
+            keeper: Writes.
+            device: Has what is in memory.
+            finished: Set once everything was written for the last time.
+        """
+        self._store = store
+        self._keeper = keeper
+        self._device = device
+        self._held: dict[str, Hold] = {}
+        self._coming: dict[str, asyncio.Future[None]] = {}
+        self._asking: Counter[str] = Counter()  # how many wait for an answer of each stream
+        self._silent: dict[str, float] = {}
+        self._secret = store.secret()
+        self._finished = finished
+
+    async def answer(self, name: str, ask: Callable[[], Awaitable[T]], opening: bool, changing: bool) -> T:
+        """Return what `ask` gives while this server has a stream; asked again if the stream was lost meanwhile.
+
+        Args:
+            name: The stream, or a domain of it.
+            ask: Has the device answer for it.
+            opening: Whether the stream may be new; else one that nothing is kept of is not taken.
+            changing: Whether it is a command that is run only if the stream is still here, and need not be repeated;
+                one that erases the stream is what ends its being here.
+
+        Raises:
+            NotFound: If there is no such stream, and it may not be new.
+            Moved: If another server takes it again and again.
+            NotReady: If the server is stopping, or the storage does not say whose the stream is.
+        """
+        stream = stream_of_domain(name)
+        self._asking[stream] += 1
+        try:
+            for _ in range(_TRIES):
+                hold = await self._hold(stream, opening)
+                if changing and not await self._is_ours(hold):
+                    continue
+                try:
+                    found = await ask()
+                except Moved:
+                    self._let_go(hold)
+                    continue
+                if changing or await self._is_ours(hold):
+                    return found
+        except OSError as error:
+            raise NotReady(f"the storage does not say whose stream '{stream}' is: {error}") from error
+        finally:
+            self._asking[stream] -= 1
+            if not self._asking[stream]:
+                del self._asking[stream]
+        raise Moved(stream)
+
+    async def hand_over(self, stream: str, authorization: str) -> None:
+        """Write everything of a stream for another server, and know it no more.
+
+        Raises:
+            Unauthorized: If who asks does not share the storage.
+        """
+        if not hmac.compare_digest(authorization.encode(), f"Bearer {self._secret}".encode()):
+            raise Unauthorized("only a server that shares the storage may ask for a stream")
+        deadline_s = time.monotonic() + _ANSWER_FIRST_S
+        while self._asking[stream] and time.monotonic() < deadline_s:
+            await asyncio.sleep(_ANSWER_FIRST_S / 20)
+        hold = self._held.pop(stream, None)
+        try:
+            if hold:
+                await self._run(lambda commands: commands.park(stream))
+                await asyncio.to_thread(self._keeper.flush, _FLUSH_WITHIN_S)
+                await self._drop(hold)
+        except NotReady:  # it stops, and writes everything at the end
+            await asyncio.to_thread(self._finished.wait, _FLUSH_WITHIN_S)
+
+    async def _hold(self, stream: str, opening: bool) -> Hold:
+        if not opening and stream not in self._held and not await asyncio.to_thread(self._store.is_kept, stream):
+            raise NotFound(f"unknown stream '{stream}'; a stream exists from its first answered request")
+        while (hold := self._held.get(stream)) is None:
+            if stream not in self._coming:
+                self._coming[stream] = coming = asyncio.ensure_future(self._acquire(stream))
+                coming.add_done_callback(lambda _: self._coming.pop(stream))
+            await asyncio.shield(self._coming[stream])
+        return hold
+
+    async def _acquire(self, stream: str) -> None:
+        self._device.refuse_if_full()  # a server that stops takes no more streams
+        generation, there = await asyncio.to_thread(self._take, stream)
+        await self._run(lambda commands: commands.hold(stream, generation, there))
+        self._held[stream] = Hold(stream, generation)  # not looked at: its files may have been cleared away in between
+
+    def _take(self, stream: str) -> tuple[int, bool]:
+        before = self._store.owners.newest(stream)
+        if before and before.address and before.replica != self._store.replica:
+            self._ask(before.address, stream)
+        generation = self._store.owners.acquire(stream).generation
+        return generation, self._store.is_kept(stream)
+
+    def _ask(self, address: str, stream: str) -> None:
+        """Ask a server to hand a stream over; one that is dead or stopped need not answer, and loses what it held."""
+        if time.monotonic() < self._silent.get(address, 0.0):
+            return
+        body = json.dumps({"stream": stream}).encode()
+        headers = {"Authorization": f"Bearer {self._secret}", "Content-Type": "application/json"}
+        request = Request(f"{address}{HAND_OVER}", body, headers, method="POST")  # noqa: S310 (made here, always http)
+        try:
+            straight_opener().open(request, timeout=_ASK_WITHIN_S).close()
+        except (OSError, HTTPException) as error:
+            self._silent[address] = time.monotonic() + _SILENT_S
+            log.warning("%s does not hand over '%s'; what it has not written is lost: %s", address, stream, error)
+
+    async def _is_ours(self, hold: Hold) -> bool:
+        now_s = time.monotonic()
+        if self._held.get(hold.stream) is hold and now_s - hold.looked_s <= self._store.files.look_every_s:
+            return True
+        if await asyncio.to_thread(self._store.owners.owns, hold.stream, hold.generation):
+            hold.looked_s = now_s
+            return True
+        self._let_go(hold)
+        await self._drop(hold)
+        return False
+
+    def _let_go(self, hold: Hold) -> None:
+        if self._held.get(hold.stream) is hold:
+            del self._held[hold.stream]
+
+    async def _drop(self, hold: Hold) -> None:
+        log.info("stream '%s' is another server's now", hold.stream)
+        await self._run(partial(Commands.drop, stream=hold.stream, generation=hold.generation))
+
+    async def _run(self, run: Callable[[Commands], Any]) -> None:
+        await asyncio.wrap_future(self._device.command(run))
