@@ -110,7 +110,7 @@ class StoredDrift:
     astray: Count = 0
     settled: Count = 0
     first_astray: str = ""
-    names: list[DriftScore] = field(default_factory=list)
+    names: tuple[DriftScore, ...] = ()
     seen: Count = 0
     learnt: Learnt = field(default_factory=Learnt)
 

@@ -1,5 +1,8 @@
 """How a stream's input drifts, as a file has it: numbers in its record, arrays beside."""
 
+from dataclasses import fields, replace
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -13,20 +16,7 @@ _BESIDE = "drift/"
 
 def stored_drift(watch: Watch) -> StoredDrift:
     """Return what the record of a stream says of its drift."""
-    return StoredDrift(
-        state=watch.state,
-        since=watch.since,
-        because=watch.because,
-        evidence=watch.evidence,
-        alarmed=watch.alarmed,
-        away=watch.away,
-        astray=watch.astray,
-        settled=watch.settled,
-        first_astray=watch.first_astray,
-        names=list(watch.names),
-        seen=watch.seen,
-        learnt=watch.learnt,
-    )
+    return StoredDrift(**_same(watch))
 
 
 def arrays_of(watch: Watch) -> Tensors:
@@ -40,23 +30,18 @@ def watch_of(stored: StoredDrift, beside: Tensors) -> Watch:
     fresh = Watch()
     windows = _array("windows", beside, (3 + len(stored.names),))
     waiting, shares = _array("waiting", beside, (fresh.waiting.shape[1],)), _array("shares", beside, ())
-    return Watch(
-        state=stored.state,
-        since=stored.since,
-        because=stored.because,
-        evidence=stored.evidence,
-        alarmed=stored.alarmed,
-        away=stored.away,
-        astray=stored.astray,
-        settled=stored.settled,
-        first_astray=stored.first_astray,
+    return replace(
+        fresh,
+        **_same(stored) | {"names": () if windows is None else stored.names},
         waiting=fresh.waiting if waiting is None else waiting,
-        names=() if windows is None else tuple(stored.names),
         windows=fresh.windows if windows is None else windows,
         shares=fresh.shares if shares is None else shares.astype(np.float32),
-        seen=stored.seen,
-        learnt=stored.learnt,
     )
+
+
+def _same(drift: Watch | StoredDrift) -> dict[str, Any]:
+    """Return what both hold alike."""
+    return {field.name: getattr(drift, field.name) for field in fields(StoredDrift)}
 
 
 def _array(name: str, beside: Tensors, row: tuple[int, ...]) -> npt.NDArray[np.float64] | None:
