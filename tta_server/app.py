@@ -213,7 +213,7 @@ async def _grpc_door(app: FastAPI, settings: Settings, told: Callable[[TurnedAwa
     from tta_server.grpc_door.door import Door
 
     door = Door(app, settings.limits, told)
-    await door.open(settings.server.host, settings.server.grpc_port)
+    await door.open(settings.server, settings.server.grpc_port)
     return door
 
 

@@ -20,6 +20,13 @@ class ServerSettings(Section):
     grpc_port: int | None = Field(
         None, ge=0, le=65535, description="Port for gRPC, beside HTTP; 0 picks a free one, empty is none."
     )
+    tls_certificate: Path | None = Field(
+        None, description="PEM file of the server's certificate, and those between it and its CA; empty is no TLS."
+    )
+    tls_key: Path | None = Field(None, description="PEM file of that certificate's key, without a passphrase.")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file of the CAs of which a client must show a certificate; empty asks for none."
+    )
     root_path: str = Field(
         "", pattern="^(/[^/?#]+)*$", description="Path under which a proxy serves this server, such as /tta."
     )
@@ -31,6 +38,16 @@ class ServerSettings(Section):
         description="Addresses or networks whose X-Forwarded-For, X-Actor and limits.client_header are believed; "
         "nobody else's are.",
     )
+
+    @model_validator(mode="after")
+    def _has_both_or_none(self) -> "ServerSettings":
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key are set together or not at all")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError(
+                "tls_client_ca asks clients for certificates, which takes TLS: set tls_certificate, tls_key"
+            )
+        return self
 
     @field_validator("trusted_proxies")
     @classmethod
