@@ -1,5 +1,6 @@
 """Wire everything together: the one place that sees all of it."""
 
+import asyncio
 import gc
 import shutil
 import tempfile
@@ -40,7 +41,7 @@ from tta_server.api.permission import OPEN, Gatekeeper
 from tta_server.api.receiving import Receiving
 from tta_server.api.tracing import Tracing
 from tta_server.domains.space import PART, StyleSpace
-from tta_server.keys.keyring import Keyring, read_keys
+from tta_server.keys.keyring import Keyring, follow, read_keys
 from tta_server.models import Custom, Model, Preprocess
 from tta_server.models.answering import Chosen, answering
 from tta_server.models.onnx_file import SUFFIX
@@ -140,6 +141,8 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
         ValueError: If requests are to be traced, and OpenTelemetry is not installed.
     """
     first = models.first
+    keys = settings.auth.keys_file
+    keyring = Keyring(read_keys(keys)) if keys else None
     asked = settings.tracing
     tracer = Tracer.to(asked.endpoint, asked.share) if asked.endpoint else None
 
@@ -147,10 +150,13 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         models.start()
         door = await _grpc_door(app, settings, first.metrics.refused)
+        following = asyncio.create_task(follow(keys, keyring)) if keys and keyring else None
         # What is alive now lives as long as the process: keep the collector from walking all of torch under load.
         gc.collect()
         gc.freeze()
         yield
+        if following:
+            following.cancel()
         if door:
             await door.close()
         models.stop()
@@ -184,12 +190,10 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
     app.include_router(health.router(models))
     app.include_router(repository.router(models))
     app.include_router(metadata.router(models, __version__))
-    keys = settings.auth.keys_file
     responses.install(app, OPEN if keys else None)
     app.add_middleware(Hot, routes=[route for router in asked_most for route in router.routes])
     app.add_middleware(Heads)
     app.add_middleware(Receiving, limits=settings.limits, told=first.metrics.refused)
-    keyring = Keyring(read_keys(keys)) if keys else None
     app.add_middleware(Gatekeeper, keyring=keyring, model=first.name, told=first.metrics.refused)
     app.add_middleware(
         Accounting,
