@@ -194,7 +194,13 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
     app.add_middleware(Hot, routes=[route for router in asked_most for route in router.routes])
     app.add_middleware(Heads)
     app.add_middleware(Receiving, limits=settings.limits, told=first.metrics.refused)
-    app.add_middleware(Gatekeeper, keyring=keyring, model=first.name, told=first.metrics.refused)
+    app.add_middleware(
+        Gatekeeper,
+        keyring=keyring,
+        admin_port=settings.server.admin_port,
+        model=first.name,
+        told=first.metrics.refused,
+    )
     app.add_middleware(
         Accounting,
         metrics=models.metrics_of,

@@ -1,5 +1,6 @@
 """Run the server until a signal ends it."""
 
+import asyncio
 import logging
 import resource
 import signal
@@ -7,6 +8,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
 from ipaddress import ip_address
@@ -47,8 +49,12 @@ def serve(settings: Settings) -> None:
     tls = _tls_options(settings.server)
     _allow_files(settings.limits.max_connections)
     settings = _with_grpc_port(settings)
-    address = _bound(settings.server.host, settings.server.port)
-    with address:
+    with ExitStack() as listeners:
+        address = listeners.enter_context(_bound(settings.server.host, settings.server.port))
+        sockets = [address]
+        if settings.server.admin_port is not None:
+            sockets.append(listeners.enter_context(_bound(settings.server.host, settings.server.admin_port)))
+            settings = _with_port(settings, "admin_port", sockets[1])
         with console.status("loading the model"):
             service = build(settings)
         facts = start_facts(service, _url(address, "https" if tls else "http"))
@@ -70,9 +76,36 @@ def serve(settings: Settings) -> None:
         )
         _say_start(settings, service.served.name, facts)
         try:
-            uvicorn.Server(config).run(sockets=[address])
+            _Server(config, settings.limits.header_timeout_s).run(sockets=sockets)
         finally:
             log.info("stopped", extra=fields(model=service.served.name))
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, but that its minute for a handshake of TLS, in which nothing else is timed, is a setting."""
+
+    def __init__(self, config: uvicorn.Config, handshake_s: float) -> None:
+        super().__init__(config)
+        self._handshake_s = handshake_s
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, and then listen."""
+        await super().startup(sockets=[])
+        config, loop = self.config, asyncio.get_running_loop()
+
+        def connection() -> asyncio.Protocol:
+            known = {"config": config, "server_state": self.server_state, "app_state": self.lifespan.state}
+            return config.http_protocol_class(**known)
+
+        for address in sockets or []:
+            listening = await loop.create_server(
+                connection,
+                sock=address,
+                ssl=config.ssl,
+                ssl_handshake_timeout=self._handshake_s if config.ssl else None,
+                backlog=config.backlog,
+            )
+            self.servers.append(listening)
 
 
 def _say_start(settings: Settings, model: str, facts: Mapping[str, str]) -> None:
@@ -179,8 +212,13 @@ def _with_grpc_port(settings: Settings) -> Settings:
     if find_spec("grpc") is None or find_spec("google.protobuf") is None:
         raise ValueError("server.grpc_port needs grpcio and protobuf; install tta-server[grpc]")
     with _bound(server.host, server.grpc_port) as tried:
-        found = server.model_copy(update={"grpc_port": tried.getsockname()[1]})
-    return settings.model_copy(update={"server": found})
+        return _with_port(settings, "grpc_port", tried)
+
+
+def _with_port(settings: Settings, name: str, address: socket.socket) -> Settings:
+    """Return the settings with the port that a socket has."""
+    server = settings.server.model_copy(update={name: address.getsockname()[1]})
+    return settings.model_copy(update={"server": server})
 
 
 def _url(address: socket.socket, scheme: str) -> str:
@@ -198,6 +236,7 @@ def _bound(host: str, port: int) -> socket.socket:
         address.close()
         reason = (error.strerror or str(error)).lower()
         raise ValueError(
-            f"cannot listen on {host}:{port}: {reason}; choose another with --host and --port, or as server.grpc_port"
+            f"cannot listen on {host}:{port}: {reason}; choose another with --host and --port, or as "
+            "server.grpc_port or server.admin_port"
         ) from error
     return address

@@ -25,6 +25,7 @@ def start_facts(service: Service, address: str) -> dict[str, str]:
     return {
         "address": address,
         "grpc": _grpc(service),
+        "operations": _operations(service),
         "tls": _tls(service),
         "model": f"{spec.name}, {spec.classes} classes, {'x'.join(map(str, spec.input_shape))}",
         "others": ", ".join(settings.repository.models) or "none, repository.models is empty",
@@ -50,6 +51,11 @@ def start_facts(service: Service, address: str) -> dict[str, str]:
 def _grpc(service: Service) -> str:
     server = service.settings.server
     return f"port {server.grpc_port}" if server.grpc_port is not None else "off, server.grpc_port is empty"
+
+
+def _operations(service: Service) -> str:
+    port = service.settings.server.admin_port
+    return "on the same port, server.admin_port is empty" if port is None else f"port {port} alone"
 
 
 def _tls(service: Service) -> str:

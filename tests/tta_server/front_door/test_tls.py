@@ -15,6 +15,8 @@ import trustme
 import yaml
 
 from tests.server import running
+from tests.tta_server.calls import INFER, body, glyph_images
+from tests.tta_server.front_door.hostile import connected
 from tta_server.cli import main
 from tta_server.grpc_door.messages import HEALTH, message, methods
 
@@ -55,20 +57,25 @@ def showing(files: Files, pair: tuple[Path, Path] | None) -> ssl.SSLContext:
 
 
 @pytest.fixture(scope="module")
-def server(files: Files) -> Iterator[tuple[str, str]]:
-    """Yield the addresses of a server that asks for certificates, over HTTP and gRPC."""
+def server(files: Files) -> Iterator[tuple[str, str, str]]:
+    """Yield the addresses of a server that asks for certificates: over HTTP, for operations, over gRPC."""
     certificate, key = map(str, files.server)
     tls = {"tls_certificate": certificate, "tls_key": key, "tls_client_ca": str(files.ca)}
-    config = {"model": {"device": "cpu"}, "server": tls | {"grpc_port": 0}}
+    config = {
+        "model": {"device": "cpu"},
+        "limits": {"header_timeout_s": 5},
+        "server": tls | {"grpc_port": 0, "admin_port": 0},
+    }
     with running(files.folder, config, verify=showing(files, files.client)) as found:
         said = (files.folder / "server.log").read_text()
         assert "curl -k --cert" in said
-        yield found.url, "127.0.0.1:" + re.search(r"port (\d+)", said)[1]
+        grpc_port, admin_port = re.findall(r"port (\d+)", said)
+        yield found.url, f"https://127.0.0.1:{admin_port}", f"127.0.0.1:{grpc_port}"
     assert found.process.returncode == 0
 
 
 def test_the_right_certificate_is_answered(server, files):
-    url, _ = server
+    url, _, _ = server
     certificate, key = files.client
 
     with httpx.Client(verify=showing(files, files.client)) as client:
@@ -79,19 +86,41 @@ def test_the_right_certificate_is_answered(server, files):
 
 
 def test_no_certificate_a_wrong_one_a_client_of_another_ca_and_plain_text_get_no_answer(server, files):
-    url, _ = server
+    url, admin, _ = server
     wrong = ssl.create_default_context(cafile=files.stranger[0])  # expects a server of another CA
     tries = [showing(files, None), showing(files, files.stranger), wrong]
 
     for context in tries:
         with httpx.Client(verify=context) as client, pytest.raises(httpx.TransportError):
             client.get(url + READY)
+        with httpx.Client(verify=context) as client, pytest.raises(httpx.TransportError):
+            client.get(admin + READY)
     with pytest.raises(httpx.TransportError):
         httpx.get(url.replace("https", "http") + READY)
 
 
+def test_a_connection_without_a_handshake_is_not_waited_for(server):
+    url, _, _ = server
+
+    with connected(url) as connection:
+        connection.settimeout(30)  # uvicorn alone would wait for 60 s
+
+        assert connection.recv(1) == b""
+
+
+def test_each_port_answers_what_is_its_own(server, files):
+    url, admin, _ = server
+
+    with httpx.Client(verify=showing(files, files.client)) as client:
+        for path, on_main, on_admin in ((READY, 200, 200), ("/metrics", 404, 200), ("/v1/streams", 404, 200)):
+            assert (client.get(url + path).status_code, client.get(admin + path).status_code) == (on_main, on_admin)
+        asked = [client.post(each + INFER, content=body(glyph_images(0, 1))) for each in (url, admin)]
+    assert [response.status_code for response in asked] == [200, 404]
+    assert "which is for operations (server.admin_port)" in asked[1].json()["error"]
+
+
 def test_grpc_asks_for_the_same_certificate(server, files):
-    _, address = server
+    _, _, address = server
 
     def check(pair: tuple[Path, Path] | None) -> object:
         certificate, key = (path.read_bytes() for path in pair) if pair else (None, None)
