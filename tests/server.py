@@ -2,6 +2,7 @@
 
 import os
 import re
+import ssl
 import subprocess
 import sys
 import time
@@ -33,7 +34,10 @@ class Running:
 
 @contextmanager
 def running(
-    folder: Path, config: Mapping | None = None, environment: Mapping[str, str] | None = None
+    folder: Path,
+    config: Mapping | None = None,
+    environment: Mapping[str, str] | None = None,
+    verify: ssl.SSLContext | bool = True,
 ) -> Iterator[Running]:
     """Start a server with `config`, wait until it is ready, and stop it at the end.
 
@@ -41,6 +45,7 @@ def running(
         folder: Where the configuration and the log go.
         config: Content of the YAML file; one state learns from everything unless it says otherwise.
         environment: Added to this process's environment.
+        verify: What the client shows and asks for, where the server speaks TLS.
     """
     path, log = folder / "config.yaml", folder / "server.log"
     path.write_text(yaml.safe_dump({"domains": {"max": 1}} | dict(config or {})))
@@ -50,7 +55,7 @@ def running(
         process = subprocess.Popen(command, stdout=out, stderr=out, text=True, env=env | dict(environment or {}))
     try:
         url = _address(process, log)
-        with httpx.Client(base_url=url, timeout=60) as client:
+        with httpx.Client(base_url=url, timeout=60, verify=verify) as client:
             _wait_until_ready(client, process, log)
             yield Running(url, process, client)
     finally:
@@ -65,7 +70,7 @@ def running(
 def _address(process: "subprocess.Popen[str]", log: Path) -> str:
     deadline = time.monotonic() + START_WITHIN_S
     while time.monotonic() < deadline and process.poll() is None:
-        found = re.search(r"http://[\d.]+:\d+", log.read_text())
+        found = re.search(r"https?://[\d.]+:\d+", log.read_text())
         if found:
             return found.group()
         time.sleep(0.05)

@@ -1,5 +1,6 @@
 """Wire everything together: the one place that sees all of it."""
 
+import asyncio
 import gc
 import shutil
 import socket
@@ -42,7 +43,7 @@ from tta_server.api.permission import OPEN, Gatekeeper
 from tta_server.api.receiving import Receiving
 from tta_server.api.tracing import Tracing
 from tta_server.domains.space import PART, StyleSpace
-from tta_server.keys.keyring import Keyring, read_keys
+from tta_server.keys.keyring import Keyring, follow, read_keys
 from tta_server.models import Custom, Model, Preprocess
 from tta_server.models.answering import Chosen, answering
 from tta_server.models.onnx_file import SUFFIX
@@ -96,10 +97,7 @@ def build(settings: Settings, model: Model | None = None) -> Service:
         ValueError: If the model cannot be loaded, the adapter does not fit it, the storage cannot be used, or what is
             stored fits neither.
     """
-    if settings.repository.models and settings.storage.shared:
-        raise ValueError(
-            "repository.models and storage.shared do not go together: servers hand over one model's streams"
-        )
+    _expect_fit(settings)
     first = _served(settings, model)
     makers = {name: partial(_served, _of_model(settings, name)) for name in settings.repository.models}
     loaded = {first.name: first}
@@ -114,6 +112,17 @@ def build(settings: Settings, model: Model | None = None) -> Service:
         raise
     bursts = Bursts()
     return Service(make_app(Roster(loaded, makers), settings, bursts), first, settings, bursts)
+
+
+def _expect_fit(settings: Settings) -> None:
+    """Raise a ValueError if servers that share a storage could not hand streams over."""
+    if settings.storage.shared and settings.repository.models:
+        raise ValueError("repository.models and storage.shared do not go together: only one model is handed over")
+    if settings.storage.peers and settings.server.tls_certificate:
+        raise ValueError(
+            "storage.peers and server.tls_certificate do not go together: replicas ask one another over plain HTTP; have "
+            "the balancer speak TLS"
+        )
 
 
 def _served(settings: Settings, model: Model | None = None) -> Served:
@@ -146,6 +155,8 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
         ValueError: If requests are to be traced, and OpenTelemetry is not installed.
     """
     first = models.first
+    keys = settings.auth.keys_file
+    keyring = Keyring(read_keys(keys)) if keys else None
     asked = settings.tracing
     tracer = Tracer.to(asked.endpoint, asked.share) if asked.endpoint else None
 
@@ -153,10 +164,13 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         models.start()
         door = await _grpc_door(app, settings, first.metrics.refused)
+        following = asyncio.create_task(follow(keys, keyring)) if keys and keyring else None
         # What is alive now lives as long as the process: keep the collector from walking all of torch under load.
         gc.collect()
         gc.freeze()
         yield
+        if following:
+            following.cancel()
         if door:
             await door.close()
         models.stop()
@@ -191,13 +205,17 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
     app.include_router(health.router(models))
     app.include_router(repository.router(models))
     app.include_router(metadata.router(models, __version__))
-    keys = settings.auth.keys_file
     responses.install(app, OPEN if keys else None)
     app.add_middleware(Hot, routes=[route for router in asked_most for route in router.routes])
     app.add_middleware(Heads)
     app.add_middleware(Receiving, limits=settings.limits, told=first.metrics.refused)
-    keyring = Keyring(read_keys(keys)) if keys else None
-    app.add_middleware(Gatekeeper, keyring=keyring, model=first.name, told=first.metrics.refused)
+    app.add_middleware(
+        Gatekeeper,
+        keyring=keyring,
+        admin_port=settings.server.admin_port,
+        model=first.name,
+        told=first.metrics.refused,
+    )
     app.add_middleware(
         Accounting,
         metrics=models.metrics_of,
@@ -220,7 +238,7 @@ async def _grpc_door(app: FastAPI, settings: Settings, told: Callable[[TurnedAwa
     from tta_server.grpc_door.door import Door
 
     door = Door(app, settings.limits, told)
-    await door.open(settings.server.host, settings.server.grpc_port)
+    await door.open(settings.server, settings.server.grpc_port)
     return door
 
 

@@ -143,6 +143,7 @@ def _configuration(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     parser.add_argument("--host", help="address to listen on")
     parser.add_argument("--port", type=int, help="port to listen on; 0 picks a free one")
+    parser.add_argument("--admin-port", type=int, help="port for operations, apart from that for predictions")
     parser.add_argument("--keys-file", type=Path, help="API keys, as 'tta-server keys new' writes them")
     parser.add_argument(
         "--insecure-public", action="store_true", default=None, help="listen on a public address without keys"
@@ -152,7 +153,7 @@ def _configuration(parser: argparse.ArgumentParser) -> None:
 
 def _settings(options: argparse.Namespace) -> Settings:
     given: dict[str, dict[str, Any]] = {
-        "server": {"host": options.host, "port": options.port},
+        "server": {"host": options.host, "port": options.port, "admin_port": options.admin_port},
         "model": model_overrides(options),
         "adapter": {"name": options.adapter},
         "auth": {"keys_file": options.keys_file, "insecure_public": options.insecure_public},

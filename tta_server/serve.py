@@ -5,11 +5,14 @@ import logging
 import resource
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
 from ipaddress import ip_address
+from typing import Any
 
 import uvicorn
 from rich.console import Console
@@ -19,6 +22,7 @@ from tta_server.api.connection import connection_class
 from tta_server.api.responses import SECURITY_HEADERS
 from tta_server.app import Service, build, use_threads
 from tta_server.settings import Settings
+from tta_server.settings_door import ServerSettings
 from tta_server.start import start_facts, start_table
 from tta_server.telemetry.closed_sets import TurnedAway
 from tta_server.telemetry.log_format import fields, write_log
@@ -42,14 +46,18 @@ def serve(settings: Settings) -> None:
     console = Console(stderr=True, quiet=settings.logging.format == "json")  # the log says it then
     use_threads(settings.engine)
     _expect_keys(settings)
+    tls = _tls_options(settings.server)
     _allow_files(settings.limits.max_connections)
     settings = _with_grpc_port(settings)
-    address = _bound(settings.server.host, settings.server.port)
-    with address:
+    with ExitStack() as listeners:
+        address = listeners.enter_context(_bound(settings.server.host, settings.server.port))
+        sockets = [address]
+        if settings.server.admin_port is not None:
+            sockets.append(listeners.enter_context(_bound(settings.server.host, settings.server.admin_port)))
+            settings = _with_port(settings, "admin_port", sockets[1])
         with console.status("loading the model"):
             service = build(settings)
-        host, port = address.getsockname()[:2]
-        facts = start_facts(service, f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+        facts = start_facts(service, _url(address, "https" if tls else "http"))
         console.print(start_table(facts))
         config = uvicorn.Config(
             service.app,
@@ -64,24 +72,46 @@ def serve(settings: Settings) -> None:
             root_path=settings.server.root_path,
             timeout_keep_alive=settings.server.keep_alive_s,  # type: ignore[arg-type]
             timeout_graceful_shutdown=_DRAIN_S,  # calls of gRPC have their own time, behind it
+            **tls,
         )
         _say_start(settings, service.served.name, facts)
         try:
-            _Server(config, service).run(sockets=[address])
+            _Server(config, service).run(sockets=sockets)
         finally:
             log.info("stopped", extra=fields(model=service.served.name))
 
 
 class _Server(uvicorn.Server):
-    """Say that this server stops, answer until a balancer has noticed, and then close.
+    """uvicorn's, which says that it stops, answers until a balancer has noticed, and only then closes.
 
     Where others take streams over everything is written before the address is closed: who takes one waits until then.
+    And its minute for a handshake of TLS, in which nothing else is timed, is a setting.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._served = service.served
         self._drain_s = service.settings.server.drain_s
+        self._handshake_s = service.settings.limits.header_timeout_s
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, and then listen."""
+        await super().startup(sockets=[])
+        config, loop = self.config, asyncio.get_running_loop()
+
+        def connection() -> asyncio.Protocol:
+            known = {"config": config, "server_state": self.server_state, "app_state": self.lifespan.state}
+            return config.http_protocol_class(**known)
+
+        for address in sockets or []:
+            listening = await loop.create_server(
+                connection,
+                sock=address,
+                ssl=config.ssl,
+                ssl_handshake_timeout=self._handshake_s if config.ssl else None,
+                backlog=config.backlog,
+            )
+            self.servers.append(listening)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, finish and close."""
@@ -125,6 +155,48 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _tls_options(server: ServerSettings) -> dict[str, Any]:
+    """Return uvicorn's options for TLS, none if it is off; files that do not serve show before a model loads.
+
+    Raises:
+        ValueError: If a file cannot be read or holds something else, or the key is another certificate's.
+    """
+    certificate, key, client_ca = server.tls_certificate, server.tls_key, server.tls_client_ca
+    if certificate is None or key is None:
+        return {}
+    for name, path in (("tls_certificate", certificate), ("tls_key", key), ("tls_client_ca", client_ca)):
+        try:
+            if path is not None:
+                path.read_bytes()
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise ValueError(f"server.{name} '{path}' cannot be read: {reason}") from error
+    tried = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        tried.load_cert_chain(certificate, key, password="")  # without one, OpenSSL would ask the terminal
+    except ssl.SSLError as error:
+        if "MISMATCH" in (error.reason or ""):
+            raise ValueError(
+                f"server.tls_key '{key}' is not the key of server.tls_certificate '{certificate}'"
+            ) from error
+        raise ValueError(
+            f"server.tls_certificate '{certificate}' and server.tls_key '{key}' must be a certificate in PEM, and its "
+            "key in PEM without a passphrase"
+        ) from error
+    if client_ca is None:
+        return {"ssl_certfile": certificate, "ssl_keyfile": key}
+    try:
+        tried.load_verify_locations(client_ca)
+    except ssl.SSLError as error:
+        raise ValueError(f"server.tls_client_ca '{client_ca}' holds no certificate in PEM") from error
+    return {
+        "ssl_certfile": certificate,
+        "ssl_keyfile": key,
+        "ssl_ca_certs": str(client_ca),
+        "ssl_cert_reqs": ssl.CERT_REQUIRED,
+    }
+
+
 def _allow_files(connections: int) -> None:
     """Have the system let this process open a file for each connection, and some.
 
@@ -154,8 +226,18 @@ def _with_grpc_port(settings: Settings) -> Settings:
     if find_spec("grpc") is None or find_spec("google.protobuf") is None:
         raise ValueError("server.grpc_port needs grpcio and protobuf; install tta-server[grpc]")
     with _bound(server.host, server.grpc_port) as tried:
-        found = server.model_copy(update={"grpc_port": tried.getsockname()[1]})
-    return settings.model_copy(update={"server": found})
+        return _with_port(settings, "grpc_port", tried)
+
+
+def _with_port(settings: Settings, name: str, address: socket.socket) -> Settings:
+    """Return the settings with the port that a socket has."""
+    server = settings.server.model_copy(update={name: address.getsockname()[1]})
+    return settings.model_copy(update={"server": server})
+
+
+def _url(address: socket.socket, scheme: str) -> str:
+    host, port = address.getsockname()[:2]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -168,6 +250,7 @@ def _bound(host: str, port: int) -> socket.socket:
         address.close()
         reason = (error.strerror or str(error)).lower()
         raise ValueError(
-            f"cannot listen on {host}:{port}: {reason}; choose another with --host and --port, or as server.grpc_port"
+            f"cannot listen on {host}:{port}: {reason}; choose another with --host and --port, or as "
+            "server.grpc_port or server.admin_port"
         ) from error
     return address

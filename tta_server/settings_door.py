@@ -20,6 +20,20 @@ class ServerSettings(Section):
     grpc_port: int | None = Field(
         None, ge=0, le=65535, description="Port for gRPC, beside HTTP; 0 picks a free one, empty is none."
     )
+    admin_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port that alone answers operations: /metrics, pages, and what takes more than the scope infer; "
+        "0 picks a free one, empty answers them on the main port.",
+    )
+    tls_certificate: Path | None = Field(
+        None, description="PEM file of the server's certificate, and those between it and its CA; empty is no TLS."
+    )
+    tls_key: Path | None = Field(None, description="PEM file of that certificate's key, without a passphrase.")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file of the CAs of which a client must show a certificate; empty asks for none."
+    )
     root_path: str = Field(
         "", pattern="^(/[^/?#]+)*$", description="Path under which a proxy serves this server, such as /tta."
     )
@@ -39,6 +53,23 @@ class ServerSettings(Section):
         "nobody else's are.",
     )
 
+    @model_validator(mode="after")
+    def _ports_differ(self) -> "ServerSettings":
+        ports = [port for port in (self.port, self.grpc_port, self.admin_port) if port]
+        if len(set(ports)) < len(ports):
+            raise ValueError("port, grpc_port and admin_port are different ports")
+        return self
+
+    @model_validator(mode="after")
+    def _has_both_or_none(self) -> "ServerSettings":
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key are set together or not at all")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError(
+                "tls_client_ca asks clients for certificates, which takes TLS: set tls_certificate, tls_key"
+            )
+        return self
+
     @field_validator("trusted_proxies")
     @classmethod
     def _are_networks(cls, proxies: list[str]) -> list[str]:
@@ -54,7 +85,10 @@ class LimitsSettings(Section):
     max_header_bytes: int = Field(32 * 2**10, ge=1024, description="Most bytes in the head of a request.")
     max_headers: int = Field(100, ge=8, description="Most headers of a request.")
     header_timeout_s: float = Field(
-        10.0, gt=0, allow_inf_nan=False, description="How long a connection may take to send the head of a request."
+        10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long a connection may take to send the head of a request; its handshake of TLS has as long.",
     )
     body_timeout_s: float = Field(
         30.0, gt=0, allow_inf_nan=False, description="How long a request may take to send its body."

@@ -25,6 +25,8 @@ def start_facts(service: Service, address: str) -> dict[str, str]:
     return {
         "address": address,
         "grpc": _grpc(service),
+        "operations": _operations(service),
+        "tls": _tls(service),
         "model": f"{spec.name}, {spec.classes} classes, {'x'.join(map(str, spec.input_shape))}",
         "others": ", ".join(settings.repository.models) or "none, repository.models is empty",
         "weights": f"sha256 {spec.digest[:16]}",
@@ -42,13 +44,34 @@ def start_facts(service: Service, address: str) -> dict[str, str]:
         "webhooks": _webhooks(service),
         "traces": service.settings.tracing.endpoint or "off, tracing.endpoint is empty",
         "log": _log(service),
-        "try": f"curl {address}/v2/health/ready",
+        "try": f"curl {_shown_by(service)}{address}/v2/health/ready",
     }
 
 
 def _grpc(service: Service) -> str:
     server = service.settings.server
     return f"port {server.grpc_port}" if server.grpc_port is not None else "off, server.grpc_port is empty"
+
+
+def _operations(service: Service) -> str:
+    port = service.settings.server.admin_port
+    return "on the same port, server.admin_port is empty" if port is None else f"port {port} alone"
+
+
+def _tls(service: Service) -> str:
+    server = service.settings.server
+    if server.tls_certificate is None:
+        return "off, server.tls_certificate is empty"
+    asks = f", and clients show one by {server.tls_client_ca}" if server.tls_client_ca else ""
+    return f"on, with {server.tls_certificate}{asks}"
+
+
+def _shown_by(service: Service) -> str:
+    """Return what curl needs to get through TLS; no certificate is for the address that a server is bound to."""
+    server = service.settings.server
+    if server.tls_certificate is None:
+        return ""
+    return "-k --cert CERTIFICATE --key KEY " if server.tls_client_ca else "-k "
 
 
 def _has(service: Service, part: str) -> bool:

@@ -168,6 +168,7 @@ def test_a_number_that_yaml_reads_as_text_is_a_number(write):
     [
         ("server: {port: 70000}", "server.port"),
         ("server: {port: http}", "server.port"),
+        ("server: {port: 8000, admin_port: 8000}", "port, grpc_port and admin_port are different ports"),
         ("server: [1]", "server"),
         ("server:", "server"),
         ("logging: {level: loud}", "logging.level"),

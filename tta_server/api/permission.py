@@ -1,4 +1,4 @@
-"""Who may ask for what: judged from the head of a request, before anything of its body is read."""
+"""Who may ask for what, and by which port: judged from the head of a request, before anything of its body is read."""
 
 import re
 import time
@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tta_server.api.page import is_open
 from tta_server.api.path import path_of
 from tta_server.api.responses import error_response_of
-from tta_server.errors import TTAError, Unauthorized
+from tta_server.errors import NotFound, TTAError, Unauthorized
 from tta_server.keys.key import ANYBODY, Key, Permission
 from tta_server.keys.keyring import Keyring
 from tta_server.runtime.tenure import HAND_OVER
@@ -32,6 +32,7 @@ class Rule(NamedTuple):
         scope: That a key must hold.
         every_stream: Whether it is about all streams.
         one_model: Whether it is about one model.
+        of_clients: Whether it brings what clients send, images and labels: no work for a port of operations.
     """
 
     methods: str
@@ -39,18 +40,19 @@ class Rule(NamedTuple):
     scope: Permission
     every_stream: bool = False
     one_model: bool = True
+    of_clients: bool = False
 
 
-def _rule(methods: str, path: str, scope: Permission, every_stream: bool = False, one_model: bool = True) -> Rule:
-    return Rule(methods, re.compile(path), scope, every_stream, one_model)
+def _rule(methods: str, path: str, scope: Permission, **more: bool) -> Rule:
+    return Rule(methods, re.compile(path), scope, **more)
 
 
 _STREAM = "/v1/streams/(?P<stream>[^/]+)"
 _MODEL = "/v2/models/(?P<model>[^/]+)"
 RULES: Final = (
-    _rule("POST", "/predict|/v1/labels", "infer"),
+    _rule("POST", "/predict|/v1/labels", "infer", of_clients=True),
     _rule("POST", f"{_STREAM}/compare", "infer"),
-    _rule("POST", rf"{_MODEL}(/versions/[^/]+)?/infer", "infer"),
+    _rule("POST", rf"{_MODEL}(/versions/[^/]+)?/infer", "infer", of_clients=True),
     _rule("GET", f"/v2/models/stats|{_MODEL}(/versions/[^/]+)?/stats", "read", every_stream=True),
     _rule("POST", "/v2/repository(/[^/]+)?/index", "infer", one_model=False),
     _rule("POST", "/v2/repository/models/(?P<model>[^/]+)/(load|unload)", "admin", every_stream=True),
@@ -70,18 +72,27 @@ RULES: Final = (
 class Gatekeeper:
     """Let a request pass if its key may do what its method and path say; handlers ask the key about the rest."""
 
-    def __init__(self, app: ASGIApp, keyring: Keyring | None, model: str, told: Callable[[TurnedAway], None]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        keyring: Keyring | None,
+        admin_port: int | None,
+        model: str,
+        told: Callable[[TurnedAway], None],
+    ) -> None:
         """Wrap `app`.
 
         Args:
             app: What answers.
             keyring: The keys; without them everybody passes.
+            admin_port: The port that alone answers operations, if there is one.
             model: The model that paths mean which name none.
             told: Hears what is refused.
         """
         self._told = told
         self._app = app
         self._keyring = keyring
+        self._admin_port = admin_port
         self._model = model
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,9 +102,12 @@ class Gatekeeper:
             return
         state = scope.setdefault("state", {})
         state["key"], state["keyring"] = ANYBODY, self._keyring
-        if self._keyring is not None and path_of(scope) not in OPEN | _BY_SECRET and not is_open(scope):
+        if path_of(scope) not in OPEN | _BY_SECRET:
             try:
-                state["key"] = self._admitted(self._keyring, scope)
+                if self._admin_port is not None:
+                    _expect_port(scope, self._admin_port)
+                if self._keyring is not None and not is_open(scope):
+                    state["key"] = self._admitted(self._keyring, scope)
             except TTAError as error:
                 self._told("unauthorized" if isinstance(error, Unauthorized) else "forbidden")
                 await error_response_of(error, {"Connection": "close"})(scope, receive, send)
@@ -126,6 +140,21 @@ def needs(method: str, path: str) -> tuple[Rule, Mapping[str, str | None]]:
         if rule.methods == method and (found := rule.path.fullmatch(path)):
             return rule, found.groupdict()
     return Rule(method, re.compile(""), "admin", every_stream=True), {}
+
+
+def _expect_port(scope: Scope, admin_port: int) -> None:
+    """Do nothing if a request came in by a port that answers it; what models say of themselves is answered by both.
+
+    Raises:
+        NotFound: If it did not.
+    """
+    path = path_of(scope)
+    needed, _ = needs(scope["method"], path)
+    _, port = scope.get("server") or ("", None)  # a call of gRPC has none, and is no operator's
+    if port == admin_port and needed.of_clients:
+        raise NotFound(f"'{path}' is not answered on this port, which is for operations (server.admin_port)")
+    if port != admin_port and (needed.scope != "infer" or is_open(scope)):
+        raise NotFound(f"'{path}' is not answered on this port; operations have their own (server.admin_port)")
 
 
 def key_of(request: Request) -> Key:

@@ -15,7 +15,7 @@ from tta_server.grpc_door.fields import expect_few_fields
 from tta_server.grpc_door.messages import HEALTH, INFERENCE, methods
 from tta_server.grpc_door.tensors import infer_body, infer_response
 from tta_server.grpc_door.turns import Turns
-from tta_server.settings_door import LimitsSettings
+from tta_server.settings_door import LimitsSettings, ServerSettings
 from tta_server.telemetry.closed_sets import TurnedAway
 
 DRAIN_S: Final = 5.0
@@ -130,14 +130,20 @@ class Door:
             }
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
 
-    async def open(self, host: str, port: int) -> None:
-        """Begin to take calls.
+    async def open(self, server: ServerSettings, port: int) -> None:
+        """Begin to take calls, by TLS if HTTP has it.
 
         Raises:
             ValueError: If the address cannot be had.
         """
+        host = server.host
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        credentials = _credentials(server)
         try:
-            self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            if credentials is None:
+                self._server.add_insecure_port(address)
+            else:
+                self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise ValueError(f"cannot listen on {host}:{port} for gRPC; choose another server.grpc_port") from error
         await self._server.start()
@@ -182,6 +188,15 @@ class Door:
             return kind.FromString(data)
         except DecodeError as error:
             raise BadRequest(f"the message is no {kind.DESCRIPTOR.full_name}") from error
+
+
+def _credentials(server: ServerSettings) -> Any:
+    if server.tls_certificate is None or server.tls_key is None:
+        return None
+    pairs = [(server.tls_key.read_bytes(), server.tls_certificate.read_bytes())]
+    if server.tls_client_ca is None:
+        return grpc.ssl_server_credentials(pairs)
+    return grpc.ssl_server_credentials(pairs, server.tls_client_ca.read_bytes(), require_client_auth=True)
 
 
 async def _asked(name: str, request: Any) -> Asked:

@@ -1,12 +1,14 @@
 """All keys of a server, and the file that they are in."""
 
+import asyncio
 import hmac
+import logging
 import os
 import secrets
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 from pydantic import ValidationError
@@ -14,7 +16,13 @@ from pydantic import ValidationError
 from tta_server.errors import RateLimited, Unauthorized
 from tta_server.keys.key import Key, digest_of
 from tta_server.keys.rate import Rate
+from tta_server.telemetry.log_format import fields
 from tta_server.validation import explain
+
+LOOK_EVERY_S: Final = 2.0
+"""How often a server looks whether its file of keys has changed."""
+
+log = logging.getLogger(__name__)
 
 _PREFIX = "tta_"  # so that scanners for secrets know one when they see it
 _RANDOM_BYTES = 32
@@ -25,8 +33,19 @@ class Keyring:
 
     def __init__(self, keys: Sequence[Key]) -> None:
         """Take the keys."""
+        self._rates: dict[tuple[str, float], Rate] = {}
+        self.replace(keys)
+
+    @property
+    def keys(self) -> Sequence[Key]:
+        """The keys that are known."""
+        return self._keys
+
+    def replace(self, keys: Sequence[Key]) -> None:
+        """Know these keys and no others; one that had the same rate before goes on with what is left of it."""
+        limits = [(key.name, key.images_per_s) for key in keys if key.images_per_s is not None]
+        self._rates = {limit: self._rates.get(limit) or Rate(limit[1]) for limit in limits}
         self._keys = list(keys)
-        self._rates = {key.name: Rate(key.images_per_s) for key in keys if key.images_per_s is not None}
 
     def find(self, secret: str) -> Key:
         """Return the key that was sent; all are compared, each in the same time, whatever was sent.
@@ -46,7 +65,7 @@ class Keyring:
         Raises:
             RateLimited: If its rate is used up.
         """
-        rate = self._rates.get(key.name)
+        rate = self._rates.get((key.name, key.images_per_s)) if key.images_per_s is not None else None
         wait_s = rate.take(images, now_s) if rate else 0
         if wait_s:
             raise RateLimited(
@@ -62,7 +81,7 @@ def read_keys(path: Path) -> list[Key]:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"keys file '{path}' cannot be read: {' '.join(str(error).split())}") from error
     entries = content.get("keys") if isinstance(content, dict) and set(content) == {"keys"} else None
     if not isinstance(entries, list) or not entries:
@@ -72,6 +91,45 @@ def read_keys(path: Path) -> list[Key]:
     if twice := next((name for name in names if names.count(name) > 1), ""):
         raise ValueError(f"keys file '{path}' has two keys called '{twice}'")
     return keys
+
+
+async def follow(path: Path, keyring: Keyring, look_every_s: float = LOOK_EVERY_S) -> None:
+    """Have a keyring hold what a file holds, until this is cancelled; while the file is wrong, the keys stay.
+
+    Contents are compared, not times: a mounted Secret changes by a link that points elsewhere.
+    """
+    seen: bytes | None = None
+    while True:
+        found = await asyncio.to_thread(_content, path)
+        if found != seen:
+            seen = found
+            await asyncio.to_thread(_renew, path, keyring)
+        await asyncio.sleep(look_every_s)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""  # reading it for its keys says why
+
+
+def _renew(path: Path, keyring: Keyring) -> None:
+    try:
+        keys = read_keys(path)
+    except ValueError as error:
+        log.error("%s; the keys read before stay in force", error)
+        return
+    before, after = ({key.name: key for key in each} for each in (keyring.keys, keys))
+    if before == after:
+        return
+    keyring.replace(keys)
+    changed = [name for name in after if name in before and after[name] != before[name]]
+    new, gone = sorted(after.keys() - before.keys()), sorted(before.keys() - after.keys())
+    log.info(
+        "read the keys again: the file has changed",
+        extra=fields(new=", ".join(new), changed=", ".join(changed), gone=", ".join(gone)),
+    )
 
 
 def _key(path: Path, place: int, entry: object) -> Key:

@@ -101,11 +101,11 @@ def service(keys: dict[str, str]) -> Iterator[Service]:
     made.served.stop()
 
 
-def ask(service: Service, requests: list[tuple[str, str, str, dict]]) -> list[httpx.Response]:
+def ask(service: Service, requests: list[tuple[str, str, str, dict]], port: int = 8000) -> list[httpx.Response]:
     """Send requests: method, path, key and headers."""
 
     async def all_of_them() -> list[httpx.Response]:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(service.app), base_url="http://x") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(service.app), base_url=f"http://x:{port}") as client:
             found = []
             for method, path, key, headers in requests:
                 more = {"Authorization": f"Bearer {key}"} if key else {}
@@ -213,3 +213,38 @@ def test_the_audit_log_knows_a_caller_by_the_key(service, keys):
     (read,) = ask(service, [("GET", "/v1/streams/gate-1", keys["read"], {})])
 
     assert read.json()["verdicts"][-1]["who"] == "operate"
+
+
+ADMIN_PORT = 9000
+
+
+@pytest.fixture(scope="module")
+def divided() -> Iterator[Service]:
+    """Yield a server without keys, and with a port for operations."""
+    settings = load_settings(None, {"guard": UNGUARDED, "server": {"admin_port": ADMIN_PORT}})
+    made = build(settings, Model(tiny(), Preprocess(SHAPE[1:]), ("a", "b", "c", "d")))
+    made.served.start()
+    yield made
+    made.served.stop()
+
+
+def test_each_route_is_answered_by_the_port_that_it_is_for(divided):
+    routes = [(*route.split(" "), scope) for route, scope in NEEDS.items()]
+    asked = [(method, filled(path), "", {}) for method, path, _ in routes]
+
+    main, admin = (ask(divided, asked, port) for port in (8000, ADMIN_PORT))
+
+    for (method, path, scope), *answers in zip(routes, main, admin, strict=True):
+        of_clients = path in ("/predict", "/v1/labels") or path.endswith("/infer")
+        refused = ["(server.admin_port)" in each.text and each.status_code == 404 for each in answers]
+        assert refused == [scope not in ("infer", ""), of_clients], (method, path)
+
+
+def test_pages_and_unknown_paths_are_the_operators_and_probes_everybodys(divided):
+    page = {"Accept": "text/html"}
+    asked = [("GET", path, "", page) for path in ("/", "/docs", "/page/page.js", "/nothing", "/openapi.json", *OPEN)]
+
+    main, admin = ([each.status_code for each in ask(divided, asked, port)] for port in (8000, ADMIN_PORT))
+
+    assert main == [404, 404, 404, 404, 200, *[200] * len(OPEN)]
+    assert admin == [200, 200, 200, 404, 200, *[200] * len(OPEN)]

@@ -1,5 +1,7 @@
 """A real server with keys: who has none hears nothing but that, and no key is ever written down."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,16 @@ from tests.tta_server.calls import INFER, body, glyph_images
 from tests.tta_server.front_door.hostile import connected, head, heard
 from tta_server.keys.keyring import new_key
 
+WITHIN_S = 60.0
 PICTURE = body(glyph_images(0, 1))
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait until something is true, and fail if it never is."""
+    deadline = time.monotonic() + WITHIN_S
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +58,30 @@ def test_a_body_without_a_key_is_not_waited_for(keyed):
         status, said = heard(connection)
 
     assert (status, said["code"]) == (401, "unauthorized")
+
+
+def test_the_file_of_keys_is_read_again_when_it_changes_and_a_broken_one_changes_nothing(keyed):
+    server, secret, folder = keyed
+    file, log = folder / "keys.yaml", folder / "server.log"
+    before = file.read_text()
+
+    def status(key: str) -> int:
+        return server.client.get("/v1/streams", headers={"Authorization": f"Bearer {key}"}).status_code
+
+    later, _ = new_key(file, {"name": "later", "scopes": ["read"], "streams": ["*"]})
+    until(lambda: status(later) == 200)
+    both = file.read_text()
+    file.write_text("keys: [")
+    until(lambda: "the keys read before stay in force" in log.read_text())
+    assert [status(secret), status(later)] == [200, 200]
+    file.unlink()
+    until(lambda: log.read_text().count("the keys read before stay in force") == 2)
+    assert [status(secret), status(later)] == [200, 200]
+    file.write_text(before)
+    until(lambda: status(later) == 401)
+    assert status(secret) == 200
+    assert "gone=later" in log.read_text()
+    assert later not in both + log.read_text()
 
 
 def test_every_answer_tells_a_browser_to_be_careful(keyed):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tta_server.cli import main
-from tta_server.errors import Forbidden, Unauthorized
+from tta_server.errors import Forbidden, RateLimited, Unauthorized
 from tta_server.keys.key import Key
 from tta_server.keys.keyring import Keyring, new_key, read_keys
 from tta_server.keys.rate import Rate
@@ -102,6 +102,20 @@ def test_a_rate_holds_on_average_whatever_comes(per_s, requests):
             taken, last = taken + images, images
 
     assert taken - last <= max(1.0, per_s) + per_s * now_s + 1e-6  # the last one may overdraw it
+
+
+def test_new_keys_replace_all_but_what_is_left_of_a_rate():
+    slow, fast = Key(**GOOD, images_per_s=1), Key(**GOOD | {"name": "fast"}, images_per_s=9)
+    ring = Keyring([slow, fast])
+    ring.take(slow, 5, 0.0)
+
+    ring.replace([slow, Key(**GOOD | {"name": "new"})])
+
+    assert [key.name for key in ring.keys] == ["cameras", "new"]
+    with pytest.raises(RateLimited):
+        ring.take(slow, 1, 0.0)
+    ring.replace([Key(**GOOD, images_per_s=2)])
+    ring.take(ring.keys[0], 1, 0.0)  # another rate begins anew
 
 
 def test_who_is_told_to_wait_need_not_wait_longer():
