@@ -96,7 +96,8 @@ def spread(styles: Tensor) -> float | None:
     if len(styles) < 2:
         return None
     values = styles.numpy()
-    return float(np.square(values - _mean(values)).sum()) / ((len(values) - 1) * values.shape[1])
+    between = float(np.square(values - _mean(values)).sum())
+    return between / ((len(values) - 1) * styles.shape[1])
 
 
 def _mean(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
