@@ -196,7 +196,9 @@ class TorchBackbone:
         call.rows, call.copies = copies * len(x), copies
         begun = {name: tensor.clone() for name, tensor in self._written.items()}
         try:
-            outcome = functional_call(self._module, {**begun, **overrides}, (self._normalised(x, copies),))
+            replaced, given = {**begun, **overrides}, self._normalised(x, copies)
+            # Swapping tensors goes through the whole network to look for ties, even if there is none to swap.
+            outcome = functional_call(self._module, replaced, (given,)) if replaced else self._module(given)
             logits = self._reading.logits(outcome)
             features = self._features if self._reading.head else logits
             if features is None:

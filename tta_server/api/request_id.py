@@ -1,7 +1,7 @@
 """What a request is called: in its answer, and by labels that come later."""
 
 import re
-import uuid
+import secrets
 
 from fastapi import Request
 from starlette.types import Scope
@@ -16,7 +16,7 @@ _RULE = "must be 1 to 128 printable ASCII characters without spaces"
 def name_request(scope: Scope) -> None:
     """Call a request as its header says, or make up a name; what its body says may come later."""
     given = dict(scope["headers"]).get(HEADER.encode(), b"").decode("latin-1")
-    scope.setdefault("state", {})["request_id"] = given if _PATTERN.fullmatch(given) else uuid.uuid4().hex
+    scope.setdefault("state", {})["request_id"] = given if _PATTERN.fullmatch(given) else secrets.token_hex(16)
 
 
 def request_id_of(request: Request, given: str | None = None) -> str:

@@ -1,7 +1,10 @@
 """Where a domain lies among styles: a centre, a spread, and how well both are known. A value."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -45,7 +48,7 @@ class Place:
         """
         own = spread(styles)
         usual = self.spread if own is None else max(1.0, min(own, self.spread))
-        return self._over_chance(styles.mean(0), len(styles), usual)
+        return self._over_chance(_mean(styles.numpy()), len(styles), usual)
 
     def each(self, styles: Tensor) -> Tensor:
         """Return the distance of each of N images on its own (N,)."""
@@ -80,13 +83,23 @@ class Place:
 
     def between(self, other: "Place") -> float:
         """Return how far two domains are apart, over what chance explains in the narrower one; see `distance`."""
-        return self._over_chance(other.centre, other.images, min(self.spread, other.spread))
+        return self._over_chance(other.centre.numpy(), other.images, min(self.spread, other.spread))
 
-    def _over_chance(self, mean: Tensor, images: int, spread: float) -> float:
-        apart = float((mean - self.centre).square().mean())
+    def _over_chance(self, mean: npt.NDArray[Any], images: int, spread: float) -> float:
+        apart = float(np.square(mean - self.centre.numpy()).sum()) / len(mean)
         return apart / (spread * (1 / images + 1 / self.images + 1 / KIN_IMAGES))
 
 
 def spread(styles: Tensor) -> float | None:
     """Return the mean squared distance of styles (N, D) from their mean, over D; None of a single one."""
-    return float(styles.var(0).mean()) if len(styles) > 1 else None
+    # Every request asks: on arrays this small numpy takes a fifth of torch's time, and sums a third of its own `var`'s.
+    if len(styles) < 2:
+        return None
+    values = styles.numpy()
+    between = float(np.square(values - _mean(values)).sum())
+    return between / ((len(values) - 1) * styles.shape[1])
+
+
+def _mean(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    mean: npt.NDArray[Any] = values.sum(0) / len(values)
+    return mean

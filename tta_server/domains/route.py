@@ -8,6 +8,7 @@ learnt domain is: there, the frozen model is what a user has asked for.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -93,15 +94,17 @@ def _change(styles: Tensor, limit: float) -> int:
     A change is where the images before and after it lie as far apart as a domain reaches; how much images scatter is
     said by the median distance of two that follow one another, which a change leaves alone.
     """
-    count = len(styles)
+    values = styles.numpy()  # small, and looked at with every request: see `place.spread`
+    count, dimensions = values.shape
     if count < 2:
         return 0
-    usual = max(1.0, float((styles[1:] - styles[:-1]).square().mean(1).median()) / 2)
-    before = torch.arange(1, count, dtype=styles.dtype)
-    sums = styles.cumsum(0)
+    steps = np.square(values[1:] - values[:-1]).sum(1) / dimensions
+    usual = max(1.0, float(np.sort(steps)[(count - 2) // 2]) / 2)
+    before, sums = np.arange(1.0, count), values.cumsum(0)
     means, later = sums[:-1] / before[:, None], (sums[-1] - sums[:-1]) / (count - before)[:, None]
-    apart = (means - later).square().mean(1) / (1 / before + 1 / (count - before) + 1 / KIN_IMAGES)
-    return int(apart.argmax()) + 1 if apart.max() >= usual * reach(1, limit) else 0
+    apart = np.square(means - later).sum(1) / dimensions / (1 / before + 1 / (count - before) + 1 / KIN_IMAGES)
+    most = int(apart.argmax())
+    return most + 1 if apart[most] >= usual * reach(1, limit) else 0
 
 
 def _near(places: Sequence[Place], styles: Tensor, limit: float) -> int | None:
