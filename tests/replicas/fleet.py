@@ -2,10 +2,8 @@
 
 import multiprocessing
 import os
-import re
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +11,10 @@ from pathlib import Path
 
 import httpx
 
-from tests.pages import ROOT
+from tests.replicas.balancer import balancing
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.replicas.replica"])
-TOOLS = ROOT / ".tools"
 READY_S = 90.0
 
 
@@ -103,23 +100,9 @@ class Fleet:
 
     @contextmanager
     def balanced(self) -> Iterator[None]:
-        """Run HAProxy with the configuration of the documentation."""
-        text = (ROOT / "docs/haproxy.cfg").read_text()
-        text = text.replace("bind :8080", f"bind 127.0.0.1:{self._port}")
-        text = text.replace("timeout server 10s", "timeout server 5s")
-        text = re.sub(r"    server .*\n", "", text)
-        text += "".join(f"    server {replica.name} {replica.address}\n" for replica in self.replicas)
-        path = self._folder / "haproxy.cfg"
-        path.write_text(text)
-        libraries = str(next(TOOLS.glob("usr/lib/*-linux-gnu")))
-        command = [str(TOOLS / "usr/sbin/haproxy"), "-db", "-f", str(path)]
-        with (self._folder / "haproxy.log").open("w") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"LD_LIBRARY_PATH": libraries})
-        try:
+        """Have the balancer before them."""
+        with balancing(self._port, {replica.name: replica.address for replica in self.replicas}, self._folder):
             yield
-        finally:
-            process.terminate()
-            process.wait()
 
     def wait_until_balanced(self, expected: int) -> None:
         """Wait until the balancer sends requests to so many replicas."""
