@@ -30,7 +30,7 @@ def balancing(port: int, servers: Mapping[str, str], folder: Path) -> Iterator[N
         servers: Address of each by its name, instead of those of a cluster.
         folder: Where the configuration and the log go, `haproxy.cfg` and `haproxy.log`.
     """
-    text = CONFIG.replace("bind :8000", f"bind 127.0.0.1:{port}").replace("timeout server 30s", "timeout server 5s")
+    text = CONFIG.replace("bind :8000", f"bind 127.0.0.1:{port}").replace("timeout server 30s", "timeout server 3s")
     text = re.sub(r"    server .*\n", "", text)
     text += "".join(f"    server {name} {address}\n" for name, address in servers.items())
     path = folder / "haproxy.cfg"

@@ -16,6 +16,7 @@ from tests.replicas.balancer import balancing
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.replicas.replica"])
 READY_S = 90.0
+CLIENT = httpx.Client(verify=False, timeout=10)  # noqa: S501 (there is no TLS, and looking for certificates is slow)
 
 
 class Replica:
@@ -44,7 +45,7 @@ class Replica:
                 "peers": "1",
                 "save_every_s": 0.2,
             },
-            "engine": {"window_rows": 8, "threads": 1},
+            "engine": {"window_rows": 8, "max_rows": 8, "threads": 1},
             "guard": {"enabled": False},
             "domains": {"max": 1},
         }
@@ -56,7 +57,7 @@ class Replica:
         while time.monotonic() < deadline:
             assert self._process.is_alive(), (self._folder / f"{self.name}.log").read_text()
             try:
-                if httpx.get(f"http://{self.address}/v2/health/ready").status_code == 200:
+                if CLIENT.get(f"http://{self.address}/v2/health/ready").status_code == 200:
                     return
             except httpx.TransportError:
                 pass
@@ -116,7 +117,7 @@ class Fleet:
     def server_of(self, stream: str) -> str:
         """Return which replica the balancer asks for a stream; empty if none answers."""
         try:
-            asked = httpx.get(f"{self.url}/v2/health/live", headers={"X-Stream-Id": stream}, timeout=10)
+            asked = CLIENT.get(f"{self.url}/v2/health/live", headers={"X-Stream-Id": stream})
         except httpx.TransportError:
             return ""
         return asked.headers.get("x-served-by", "")

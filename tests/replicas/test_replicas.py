@@ -15,12 +15,12 @@ def test_stopped_and_killed_replicas_answer_and_write_nothing_that_is_no_longer_
     fleet.wait_until_balanced(replicas)
 
     with callers.asking():
-        time.sleep(2)
+        time.sleep(1)
         callers.note(kind="trouble", what="stop")
         fleet.replicas[0].send(signal.SIGSTOP)
         fleet.wait_until_balanced(replicas - 1)
         callers.note(kind="calm")
-        time.sleep(2)
+        time.sleep(1)
         callers.note(kind="trouble", what="go on")
         fleet.replicas[0].send(signal.SIGCONT)
         fleet.wait_until_balanced(replicas)
