@@ -126,7 +126,8 @@ def test_the_grace_period_covers_the_pause_the_drain_and_the_save(deployed, sett
     for way in deployed:
         pause_s = way.container()["lifecycle"]["preStop"]["sleep"]["seconds"]
         assert pause_s > 0
-        assert pause_s + settings(way).server.drain_s + _DRAIN_S + save_s + 10 <= way.pod()["terminationGracePeriodSeconds"]
+        drain_s = settings(way).server.drain_s + _DRAIN_S
+        assert pause_s + drain_s + save_s + 10 <= way.pod()["terminationGracePeriodSeconds"]
 
 
 def test_the_image_and_the_version_are_the_packages(base):

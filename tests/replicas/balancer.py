@@ -17,8 +17,9 @@ def started(log: Path, *arguments: str) -> subprocess.Popen[bytes]:
     """Start HAProxy with these arguments; what it says goes to a file."""
     libraries = str(next(TOOLS.glob("usr/lib/*-linux-gnu")))
     environment = os.environ | {"LD_LIBRARY_PATH": libraries, "NAMESPACE": "tta"}
+    command = [str(TOOLS / "usr/sbin/haproxy"), *arguments]
     with log.open("w") as file:
-        return subprocess.Popen([str(TOOLS / "usr/sbin/haproxy"), *arguments], stdout=file, stderr=file, env=environment)
+        return subprocess.Popen(command, stdout=file, stderr=file, env=environment)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from tests.replicas.balancer import balancing
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.replicas.replica"])
 READY_S = 90.0
-CLIENT = httpx.Client(verify=False, timeout=10)  # noqa: S501 (there is no TLS, and looking for certificates is slow)
+CLIENT = httpx.Client(verify=False, timeout=10)  # there is no TLS, and looking for certificates is slow
 
 
 class Replica:

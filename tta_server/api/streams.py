@@ -59,8 +59,8 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         """Switch every stream at once, existing and to come; `off` has the frozen model answer everywhere.
 
         What is set later for one stream wins. Streams that the guard froze stay off. New streams, and those that are
-        on disk only, follow the configuration again when the server has been restarted. Where servers share their storage
-        only `replica` was switched.
+        on disk only, follow the configuration again when the server has been restarted. Where servers share their
+        storage only the server `replica` was told.
         """
         mode = None if asked.mode == "configured" else asked.mode
         who = callers.who(request, asked.reason)

@@ -38,7 +38,8 @@ class Disk:
             self._lock = self._locked()
         except BlockingIOError as error:
             raise ValueError(
-                f"storage folder '{self._root}' is in use by another server; give each its own, or set storage.shared for all"
+                f"storage folder '{self._root}' is in use by another server; give each its own, or set storage.shared in "
+                "both"
             ) from error
 
     def hold(self) -> None:
