@@ -78,7 +78,7 @@ test-observability: $(INSTALLED) $(PROMETHEUS)
 	$(BIN)/pytest -n 2 $(OBSERVED:%=tests/%) $(ARGS)
 
 test-replicas: $(INSTALLED) $(HAPROXY)
-	$(BIN)/pytest -n 0 --all-replicas tests/replicas tests/replicas/planned.py $(ARGS)
+	$(BIN)/pytest -n 0 --all-replicas tests/replicas/test_checker.py tests/replicas/test_replicas.py tests/replicas/planned.py $(ARGS)
 
 test-quick: $(INSTALLED)
 	$(BIN)/pytest -q -n 2 $(SLOW:%=--ignore=tests/%) $(ARGS)

@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from tests.k8s.expressions import metrics_of
-from tests.k8s.manifests import Rendered
+from tests.k8s.manifests import K8S, Rendered
+from tests.replicas.balancer import CONFIG, started
 from tta_server.app import build
 from tta_server.serve import _DRAIN_S
 from tta_server.settings import Settings
@@ -120,12 +121,13 @@ def test_streams_leave_memory_for_the_model_and_the_images_of_requests(deployed,
         assert got.streams.max_bytes + got.streams.recent_bytes < 0.5 * limit
 
 
-def test_the_grace_period_covers_the_pause_the_drain_and_the_save(deployed):
+def test_the_grace_period_covers_the_pause_the_drain_and_the_save(deployed, settings):
     save_s = inspect.signature(Keeper.close).parameters["timeout_s"].default
     for way in deployed:
         pause_s = way.container()["lifecycle"]["preStop"]["sleep"]["seconds"]
         assert pause_s > 0
-        assert pause_s + _DRAIN_S + save_s + 10 <= way.pod()["terminationGracePeriodSeconds"]
+        drain_s = settings(way).server.drain_s + _DRAIN_S
+        assert pause_s + drain_s + save_s + 10 <= way.pod()["terminationGracePeriodSeconds"]
 
 
 def test_the_image_and_the_version_are_the_packages(base):
@@ -160,6 +162,35 @@ def test_a_queue_that_is_scaled_by_is_not_yet_full(deployed, settings):
                 if "queue" in trigger["metadata"]["query"]
             ]
             assert threshold <= 0.5 * settings(way).engine.max_queue_rows
+
+
+def test_servers_share_their_storage_and_find_one_another_where_there_may_be_several(deployed, settings):
+    for way in deployed:
+        got, several = settings(way), way.most_replicas() > 1
+        assert got.storage.shared == several, way.name
+        assert got.storage.peers == (way.one("StatefulSet")["spec"]["serviceName"] if several else "")
+        assert not got.storage.replica  # the pod's name, which its Service knows it by
+        policy = way.one("NetworkPolicy")["spec"]
+        servers = {"matchLabels": {"app.kubernetes.io/name": "tta-server"}}
+        assert servers in [source.get("podSelector") for rule in policy["ingress"] for source in rule["from"]]
+        reached = [each["podSelector"] for rule in policy["egress"] for each in rule.get("to", ())]
+        assert reached == [{"matchLabels": policy["podSelector"]["matchLabels"]}]
+
+
+def test_a_replica_that_stops_answers_until_the_balancer_has_noticed(deployed, settings):
+    found = re.search(r"check inter (\d+)ms fall (\d+) ", CONFIG)
+    assert found
+
+    for way in deployed:
+        noticed_s = int(found[1]) / 1000 * int(found[2])
+        assert way.most_replicas() == 1 or settings(way).server.drain_s > 2 * noticed_s
+
+
+def test_the_balancer_takes_its_configuration(tmp_path):
+    log = tmp_path / "log"
+
+    assert started(log, "-c", "-f", str(K8S / "components/replicas/haproxy.cfg")).wait(30) == 0, log.read_text()
+    assert log.read_text() == "Configuration file is valid\n"  # and no warning
 
 
 def test_the_balancer_knows_every_replica_that_there_may_be(deployed):

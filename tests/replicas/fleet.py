@@ -2,10 +2,8 @@
 
 import multiprocessing
 import os
-import re
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +11,12 @@ from pathlib import Path
 
 import httpx
 
-from tests.pages import ROOT
+from tests.replicas.balancer import balancing
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.replicas.replica"])
-TOOLS = ROOT / ".tools"
 READY_S = 90.0
+CLIENT = httpx.Client(verify=False, timeout=10)  # there is no TLS, and looking for certificates is slow
 
 
 class Replica:
@@ -47,7 +45,7 @@ class Replica:
                 "peers": "1",
                 "save_every_s": 0.2,
             },
-            "engine": {"window_rows": 8, "threads": 1},
+            "engine": {"window_rows": 8, "max_rows": 8, "threads": 1},
             "guard": {"enabled": False},
             "domains": {"max": 1},
         }
@@ -59,7 +57,7 @@ class Replica:
         while time.monotonic() < deadline:
             assert self._process.is_alive(), (self._folder / f"{self.name}.log").read_text()
             try:
-                if httpx.get(f"http://{self.address}/v2/health/ready").status_code == 200:
+                if CLIENT.get(f"http://{self.address}/v2/health/ready").status_code == 200:
                     return
             except httpx.TransportError:
                 pass
@@ -103,23 +101,9 @@ class Fleet:
 
     @contextmanager
     def balanced(self) -> Iterator[None]:
-        """Run HAProxy with the configuration of the documentation."""
-        text = (ROOT / "docs/haproxy.cfg").read_text()
-        text = text.replace("bind :8080", f"bind 127.0.0.1:{self._port}")
-        text = text.replace("timeout server 10s", "timeout server 5s")
-        text = re.sub(r"    server .*\n", "", text)
-        text += "".join(f"    server {replica.name} {replica.address}\n" for replica in self.replicas)
-        path = self._folder / "haproxy.cfg"
-        path.write_text(text)
-        libraries = str(next(TOOLS.glob("usr/lib/*-linux-gnu")))
-        command = [str(TOOLS / "usr/sbin/haproxy"), "-db", "-f", str(path)]
-        with (self._folder / "haproxy.log").open("w") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"LD_LIBRARY_PATH": libraries})
-        try:
+        """Have the balancer before them."""
+        with balancing(self._port, {replica.name: replica.address for replica in self.replicas}, self._folder):
             yield
-        finally:
-            process.terminate()
-            process.wait()
 
     def wait_until_balanced(self, expected: int) -> None:
         """Wait until the balancer sends requests to so many replicas."""
@@ -133,7 +117,7 @@ class Fleet:
     def server_of(self, stream: str) -> str:
         """Return which replica the balancer asks for a stream; empty if none answers."""
         try:
-            asked = httpx.get(f"{self.url}/v2/health/live", headers={"X-Stream-Id": stream}, timeout=10)
+            asked = CLIENT.get(f"{self.url}/v2/health/live", headers={"X-Stream-Id": stream})
         except httpx.TransportError:
             return ""
         return asked.headers.get("x-served-by", "")

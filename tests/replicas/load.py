@@ -97,6 +97,7 @@ def note_steps(callers: Callers, url: str, streams: Sequence[str]) -> dict[str, 
     return servers
 
 
-def moved(before: dict[str, str], after: dict[str, str]) -> int:
-    """Return how many streams another replica has."""
-    return sum(before[name] != after[name] for name in before)
+def note_moved(callers: Callers, before: dict[str, str], after: dict[str, str], server: str) -> None:
+    """Write down how many streams another replica has, and how many of them one that came or went has or had."""
+    moved = sum(before[name] != after[name] for name in before)
+    callers.note(kind="moved", moved=moved, least=sum(server in (before[name], after[name]) for name in before))

@@ -5,7 +5,7 @@ import time
 import httpx
 
 from tests.replicas.checker import read, violations
-from tests.replicas.load import Callers, moved, note_steps
+from tests.replicas.load import Callers, note_moved, note_steps
 
 
 def test_planned_moves_lose_nothing(fleet, size, tmp_path):
@@ -21,7 +21,7 @@ def test_planned_moves_lose_nothing(fleet, size, tmp_path):
         fleet.replicas[-1].start()
         fleet.replicas[-1].wait_until_ready()
         fleet.wait_until_balanced(replicas)
-        after = note_steps(callers, fleet.url, streams)
+        note_moved(callers, before, note_steps(callers, fleet.url, streams), fleet.replicas[-1].name)
         for replica in fleet.replicas:
             replica.end()
             note_steps(callers, fleet.url, streams)
@@ -31,7 +31,6 @@ def test_planned_moves_lose_nothing(fleet, size, tmp_path):
         note_steps(callers, fleet.url, streams)
 
     assert not violations(read(tmp_path / "history.jsonl"), planned=True)
-    assert 0 < moved(before, after) <= 1.5 * max(1, many / replicas) + 3
 
 
 def test_two_replicas_that_fight_over_a_stream_never_give_a_version_twice(fleet, tmp_path):

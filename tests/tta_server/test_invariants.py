@@ -262,7 +262,7 @@ async def ten_thousand_streams() -> None:
     assert len({each.split('stream="')[1].split('"')[0] for each in full}) == labelled + 1
     assert (late.status_code, known.status_code) == (429, 200)
     assert {each.split('stream="')[1].split('"')[0] for each in left} == {"_other"}
-    assert listed == {"streams": [], "next": None}
+    assert listed == {"streams": [], "next": None, "replica": ""}
     assert [float(line.split()[-1]) for line in state_bytes] == [0, 0, 0]
     assert alive == 0
 

@@ -1,7 +1,8 @@
 """Servers that share a place: a stream moves between them whole, and nobody answers from what he has lost."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,39 +18,45 @@ from tta_server.streams.stock import VERSIONS_PER_GENERATION
 WINDOW = 16
 
 
-@pytest.fixture
-def start(tmp_path, monkeypatch) -> Iterator[Callable[..., TestClient]]:
-    """Start servers on one folder by name; with `peers` they hand streams over."""
+@contextmanager
+def sharing(store: Path, domains: int = 1) -> Iterator[tuple[TestClient, TestClient]]:
+    """Start the servers `a` and `b` on one folder; each is asked to hand over what the other wants."""
     running: dict[str, TestClient] = {}
 
     def ask(tenure: Tenure, address: str, name: str) -> None:
         headers = {"Authorization": f"Bearer {tenure._secret}"}
         assert running[address].post(HAND_OVER, json={"stream": name}, headers=headers).status_code == 204
 
-    def started(name: str, peers: str = "", domains: int = 1) -> TestClient:
+    def started(name: str) -> TestClient:
+        storage = {"url": str(store), "shared": True, "replica": name, "peers": "peers", "save_every_s": 3600}
         settings = load_settings(
             None,
             {
-                "storage": {
-                    "url": str(tmp_path / "store"),
-                    "shared": True,
-                    "replica": name,
-                    "peers": peers,
-                    "save_every_s": 3600,
-                },
-                "engine": {"window_rows": WINDOW},
+                "storage": storage,
+                "engine": {"window_rows": WINDOW, "max_rows": WINDOW},
                 "adapter": {"name": "tent", "settings": {"lr": 0.005}},
                 "guard": UNGUARDED,
                 "domains": {"max": domains},
             },
         )
-        client = TestClient(build(settings).app)
-        running[f"http://{name}.{peers}:8000"] = stack.enter_context(client)
+        running[f"http://{name}.peers:8000"] = client = stack.enter_context(TestClient(build(settings).app))
         return client
 
-    monkeypatch.setattr(Tenure, "_ask", ask)
-    with ExitStack() as stack:
-        yield started
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setattr(Tenure, "_ask", ask)
+        yield started("a"), started("b")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture(scope="module")
+def servers(store) -> Iterator[tuple[TestClient, TestClient]]:
+    """Two servers for all tests, each of which has a stream of its own."""
+    with sharing(store) as both:
+        yield both
 
 
 def teach(client: TestClient, name: str, steps: int = 1) -> None:
@@ -66,47 +73,55 @@ def answered(client: TestClient, name: str) -> tuple[Any, int]:
     return data, about["state_version"]
 
 
-def test_a_stream_that_is_asked_for_elsewhere_moves_with_all_that_it_has_learnt(start):
-    first, second = start("a", "peers"), start("b", "peers")
-    teach(first, "gate", steps=2)
-    data, version = answered(first, "gate")
+def test_a_stream_that_is_asked_for_elsewhere_moves_with_all_that_it_has_learnt(servers):
+    first, second = servers
+    teach(first, "whole", steps=2)
+    data, version = answered(first, "whole")
 
-    moved, later = answered(second, "gate")
+    moved, later = answered(second, "whole")
 
     assert moved == data
     assert (version // VERSIONS_PER_GENERATION, later) == (1, 2 * VERSIONS_PER_GENERATION)
-    assert stream(second, "gate")["steps"] == 2
-    assert first.get("/v1/streams").json()["streams"] == []
-    entries = second.get("/v1/streams/gate/audit").json()["entries"]  # one log, whoever wrote it
+    assert stream(second, "whole")["steps"] == 2
+    assert listed(first) == ("a", False)  # each speaks for itself alone
+    assert listed(second) == ("b", True)
+    entries = second.get("/v1/streams/whole/audit").json()["entries"]  # one log, whoever wrote it
     assert [entry["verdict"] for entry in entries] == ["load", "commit", "commit"]
-    back, last = answered(first, "gate")
+    back, last = answered(first, "whole")
     assert (back, last) == (data, 3 * VERSIONS_PER_GENERATION)
 
 
-def test_who_has_lost_a_stream_neither_answers_from_it_nor_writes_it(start):
-    first, second = start("a"), start("b")
-    teach(first, "gate", steps=3)  # and writes its first round at most within an hour
+def listed(client: TestClient) -> tuple[str, bool]:
+    """Return who lists streams, and whether `whole` is among them."""
+    answer = client.get("/v1/streams").json()
+    return answer["replica"], "whole" in [each["name"] for each in answer["streams"]]
 
-    taken, version = answered(second, "gate")
-    again, later = answered(first, "gate")
+
+def test_who_has_lost_a_stream_neither_answers_from_it_nor_writes_it(servers, monkeypatch):
+    first, second = servers
+    monkeypatch.setattr(Tenure, "_ask", lambda *_: None)  # nobody is asked to hand over
+    teach(first, "lost", steps=3)  # and writes its first round at most within an hour
+
+    taken, version = answered(second, "lost")
+    again, later = answered(first, "lost")
 
     assert taken == again
     assert later > version
-    assert stream(first, "gate")["steps"] < 3  # nobody could ask for what was not written
+    assert stream(first, "lost")["steps"] < 3  # nobody could ask for what was not written
 
 
-def test_domains_move_with_their_stream(start):
-    first, second = start("a", "peers", domains=4), start("b", "peers", domains=4)
+def test_domains_move_with_their_stream(tmp_path):
     dark = (glyph_images(0, 4 * WINDOW) // 4).astype(np.uint8)
-    for part in np.split(dark, 4):
-        infer(first, "gate", part)
-    until(lambda: stream(first, "gate")["domains"])
-    until(lambda: any(each["steps"] for each in domains(first)))
-    before = domains(first)
+    with sharing(tmp_path, domains=4) as (first, second):
+        for part in np.split(dark, 4):
+            infer(first, "gate", part)
+        until(lambda: stream(first, "gate")["domains"])
+        until(lambda: any(each["steps"] for each in domains(first)))
+        before = domains(first)
 
-    infer(second, "gate", dark[:4])
+        infer(second, "gate", dark[:4])
 
-    after = domains(second)
+        after = domains(second)
     assert [(each["id"], each["steps"]) for each in after] == [(each["id"], each["steps"]) for each in before]
     assert all(each["state_version"] >= 2 * VERSIONS_PER_GENERATION for each in after if each["steps"])
 
@@ -115,21 +130,21 @@ def domains(client: TestClient) -> list[dict]:
     return client.get("/v1/streams/gate/domains").json()["domains"]
 
 
-def test_a_stream_that_is_erased_is_erased_for_all_and_its_versions_go_on(start):
-    first, second = start("a", "peers"), start("b", "peers")
-    teach(first, "gate")
-    learnt, version = answered(first, "gate")
+def test_a_stream_that_is_erased_is_erased_for_all_and_its_versions_go_on(servers):
+    first, second = servers
+    teach(first, "erased")
+    learnt, version = answered(first, "erased")
 
-    assert second.delete("/v1/streams/gate").status_code == 204
+    assert second.delete("/v1/streams/erased").status_code == 204
 
-    assert second.get("/v1/streams/gate").status_code == 404
-    data, later = answered(first, "gate")
+    assert second.get("/v1/streams/erased").status_code == 404
+    data, later = answered(first, "erased")
     assert data != learnt
     assert later > version
 
 
-def test_what_would_take_a_stream_from_the_server_that_has_it_is_refused(start, tmp_path):
-    client = start("a")
+def test_what_would_take_a_stream_from_the_server_that_has_it_is_refused(servers, store):
+    client = servers[0]
     content = body(glyph_images(0, 1))
 
     asked = client.post(INFER, content=content.replace(b'{"inputs"', b'{"parameters":{"stream_id":"gate"},"inputs"'))
@@ -139,7 +154,7 @@ def test_what_would_take_a_stream_from_the_server_that_has_it_is_refused(start, 
     assert client.post(INFER, content=content).status_code == 200  # without a name it is `default` everywhere
 
     assert client.get("/v1/streams/nobody").status_code == 404
-    assert not (tmp_path / "store/streams/nobody").exists()
+    assert not (store / "streams/nobody").exists()
 
     forged = client.post(HAND_OVER, json={"stream": "gate"}, headers={"Authorization": "Bearer guessed"})
     assert forged.status_code == 401

@@ -9,6 +9,7 @@ from tta_server.settings import Mode
 from tta_server.telemetry.closed_sets import StateKind
 
 AnsweredBy = Literal["source", "adapted"]
+_REPLICA = "The server that speaks, of its own streams alone, where servers share their storage; else empty."
 
 
 def told(model: type[BaseModel], *refused: int, status: int = 200) -> dict[str, Any]:
@@ -216,6 +217,7 @@ class StreamPage(Told):
 
     streams: list[StreamAbout]
     next: str | None
+    replica: str = Field(description=_REPLICA)
 
 
 class Accuracy(Told):
@@ -255,9 +257,7 @@ class DomainAbout(Told):
     current: bool = Field(description="Whether the last image of the stream belonged to it.")
     last_asked: str = Field(description="When its last image came: ISO 8601 in UTC; empty before the first.")
     images: int = Field(description="Images answered.")
-    share: float = Field(
-        description="Of the stream's images of late; an image counts for 1 / e once 256 others came after it."
-    )
+    share: float = Field(description="Of the stream's images of late; one counts for 1 / e after 256 others.")
     steps: int
     state_version: int
     answers: AnsweredBy = Field(description="Who answers its images.")
@@ -288,6 +288,7 @@ class Switched(Told):
 
     mode: Mode | Literal["configured"]
     streams: dict[Mode, int]
+    replica: str = Field(description=_REPLICA)
 
 
 class SnapshotAbout(Told):

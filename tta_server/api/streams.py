@@ -32,7 +32,10 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
 
     @routes.get("", **told(StreamPage, 400))
     async def list_streams(asked: Annotated[Listing, Query()], request: Request) -> dict[str, Any]:
-        """List streams by name, a page at a time; send `next` as `after` for the next page, null on the last."""
+        """List streams by name, a page at a time; send `next` as `after` for the next page, null on the last.
+
+        Where servers share their storage these are the streams that the server `replica` has, and no others.
+        """
         key = key_of(request)
 
         def wanted(summary: Summary) -> bool:
@@ -40,7 +43,8 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
 
         found = await asyncio.wrap_future(engine.command(lambda c: c.list(asked.limit + 1, asked.after, wanted)))
         page = found[: asked.limit]
-        return {"streams": page, "next": page[-1]["name"] if len(found) > asked.limit else None}
+        after = page[-1]["name"] if len(found) > asked.limit else None
+        return {"streams": page, "next": after, "replica": served.storage.store.replica}
 
     @routes.post("", **told(StreamDetails, 400, 409, 429, status=201))
     async def create_stream(asked: Creation, request: Request) -> dict[str, Any]:
@@ -55,11 +59,13 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         """Switch every stream at once, existing and to come; `off` has the frozen model answer everywhere.
 
         What is set later for one stream wins. Streams that the guard froze stay off. New streams, and those that are
-        on disk only, follow the configuration again when the server has been restarted.
+        on disk only, follow the configuration again when the server has been restarted. Where servers share their
+        storage only the server `replica` was told.
         """
         mode = None if asked.mode == "configured" else asked.mode
         who = callers.who(request, asked.reason)
-        return await asyncio.wrap_future(engine.command(lambda c: c.change_all(mode, who)))
+        switched = await asyncio.wrap_future(engine.command(lambda c: c.change_all(mode, who)))
+        return switched | {"replica": served.storage.store.replica}
 
     @routes.get("/{name}", **declared)
     async def read_stream(name: StreamPath) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class Tenure:
         Args:
             name: The stream, or a domain of it.
             ask: Has the device answer for it.
-            opening: Whether the stream may be new; else one that nothing is kept of is not taken.
+            opening: Whether the stream may be new; else one that nobody has and nothing is kept of is not taken.
             changing: Whether it is a command that is run only if the stream is still here, and need not be repeated;
                 one that erases the stream is what ends its being here.
 
@@ -146,7 +146,7 @@ class Tenure:
             await asyncio.to_thread(self._finished.wait, _FLUSH_WITHIN_S)
 
     async def _hold(self, stream: str, opening: bool) -> Hold:
-        if not opening and stream not in self._held and not await asyncio.to_thread(self._store.is_kept, stream):
+        if not opening and stream not in self._held and not await asyncio.to_thread(self._store.may_exist, stream):
             raise NotFound(f"unknown stream '{stream}'; a stream exists from its first answered request")
         while (hold := self._held.get(stream)) is None:
             if stream not in self._coming:

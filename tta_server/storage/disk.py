@@ -37,7 +37,10 @@ class Disk:
         try:
             self._lock = self._locked()
         except BlockingIOError as error:
-            raise ValueError(f"storage folder '{self._root}' is in use by another server; give each its own") from error
+            raise ValueError(
+                f"storage folder '{self._root}' is in use by another server; give each its own, or set storage.shared in "
+                "both"
+            ) from error
 
     def hold(self) -> None:
         """Make sure that the lock is still that of the folder; somebody may have removed the folder at run time.

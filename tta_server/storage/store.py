@@ -121,6 +121,11 @@ class Store:
         """Say whether anything is kept of a stream; that somebody has had it is not enough."""
         return any(not generation_of(found.name) for found in self.files.listing(_folder(stream)))
 
+    def may_exist(self, stream: str) -> bool:
+        """Say whether anything is kept of a stream, or a server has it that may have written nothing yet."""
+        owner = self.owners.newest(stream)
+        return self.is_kept(stream) or (owner is not None and owner.floor < owner.generation)
+
     def secret(self) -> str:
         """Return what only those know who share the place; the first who asks makes it up."""
         self.files.create(_SECRET, secrets.token_hex(32).encode())

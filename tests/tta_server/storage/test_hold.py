@@ -43,6 +43,19 @@ def test_who_writes_after_the_folder_was_removed_has_it_again(first, folder, wri
         Store(str(folder)).claim()
 
 
+@pytest.mark.parametrize(("replica", "another"), [("", "tta-1"), ("tta-0", ""), ("", "")])
+def test_a_server_that_does_not_share_has_the_folder_for_itself(folder, replica, another):
+    first, second = Store(str(folder), replica=replica), Store(str(folder), replica=another)
+    first.claim()
+
+    with pytest.raises(ValueError, match="give each its own, or set storage[.]shared"):
+        second.claim()
+
+    first.release()
+    second.claim()
+    second.release()
+
+
 @pytest.mark.parametrize("write", WRITES)
 def test_nobody_writes_into_a_folder_that_another_server_has_taken(first, folder, write):
     shutil.rmtree(folder)

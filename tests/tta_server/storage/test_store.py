@@ -7,6 +7,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.registry import _registry
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -180,6 +181,7 @@ def test_files_are_for_the_server_alone(local, tmp_path):
     ],
 )
 def test_a_place_that_cannot_be_reached_is_refused_in_one_line(url, message, monkeypatch):
+    monkeypatch.delitem(_registry, url.partition(":")[0], raising=False)  # as if nobody had used it before
     monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
     monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
 
