@@ -120,7 +120,7 @@ def _expect_fit(settings: Settings) -> None:
         raise ValueError("repository.models and storage.shared do not go together: only one model is handed over")
     if settings.storage.peers and settings.server.tls_certificate:
         raise ValueError(
-            "storage.peers and server.tls_certificate do not go together: replicas ask one another over plain HTTP; have "
+            "storage.peers and server.tls_certificate do not go together: replicas ask one another over HTTP; have "
             "the balancer speak TLS"
         )
 
