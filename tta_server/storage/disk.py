@@ -38,8 +38,8 @@ class Disk:
             self._lock = self._locked()
         except BlockingIOError as error:
             raise ValueError(
-                f"storage folder '{self._root}' is in use by another server; give each its own, or set storage.shared in "
-                "both"
+                f"storage folder '{self._root}' is in use by another server; give each its own, or share it "
+                "(storage.shared in all of them)"
             ) from error
 
     def hold(self) -> None:

@@ -48,7 +48,7 @@ def test_a_server_that_does_not_share_has_the_folder_for_itself(folder, replica,
     first, second = Store(str(folder), replica=replica), Store(str(folder), replica=another)
     first.claim()
 
-    with pytest.raises(ValueError, match="give each its own, or set storage[.]shared"):
+    with pytest.raises(ValueError, match="give each its own, or share it"):
         second.claim()
 
     first.release()
