@@ -25,6 +25,9 @@ from tta_server.settings_file import load_settings
 
 BODIES = ("application/json", "application/octet-stream", "text/plain")
 
+# What this server, whose bundle knows a style alone, does not do; test_strange_api.py has the other answer.
+_NOT_HERE = {"GET /v1/streams/{name}/strange": 501}
+
 _ABOUT = ("", "/ready", "/config", "/stats")
 
 
@@ -86,7 +89,7 @@ async def everything(folder: Path) -> tuple[dict[str, Any], list[Exchange]]:
         await call("POST", "/v1/streams/{name}/domains/{number}/offer", json={"to": ["gate"], "reason": "x"})
         await call("PATCH", "/v1/streams/{name}/domains/{number}", json={"title": "night"})
         await call("GET", "/v1/streams/{name}/snapshots", "door@1")
-        for path in ("", "/{name}", "/{name}/domains", "/{name}/drift", "/{name}/audit"):
+        for path in ("", "/{name}", "/{name}/domains", "/{name}/drift", "/{name}/strange", "/{name}/audit"):
             await call("GET", f"/v1/streams{path}")
         await call("PATCH", "/v1/streams/{name}", json={"mode": "shadow"})
         await call("PATCH", "/v1/streams", json={"mode": "off", "reason": "x"})
@@ -148,7 +151,7 @@ def test_every_operation_was_asked_and_answered_as_the_document_says(exchanged):
     assert {each.operation for each in made} == set(known)
     for name, response in made:
         declared = known[name]["responses"].get(str(response.status_code))
-        assert response.is_success, (name, response.text)
+        assert response.is_success or _NOT_HERE.get(name) == response.status_code, (name, response.text)
         assert declared, (name, response.status_code)
         if response.status_code == 204:
             assert not response.content
