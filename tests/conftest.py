@@ -7,10 +7,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from torch import Tensor
 
 from tests.networks import golden, layer_norm_network, reference_network
 from tta_server.models import TorchBackbone
+
+# By default a law fails where one example takes 0.2 s, which on a busy machine any may.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")
