@@ -196,6 +196,15 @@ def test_a_bad_request_is_told_what_is_wrong_and_changes_nothing(client, case):
     assert infer(client, "frozen", glyph_images(0))["parameters"]["state_version"] == 0
 
 
+def test_what_a_query_says_is_the_same_each_time_and_of_its_own_route(client):
+    for _ in range(2):
+        for top_k in (1, 3):
+            answer = client.post(f"/predict?top_k={top_k}", content=png(), headers={"X-Stream-Id": "frozen"}).json()
+            assert len(answer["predictions"][0]["top"]) == top_k
+        assert client.post("/predict?top_k=many", content=png()).status_code == 400
+        assert "unknown parameter 'top_k'" in client.post(f"{INFER}?top_k=1", content=body(glyph_images(0))).text
+
+
 def address(server: Running) -> tuple[str, int]:
     host, port = server.url.removeprefix("http://").split(":")
     return host, int(port)

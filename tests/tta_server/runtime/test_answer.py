@@ -180,6 +180,7 @@ def test_a_caller_who_hangs_up_before_the_device_begins_is_neither_answered_nor_
         return looked(*args)
 
     monkeypatch.setattr(module, "decode_all", slow)
+    monkeypatch.setattr(module, "TINY_BYTES", 0)  # these are tiny, and would be decoded where they are
 
     async def hang_up() -> None:
         await asyncio.to_thread(entered.wait, PATIENCE_S)
@@ -225,6 +226,7 @@ def test_a_request_that_is_given_up_in_the_queue_leaves_it_at_once(served):
 def test_what_is_queued_was_hashed_and_tested_in_the_pool(served, monkeypatch):
     threads = []
     prepared = module.prepared
+    monkeypatch.setattr(module, "TINY_BYTES", 0)  # these are tiny, and would be read where they are
     monkeypatch.setattr(
         module, "prepared", lambda images: threads.append(threading.current_thread()) or prepared(images)
     )
