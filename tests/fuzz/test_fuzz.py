@@ -13,6 +13,7 @@ CONFIG = {
     "domains": {"max": 4},
     "engine": {"max_rows": 4, "window_rows": 4},
     "streams": {"max_streams": 50},
+    "drift": {"keep_images": 2},
     "limits": {"max_body_bytes": 2**20},
 }
 SHORT = ["--max-time", "20", "--max-examples", "3", "--seed", "1"]

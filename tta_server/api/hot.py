@@ -36,7 +36,8 @@ class Hot:
             path = path_of(scope)
             for route in self._routes:
                 if found := route.path_regex.match(path):
-                    response = await self._answer(route, found.groupdict(), Request({**scope, "route": route}, receive))
+                    scope["route"] = route  # as FastAPI says it to who counts and traces
+                    response = await self._answer(route, found.groupdict(), Request(scope, receive))
                     await response(scope, receive, send)
                     return
         await self._app(scope, receive, send)

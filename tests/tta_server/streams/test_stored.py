@@ -116,7 +116,7 @@ def is_set_aside(subject: Wired, name: str) -> bool:
     return False
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     name=st.sampled_from(["bad", "own"]),
     place=st.sampled_from(PLACES),
