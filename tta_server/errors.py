@@ -135,6 +135,7 @@ class Moved(TTAError):
 
     def __init__(self, stream: str) -> None:
         """Say which stream it is."""
+        self.stream = stream
         super().__init__(f"stream '{stream}' is moving to another server; ask again")
 
 

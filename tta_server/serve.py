@@ -51,7 +51,7 @@ def serve(settings: Settings) -> None:
     settings = _with_grpc_port(settings)
     with ExitStack() as listeners:
         address = listeners.enter_context(_bound(settings.server.host, settings.server.port))
-        sockets = [address]
+        settings, sockets = _with_port(settings, "port", address), [address]
         if settings.server.admin_port is not None:
             sockets.append(listeners.enter_context(_bound(settings.server.host, settings.server.admin_port)))
             settings = _with_port(settings, "admin_port", sockets[1])

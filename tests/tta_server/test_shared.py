@@ -126,6 +126,22 @@ def test_domains_move_with_their_stream(tmp_path):
     assert all(each["state_version"] >= 2 * VERSIONS_PER_GENERATION for each in after if each["steps"])
 
 
+def test_a_domain_may_be_offered_to_a_stream_that_another_server_has(tmp_path):
+    dark = (glyph_images(0, 4 * WINDOW) // 4).astype(np.uint8)
+    with sharing(tmp_path, domains=4) as (first, second):
+        for part in np.split(dark, 4):
+            infer(first, "gate", part)
+        infer(second, "door", glyph_images(0, 4))
+        until(lambda: any(each["steps"] for each in domains(first)))
+        number = next(each["id"] for each in domains(first) if each["steps"]).partition("@")[2]
+
+        offered = first.post(
+            f"/v1/streams/gate/domains/{number}/offer", json={"to": ["door"], "reason": "the same fog"}
+        )
+
+    assert offered.status_code == 201, offered.text
+
+
 def domains(client: TestClient) -> list[dict]:
     return client.get("/v1/streams/gate/domains").json()["domains"]
 

@@ -1,6 +1,7 @@
 """`/v1/streams/{name}/domains`: the kinds of input that a stream tells apart, and what it learnt of each."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,6 +12,7 @@ from tta_server.api.caller import Callers
 from tta_server.api.permission import key_of
 from tta_server.api.responses import refusals
 from tta_server.api.streams import erased
+from tta_server.runtime.commands import Commands
 from tta_server.runtime.served import Served, find
 
 
@@ -46,6 +48,8 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         """Give other streams a copy of a domain to start from, each judged by its own guard; all of them or none."""
         key_of(request).expect_streams(*asked.to)
         who, to = callers.who(request, asked.reason), list(dict.fromkeys(asked.to))
+        for other in to if served.tenure else ():  # this server must have them, too
+            await served.command(other, partial(Commands.read, name=other))
         return {"opened": await served.command(name, lambda c: c.domains.offer(name, number, to, who))}
 
     return routes

@@ -34,7 +34,7 @@ def router(models: Mapping[str, Served]) -> APIRouter:
         """Tell whether a good request would be answered; 503 with the reason if not."""
         return _health("ready", next(filter(None, (each.trouble() for each in models.values())), ""))
 
-    exposition = Exposition([each.metrics for each in models.values()])
+    exposition = Exposition(lambda: [each.metrics for each in models.values()])
 
     @routes.get("/metrics", response_class=Response, responses=_METRICS)
     def metrics(request: Request) -> Response:  # not async: rendering runs in a thread

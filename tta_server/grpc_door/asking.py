@@ -1,6 +1,7 @@
 """Ask the application what an HTTP request would: keys, limits, names, counts and errors are then the same."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ App = Callable[
     [AsgiMessage, Callable[[], Awaitable[AsgiMessage]], Callable[[AsgiMessage], Awaitable[None]]], Awaitable[None]
 ]
 
-_OWN = ("content-", "accept-", "transfer-", "inference-", "grpc-", "connection", "host", "te", ":")
+_OWN = re.compile(r"(content|accept|transfer|inference|grpc)-.*|connection|host|te|:.*")
 _working: set["asyncio.Task[Reply]"] = set()
 
 
@@ -103,7 +104,7 @@ async def _reply(app: App, scope: AsgiMessage, body: bytes, gone: asyncio.Event)
 
 def _scope(asked: Asked, metadata: Iterable[tuple[str, str | bytes]], peer: str) -> AsgiMessage:
     given = [(name.encode(), value.encode("latin-1")) for name, value in metadata
-             if isinstance(value, str) and not name.startswith(_OWN)]  # fmt: skip
+             if isinstance(value, str) and not _OWN.fullmatch(name)]  # fmt: skip
     host, _, port = unquote(peer).partition(":")[2].rpartition(":")
     return {
         "type": "http",

@@ -53,7 +53,7 @@ def _of_model(request: Any, what: str = "") -> str:
     if not name or max(len(name), len(version)) > _MOST_NAME:
         raise BadRequest(f"the request names no model; a name has 1 to {_MOST_NAME} characters")
     of_version = f"/versions/{quote(version, safe='')}" if version else ""
-    return f"/v2/models/{quote(name, safe='')}{of_version}{what}"
+    return f"/v2/models/{quote(name, safe=':@')}{of_version}{what}"
 
 
 def _change(request: Any, verb: str) -> Asked:
@@ -64,7 +64,7 @@ def _change(request: Any, verb: str) -> Asked:
 def _checked(request: Any) -> str:
     if request.service in _SERVER:
         return "/v2/health/ready"
-    return f"/v2/models/{quote(request.service[:_MOST_NAME], safe='')}/ready"
+    return f"/v2/models/{quote(request.service[:_MOST_NAME], safe=':@')}/ready"
 
 
 def _statistics(request: Any) -> str:

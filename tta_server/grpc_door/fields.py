@@ -5,7 +5,7 @@ Source: protobuf.dev/programming-guides/encoding.
 
 from typing import Any
 
-from tta_server.errors import TooLarge
+from tta_server.errors import BadRequest, TooLarge
 
 MOST_FIELDS = 4096
 """Fields of a message with all that are within it; a field of two bytes may become an object of a hundred."""
@@ -14,7 +14,7 @@ _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
 
 def expect_few_fields(data: bytes, kind: Any) -> None:
-    """Do nothing if a message has at most `MOST_FIELDS` fields; one that is none is left to its parser.
+    """Do nothing if a message has at most `MOST_FIELDS` fields.
 
     Args:
         data: The message as it came.
@@ -22,6 +22,7 @@ def expect_few_fields(data: bytes, kind: Any) -> None:
 
     Raises:
         TooLarge: If it has more.
+        BadRequest: If it is malformed, or has groups, which proto3 has not: nothing may go uncounted.
     """
     count, inside = 0, [(memoryview(data), kind)]
     try:
@@ -38,8 +39,8 @@ def expect_few_fields(data: bytes, kind: Any) -> None:
                 if tag & 7 == _LENGTH and field is not None and field.message_type is not None:
                     inside.append((part[place : place + size], field.message_type))
                 place += size
-    except (IndexError, ValueError):
-        return
+    except (IndexError, ValueError) as error:
+        raise BadRequest("the message is malformed, or has groups") from error
 
 
 def _size(part: memoryview, place: int, wire: int) -> tuple[int, int]:

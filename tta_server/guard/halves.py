@@ -17,16 +17,17 @@ from torch import Tensor
 from tta_server.models import EMPTY, Backbone, Output, TooFewValuesError
 
 _LEAST = 0.6  # agreement beyond chance from which on it is substantial
+_FEWEST_ROWS = 16  # in both halves: of fewer, agreement is chance
 _MOST_ROWS = 32  # that are looked at: then no more is run than one forward over a usual window
 
 
 def determined(backbone: Backbone, x: Tensor) -> bool:
     """Say whether the statistics of images `x` (N, C, H, W) suit more than themselves; waits for the device.
 
-    Those that arrived first are compared with those that arrived last. Of one image nothing is known.
+    Those that arrived first are compared with those that arrived last. Of fewer than 16 images nothing is known.
     """
     size = min(len(x), _MOST_ROWS) // 2
-    if not size:
+    if size < _FEWEST_ROWS // 2:
         return False
     halves = x[:size], x[-size:]
     try:

@@ -109,8 +109,15 @@ def _list(server: Server, options: argparse.Namespace) -> Done:
     found = server.streams(mode=options.mode, answers=options.answers, frozen="true" if options.frozen else None)
     if not options.drift:
         return found, many(found)
-    drift = {each["name"]: server.get(f"/v1/streams/{each['name']}/drift")["state"] for each in found}
+    drift = {each["name"]: _drift_state(server, each["name"]) for each in found}
     return [each | {"drift": drift[each["name"]]} for each in found], many(found, drift)
+
+
+def _drift_state(server: Server, name: str) -> str:
+    try:
+        return str(server.get(f"/v1/streams/{name}/drift")["state"])
+    except RefusedError:  # set aside, or gone meanwhile: the others are asked for all the same
+        return "unknown"
 
 
 def _show(server: Server, options: argparse.Namespace) -> Done:

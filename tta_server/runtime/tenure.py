@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
@@ -34,6 +34,7 @@ _TRIES = 5
 _ASK_WITHIN_S = 2.0
 _SILENT_S = 5.0  # so long a server that does not answer is not asked again
 _FLUSH_WITHIN_S = 1.0
+_TAKERS = 16
 _ANSWER_FIRST_S = 0.2  # where two are asked for one stream, so long each has it in turn
 
 T = TypeVar("T")
@@ -87,6 +88,8 @@ class Tenure:
         self._silent: dict[str, float] = {}
         self._secret = store.secret()
         self._finished = finished
+        # Apart from the threads that look who has a stream: who is asked may be dead, and is waited for.
+        self._takers = ThreadPoolExecutor(_TAKERS, "take")
 
     async def answer(self, name: str, ask: Callable[[], Awaitable[T]], opening: bool, changing: bool) -> T:
         """Return what `ask` gives while this server has a stream; asked again if the stream was lost meanwhile.
@@ -112,7 +115,9 @@ class Tenure:
                     continue
                 try:
                     found = await ask()
-                except Moved:
+                except Moved as moved:
+                    if moved.stream != stream:
+                        raise
                     self._let_go(hold)
                     continue
                 if changing or await self._is_ours(hold):
@@ -130,6 +135,7 @@ class Tenure:
 
         Raises:
             Unauthorized: If who asks does not share the storage.
+            NotReady: If it could not be written in time; what was not is lost once the other has the stream.
         """
         if not hmac.compare_digest(authorization.encode(), f"Bearer {self._secret}".encode()):
             raise Unauthorized("only a server that shares the storage may ask for a stream")
@@ -140,10 +146,16 @@ class Tenure:
         try:
             if hold:
                 await self._run(lambda commands: commands.park(stream))
-                await asyncio.to_thread(self._keeper.flush, _FLUSH_WITHIN_S)
-                await self._drop(hold)
+                written = await asyncio.to_thread(self._keeper.flush, _FLUSH_WITHIN_S)
+                if written:
+                    await self._drop(hold)
+            else:
+                written = True
         except NotReady:  # it stops, and writes everything at the end
-            await asyncio.to_thread(self._finished.wait, _FLUSH_WITHIN_S)
+            written = await asyncio.to_thread(self._finished.wait, _FLUSH_WITHIN_S)
+        if not written:
+            log.warning("stream '%s' is asked for by another server, and could not be written in time", stream)
+            raise NotReady(f"what stream '{stream}' has learnt is not written yet")
 
     async def _hold(self, stream: str, opening: bool) -> Hold:
         if not opening and stream not in self._held and not await asyncio.to_thread(self._store.may_exist, stream):
@@ -157,7 +169,7 @@ class Tenure:
 
     async def _acquire(self, stream: str) -> None:
         self._device.refuse_if_full()  # a server that stops takes no more streams
-        generation, there = await asyncio.to_thread(self._take, stream)
+        generation, there = await asyncio.get_running_loop().run_in_executor(self._takers, self._take, stream)
         await self._run(lambda commands: commands.hold(stream, generation, there))
         self._held[stream] = Hold(stream, generation)  # not looked at: its files may have been cleared away in between
 

@@ -26,13 +26,13 @@ class Disk:
         """Take the folder `root`, which need not exist."""
         self._root = root
         self._lock: int | None = None
-        self._unfinished = _UNFINISHED
+        self._alone = True
         self._locking = fcntl.LOCK_EX
 
     def claim(self, alone: bool = True) -> None:
         """Lock the folder, alone or beside others who share it; the lock goes with the process, however it ends."""
         if not alone:
-            self._unfinished = f".{secrets.token_hex(4)}{_UNFINISHED}"  # two may write a file of one name
+            self._alone = False
             self._locking = fcntl.LOCK_SH
         try:
             self._lock = self._locked()
@@ -128,7 +128,7 @@ class Disk:
 
     def sweep(self, folder: str) -> None:
         """Remove unfinished files, if nobody else can be at work on them."""
-        if self._unfinished != _UNFINISHED:
+        if not self._alone:
             return
         for found in list(self._all(folder)):
             if found.name.endswith(_UNFINISHED):
@@ -137,7 +137,8 @@ class Disk:
     @contextlib.contextmanager
     def _written(self, target: Path, data: bytes) -> Iterator[Path]:
         """Write a file beside `target`; whatever fails until the end of the block, nothing of it stays."""
-        unfinished = target.with_name(target.name + self._unfinished)
+        own = "" if self._alone else f".{secrets.token_hex(4)}"  # two may write a file of one name at a time
+        unfinished = target.with_name(f"{target.name}{own}{_UNFINISHED}")
         _make_folder(target.parent)
         try:
             _write_durably(unfinished, data)

@@ -71,20 +71,24 @@ class Owners:
                 continue
         return None
 
-    def acquire(self, stream: str, erase: bool = False) -> Ownership:
+    def acquire(self, stream: str, erasing: int | None = None) -> Ownership:
         """Take a stream over, whoever has it; what is loaded of it afterwards is all that counts.
 
         Args:
             stream: The stream.
-            erase: Whether what is there of it is to count no more.
+            erasing: If what is there of it is to count no more, the generation of the owner who erases it.
 
         Raises:
+            LostError: If it is to be erased, and another server has taken it since.
             OSError: If it cannot be done now.
         """
         while True:
             before = self.newest(stream) or Ownership(0, "")
+            if erasing is not None and before.generation > erasing and before.replica != self._replica:
+                raise LostError(f"stream '{stream}' belongs to another server now")
             generation = before.generation + 1
-            mine = Ownership(generation, self._replica, generation if erase else before.floor, self._address)
+            floor = before.floor if erasing is None else generation
+            mine = Ownership(generation, self._replica, floor, self._address)
             if not self._files.create(_path(stream, generation), _dumped(mine)):
                 continue
             if self._newest(stream) != generation:  # the record was made after a newer one had replaced its like

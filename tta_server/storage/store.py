@@ -215,7 +215,7 @@ class Store:
             generation: As for `save`.
 
         Raises:
-            LostError: If it is a domain, and another server has its stream.
+            LostError: If another server has the stream.
             OSError: If it cannot be erased now; it may then be half gone, and a second call goes on.
         """
         with self._lock:
@@ -266,7 +266,7 @@ class Store:
         if is_domain:
             self.owners.expect(name, generation)
         else:
-            generation = self.owners.acquire(name, erase=True).generation - 1
+            generation = self.owners.acquire(name, erasing=generation).generation - 1
         for path, found in list(self._tree(folder)):
             saved = from_name(found, None)
             newer = saved is not None and saved.sequence >= (generation + 1) * PER_GENERATION

@@ -6,7 +6,7 @@ No histogram carries a stream, families with one are in `stream_series`, and eve
 import math
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from prometheus_client import (
@@ -258,9 +258,9 @@ class Exposition:
     Once a stream was deleted or reset nothing older is given out.
     """
 
-    def __init__(self, models: Collection[Metrics], clock: Callable[[], float] = time.monotonic) -> None:
-        """Render nothing yet."""
-        self._models = tuple(models)
+    def __init__(self, models: Callable[[], Sequence[Metrics]], clock: Callable[[], float] = time.monotonic) -> None:
+        """Render nothing yet; `models` says whose metrics are asked for now."""
+        self._models = models
         self._clock = clock
         self._lock = threading.Lock()
         self._text = b""
@@ -270,9 +270,10 @@ class Exposition:
     def text(self, fresh: bool = False) -> bytes:
         """Return all metrics as Prometheus takes them; as they are now if `fresh`. Any thread may call it."""
         with self._lock:  # whoever comes meanwhile gets the same
-            erased = sum(each.stream.erased for each in self._models)
+            models = self._models()
+            erased = sum(each.stream.erased for each in models)
             if fresh or erased != self._erased or self._clock() - self._made_s >= _KEEP_S:
-                self._text, self._made_s, self._erased = render(self._models), self._clock(), erased
+                self._text, self._made_s, self._erased = render(models), self._clock(), erased
             return self._text
 
 

@@ -11,7 +11,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from hypothesis import given, settings, strategies
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from tta_server.errors import TooLarge
+from tta_server.errors import BadRequest, TooLarge
 from tta_server.grpc_door import fields
 from tta_server.grpc_door.messages import DESCRIPTORS, INFERENCE, message, methods
 from tta_server.grpc_door.tensors import infer_body
@@ -85,3 +85,9 @@ def test_fields_are_counted_wherever_they_are(inputs, parameters, elements):
         if exact:
             with pytest.raises(TooLarge):
                 fields.expect_few_fields(made, REQUEST.DESCRIPTOR)
+
+
+@pytest.mark.parametrize("odd", [b"\x7b\x7c", b"\x0a\x05\x01"], ids=["a group, which parsers skip", "cut off"])
+def test_nothing_goes_uncounted(odd):
+    with pytest.raises(BadRequest, match="malformed, or has groups"):
+        fields.expect_few_fields(odd + REQUEST(inputs=[{"name": "x"}] * 3).SerializeToString(), REQUEST.DESCRIPTOR)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from itertools import count
 
@@ -208,6 +209,42 @@ def test_an_erased_stream_stays_erased_whatever_an_earlier_owner_still_writes(ur
     assert again.load(STREAM) is None
     assert again.load(f"{STREAM}@1") is None
     assert not again.snapshots(STREAM)
+
+
+@on_each
+def test_who_has_lost_a_stream_without_knowing_erases_nothing_of_its_new_owner(url):
+    loser, owner = opened(url, "a"), opened(url, "b")
+    old = loser.owners.acquire(STREAM).generation
+    mine = owner.owners.acquire(STREAM).generation
+    owner.save(STREAM, 1, b"learnt", mine)
+
+    with pytest.raises(LostError):
+        loser.delete(STREAM, old)
+
+    assert owner.load(STREAM) == b"learnt"
+    assert owner.owners.owns(STREAM, mine)
+
+
+@on_disk
+def test_two_threads_of_one_server_may_make_the_same_record(url):
+    store, failed = opened(url, "a"), []
+
+    def take(start: threading.Barrier) -> None:
+        start.wait()
+        try:
+            store.owners.acquire(STREAM)
+        except OSError as error:
+            failed.append(error)
+
+    for _ in range(50):
+        start = threading.Barrier(2)
+        threads = [threading.Thread(target=take, args=(start,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    assert not failed
 
 
 def test_what_is_read_of_a_record_is_checked(tmp_path):
