@@ -30,11 +30,12 @@ class OnnxModule(nn.Module):
     It has no parameters and no normalisation layers: both kinds of exporter fold BatchNorm away.
     """
 
-    def __init__(self, graph: bytes, image: tuple[str, torch.dtype, int], outputs: Sequence[str]) -> None:
+    def __init__(self, graph: bytes, sha: bytes, image: tuple[str, torch.dtype, int], outputs: Sequence[str]) -> None:
         """Take a graph.
 
         Args:
             graph: Content of the file, its features an output.
+            sha: Digest of what was in the file.
             image: Name and type of the input, and how many images it takes at once; 0 is any number.
             outputs: Names of the logits and, if there are any, of the features.
         """
@@ -43,12 +44,12 @@ class OnnxModule(nn.Module):
         self._image = image
         self._outputs = tuple(outputs)
         self._session: OnnxSession | None = None
-        sha = hashlib.sha256(graph).digest()
+        self._sha = sha
         self.register_buffer("sha256", torch.tensor(list(sha), dtype=torch.uint8))  # so that the model's digest has it
         self.head = _Head()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "OnnxModule":
-        return OnnxModule(self._graph, self._image, self._outputs)
+        return OnnxModule(self._graph, self._sha, self._image, self._outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the file makes of normalised images (N, C, H, W), (N, K)."""
@@ -81,6 +82,7 @@ def onnx_source(path: Path) -> Origin:
     onnx = library("onnx")
     try:
         model = onnx.load(path)  # with what lies beside it
+        sha = hashlib.sha256(serialised(model)).digest()  # before this package adds what it infers
         onnx.checker.check_model(model)
         model = onnx.shape_inference.infer_shapes(model)
     except Exception as error:  # damage may lead to anything
@@ -107,7 +109,7 @@ def onnx_source(path: Path) -> Origin:
         path,
         tuple(about.get("labels", ())),
         beside(path) if beside(path).is_file() else None,
-        lambda: OnnxModule(graph, (images.name, kind, size), names),
+        lambda: OnnxModule(graph, sha, (images.name, kind, size), names),
         "head" if features else "",
     )
 
