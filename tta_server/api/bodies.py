@@ -125,7 +125,7 @@ class Creation(Body):
 class HandOver(Body):
     """A stream that another server takes over."""
 
-    stream: StreamName
+    stream: StreamName = Field(examples=["gate-7"])
 
 
 class Change(Body):
