@@ -24,7 +24,7 @@ def expect_few_fields(data: bytes, kind: Any) -> None:
         TooLarge: If it has more.
         BadRequest: If it is malformed, or has groups, which proto3 has not: nothing may go uncounted.
     """
-    count, inside = 0, [(memoryview(data), kind)]
+    count, inside, name = 0, [(memoryview(data), kind)], kind.full_name
     try:
         while inside:
             part, kind = inside.pop()
@@ -40,7 +40,7 @@ def expect_few_fields(data: bytes, kind: Any) -> None:
                     inside.append((part[place : place + size], field.message_type))
                 place += size
     except (IndexError, ValueError) as error:
-        raise BadRequest("the message is malformed, or has groups") from error
+        raise BadRequest(f"the message is no {name}: it is malformed, or has groups") from error
 
 
 def _size(part: memoryview, place: int, wire: int) -> tuple[int, int]:

@@ -89,5 +89,5 @@ def test_fields_are_counted_wherever_they_are(inputs, parameters, elements):
 
 @pytest.mark.parametrize("odd", [b"\x7b\x7c", b"\x0a\x05\x01"], ids=["a group, which parsers skip", "cut off"])
 def test_nothing_goes_uncounted(odd):
-    with pytest.raises(BadRequest, match="malformed, or has groups"):
+    with pytest.raises(BadRequest, match="it is malformed, or has groups"):
         fields.expect_few_fields(odd + REQUEST(inputs=[{"name": "x"}] * 3).SerializeToString(), REQUEST.DESCRIPTOR)
