@@ -142,15 +142,13 @@ class Tenure:
         deadline_s = time.monotonic() + _ANSWER_FIRST_S
         while self._asking[stream] and time.monotonic() < deadline_s:
             await asyncio.sleep(_ANSWER_FIRST_S / 20)
-        hold = self._held.pop(stream, None)
+        if (hold := self._held.pop(stream, None)) is None:
+            return
         try:
-            if hold:
-                await self._run(lambda commands: commands.park(stream))
-                written = await asyncio.to_thread(self._keeper.flush, _FLUSH_WITHIN_S)
-                if written:
-                    await self._drop(hold)
-            else:
-                written = True
+            await self._run(lambda commands: commands.park(stream))
+            written = await asyncio.to_thread(self._keeper.flush, _FLUSH_WITHIN_S)
+            if written:
+                await self._drop(hold)
         except NotReady:  # it stops, and writes everything at the end
             written = await asyncio.to_thread(self._finished.wait, _FLUSH_WITHIN_S)
         if not written:
