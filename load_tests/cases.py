@@ -1,7 +1,7 @@
 """What is measured: networks, and every registered adapter in the modes that differ in cost."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,8 @@ from tta_server.models.weights import load_weights, read_weights
 
 NETWORKS = ("glyphs", "resnet50", "vit_b_16")
 MEMORY_ROWS = 1000
+
+Change = Callable[[Adapter], Adapter]
 
 _CPU_BATCHES = {"glyphs": (1, 16, 64), "resnet50": (1, 4)}
 _SLOW_BATCHES = (1,)
@@ -75,8 +77,8 @@ def network(name: str, device: torch.device, batches: Sequence[int] = ()) -> Net
     return Network(name, plain, backbone, tuple(batches) or usual)
 
 
-def cases(backbone: TorchBackbone) -> tuple[list[Case], list[str]]:
-    """Return every registered adapter that `backbone` can serve, and why the others are left out."""
+def cases(backbone: TorchBackbone, change: Change = lambda adapter: adapter) -> tuple[list[Case], list[str]]:
+    """Return every registered adapter that `backbone` can serve, each changed, and why the others are left out."""
     reference = _reference(backbone)
     has = backbone.spec.capabilities | {f"reference.{part}" for part in reference.parts}
     fitting: list[Case] = []
@@ -87,7 +89,8 @@ def cases(backbone: TorchBackbone) -> tuple[list[Case], list[str]]:
             left_out.append(f"`{name}` needs {', '.join(missing)}, which `{backbone.spec.name}` lacks")
             continue
         for label, adapter in _modes(name, backbone):
-            fitting.append(Case(label, adapter, adapter.init(backbone, reference)))
+            changed = change(adapter)
+            fitting.append(Case(label, changed, changed.init(backbone, reference)))
     return fitting, left_out
 
 
