@@ -155,7 +155,7 @@ class _Sender:
         """Return how long to wait before a request is sent again; None if it is not."""
         if tried >= self._tries:
             return None
-        if response is not None and (response.status_code not in _AGAIN or b'"set_aside"' in response.content):
+        if response is not None and response.status_code not in _AGAIN:
             return None
         said = response.headers.get("retry-after", "") if response is not None else ""
         return min(float(said) if said.isdigit() else 0.1 * 2**tried, _MOST_WAIT_S)

@@ -20,7 +20,7 @@ from tta_server.client import AsyncClient, Client, ServerError, infer, predict, 
 GOOD = httpx.Response(200, json={"ready": True})
 FULL = httpx.Response(429, json={"error": "full", "code": "queue_full"}, headers={"Retry-After": "7"})
 STARTING = httpx.Response(503, json={"error": "starting", "code": "not_ready"})
-ASIDE = httpx.Response(503, json={"error": "aside", "code": "set_aside"})
+ASIDE = httpx.Response(500, json={"error": "aside", "code": "set_aside"})
 MISSING = httpx.Response(404, json={"error": "unknown stream 'x'", "code": "not_found"})
 PROXY = httpx.Response(502, text="<html>bad gateway</html>")
 
