@@ -48,11 +48,9 @@ def on_ray(folder: Path, replicas: int, settings: dict[str, Any]) -> Iterator[st
     from tta_server.ray_serve import DEPLOYMENT
 
     config = folder / "config.yaml"
-    storage = {"url": str(folder / "store")} | settings.pop("storage", {})
+    storage = {"url": str(folder / "store")} | settings.get("storage", {})
     config.write_text(yaml.safe_dump(settings | {"storage": storage, "auth": {"insecure_public": True}}))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     options = example() | {"num_replicas": replicas, "ray_actor_options": {"num_cpus": 0.1}}
     options.pop("autoscaling_config")
     ray.init(
@@ -66,6 +64,13 @@ def on_ray(folder: Path, replicas: int, settings: dict[str, Any]) -> Iterator[st
     finally:
         serve.shutdown()
         ray.shutdown()
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def process_of(replica: str) -> int:

@@ -69,6 +69,10 @@ def test_a_full_server_is_asked_again_when_it_says_so(outcome):
     assert outcome(STARTING, httpx.ConnectError("no"), GOOD) == ({"ready": True}, [0.2, 0.4])
 
 
+def test_a_balancer_finds_who_has_the_stream_that_a_request_is_about():
+    assert show("gate-7@2", "audit").headers == {"X-Stream-Id": "gate-7"}
+
+
 def test_after_the_last_try_the_caller_hears_why(outcome):
     error, pauses = outcome(FULL, FULL, FULL)
     unreachable, _ = outcome(*[httpx.ConnectError("no")] * 3)

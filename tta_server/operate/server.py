@@ -4,7 +4,7 @@ import json
 from http.client import HTTPException
 from typing import Any, Final, Literal
 from urllib.error import HTTPError
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import unquote, urlencode, urlsplit
 from urllib.request import Request
 
 from tta_server.telemetry.opener import straight_opener
@@ -75,7 +75,7 @@ class Server:
             raise RefusedError(f"what answers at {self._url} is no server of this kind") from error
 
     def _ask(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> bytes:
-        headers = self._headers | ({"Content-Type": kind} if kind else {})
+        headers = self._headers | ({"Content-Type": kind} if kind else {}) | _stream_header(path)
         request = Request(self._url + path, body, headers, method=method)  # noqa: S310 (checked above)
         try:
             with self._opener.open(request, timeout=_TIMEOUT_S) as response:
@@ -86,6 +86,13 @@ class Server:
         except (OSError, HTTPException) as error:
             reason = str(getattr(error, "reason", error)) or type(error).__name__
             raise UnreachableError(f"no server answers at {self._url}: {reason}") from error
+
+
+def _stream_header(path: str) -> dict[str, str]:
+    """Return the header by which a balancer finds who has the stream that a path is about."""
+    asked, _, name = path.partition("?")[0].partition("/v1/streams/")
+    stream = unquote(name.partition("/")[0]).partition("@")[0]
+    return {"X-Stream-Id": stream} if stream and not asked else {}
 
 
 def _said(body: bytes, status: int) -> str:

@@ -144,6 +144,7 @@ def test_a_key_is_shown_to_nobody_but_the_server_that_was_named(capsys):
 
     assert (status, len(there.requests)) == (1, 1)
     assert there.requests[0].headers["authorization"] == "Bearer secret"
+    assert there.requests[0].headers["x-stream-id"] == "door"  # a balancer finds who has the stream
     assert "HTTP 307" in said
 
 
