@@ -57,15 +57,15 @@ class Server:
         """Return a file."""
         return self._ask("GET", path)
 
-    def streams(self, **wanted: str | None) -> list[dict[str, Any]]:
-        """Return the streams that fit, in short, from all pages."""
+    def streams(self, **wanted: str | None) -> tuple[list[dict[str, Any]], str]:
+        """Return the streams that fit, in short, from all pages, and the replica that knows no others, if one spoke."""
         found: list[dict[str, Any]] = []
         after: str | None = ""
         while after is not None:
             page = self.get("/v1/streams", limit=_PAGE, after=after or None, **wanted)
             found += page["streams"]
             after = page["next"]
-        return found
+        return found, page["replica"]
 
     def _json(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> Any:  # noqa: ANN401 (JSON)
         data = self._ask(method, path, body, kind)
