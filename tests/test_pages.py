@@ -37,6 +37,7 @@ CONSOLE = {
     "python": "minutes of benchmark; the one line of the README runs in 'five minutes'",
     "docker": "an engine; `make image-test` builds the same images",
     "kubectl": "a cluster; `tests/k8s` looks at what is applied",
+    **dict.fromkeys(("export", "ray", "serve"), "a package of its own; `make test-ray` starts the same"),
     "tta-server": "weights and data sets that are not here, or a server that never ends",
 }
 # Drawings.

@@ -99,9 +99,14 @@ def infer(model: str, images: npt.NDArray[Any], stream: str = "", request_id: st
     return Prepared("POST", f"/v2/models/{quote(model, safe='')}/infer", headers, content=text + content)
 
 
-def labels(given: Iterable[Mapping[str, Any]]) -> Prepared:
-    """Return a request that tells true labels: `id` of the request, `label`, and `image` or `stream` where needed."""
-    return Prepared("POST", "/v1/labels", json={"labels": [dict(each) for each in given]})
+def labels(given: Iterable[Mapping[str, Any]], stream: str = "") -> Prepared:
+    """Return a request that tells true labels: `id` of the request, `label`, and `image` or `stream` where needed.
+
+    Args:
+        given: The labels.
+        stream: Whose they are, where a balancer must find the replica that answered.
+    """
+    return Prepared("POST", "/v1/labels", _named(stream), json={"labels": [dict(each) for each in given]})
 
 
 def streams(limit: int = 100, after: str = "", **asked: str) -> Prepared:
@@ -111,17 +116,17 @@ def streams(limit: int = 100, after: str = "", **asked: str) -> Prepared:
 
 def create(name: str, **settings: object) -> Prepared:
     """Return a request to open a stream; `settings` may be `mode`, `adapter` and `reason`."""
-    return Prepared("POST", "/v1/streams", json={"name": name, **settings})
+    return Prepared("POST", "/v1/streams", _named(name), json={"name": name, **settings})
 
 
 def show(stream: str, what: str = "") -> Prepared:
     """Return a request to read a stream; `what` may be `drift`, `domains`, `snapshots` or `audit`."""
-    return Prepared("GET", _stream(stream, what))
+    return _about("GET", stream, what)
 
 
 def change(stream: str, **settings: object) -> Prepared:
     """Return a request to change how a stream learns; `settings` may be `mode`, `adapter` and `reason`."""
-    return Prepared("PATCH", _stream(stream), json=settings)
+    return _about("PATCH", stream, json=settings)
 
 
 def act(stream: str, action: str, **settings: object) -> Prepared:
@@ -132,12 +137,12 @@ def act(stream: str, action: str, **settings: object) -> Prepared:
         action: One of these.
         settings: Such as `reason`, which `rollback` and `restore` need, `version` or `snapshot`.
     """
-    return Prepared("POST", _stream(stream, action), json=settings)
+    return _about("POST", stream, action, json=settings)
 
 
 def delete(stream: str) -> Prepared:
     """Return a request to erase a stream."""
-    return Prepared("DELETE", _stream(stream))
+    return _about("DELETE", stream)
 
 
 class _Sender:
@@ -155,7 +160,7 @@ class _Sender:
         """Return how long to wait before a request is sent again; None if it is not."""
         if tried >= self._tries:
             return None
-        if response is not None and (response.status_code not in _AGAIN or b'"set_aside"' in response.content):
+        if response is not None and response.status_code not in _AGAIN:
             return None
         said = response.headers.get("retry-after", "") if response is not None else ""
         return min(float(said) if said.isdigit() else 0.1 * 2**tried, _MOST_WAIT_S)
@@ -263,14 +268,15 @@ def _answer(response: httpx.Response) -> Json:
     raise ServerError(response.status_code, code, f"{response.status_code}: {message}")
 
 
-def _named(stream: str, request_id: str) -> dict[str, str]:
+def _named(stream: str, request_id: str = "") -> dict[str, str]:
     given = {"X-Stream-Id": stream, "X-Request-Id": request_id}
     return {name: value for name, value in given.items() if value}
 
 
-def _stream(name: str, what: str = "") -> str:
+def _about(method: str, name: str, what: str = "", json: Any = None) -> Prepared:  # noqa: ANN401 (JSON)
+    """Return a request about a stream or a domain of it; the header has balancers find the replica that has it."""
     path = f"/v1/streams/{quote(name, safe='@')}"
-    return f"{path}/{what}" if what else path
+    return Prepared(method, f"{path}/{what}" if what else path, _named(name.partition("@")[0]), json=json)
 
 
 def _file(file: str | Path | bytes, place: int) -> tuple[str, bytes]:

@@ -114,9 +114,12 @@ class Unsupported(TTAError):
 
 
 class SetAside(TTAError):
-    """A stream cannot go on: its file cannot be read, or something about it failed; others are not concerned."""
+    """A stream cannot go on: its file cannot be read, or something about it failed; others are not concerned.
 
-    status = 503
+    Asked again it says the same, here and at another server: so this is no 503, which balancers and clients repeat.
+    """
+
+    status = 500
     code = "set_aside"
 
     def __init__(self, stream: str, trouble: str) -> None:

@@ -100,7 +100,7 @@ ALERTS: Final[tuple[Alert, ...]] = (
         "5m",
         "critical",
         "{{ $value }} streams cannot go on at {{ $labels.instance }}.",
-        "Their requests get 503. GET /v1/streams says which and why; other streams are not concerned.",
+        "Their requests get 500. GET /v1/streams says which and why; other streams are not concerned.",
     ),
     Alert(
         "TtaQueueFull",

@@ -35,7 +35,7 @@ def test_a_server_starts_and_serves_beside_a_stream_that_it_cannot_read(tmp_path
         assert "none of its files can be read" in trouble["bad"]
         assert not trouble["good"]
         for response in (asked, refused):
-            assert (response.status_code, response.json()["code"]) == (503, "set_aside")
+            assert (response.status_code, response.json()["code"]) == (500, "set_aside")
         assert log[0]["verdict"] == "aside"
         assert state.read_bytes() == damage
 

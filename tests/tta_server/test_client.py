@@ -20,7 +20,7 @@ from tta_server.client import AsyncClient, Client, ServerError, infer, predict, 
 GOOD = httpx.Response(200, json={"ready": True})
 FULL = httpx.Response(429, json={"error": "full", "code": "queue_full"}, headers={"Retry-After": "7"})
 STARTING = httpx.Response(503, json={"error": "starting", "code": "not_ready"})
-ASIDE = httpx.Response(503, json={"error": "aside", "code": "set_aside"})
+ASIDE = httpx.Response(500, json={"error": "aside", "code": "set_aside"})
 MISSING = httpx.Response(404, json={"error": "unknown stream 'x'", "code": "not_found"})
 PROXY = httpx.Response(502, text="<html>bad gateway</html>")
 
@@ -67,6 +67,10 @@ def outcome(request, monkeypatch):
 def test_a_full_server_is_asked_again_when_it_says_so(outcome):
     assert outcome(FULL, GOOD) == ({"ready": True}, [7.0])
     assert outcome(STARTING, httpx.ConnectError("no"), GOOD) == ({"ready": True}, [0.2, 0.4])
+
+
+def test_a_balancer_finds_who_has_the_stream_that_a_request_is_about():
+    assert show("gate-7@2", "audit").headers == {"X-Stream-Id": "gate-7"}
 
 
 def test_after_the_last_try_the_caller_hears_why(outcome):

@@ -1,6 +1,8 @@
 """Servers that share a place: a stream moves between them whole, and nobody answers from what he has lost."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,21 +13,26 @@ from fastapi.testclient import TestClient
 
 from tests.tta_server.calls import INFER, UNGUARDED, body, glyph_images, infer, noise, said, stream, until
 from tta_server.app import build
+from tta_server.runtime import tenure
 from tta_server.runtime.tenure import HAND_OVER, Tenure
 from tta_server.settings_file import load_settings
 from tta_server.streams.stock import VERSIONS_PER_GENERATION
 
 WINDOW = 16
+ASK = Tenure._ask
 
 
 @contextmanager
-def sharing(store: Path, domains: int = 1) -> Iterator[tuple[TestClient, TestClient]]:
+def sharing(
+    store: Path, domains: int = 1, max_new_per_client: int | None = None
+) -> Iterator[tuple[TestClient, TestClient]]:
     """Start the servers `a` and `b` on one folder; each is asked to hand over what the other wants."""
     running: dict[str, TestClient] = {}
 
-    def ask(tenure: Tenure, address: str, name: str) -> None:
+    def ask(tenure: Tenure, address: str, name: str) -> bool:
         headers = {"Authorization": f"Bearer {tenure._secret}"}
         assert running[address].post(HAND_OVER, json={"stream": name}, headers=headers).status_code == 204
+        return True
 
     def started(name: str) -> TestClient:
         storage = {"url": str(store), "shared": True, "replica": name, "peers": "peers", "save_every_s": 3600}
@@ -37,6 +44,7 @@ def sharing(store: Path, domains: int = 1) -> Iterator[tuple[TestClient, TestCli
                 "adapter": {"name": "tent", "settings": {"lr": 0.005}},
                 "guard": UNGUARDED,
                 "domains": {"max": domains},
+                "streams": {"max_new_per_client": max_new_per_client},
             },
         )
         running[f"http://{name}.peers:8000"] = client = stack.enter_context(TestClient(build(settings).app))
@@ -99,7 +107,7 @@ def listed(client: TestClient) -> tuple[str, bool]:
 
 def test_who_has_lost_a_stream_neither_answers_from_it_nor_writes_it(servers, monkeypatch):
     first, second = servers
-    monkeypatch.setattr(Tenure, "_ask", lambda *_: None)  # nobody is asked to hand over
+    monkeypatch.setattr(Tenure, "_ask", lambda *_: True)  # nobody is asked to hand over
     teach(first, "lost", steps=3)  # and writes its first round at most within an hour
 
     taken, version = answered(second, "lost")
@@ -157,6 +165,59 @@ def test_a_stream_that_is_erased_is_erased_for_all_and_its_versions_go_on(server
     data, later = answered(first, "erased")
     assert data != learnt
     assert later > version
+
+
+def test_of_the_mode_of_all_and_a_streams_own_the_later_holds_wherever_the_stream_has_been(servers):
+    first, second = servers
+    infer(first, "early", glyph_images(0, 1))
+    infer(first, "own", glyph_images(0, 1))
+    infer(second, "elsewhere", glyph_images(0, 1))
+    first.patch("/v1/streams/early", json={"mode": "after"}).raise_for_status()
+    first.patch("/v1/streams", json={"mode": "off", "reason": "a try"}).raise_for_status()
+    first.patch("/v1/streams/own", json={"mode": "shadow"}).raise_for_status()
+    try:
+        for name in ("early", "own"):
+            infer(second, name, glyph_images(0, 1))  # away
+        for name in ("early", "own", "elsewhere"):
+            infer(first, name, glyph_images(0, 1))  # and back
+
+        modes = [stream(first, name)["mode"] for name in ("early", "own", "elsewhere")]
+    finally:
+        first.patch("/v1/streams", json={"mode": "configured", "reason": "over"}).raise_for_status()
+    assert modes == ["off", "shadow", "off"]
+
+
+def test_a_stream_that_has_left_is_no_newcomer_of_its_client(tmp_path):
+    with sharing(tmp_path, max_new_per_client=1) as (first, second):
+        for name in ("one", "two"):
+            infer(first, name, glyph_images(0, 1))
+            infer(second, name, glyph_images(0, 1))
+
+
+def test_who_waits_for_a_server_that_does_not_answer_is_told_what_another_has_found_out(tmp_path, monkeypatch):
+    silent, over, asked = threading.Event(), threading.Event(), []
+    ends = iter((silent, over))
+
+    class Opener:
+        def open(self, request, timeout):
+            asked.append(request)
+            next(ends).wait(60)
+            raise TimeoutError("timed out")
+
+    with sharing(tmp_path) as (first, second), ThreadPoolExecutor() as callers:
+        monkeypatch.setattr(Tenure, "_ask", ASK)
+        monkeypatch.setattr(tenure, "straight_opener", Opener)
+        for name in ("one", "two"):
+            infer(first, name, glyph_images(0, 1))
+        waiting = [callers.submit(infer, second, name, glyph_images(0, 1)) for name in ("one", "two")]
+        until(lambda: len(asked) == 2)
+
+        silent.set()
+
+        for each in waiting:  # though the second is not answered itself
+            assert each.result(60)
+        assert not over.is_set()
+        over.set()
 
 
 def test_what_would_take_a_stream_from_the_server_that_has_it_is_refused(servers, store):

@@ -4,7 +4,7 @@ import json
 from http.client import HTTPException
 from typing import Any, Final, Literal
 from urllib.error import HTTPError
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import unquote, urlencode, urlsplit
 from urllib.request import Request
 
 from tta_server.telemetry.opener import straight_opener
@@ -57,15 +57,15 @@ class Server:
         """Return a file."""
         return self._ask("GET", path)
 
-    def streams(self, **wanted: str | None) -> list[dict[str, Any]]:
-        """Return the streams that fit, in short, from all pages."""
+    def streams(self, **wanted: str | None) -> tuple[list[dict[str, Any]], str]:
+        """Return the streams that fit, in short, from all pages, and the replica that knows no others, if one spoke."""
         found: list[dict[str, Any]] = []
         after: str | None = ""
         while after is not None:
             page = self.get("/v1/streams", limit=_PAGE, after=after or None, **wanted)
             found += page["streams"]
             after = page["next"]
-        return found
+        return found, page["replica"]
 
     def _json(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> Any:  # noqa: ANN401 (JSON)
         data = self._ask(method, path, body, kind)
@@ -75,7 +75,7 @@ class Server:
             raise RefusedError(f"what answers at {self._url} is no server of this kind") from error
 
     def _ask(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> bytes:
-        headers = self._headers | ({"Content-Type": kind} if kind else {})
+        headers = self._headers | ({"Content-Type": kind} if kind else {}) | _stream_header(path)
         request = Request(self._url + path, body, headers, method=method)  # noqa: S310 (checked above)
         try:
             with self._opener.open(request, timeout=_TIMEOUT_S) as response:
@@ -86,6 +86,13 @@ class Server:
         except (OSError, HTTPException) as error:
             reason = str(getattr(error, "reason", error)) or type(error).__name__
             raise UnreachableError(f"no server answers at {self._url}: {reason}") from error
+
+
+def _stream_header(path: str) -> dict[str, str]:
+    """Return the header by which a balancer finds who has the stream that a path is about."""
+    asked, _, name = path.partition("?")[0].partition("/v1/streams/")
+    stream = unquote(name.partition("/")[0]).partition("@")[0]
+    return {"X-Stream-Id": stream} if stream and not asked else {}
 
 
 def _said(body: bytes, status: int) -> str:

@@ -106,11 +106,12 @@ def _at(options: argparse.Namespace, rest: str = "") -> str:
 
 
 def _list(server: Server, options: argparse.Namespace) -> Done:
-    found = server.streams(mode=options.mode, answers=options.answers, frozen="true" if options.frozen else None)
+    frozen = "true" if options.frozen else None
+    found, replica = server.streams(mode=options.mode, answers=options.answers, frozen=frozen)
     if not options.drift:
-        return found, many(found)
+        return found, many(found, replica)
     drift = {each["name"]: _drift_state(server, each["name"]) for each in found}
-    return [each | {"drift": drift[each["name"]]} for each in found], many(found, drift)
+    return [each | {"drift": drift[each["name"]]} for each in found], many(found, replica, drift)
 
 
 def _drift_state(server: Server, name: str) -> str:

@@ -11,11 +11,12 @@ _LAST_VERDICTS: Final = 10
 _MOST_LAYERS: Final = 5
 
 
-def many(streams: Iterable[Mapping[str, Any]], drift: Mapping[str, str] | None = None) -> Table:
+def many(streams: Iterable[Mapping[str, Any]], replica: str = "", drift: Mapping[str, str] | None = None) -> Table:
     """Return one row for each stream.
 
     Args:
         streams: In short.
+        replica: Whose they are, if others have more.
         drift: The state of the drift of each, if it was asked for.
     """
     heads = ["stream", "mode", "answers", "version", "images", "learnt", "last verdict", "trouble"]
@@ -30,7 +31,10 @@ def many(streams: Iterable[Mapping[str, Any]], drift: Mapping[str, str] | None =
             rows[-1].insert(1, drift[each["name"]])
     if drift is not None:
         heads.insert(1, "drift")
-    return _table(heads, rows)
+    table = _table(heads, rows)
+    if replica:
+        table.caption = Text(f"of replica {replica} alone: ask each of the others at its own address")
+    return table
 
 
 def one(stream: Mapping[str, Any]) -> RenderableType:

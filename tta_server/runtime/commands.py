@@ -109,6 +109,7 @@ class Commands:
         usual = self._streams.modes.usual(name)
         self._newcomers.make_room(time.monotonic())
         stream = self._streams.create(name, mode or usual, method or self._methods.default)
+        stream.mode_s = time.time() if mode else stream.mode_s
         self._desk.changed(stream, "create", stream.standing, who, _described(method) if method else None)
         return self._desk.told(stream)
 
@@ -237,6 +238,8 @@ class Commands:
     def drop(self, stream: str, generation: int) -> None:
         """Know a stream no more that another server has, unless it was taken again since."""
         self._streams.drop(stream, generation)
+        if stream not in self._streams:
+            self._newcomers.forget(stream)
 
     def save(self) -> None:
         """Have everything written, as before the process ends."""
@@ -297,7 +300,7 @@ class Commands:
             return None
 
     def _switch(self, stream: Stream, mode: Mode, who: Who) -> None:
-        old, stream.mode = stream.mode, mode
+        old, stream.mode, stream.mode_s = stream.mode, mode, time.time()
         stream.frozen, stream.restores = "", 0
         self._desk.changed(stream, "mode", stream.standing, who._replace(reason=who.reason or f"{old} -> {mode}"))
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
 from typing import Any, Final, Protocol, TypeVar
+from urllib.error import HTTPError
 from urllib.request import Request
 
 from tta_server.errors import Moved, NotFound, NotReady, Unauthorized
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 HAND_OVER: Final = "/v1/hand-over"
 _TRIES = 5
 _ASK_WITHIN_S = 2.0
-_SILENT_S = 5.0  # so long a server that does not answer is not asked again
+_SILENT_S = 5.0
 _FLUSH_WITHIN_S = 1.0
 _TAKERS = 16
 _ANSWER_FIRST_S = 0.2  # where two are asked for one stream, so long each has it in turn
@@ -85,7 +86,8 @@ class Tenure:
         self._held: dict[str, Hold] = {}
         self._coming: dict[str, asyncio.Future[None]] = {}
         self._asking: Counter[str] = Counter()  # how many wait for an answer of each stream
-        self._silent: dict[str, float] = {}
+        self._silent_until_s: dict[str, float] = {}  # by address: so long it is not asked again
+        self._silence: dict[str, asyncio.Future[None]] = {}  # done when somebody has waited there in vain
         self._secret = store.secret()
         self._finished = finished
         # Apart from the threads that look who has a stream: who is asked may be dead, and is waited for.
@@ -167,29 +169,42 @@ class Tenure:
 
     async def _acquire(self, stream: str) -> None:
         self._device.refuse_if_full()  # a server that stops takes no more streams
-        generation, there = await asyncio.get_running_loop().run_in_executor(self._takers, self._take, stream)
+        before = await asyncio.to_thread(self._store.owners.newest, stream)
+        if before and before.address and before.replica != self._store.replica:
+            await self._ask_for(stream, before.address)
+        generation, there = await asyncio.to_thread(self._take, stream)
         await self._run(lambda commands: commands.hold(stream, generation, there))
         self._held[stream] = Hold(stream, generation)  # not looked at: its files may have been cleared away in between
 
     def _take(self, stream: str) -> tuple[int, bool]:
-        before = self._store.owners.newest(stream)
-        if before and before.address and before.replica != self._store.replica:
-            self._ask(before.address, stream)
         generation = self._store.owners.acquire(stream).generation
         return generation, self._store.is_kept(stream)
 
-    def _ask(self, address: str, stream: str) -> None:
-        """Ask a server to hand a stream over; one that is dead or stopped need not answer, and loses what it held."""
-        if time.monotonic() < self._silent.get(address, 0.0):
+    async def _ask_for(self, stream: str, address: str) -> None:
+        """Have another server hand a stream over, unless it answers nobody: once one has waited in vain, none waits."""
+        if time.monotonic() < self._silent_until_s.get(address, 0.0):
             return
+        loop = asyncio.get_running_loop()
+        silence = self._silence.setdefault(address, loop.create_future())
+        answered = loop.run_in_executor(self._takers, self._ask, address, stream)
+        await asyncio.wait((answered, silence), return_when=asyncio.FIRST_COMPLETED)
+        if not answered.done():
+            answered.cancel()
+        elif not answered.result() and not silence.done():
+            self._silent_until_s[address] = time.monotonic() + _SILENT_S
+            self._silence.pop(address).set_result(None)
+
+    def _ask(self, address: str, stream: str) -> bool:
+        """Ask a server to hand a stream over; return whether it answers. One that does not loses what it held."""
         body = json.dumps({"stream": stream}).encode()
         headers = {"Authorization": f"Bearer {self._secret}", "Content-Type": "application/json"}
         request = Request(f"{address}{HAND_OVER}", body, headers, method="POST")  # noqa: S310 (made here, always http)
         try:
             straight_opener().open(request, timeout=_ASK_WITHIN_S).close()
         except (OSError, HTTPException) as error:
-            self._silent[address] = time.monotonic() + _SILENT_S
             log.warning("%s does not hand over '%s'; what it has not written is lost: %s", address, stream, error)
+            return isinstance(error, HTTPError)
+        return True
 
     async def _is_ours(self, hold: Hold) -> bool:
         now_s = time.monotonic()

@@ -89,10 +89,10 @@ class Keeper:
             self._pending.record(entry)
             self._changed.notify_all()
 
-    def keep_input(self, name: str, digest: str, make: Make) -> None:
-        """Keep a window that a stream learnt from, before any line that is recorded later."""
+    def keep_input(self, name: str, digest: str, make: Make, generation: int = 0) -> None:
+        """Keep a window that a stream learnt from, before any line that is recorded later; see `save`."""
         with self._changed:
-            self._pending.keep(KeptWindow(name, digest, make))
+            self._pending.keep(KeptWindow(name, digest, make, generation))
             self._changed.notify_all()
 
     def snapshot(self, name: str, version: int, make: Make, note: str = "", generation: int = 0) -> "Future[str]":
@@ -279,7 +279,9 @@ class Keeper:
         """Write what fits: windows are large, and states must not wait for them."""
         for window in windows:
             try:
-                self._store.keep_input(window.stream, window.digest, window.make())
+                self._store.keep_input(window.stream, window.digest, window.make(), window.generation)
+            except LostError as error:
+                log.warning("a window of '%s' is dropped: %s", window.stream, error)
             except Exception as error:
                 return error
             with self._changed:

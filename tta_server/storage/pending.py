@@ -33,6 +33,7 @@ class KeptWindow(NamedTuple):
     stream: str
     digest: str
     make: Make
+    generation: int = 0
 
 
 class Snapshot(NamedTuple):

@@ -180,22 +180,22 @@ class Store:
             found = next((saved for saved in self._saved(name) if saved.id == id), None)
             return self._intact(name, found) if found else None
 
-    def keep_input(self, name: str, digest: str, data: bytes) -> None:
+    def keep_input(self, name: str, digest: str, data: bytes, generation: int = 0) -> None:
         """Keep a window that a stream learnt from, for a later replay; the oldest beyond the limit go.
 
         Raises:
-            OSError: If it cannot be written.
+            OSError: If it cannot be written; a `LostError` if another server has the stream.
         """
         with self._lock:
+            self.owners.expect(name, generation)
             folder = f"{_folder(name)}/inputs"
             self.files.write(f"{folder}/{_checked(digest)}{SUFFIX}", data)
             kept = sorted(self.files.listing(folder), key=lambda found: found.modified_s)
             excess_bytes = sum(found.size_bytes for found in kept) - self._inputs_max_bytes
             for found in kept[:-1]:
-                if excess_bytes <= 0:
-                    break
-                self.files.remove(f"{folder}/{found.name}")
-                excess_bytes -= found.size_bytes
+                if excess_bytes > 0:
+                    self.files.remove(f"{folder}/{found.name}")
+                    excess_bytes -= found.size_bytes
 
     def read_input(self, name: str, digest: str) -> bytes | None:
         """Return a window that was kept, or None."""

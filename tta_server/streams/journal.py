@@ -40,7 +40,8 @@ class Journal:
             return
         if self._keep_inputs and event.kind == "commit" and event.lesson:
             images = [row.image for row in event.lesson.rows]
-            self._keeper.keep_input(event.stream, event.lesson.digest, lambda: _window(images))
+            generation = event.subject.generation if event.subject else 0
+            self._keeper.keep_input(event.stream, event.lesson.digest, lambda: _window(images), generation)
         self._keeper.record(_entry(event, event.logged, _digest(event)))
         if event.subject and event.saves:
             self._shelf.save(event.subject)

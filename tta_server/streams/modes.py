@@ -1,5 +1,7 @@
 """Which mode a stream has that nobody gave one of its own."""
 
+import time
+
 from tta_server.settings import Mode, StreamsSettings
 from tta_server.streams.names import stream_of_domain
 
@@ -8,7 +10,7 @@ class Modes:
     """The configuration's modes, unless all streams were switched.
 
     Attributes:
-        everywhere: Whether all were, so that what a file says of a stream's mode holds no more.
+        switched_s: When they were, in seconds of the epoch; what a stream was given before holds no more. 0 if never.
     """
 
     def __init__(self, settings: StreamsSettings, blind: bool = False) -> None:
@@ -22,7 +24,7 @@ class Modes:
         self._settings = settings
         self._blind = blind
         self._switched: Mode | None = None
-        self.everywhere = False
+        self.switched_s = 0.0
 
     def usual(self, name: str) -> Mode:
         """Return the mode of a stream, or a domain of one, without one of its own."""
@@ -34,4 +36,4 @@ class Modes:
 
     def switch(self, mode: Mode | None) -> None:
         """Give all of them this mode; None is as configured."""
-        self._switched, self.everywhere = mode, True
+        self._switched, self.switched_s = mode, time.time()

@@ -62,7 +62,7 @@ class Newcomers:
                 self._newcomers[name] = known._replace(touched_s=now_s)
                 self._newcomers.move_to_end(name)
         else:
-            self._forget(name)  # it was to be opened before, and could not be
+            self.forget(name)  # it was to be opened before, and could not be
             if client and self._clients[client] >= self._most_of_a_client:
                 raise Overloaded(
                     f"stream '{name}' is new, and client '{client}' has opened {self._clients[client]} streams that "
@@ -88,7 +88,7 @@ class Newcomers:
         """A stream that has learnt, was set aside, or that an operator has changed, is a newcomer no more."""
         gone = event.kind in _GONE and not is_domain(event.stream)
         if gone or event.kind in _LASTING:
-            self._forget(stream_of_domain(event.stream))
+            self.forget(stream_of_domain(event.stream))
         elif event.kind == "load":
             self._meet(stream_of_domain(event.stream))
 
@@ -100,7 +100,7 @@ class Newcomers:
         steps = [self._registry.summary(domain).steps for domain in (name, *self._registry.domain_names(name))]
         as_usual = summary.mode == self._registry.modes.usual(name) and not summary.frozen
         if any(steps) or not as_usual or summary.trouble:
-            self._forget(name)
+            self.forget(name)
         elif name not in self._newcomers:
             self._newcomers[name] = Newcomer("", time.monotonic())
 
@@ -109,7 +109,7 @@ class Newcomers:
         name, first = next(iter(self._newcomers.items()), ("", None))
         if first is None or not may_go(first):
             return False
-        self._forget(name)
+        self.forget(name)
         if name not in self._registry:
             return True
         try:
@@ -122,7 +122,8 @@ class Newcomers:
         self._news.tell(StreamEvent(name, "delete", standing, standing, reason=reason))
         return True
 
-    def _forget(self, name: str) -> None:
+    def forget(self, name: str) -> None:
+        """Know a stream no more as one that its client has opened, if it is."""
         if gone := self._newcomers.pop(name, None):
             self._clients[gone.client] -= 1
             if not self._clients[gone.client]:

@@ -294,8 +294,8 @@ class Registry(Stock):
 
     def _fresh(self, name: str, mode: Mode, method: Method) -> Stream:
         window = Window(self.pace.rows, self._settings.max_client_share, self._settings.duplicate_memory)
-        history = History(self._settings.history_bytes)
-        stream = Stream(name, mode, method, method.initial, method.guard.start(), window, history)
+        kept = window, History(self._settings.history_bytes)
+        stream = Stream(name, mode, method, method.initial, method.guard.start(), *kept, mode_s=self.modes.switched_s)
         stream.version, stream.generation = self._least_version(name), self._generation(name)
         if is_domain(name):
             stream.parent = self.existing(stream_of_domain(name))

@@ -121,7 +121,7 @@ class Shelf:
         method = methods.prepare(section) if section else methods.default
         found = self._contents(data, method)
         mode = found.stored.mode or modes.usual(name)
-        if modes.everywhere and not found.stored.frozen:
+        if modes.switched_s > found.stored.mode_s and not found.stored.frozen:
             mode = modes.usual(name)
         summary = found.stored.summary(name, mode, method.adapter.name, size_bytes(found.state))
         summary = replace(summary, state_version=max(summary.state_version, least_version))
@@ -240,6 +240,7 @@ class Shelf:
             schema=SCHEMA,
             stream=stream.name,
             mode=stream.mode,
+            mode_s=stream.mode_s,
             adapter=stream.method.section,
             version=stream.version,
             steps=stream.steps,
@@ -277,6 +278,7 @@ def revive(stream: Stream, contents: Contents) -> None:
     if wrong := stream.method.guard.vet(contents.state, stream.method.initial, closely=False):
         raise ValueError(f"its state is not what a step could have made: {wrong.reason}")
     stream.version = max(stored.version, stream.version)
+    stream.mode_s = max(stored.mode_s, stream.mode_s)
     stream.steps, stream.begun = stored.steps, stored.begun
     stream.state = contents.state if stored.steps or stored.begun else stream.method.initial
     stream.place, stream.title, stream.since = contents.located.place, stored.title, stored.since

@@ -125,6 +125,7 @@ class Stored:
         schema: Version of this record; 0 where files had none.
         stream: Its name.
         mode: Its mode; None leaves it to the configuration.
+        mode_s: See `Stream`; 0 where files did not say.
         adapter: Its own adapter; None if it has the server's.
         version: Version of its state.
         steps: Steps that made the state; 0 is the source.
@@ -152,6 +153,7 @@ class Stored:
     schema: Annotated[int, Field(ge=0, le=SCHEMA)] = 0
     stream: str = ""
     mode: Mode | None = None
+    mode_s: Finite = 0.0
     adapter: AdapterSettings | None = None
     version: Count = 1
     steps: Count = 1

@@ -108,6 +108,7 @@ class Stream:
         strange: Its last images that raised the score, newest last, if such are kept; of a domain, its stream has them.
         begun: How many waiting images `state` has the statistics of, before the first step.
         generation: With which this server holds it, where others could take it; 0 where none can.
+        mode_s: When it, or all streams at once, were given its mode, in seconds of the epoch; 0 if never.
     """
 
     name: str
@@ -139,6 +140,7 @@ class Stream:
     drift: Watch = field(default_factory=Watch)
     strange: tuple[StrangeImage, ...] = ()
     generation: int = 0
+    mode_s: float = 0.0
 
     @property
     def standing(self) -> Standing:

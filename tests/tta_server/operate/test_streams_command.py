@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tests.server import Running, running
 from tests.tta_server.api.operators import CONFIG, ROWS, lines, taught
@@ -13,6 +14,7 @@ from tests.tta_server.calls import glyph_images, infer, stream
 from tests.tta_server.receiver import receiving
 from tta_server.cli import main
 from tta_server.keys.keyring import new_key
+from tta_server.operate.tables import many
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,15 @@ def test_streams_are_listed_with_who_answers_and_whether_they_drift(typed):
 
     assert re.search(r"gate-7 +│ \w+ +│ after", table)
     assert re.search(r"reference +│ \w+ +│ off +│ source", table)
+
+
+def test_who_lists_streams_on_a_terminal_is_told_whose_they_are():
+    console = Console(width=120)
+
+    with console.capture() as printed:
+        console.print(many([], "tta-1"))
+
+    assert "of replica tta-1 alone: ask each of the others" in printed.get()
 
 
 def test_only_what_is_asked_for_is_listed(typed):
@@ -144,6 +155,7 @@ def test_a_key_is_shown_to_nobody_but_the_server_that_was_named(capsys):
 
     assert (status, len(there.requests)) == (1, 1)
     assert there.requests[0].headers["authorization"] == "Bearer secret"
+    assert there.requests[0].headers["x-stream-id"] == "door"  # a balancer finds who has the stream
     assert "HTTP 307" in said
 
 

@@ -27,10 +27,10 @@ class Slow(Store):
         self._check()
         return super().save(name, version, data, generation)
 
-    def keep_input(self, name: str, digest: str, data: bytes) -> None:
+    def keep_input(self, name: str, digest: str, data: bytes, generation: int = 0) -> None:
         self.calls.append(("input", name, digest))
         self._check()
-        super().keep_input(name, digest, data)
+        super().keep_input(name, digest, data, generation)
 
     def delete(self, name: str, generation: int = 0) -> None:
         self.calls.append(("delete", name))

@@ -212,6 +212,20 @@ def test_an_erased_stream_stays_erased_whatever_an_earlier_owner_still_writes(ur
 
 
 @on_each
+def test_who_has_lost_a_stream_keeps_no_window_of_it(url):
+    loser, owner = opened(url, "a"), opened(url, "b")
+    old = loser.owners.acquire(STREAM).generation
+    loser.keep_input(f"{STREAM}@1", "0" * 16, b"learnt from", old)
+    owner.owners.acquire(STREAM)
+
+    with pytest.raises(LostError):
+        loser.keep_input(f"{STREAM}@1", "1" * 16, b"learnt from in vain", old)
+
+    assert owner.read_input(f"{STREAM}@1", "0" * 16) == b"learnt from"
+    assert owner.read_input(f"{STREAM}@1", "1" * 16) is None
+
+
+@on_each
 def test_who_has_lost_a_stream_without_knowing_erases_nothing_of_its_new_owner(url):
     loser, owner = opened(url, "a"), opened(url, "b")
     old = loser.owners.acquire(STREAM).generation
