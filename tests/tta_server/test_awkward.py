@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, features
 
-from tests.tta_server.front_door.hostile import jpeg_of_scans, png_with
+from load_tests.payloads import jpeg_of_scans, png_with, tiff_of
 from tests.tta_server.pictures import encoded, scene
 from tta_server import models
 from tta_server.calibrate.folder import images_in, read
@@ -86,10 +86,12 @@ def test_each_format_of_the_list_is_read_and_so_are_its_files(form, tmp_path):
         (b"<html><body>not found</body></html>", UnsupportedMedia, "looks like a page of HTML or XML"),
         (b"version https://git-lfs.github.com/spec/v1\n", UnsupportedMedia, "looks like a Git LFS pointer"),
         (encoded(scene(), "GIF"), UnsupportedMedia, "looks like a GIF"),
-        (jpeg_of_scans(100), TooLarge, "more than 32 scans"),
+        (jpeg_of_scans(100), TooLarge, "more than 20 scans"),
+        (encoded(scene(), "JPEG") + bytes(16_000_000), TooLarge, "one a pixel of limits.max_pixels"),
+        (tiff_of(jpeg_of_scans(100), 64), BadRequest, "damaged"),
         (encoded(Image.fromarray(np.eye(8, dtype=np.float32)), "TIFF"), BadRequest, "floating"),
     ],
-    ids=["cut off", "base64", "html", "git lfs", "gif", "scans", "floats"],
+    ids=["cut off", "base64", "html", "git lfs", "gif", "scans", "much data", "scans in a TIFF", "floats"],
 )  # fmt: skip
 def test_what_is_refused_is_told_what_it_looks_like(data, error, said):
     with pytest.raises(error, match=said):
@@ -97,7 +99,7 @@ def test_what_is_refused_is_told_what_it_looks_like(data, error, said):
 
 
 def test_a_jpeg_of_as_many_scans_as_encoders_make_is_read():
-    assert open_image(Upload("the body", jpeg_of_scans(20))).decode(Preprocess((8, 8))).shape == (3, 8, 8)
+    assert open_image(Upload("the body", jpeg_of_scans(12))).decode(Preprocess((8, 8))).shape == (3, 8, 8)
 
 
 @pytest.mark.parametrize("kind", [b"iCCP", b"zTXt", b"tEXt", b"gIFt"])

@@ -129,6 +129,18 @@ def test_an_image_is_counted_once_and_what_is_not_remembered_is_unknown(client):
     assert stream(client, "once")["labelled"]["adapted"]["labels"] == 1
 
 
+def test_a_label_is_of_the_stream_that_answered(client):
+    for name in ("here", "there"):
+        infer(client, name, glyph_images(0, 1), {"X-Request-Id": "shared-1"})
+    wanted = {"id": "shared-1", "label": 0}
+
+    unclear = label(client, wanted)
+
+    assert (unclear.status_code, "say which is meant with 'stream'" in unclear.text) == (400, True)
+    assert list(label(client, wanted | {"stream": "here"}).json()["streams"]) == ["here"]
+    assert label(client, wanted | {"stream": "nobody"}).json()["unknown"] == 1
+
+
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [

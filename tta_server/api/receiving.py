@@ -158,7 +158,9 @@ class Receiving:
             self._intake.end(body)
         if refused:
             self._told(_REASONS.get(type(refused), "body"))
-            await error_response_of(refused, {"connection": "close"})(scope, receive, send)
+            response = error_response_of(refused, {"connection": "close"})
+            refused = None  # through its traceback it holds what has come of the body, and itself
+            await response(scope, receive, send)
 
     async def _part(self, body: Incoming, receive: Receive) -> Message:
         """Wait for the next part of a body.

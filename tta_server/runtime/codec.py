@@ -1,6 +1,8 @@
 """From bytes to images: every limit is checked before anything large is decoded."""
 
 import io
+import math
+import os
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -8,7 +10,7 @@ from PIL import Image, UnidentifiedImageError, features
 
 from tta_server.errors import BadRequest, TooLarge, TTAError, UnsupportedMedia
 from tta_server.models.preprocess import Pixels
-from tta_server.runtime.jpeg_scans import expect_few_scans
+from tta_server.runtime.jpeg_scans import MOST_SCANS, expect_few_scans
 from tta_server.runtime.png_chunks import only_the_picture
 
 Transform = Callable[[Image.Image], Pixels]
@@ -28,6 +30,9 @@ SUFFIXES: Final = frozenset(ending for name in FORMATS for ending in _ENDINGS[na
 NAMES: Final = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
 
 _MAX_ASPECT = 50  # resized by its shorter side, an image of 1 x 4000 pixels would take gigabytes
+_SLOW = frozenset(("JPEG", "AVIF"))  # how long they take to decode goes by their bytes, not only by their pixels
+_SLOW_IN_TIFF = frozenset(("jpeg", "lzma"))
+_NEVER_SLOW_BYTES = 2**20
 _LOOKS_LIKE = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself",
     b"<": "a page of HTML or XML",
@@ -40,6 +45,7 @@ _LOOKS_LIKE = {
 
 # Pillow's own limit warns and then decodes; `open_image` refuses from the header instead, at a lower limit.
 Image.MAX_IMAGE_PIXELS = None
+os.environ.setdefault("LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER", str(MOST_SCANS))  # of a JPEG in a TIFF; read by libtiff
 
 
 class Upload(NamedTuple):
@@ -98,7 +104,6 @@ def open_image(upload: Upload, max_pixels: int | None = None) -> Opened:
     if not upload.data:
         raise BadRequest(f"{upload.name} is empty; send the bytes of a {NAMES} file")
     try:
-        expect_few_scans(upload.name, upload.data)
         image = Image.open(io.BytesIO(only_the_picture(upload.name, upload.data)), formats=FORMATS)
     except TTAError:
         raise
@@ -112,6 +117,13 @@ def open_image(upload: Upload, max_pixels: int | None = None) -> Opened:
         raise TooLarge(
             f"{upload.name} is {width} x {height}, more than the {max_pixels} pixels allowed; send it smaller"
         )
+    most_bytes = max(max_pixels or math.inf, _NEVER_SLOW_BYTES)
+    if len(upload.data) > most_bytes and (image.format in _SLOW or image.info.get("compression") in _SLOW_IN_TIFF):
+        raise TooLarge(
+            f"{upload.name} is a {image.format} of {len(upload.data)} bytes, more than the {most_bytes} that one may "
+            "have here (one a pixel of limits.max_pixels), which takes long to decode; save it in a lower quality"
+        )
+    expect_few_scans(upload.name, upload.data)
     if max(width, height) > _MAX_ASPECT * min(width, height):
         raise BadRequest(f"{upload.name} is {width} x {height}; one side may be at most {_MAX_ASPECT} times the other")
     return Opened(upload.name, image)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from load_tests.wire import connected, head, heard
 from tests.server import running
 from tests.tta_server.calls import INFER, body, glyph_images
-from tests.tta_server.front_door.hostile import connected, head, heard
 from tta_server.keys.keyring import new_key
 
 WITHIN_S = 60.0

@@ -14,9 +14,9 @@ import pytest
 import trustme
 import yaml
 
+from load_tests.wire import connected
 from tests.server import running
 from tests.tta_server.calls import INFER, body, glyph_images
-from tests.tta_server.front_door.hostile import connected
 from tta_server.cli import main
 from tta_server.grpc_door.messages import HEALTH, message, methods
 

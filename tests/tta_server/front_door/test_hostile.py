@@ -1,0 +1,102 @@
+"""A real server with the default sizes, whatever is done to it: it refuses in time, and good clients are answered."""
+
+import time
+
+import pytest
+
+from load_tests.attacks import ATTACKS, prepare
+from load_tests.good_client import TIMEOUT_S
+from load_tests.siege import memory, siege
+from load_tests.wire import connected, head, heard
+from tests.server import running
+from tests.tta_server.calls import INFER, PATIENCE_S, body, glyph_images, metric
+
+MOST_BYTES = 768 * 2**20  # beyond what it has at rest, as docs/security.md says
+CONFIG = {  # times are short and names few, so that the test is
+    "model": {"device": "cpu"},
+    "limits": {"header_timeout_s": 1.0, "body_timeout_s": 3.0},
+    "streams": {"max_streams": 100},
+}
+START = b"GET /v2 HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hostile")
+    prepare(folder / "kept")
+    with running(folder, CONFIG | {"storage": {"url": str(folder / "kept")}}) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def besieged(server, tmp_path_factory):
+    with siege(server.url, server.process.pid, tmp_path_factory.mktemp("good")) as begun:
+        begun.quiet(1.0)
+        yield begun, memory(server.process.pid, "VmRSS")
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+def test_an_attack_is_refused_and_nobody_else_is_kept_waiting(besieged, attack):
+    begun, at_rest = besieged
+
+    stood = begun.stand(attack)
+
+    assert attack.wrong(stood.heard) == []
+    assert set(stood.probes) == {200}
+    assert stood.peak_bytes - at_rest < MOST_BYTES
+    assert {each.status for each in stood.good} == {200}
+    assert max(each.took_s for each in stood.good) < TIMEOUT_S
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "said"),
+    [
+        (START + b"A: b\r\n" * 200 + b"\r\n", 431, "at most 100 headers (limits.max_headers)"),
+        (START + b"A: b\r\n" * 100_000, 431, "(limits.max_header"),
+        (b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n", 431, "(limits.max_header_bytes)"),
+        (b"", 408, "took longer than 1 s (limits.header_timeout_s)"),
+        (b"\x00\x01nonsense\r\n\r\n", 400, "invalid http request"),
+        (head("/predict", 2**25 + 1), 413, "at most 33554432 bytes"),
+        (head("/v1/streams", 2**17), 413, "at most 65536 bytes"),
+        (head("/v2/models", 2**30, "GET"), 413, "at most"),
+    ],
+    ids=["many headers", "endless headers", "endless path", "silence", "no http", "large body", "large command",
+         "large body of a read"],
+)  # fmt: skip
+def test_a_connection_that_does_not_become_a_request_is_told_why_and_ended(server, sent, status, said):
+    with connected(server.url, sent) as connection:
+        found = heard(connection)
+
+    assert found[0] == status, found
+    assert said in found[1]["error"]
+
+
+def test_an_idle_connection_lives_on_between_requests(server):
+    with connected(server.url, START + b"\r\n") as connection:
+        assert one_answer(connection).startswith(b"HTTP/1.1 200")
+        time.sleep(1.5)  # longer than a head may take: what is measured is that nothing happens
+        connection.sendall(START + b"\r\n")
+        assert one_answer(connection).startswith(b"HTTP/1.1 200")
+
+
+def test_what_was_turned_away_is_counted(server):
+    before = metric(server.client, 'tta_refusals_total{model="glyphs",reason="no_http"}')
+    with connected(server.url, b"nonsense\r\n\r\n") as connection:
+        heard(connection)
+
+    assert metric(server.client, 'tta_refusals_total{model="glyphs",reason="no_http"}') == before + 1
+
+
+def test_a_server_that_is_told_to_stop_stops_with_connections_that_hang(server):
+    assert server.client.post(INFER, content=body(glyph_images(0, 1))).status_code == 200
+    with connected(server.url, START), connected(server.url, head("/predict", 2**20) + b"x"):
+        server.process.terminate()
+        assert server.process.wait(PATIENCE_S) == 0
+
+
+def one_answer(connection) -> bytes:
+    """Return an answer after which the connection goes on."""
+    received = b""
+    while not received.endswith(b"}") and (part := connection.recv(65536)):
+        received += part
+    return received
