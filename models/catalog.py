@@ -1,5 +1,6 @@
 """Load a model by the name of its network, ready to serve."""
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from tta_server.models.reference import Reference, beside, load_reference
 from tta_server.models.sources import find
 from tta_server.models.torch_backbone import TorchBackbone
 from tta_server.models.weights import check_file, load_weights, read_weights
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,8 @@ def load(
         elif ":" not in architecture:
             raise ValueError(f"model '{architecture}' needs a local weights file; nothing is ever downloaded")
     preprocess = custom.preprocess or source.preprocess
+    if source.caution and not custom.preprocess:
+        log.warning("model '%s': %s", architecture, source.caution)
     try:
         backbone = TorchBackbone(
             module,

@@ -6,15 +6,21 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from torch import nn
 
 from tta_server.models.origin import Origin
 from tta_server.models.preprocess import Preprocess
 from tta_server.models.reference import beside
 
+_PROCESSOR = "preprocessor_config.json"
 _WEIGHTS = "model.safetensors", "pytorch_model.bin"
 _FILTERS = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # as Pillow numbers them
 _CROP_SHARE = 224 / 256  # of the shorter side, where nobody says otherwise
+_SQUASHED = 384
+_PICTURE = 301, 260  # of a width that leaves an odd number to cut off
+_EQUAL = 1e-3  # of a deviation
 
 
 def timm_source(name: str) -> Origin:
@@ -31,9 +37,10 @@ def timm_source(name: str) -> Origin:
     published = timm.get_pretrained_cfg(name, allow_unregistered=True)
     told = timm.data.resolve_data_config(pretrained_cfg=published.to_dict() if published else {}, verbose=False)
     channels, height, width = told["input_size"]
+    whole = math.floor(height / told["crop_pct"]), math.floor(width / told["crop_pct"])
     preprocess = Preprocess(
         (height, width),
-        resize=None if told["crop_mode"] == "squash" else math.floor(max(height, width) / told["crop_pct"]),
+        resize=whole if told["crop_mode"] == "squash" else max(whole),
         interpolation=told["interpolation"] if told["interpolation"] in _FILTERS.values() else "bicubic",
         channels=channels,
         mean=tuple(told["mean"]),
@@ -89,43 +96,100 @@ def hf_source(folder: Path) -> Origin:
         served: nn.Module = module
         return served
 
+    preprocess = _hf_preprocess(folder, config)
     return Origin(
         build,
-        _hf_preprocess(folder, config),
+        preprocess,
         weights,
         tuple(config.id2label[i] for i in sorted(config.id2label)),
         bundle if bundle and bundle.is_file() else None,
         ready if weights else None,
+        caution=_hf_caution(transformers, folder, preprocess),
     )
 
 
 def _hf_preprocess(folder: Path, config: Any) -> Preprocess:  # noqa: ANN401
-    path = folder / "preprocessor_config.json"
+    path = folder / _PROCESSOR
     told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    size, channels = told.get("size", {}), getattr(config, "num_channels", 3)
-    size = {"height": size, "width": size} if isinstance(size, int) else size
-    shortest, crop = size.get("shortest_edge"), told.get("crop_size") or {}
-    crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
-    normal = bool(told.get("do_normalize", told))
+    size, crop = _sides(told.get("size")), _sides(told.get("crop_size"))
     side = getattr(config, "image_size", None) or 224
-    shape, resize = ((side, side) if isinstance(side, int) else tuple(side)), None
-    if shortest:
-        # ConvNeXt's own rule: below 384 the middle is cut out of a larger image.
-        share = told.get("crop_pct") or _CROP_SHARE if "crop_pct" in told and shortest < 384 else 1.0
-        shape, resize = (shortest, shortest), int(shortest / share)
-        if told.get("do_center_crop") and crop:
-            shape, resize = (crop["height"], crop["width"]), max(shortest, crop["height"], crop["width"])
-        elif "crop_pct" in told and shortest >= 384:
+    shape = (side, side) if isinstance(side, int) else tuple(side)
+    resize: int | tuple[int, int] | None = None
+    cropped = bool(told.get("do_center_crop") and crop)
+    if "shortest_edge" in size:
+        shortest, kind = (
+            size["shortest_edge"],
+            str(told.get("image_processor_type") or told.get("feature_extractor_type")),
+        )
+        shape, resize = (shortest, shortest), shortest
+        if kind.startswith("Levit"):
+            resize = int(shortest * 256 / 224)
+        elif kind.startswith("PoolFormer") or ("crop_pct" in told and shortest < _SQUASHED):
+            resize = int(shortest / (told.get("crop_pct") or _CROP_SHARE))
+        elif "crop_pct" in told:  # ConvNeXt's own rule: from here on nothing is cut off
             resize = None
     elif size:
         shape = size["height"], size["width"]
+        resize = shape if cropped else None
+    if cropped:
+        shape = crop["height"], crop["width"]
+        if isinstance(resize, int):
+            resize = max(resize, *shape)
+        elif resize:
+            resize = max(resize[0], shape[0]), max(resize[1], shape[1])
+    mean, std = _hf_normalisation(told)
     return Preprocess(
         shape,
         resize=resize,
         interpolation=_FILTERS.get(told.get("resample", 2), "bicubic"),  # type: ignore[arg-type]
-        channels=channels,
-        mean=tuple(told["image_mean"]) if normal and "image_mean" in told else None,
-        std=tuple(told["image_std"]) if normal and "image_std" in told else None,
+        odd="first",
+        channels=getattr(config, "num_channels", 3),
+        mean=mean,
+        std=std,
+    )
+
+
+def _sides(size: int | dict[str, int] | None) -> dict[str, int]:
+    return {"height": size, "width": size} if isinstance(size, int) else size or {}
+
+
+def _hf_normalisation(told: dict[str, Any]) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Return mean and deviation of images in [0, 1] for all that a processor does to levels, one after the other."""
+    scale = 255 * told.get("rescale_factor", 1 / 255) if told.get("do_rescale", True) else 255.0
+    offset = 1.0 if told.get("rescale_offset") else 0.0
+    normal = bool(told.get("do_normalize", told)) and "image_mean" in told
+    mean, std = (told["image_mean"], told["image_std"]) if normal else ([0.0], [1.0])
+    again = std if told.get("include_top") else [1.0] * len(std)  # EfficientNet's own rule: it divides twice
+    if not normal and scale == 1 and not offset:
+        return None, None
+    channels = 3 if len(mean) == 1 else 1
+    return (
+        tuple((offset + each) / scale for each in mean) * channels,
+        tuple(each * other / scale for each, other in zip(std, again, strict=True)) * channels,
+    )
+
+
+def _hf_caution(transformers: Any, folder: Path, preprocess: Preprocess) -> str:  # noqa: ANN401
+    """Say how preprocessing differs from what the folder's own processor makes of a picture; empty if it does not."""
+    if not (folder / _PROCESSOR).is_file():
+        return f"folder '{folder}' holds no {_PROCESSOR}; see that model.preprocess is what the network expects"
+    picture = Image.effect_noise(_PICTURE, 60).convert("RGB" if preprocess.channels == 3 else "L")
+    try:
+        processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True, use_fast=False)
+        published = np.asarray(processor(picture, return_tensors="np")["pixel_values"][0], dtype=np.float64)
+    except Exception as error:  # a processor may need anything
+        return f"the processor of folder '{folder}' cannot be tried ({_reason(error)}); check model.preprocess"
+    mean, std = (
+        np.reshape([default] * preprocess.channels if values is None else values, (-1, 1, 1))
+        for values, default in ((preprocess.mean, 0.0), (preprocess.std, 1.0))
+    )
+    made = (preprocess(picture) / 255 - mean) / std
+    if made.shape == published.shape and np.abs(made - published).max() < _EQUAL:
+        return ""
+    kind = type(processor).__name__
+    return (
+        f"images are not prepared as {kind} of folder '{folder}' does it; set model.preprocess, or serve a factory of "
+        "your own that does what it lacks"
     )
 
 

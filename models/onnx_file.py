@@ -103,9 +103,7 @@ def onnx_source(path: Path) -> Origin:
 
     return Origin(
         build,
-        Preprocess(**about["preprocess"] | {"size": tuple(about["preprocess"]["size"])})
-        if about
-        else _preprocess(shape),
+        _exported(about["preprocess"]) if about else _preprocess(shape),
         path,
         tuple(about.get("labels", ())),
         beside(path) if beside(path).is_file() else None,
@@ -165,6 +163,11 @@ def _features(graph: Any, output: str) -> str:  # noqa: ANN401
         if node.op_type in _HEADS:
             return name if name in makers else ""
     return ""
+
+
+def _exported(fields: dict[str, Any]) -> Preprocess:
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    return Preprocess(**fields)
 
 
 def _preprocess(shape: Sequence[int]) -> Preprocess:

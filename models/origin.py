@@ -21,6 +21,7 @@ class Origin:
         reference: The bundle of those weights.
         ready: Makes the network with those weights; None if they are read like a user's own.
         head: Path of the layer that makes the logits, if it is known.
+        caution: Why `preprocess` may not be what the network was trained with; empty if it is.
     """
 
     build: Callable[[int | None], nn.Module]
@@ -30,3 +31,4 @@ class Origin:
     reference: Path | None = None
     ready: Callable[[], nn.Module] | None = None
     head: str = ""
+    caution: str = ""

@@ -43,8 +43,11 @@ class Preprocess:
 
     Attributes:
         size: (H, W) of the result, in pixels.
-        resize: Length the shorter side gets before the crop, in pixels; None resizes straight to `size`.
+        resize: Length the shorter side gets before the crop, in pixels, or (H, W) that the whole image gets; None
+            resizes straight to `size`.
         interpolation: Filter of the resize; antialiased, as torchvision does for PIL images.
+        odd: Where the crop lies if an odd number of pixels is cut off: "even" rounds to the even one of both places, as
+            torchvision does, "first" takes the one nearer to the first pixel, as transformers does.
         channels: 3 (RGB) or 1 (grey).
         mean: Per-channel mean of the training images, in [0, 1]; the backbone subtracts it.
         std: Per-channel deviation of the training images; the backbone divides by it.
@@ -53,8 +56,9 @@ class Preprocess:
     """
 
     size: tuple[int, int]
-    resize: int | None = None
+    resize: int | tuple[int, int] | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    odd: Literal["even", "first"] = "even"
     channels: int = 3
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
@@ -69,7 +73,10 @@ class Preprocess:
             raise ValueError(f"sixteen_bit must be full, 12, 10 or auto, got '{self.sixteen_bit}'")
         if min(self.size) < 1:
             raise ValueError(f"size must be positive, got {self.size}")
-        if self.resize is not None and self.resize < max(self.size):
+        if self.odd not in ("even", "first"):
+            raise ValueError(f"odd must be even or first, got '{self.odd}'")
+        least = [self.resize] * 2 if isinstance(self.resize, int) else self.resize or self.size
+        if len(least) != 2 or any(length < crop for length, crop in zip(least, self.size, strict=True)):
             raise ValueError(f"resize must be at least the crop {self.size}, got {self.resize}")
 
     @property
@@ -87,21 +94,26 @@ class Preprocess:
             ValueError: If the image holds no levels but floating-point numbers.
         """
         image = _eight_bits(_upright(image), self.sixteen_bit).convert("RGB" if self.channels == 3 else "L")
-        if self.resize is not None:
-            image = self._cropped(image, self.resize)
-        elif image.size != self.size[::-1]:
-            image = image.resize(self.size[::-1], _FILTERS[self.interpolation])
-        pixels = np.asarray(image, dtype=np.uint8)
+        pixels = np.asarray(self._cropped(self._resized(image)), dtype=np.uint8)
         # Always a copy: Pillow's buffer is read-only.
         return np.array(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), order="C")
 
-    def _cropped(self, image: Image.Image, shorter: int) -> Image.Image:
-        """Return the centre of an image whose shorter side is brought to a length, rounded as torchvision does."""
-        least = min(image.size)
-        width, height = (int(shorter * side / least) for side in image.size)
-        if (width, height) != image.size:
-            image = image.resize((width, height), _FILTERS[self.interpolation])
-        top, left = round((height - self.size[0]) / 2), round((width - self.size[1]) / 2)
+    def _resized(self, image: Image.Image) -> Image.Image:
+        """Return the whole image in the length or shape before the crop, rounded as torchvision does."""
+        if isinstance(self.resize, int):
+            least = min(image.size)
+            shape = int(self.resize * image.width / least), int(self.resize * image.height / least)
+        else:
+            height, width = self.resize or self.size
+            shape = width, height
+        return image if image.size == shape else image.resize(shape, _FILTERS[self.interpolation])
+
+    def _cropped(self, image: Image.Image) -> Image.Image:
+        """Return the centre of an image that is at least as large as the result."""
+        cut = image.height - self.size[0], image.width - self.size[1]
+        if not any(cut):
+            return image
+        top, left = (side // 2 if self.odd == "first" else round(side / 2) for side in cut)
         return image.crop((left, top, left + self.size[1], top + self.size[0]))
 
 

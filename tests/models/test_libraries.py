@@ -17,7 +17,7 @@ from tta_server.models.sources import default_preprocess, find
 SMALL = Preprocess((64, 64))
 
 
-def picture(width: int = 300, height: int = 260) -> Image.Image:
+def picture(width: int = 301, height: int = 260) -> Image.Image:
     return Image.frombytes("RGB", (width, height), np.random.default_rng(0).bytes(width * height * 3))
 
 
@@ -58,7 +58,9 @@ def test_what_follows_in_a_norm_of_timm_is_kept_in_training_mode_too(tmp_path):
         assert_close(model.backbone.forward(x, statistics="batch").logits, module(x), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["resnet50", "convnext_atto", "vit_tiny_patch16_224", "tf_efficientnet_b0"])
+@pytest.mark.parametrize(
+    "name", ["resnet50", "convnext_atto", "vit_tiny_patch16_224", "tf_efficientnet_b0", "dm_nfnet_f0"]
+)
 def test_the_preprocessing_of_a_network_of_timm_is_timms_own(name):
     config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
     published = timm.data.create_transform(**config)(picture())
@@ -108,6 +110,13 @@ PROCESSORS = {
     "vit": transformers.ViTImageProcessorPil(size={"height": 64, "width": 64}),
     "convnext": transformers.ConvNextImageProcessorPil(size={"shortest_edge": 56}, crop_pct=0.875),
     "convnext, large": transformers.ConvNextImageProcessorPil(size={"shortest_edge": 384}, crop_pct=0.875),
+    "deit": transformers.DeiTImageProcessorPil(),
+    "efficientnet": transformers.EfficientNetImageProcessorPil(
+        resample=0, rescale_factor=1 / 127.5, rescale_offset=True
+    ),
+    "levit": transformers.LevitImageProcessorPil(),
+    "poolformer": transformers.PoolFormerImageProcessorPil(),
+    "dinov2": transformers.BitImageProcessorPil(size={"shortest_edge": 256}),
 }
 
 
@@ -116,12 +125,26 @@ def test_the_preprocessing_of_a_folder_is_that_of_its_processor(kind, tmp_path):
     CONFIGURATIONS["vit"].save_pretrained(tmp_path)
     PROCESSORS[kind].save_pretrained(tmp_path)
     published = PROCESSORS[kind](picture(), return_tensors="pt")["pixel_values"][0]
-    preprocess = default_preprocess(f"hf/{tmp_path}")
+    source = find(f"hf/{tmp_path}")
 
-    pixels = torch.from_numpy(preprocess(picture())).float() / 255
+    pixels = torch.from_numpy(source.preprocess(picture())).float() / 255
 
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocess.mean, preprocess.std))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (source.preprocess.mean, source.preprocess.std))
     assert_close((pixels - mean) / std, published, atol=1e-5, rtol=0)
+    assert not source.caution
+
+
+def test_a_preprocessing_that_cannot_be_had_is_said_unless_another_is_given(tmp_path, caplog):
+    transformers.ViTForImageClassification(CONFIGURATIONS["vit"]).save_pretrained(tmp_path)
+    assert "holds no preprocessor_config.json" in find(f"hf/{tmp_path}").caution
+    transformers.MobileViTImageProcessorPil().save_pretrained(tmp_path)  # it swaps red and blue
+
+    load(f"hf/{tmp_path}", custom=Custom(preprocess=SMALL))
+    assert not caplog.messages
+    with pytest.raises(ValueError, match="cannot run on 3 images"):  # it cuts out 256 pixels
+        load(f"hf/{tmp_path}")
+
+    assert "images are not prepared as MobileViTImageProcessor" in caplog.text
 
 
 def test_a_folder_that_holds_no_classifier_is_refused_in_one_line(tmp_path):

@@ -64,6 +64,28 @@ def test_without_a_crop_pixels_equal_torchvisions_resize(size, target, interpola
 
 
 @FAST
+@given(size=sizes, whole=st.tuples(st.integers(20, 40), st.integers(20, 40)), seed=seeds)
+def test_a_whole_image_may_be_resized_before_the_crop(size, whole, seed):
+    image, transform = noise(size, seed), Compose([Resize(whole), CenterCrop((11, 20))])
+
+    pixels = Preprocess((11, 20), resize=whole)(image)
+
+    np.testing.assert_array_equal(pixels, np.asarray(transform(image)).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(("odd", "first"), [("even", [2, 0, 1]), ("first", [1, 0, 1])])
+def test_where_an_odd_number_is_cut_off_the_place_is_as_asked(odd, first):
+    image = Image.fromarray(np.arange(6, dtype=np.uint8)[None].repeat(6, 0))
+
+    found = [
+        Preprocess((6, 3), odd=odd, resize=6)(image),
+        *(Preprocess((6, n), odd=odd, resize=6)(image) for n in (5, 4)),
+    ]
+
+    assert [int(pixels[0, 0, 0]) for pixels in found] == first
+
+
+@FAST
 @given(size=sizes, seed=seeds)
 def test_an_image_of_the_right_size_is_passed_on_bit_for_bit(size, seed):
     image = noise(size, seed)
@@ -220,6 +242,8 @@ def test_a_damaged_picture_is_not_taken_for_damaged_exif_data(kind):
         ({"size": (8, -1)}, r"size must be positive, got \(8, -1\)"),
         ({"resize": 7}, r"resize must be at least the crop \(8, 8\), got 7"),
         ({"size": (8, 16), "resize": 15}, r"resize must be at least the crop \(8, 16\), got 15"),
+        ({"size": (8, 16), "resize": (8, 15)}, r"resize must be at least the crop \(8, 16\), got \(8, 15\)"),
+        ({"odd": "last"}, "odd must be even or first, got 'last'"),
         ({"resize": 0}, "resize must be at least"),
     ],
 )
