@@ -1,12 +1,9 @@
 """What the methods that move normalisation layers' scales and shifts by a gradient have in common."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
-from torch.func import grad_and_value
 
 from tta_server.adapters.base import Adapter, State, group, ungroup
 from tta_server.adapters.bounds import Betas, LearningRate, Momentum
@@ -14,8 +11,7 @@ from tta_server.adapters.declared import Region
 from tta_server.adapters.moments import Normalised, Stats, init_stats
 from tta_server.adapters.optim import Name, Optimizer
 from tta_server.models import Backbone, Reference, Tensors
-
-Aux = TypeVar("Aux")
+from tta_server.models.gradient import Aux, differentiate
 
 
 @dataclass(frozen=True)
@@ -76,31 +72,6 @@ def descend(
         The new `theta/` and slots, the loss, and what `loss` gave beside it, without gradient.
     """
     theta = group(state, "theta")
-    gradients, value, aux = _differentiate(loss, theta)
+    gradients, value, aux = differentiate(loss, theta)
     moved, slots = optimizer.step(theta, gradients, state)
     return ungroup("theta", moved) | slots, value, aux
-
-
-def _differentiate(
-    loss: Callable[[Tensors], tuple[Tensor, Aux]], theta: Tensors
-) -> tuple[dict[str, Tensor], Tensor, Aux]:
-    """Return the gradients of `theta`, the loss and what came with it."""
-    # `torch.func` also records what a second derivative would need; nothing else works while streams are stacked.
-    if torch._C._are_functorch_transforms_active():
-        gradients, (value, aux) = grad_and_value(loss, has_aux=True)(dict(theta))
-        return gradients, value, aux
-    leaves = {name: tensor.detach().requires_grad_() for name, tensor in theta.items()}
-    with torch.enable_grad():
-        value, aux = loss(leaves)
-    slopes = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
-    return dict(zip(leaves, slopes, strict=True)), value.detach(), _detached(aux)
-
-
-def _detached(aux: Any) -> Any:  # noqa: ANN401
-    """Return tensors in any nesting of tuples and mappings, without gradient."""
-    if isinstance(aux, Mapping):
-        return {name: _detached(part) for name, part in aux.items()}
-    if isinstance(aux, tuple):
-        parts = map(_detached, aux)
-        return type(aux)(*parts) if hasattr(aux, "_fields") else tuple(parts)
-    return aux.detach()

@@ -7,12 +7,12 @@ also clears momentum and the moving entropy, and its threshold can be set; `stat
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
 
 from tta_server.adapters.affine import init_affine
 from tta_server.adapters.base import State, Step, accept, group, register, ungroup
@@ -22,6 +22,7 @@ from tta_server.adapters.losses import entropy
 from tta_server.adapters.moments import Normalised, track_stats
 from tta_server.adapters.optim import Optimizer
 from tta_server.models import Backbone, Output, Reference, Tensors
+from tta_server.models.gradient import differentiate
 
 _MOVING_SHARE = 0.1
 
@@ -73,20 +74,23 @@ class Sar(Normalised):
         self._check_rows(backbone, x)
         bound = self.e_margin * math.log(backbone.spec.classes)
 
-        def loss(theta: Tensors, among: Tensor) -> tuple[Tensor, tuple[Output, Tensor]]:
-            output = backbone.forward(x, theta, "batch")
-            entropies = entropy(output.logits)
-            reliable = among & (entropies.detach() < bound)
-            return _mean(entropies, reliable), (output, reliable)
+        def loss_among(among: Tensor) -> Callable[[Tensors], tuple[Tensor, tuple[Output, Tensor]]]:
+            def loss(theta: Tensors) -> tuple[Tensor, tuple[Output, Tensor]]:
+                output = backbone.forward(x, theta, "batch")
+                entropies = entropy(output.logits)
+                reliable = among & (entropies.detach() < bound)
+                return _mean(entropies, reliable), (output, reliable)
+
+            return loss
 
         theta = group(state, "theta")
         everyone = torch.ones(len(x), dtype=torch.bool, device=x.device)
-        slope, (_, (output, reliable)) = grad_and_value(loss, has_aux=True)(theta, everyone)
+        slope, _, (output, reliable) = differentiate(loss_among(everyone), theta)
         norm = torch.stack([gradient.square().sum() for gradient in slope.values()]).sum().sqrt()
         worst = {name: theta[name] + self.rho / (norm + 1e-12) * gradient for name, gradient in slope.items()}
-        gradients, (value, (_, selected)) = grad_and_value(loss, has_aux=True)(worst, reliable)
+        gradients, value, (_, selected) = differentiate(loss_among(reliable), worst)
         moved, slots = self._optimizer().step(theta, gradients, state)
-        new = ungroup("theta", moved) | slots | self._watch(state, value.detach().to(state["moving/entropy"]))
+        new = ungroup("theta", moved) | slots | self._watch(state, value.to(state["moving/entropy"]))
         new, collapsed = self._recover(backbone, new)
         new |= track_stats(state, output, self.stats_momentum)
         kept, accepted = accept(state, new, selected.any(), value, output.logits)

@@ -13,7 +13,6 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
 
 from tta_server.adapters.affine import Descent
 from tta_server.adapters.augment import Augment, augment, forward_views, spawn
@@ -27,6 +26,7 @@ from tta_server.adapters.optim import Name
 from tta_server.adapters.teacher import RestoreMask, follow, restore, seeded, uniform
 from tta_server.adapters.vida_pretrain import BATCH, STEPS, pretrain
 from tta_server.models import Backbone, Output, Reference, Tensors
+from tta_server.models.gradient import differentiate
 
 _UNCERTAINTY = 0.1
 
@@ -138,11 +138,11 @@ class Vida(Descent):
         target, scales, uncertainty = self._answer(backbone, state, x, generator)
         compare = symmetric_cross_entropy if self.symmetric else cross_entropy
 
-        def loss(theta: Tensors) -> Tensor:
+        def loss(theta: Tensors) -> tuple[Tensor, tuple[()]]:
             logits = backbone.forward(x, fold(backbone, theta, scales), "batch").logits
-            return compare(target.logits, logits).mean()
+            return compare(target.logits, logits).mean(), ()
 
-        gradients, value = grad_and_value(loss)(group(state, "theta"))
+        gradients, value, _ = differentiate(loss, group(state, "theta"))
         new = self._move(backbone, state, gradients, spawn(generator, x.device))
         new |= track_stats(state, target, self.stats_momentum)
         new |= ungroup("scale", scales) | {"seed": state["seed"] + 1}

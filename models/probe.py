@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
+from torch.func import vmap
 
 from tta_server.models.backbone import Backbone, Findings, Output, Statistics, Tensors
+from tta_server.models.gradient import differentiate
 from tta_server.models.stacked import stacked
 
 _ROWS = 4
@@ -118,17 +119,16 @@ def _slopes(
 ) -> tuple[Tensor, ...]:
     network = stacked(backbone)
 
-    def loss(theta: Tensors, state: Tensors, window: Tensor) -> Tensor:
-        logits = network.forward(window, {**state, **theta}, "batch").logits.float()
-        return -(logits.softmax(1) * logits.log_softmax(1)).sum(1).mean()
-
     def run(state: Tensors, window: Tensor) -> Tensors:
-        slopes: Tensors = grad(loss)({name: state[name] for name in learnt}, state, window)
-        return slopes
+        def loss(theta: Tensors) -> tuple[Tensor, tuple[()]]:
+            logits = network.forward(window, {**state, **theta}, "batch").logits.float()
+            return -(logits.softmax(1) * logits.log_softmax(1)).sum(1).mean(), ()
+
+        return differentiate(loss, {name: state[name] for name in learnt})[0]
 
     if not learnt:
         return ()
-    with torch.enable_grad(), _stacking(windows[0]):
+    with _stacking(windows[0]):
         found: Tensors = vmap(run)(_stack(states), torch.stack(list(windows)))
     flat = torch.cat([found[name].flatten(1).float() for name in learnt], 1)
     return (flat.detach(),)

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 from torch.func import vmap
@@ -50,3 +52,19 @@ def test_a_gradient_is_taken_where_none_is_recorded(backbone, batch, state):
         moved, _, _ = descend(state, loss_on(backbone, batch), SGD)
 
     assert bits(moved) == bits(expected)
+
+
+def test_streams_learn_together_without_torchs_compiler(backbone, batch, state, monkeypatch):
+    monkeypatch.delattr(torch, "_dynamo", raising=False)
+    monkeypatch.setitem(sys.modules, "torch._dynamo", None)  # it takes 160 MB, and seconds to load
+
+    moved = vmap(lambda state, x: descend(state, loss_on(backbone, x), SGD)[0])(
+        {name: tensor[None] for name, tensor in state.items()}, batch[None]
+    )
+
+    assert all(tensor.isfinite().all() for tensor in moved.values())
+
+
+def test_streams_that_share_their_parameters_are_refused(backbone, batch, state):
+    with pytest.raises(RuntimeError, match="must have parameters of their own"):
+        vmap(lambda x: descend(state, loss_on(backbone, x), SGD)[0])(batch[None])

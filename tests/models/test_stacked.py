@@ -5,6 +5,7 @@ from torch.testing import assert_close
 
 from tests.networks import reference_network
 from tta_server.models import TorchBackbone
+from tta_server.models.gradient import differentiate
 from tta_server.models.stacked import stacked
 
 STREAMS = 3
@@ -37,8 +38,18 @@ def test_one_forward_of_all_streams_equals_one_of_each(statistics, double, xs):
         assert_close({name: tensor[i] for name, tensor in together.moments.items()}, dict(alone.moments))
 
 
+def slopes(loss):
+    """What `grad` returns, as adapters take it."""
+
+    def of(theta, x):
+        return differentiate(lambda theta: (loss(theta, x), ()), theta)[0]
+
+    return of
+
+
+@pytest.mark.parametrize("way", [slopes, grad])  # a user's own adapter may take torch's
 @pytest.mark.parametrize("statistics", ["stored", "batch", 0.3])
-def test_the_gradient_of_a_stacked_forward_is_that_of_each_stream(statistics, double, xs):
+def test_the_gradient_of_a_stacked_forward_is_that_of_each_stream(statistics, way, double, xs):
     def loss(backbone):
         def of(theta, x):
             output = backbone.forward(x, theta, statistics)
@@ -46,7 +57,7 @@ def test_the_gradient_of_a_stacked_forward_is_that_of_each_stream(statistics, do
 
         return of
 
-    together = vmap(grad(loss(stacked(double))))(scales(double), xs)
+    together = vmap(way(loss(stacked(double))))(scales(double), xs)
 
     for i, x in enumerate(xs):
         alone = grad(loss(double))({name: tensor[i] for name, tensor in scales(double).items()}, x)
@@ -55,17 +66,19 @@ def test_the_gradient_of_a_stacked_forward_is_that_of_each_stream(statistics, do
 
 def test_moments_carry_no_gradient(double, xs):
     def loss(theta, x):
-        return stacked(double).forward(x, theta, "batch").moments["bn.running_mean"].sum()
+        output = stacked(double).forward(x, theta, "batch")
+        return output.moments["bn.running_mean"].sum() + 0 * output.logits.sum()
 
-    gradients = vmap(grad(loss))(scales(double), xs)
+    gradients = vmap(slopes(loss))(scales(double), xs)
 
     assert not any(tensor.any() for tensor in gradients.values())
 
 
 def test_a_gradient_that_is_the_same_for_all_streams_reaches_each(double, xs):
-    together = vmap(grad(lambda theta, x: stacked(double).forward(x, theta, "batch").logits[:, 1].sum()))(
-        scales(double), xs
-    )
+    def loss(theta, x):
+        return stacked(double).forward(x, theta, "batch").logits[:, 1].sum()
+
+    together = vmap(slopes(loss))(scales(double), xs)
 
     alone = {name: tensor[2] for name, tensor in scales(double).items()}
     expected = grad(lambda theta: double.forward(xs[2], theta, "batch").logits[:, 1].sum())(alone)

@@ -25,12 +25,17 @@ def png(pixels: np.ndarray) -> bytes:
 
 class Callers:
     """Threads, each with streams of its own that it asks one after another: first a picture that is always the same,
-    by whose answer the state is known, then one to learn from."""
+    by whose answer the state is known, then one to learn from.
+
+    Attributes:
+        answers: Requests that were answered so far, one way or another.
+    """
 
     def __init__(self, url: str, streams: Sequence[str], threads: int, history: Path) -> None:
         self._url, self._streams, self._threads = url, streams, threads
         self._lock, self._file = threading.Lock(), history.open("a")
         self._over = threading.Event()
+        self.answers = 0
         images = glyphs.images("test")[0]
         chance = np.random.default_rng(0)
         self._probe = png(images[0])
@@ -55,6 +60,7 @@ class Callers:
     def note(self, **line: object) -> None:
         """Write a line of history."""
         with self._lock:
+            self.answers += line["kind"] == "answer"
             self._file.write(json.dumps({"at": time.monotonic()} | line) + "\n")
 
     def ask_once(self, client: httpx.Client, stream: str, other: bytes) -> None:

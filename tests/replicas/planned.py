@@ -1,5 +1,7 @@
 """What `make test-replicas` runs beside: replicas that are added and rolled, and two that fight over a stream."""
 
+import itertools
+import logging
 import time
 
 import httpx
@@ -7,8 +9,10 @@ import httpx
 from tests.replicas.checker import read, violations
 from tests.replicas.load import Callers, note_moved, note_steps
 
+log = logging.getLogger(__name__)
 
-def test_planned_moves_lose_nothing(fleet, size, tmp_path):
+
+def test_planned_moves_lose_nothing(fleet, size, requests, tmp_path):
     replicas, many, threads = size
     streams = [f"gate-{i}" for i in range(many)]
     callers = Callers(fleet.url, streams, threads, tmp_path / "history.jsonl")
@@ -22,7 +26,9 @@ def test_planned_moves_lose_nothing(fleet, size, tmp_path):
         fleet.replicas[-1].wait_until_ready()
         fleet.wait_until_balanced(replicas)
         note_moved(callers, before, note_steps(callers, fleet.url, streams), fleet.replicas[-1].name)
-        for replica in fleet.replicas:
+        for rolled, replica in enumerate(itertools.cycle(fleet.replicas)):
+            if rolled >= replicas and callers.answers >= requests:
+                break
             replica.end()
             note_steps(callers, fleet.url, streams)
             replica.start()
@@ -30,6 +36,7 @@ def test_planned_moves_lose_nothing(fleet, size, tmp_path):
             fleet.wait_until_balanced(replicas)
         note_steps(callers, fleet.url, streams)
 
+    log.info("%d requests over %d restarts", callers.answers, rolled)
     assert not violations(read(tmp_path / "history.jsonl"), planned=True)
 
 

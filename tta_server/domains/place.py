@@ -46,9 +46,11 @@ class Place:
         class brings them no nearer, so the last term stays; see `space.KIN_IMAGES`. The spread is the images' own if
         they scatter less than the domain does: a wide domain does not take in what is narrow and lies beside it.
         """
-        own = spread(styles)
+        values = styles.numpy()
+        mean = _mean(values)
+        own = _spread(values, mean)
         usual = self.spread if own is None else max(1.0, min(own, self.spread))
-        return self._over_chance(_mean(styles.numpy()), len(styles), usual)
+        return self._over_chance(mean, len(values), usual)
 
     def each(self, styles: Tensor) -> Tensor:
         """Return the distance of each of N images on its own (N,)."""
@@ -92,12 +94,15 @@ class Place:
 
 def spread(styles: Tensor) -> float | None:
     """Return the mean squared distance of styles (N, D) from their mean, over D; None of a single one."""
-    # With every request: on arrays this small numpy takes a third of torch's time.
-    if len(styles) < 2:
-        return None
     values = styles.numpy()
-    between = float(np.square(values - _mean(values)).sum())
-    return between / ((len(values) - 1) * styles.shape[1])
+    return _spread(values, _mean(values))
+
+
+# Asked with every request: on arrays this small numpy takes a third of torch's time.
+def _spread(values: npt.NDArray[Any], mean: npt.NDArray[Any]) -> float | None:
+    if len(values) < 2:
+        return None
+    return float(np.square(values - mean).sum()) / ((len(values) - 1) * len(mean))
 
 
 def _mean(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -3,8 +3,9 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -17,6 +18,8 @@ from tta_server.runtime.job import Answer, Job
 from tta_server.runtime.served import Served
 from tta_server.streams.window import Images, Offered, prepared
 from tta_server.telemetry.tracing import note
+
+_WATCHED_AFTER_S = 0.1
 
 T = TypeVar("T")
 
@@ -77,23 +80,19 @@ async def answer(served: Served, asked: Question, gone: Callable[[], Coroutine[A
         NotReady: If the server is starting, stopping or damaged.
         TTAError: If an image is no good, or the request cannot be answered.
     """
-    with served.engine.reserve(*_size(served, asked)) as room:
-        hung_up = asyncio.ensure_future(gone())
-        try:
-            with served.metrics.timed("decode"):
-                offered = await _images(served, asked, hung_up)
-            _expect_caller(hung_up)
-            soon = asyncio.get_running_loop().call_soon
+    with served.engine.reserve(*_size(served, asked)) as room, _watched(gone) as hung_up:
+        with served.metrics.timed("decode"):
+            offered = await _images(served, asked, hung_up)
+        _expect_caller(hung_up)
+        soon = asyncio.get_running_loop().call_soon
 
-            def ask() -> Coroutine[Any, Any, Answer]:
-                job = Job(asked.stream, offered, time.monotonic(), asked.client, asked.request_id)
-                return _unless(hung_up, served.engine.submit(job, room, soon))
+        def ask() -> Coroutine[Any, Any, Answer]:
+            job = Job(asked.stream, offered, time.monotonic(), asked.client, asked.request_id)
+            return _unless(hung_up, served.engine.submit(job, room, soon))
 
-            found = await served.answer(asked.stream, ask)
-            _trace(found)
-            return found
-        finally:
-            hung_up.cancel()
+        found = await served.answer(asked.stream, ask)
+        _trace(found)
+        return found
 
 
 def _trace(found: Answer) -> None:
@@ -116,17 +115,34 @@ async def compare(
 
     Args, returns and errors are those of `answer` and of `CompareCommands.compare`.
     """
-    with served.engine.reserve(*_size(served, asked)):
-        hung_up = asyncio.ensure_future(gone())
-        try:
-            offered = await _images(served, asked, hung_up)
+    with served.engine.reserve(*_size(served, asked)), _watched(gone) as hung_up:
+        offered = await _images(served, asked, hung_up)
 
-            def ask() -> Coroutine[Any, Any, tuple[int, list[Beside]]]:
-                return _unless(hung_up, served.engine.command(lambda c: c.beside.compare(asked.stream, offered)))
+        def ask() -> Coroutine[Any, Any, tuple[int, list[Beside]]]:
+            return _unless(hung_up, served.engine.command(lambda c: c.beside.compare(asked.stream, offered)))
 
-            return await served.answer(asked.stream, ask, opening=False)
-        finally:
-            hung_up.cancel()
+        return await served.answer(asked.stream, ask, opening=False)
+
+
+@contextmanager
+def _watched(gone: Callable[[], Coroutine[Any, Any, object]]) -> "Iterator[asyncio.Future[object]]":
+    """Yield what is done once the caller has hung up; nobody looks before a while, for most are answered by then."""
+    loop = asyncio.get_running_loop()
+    hung_up: asyncio.Future[object] = loop.create_future()
+    watches: list[asyncio.Task[None]] = []
+
+    async def watch() -> None:
+        await gone()
+        hung_up.set_result(None)
+
+    begin = loop.call_later(_WATCHED_AFTER_S, lambda: watches.append(loop.create_task(watch())))
+    try:
+        yield hung_up
+    finally:
+        begin.cancel()
+        for each in watches:
+            each.cancel()
+        hung_up.cancel()
 
 
 async def _unless(hung_up: "asyncio.Future[object]", work: "Future[T]") -> T:

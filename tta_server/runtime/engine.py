@@ -12,6 +12,7 @@ from tta_server.errors import BadRequest, NotReady
 from tta_server.runtime.batcher import Batcher
 from tta_server.runtime.commands import Commands
 from tta_server.runtime.job import Answer, Job
+from tta_server.runtime.memory import hand_back
 from tta_server.runtime.pulse import Pulse
 from tta_server.runtime.room import Reservation, Room
 from tta_server.runtime.worker import Worker
@@ -81,6 +82,7 @@ class Engine:
         """Start the device thread and return when it has warmed up; an error of the warm-up is raised here."""
         self._thread.start()
         self._call(lambda: self._worker.warm_up(self._settings.max_rows)).result()
+        hand_back()
         self._trouble, self._started = "", True
 
     def stop(self, within_s: float = _STOP_WITHIN_S, why: str = "the server is stopping") -> bool:
@@ -304,6 +306,7 @@ class Engine:
 
     def _inspect(self) -> None:
         self._worker.park_idle(time.monotonic(), self._idle_s)
+        hand_back()
         try:
             trouble = self._worker.damage()
         except Exception as error:  # a device that has failed for good raises from here on

@@ -105,7 +105,7 @@ class Router:
             look: What the frozen model says of it.
             busy: Domains that are about to answer other requests, and cannot be spared.
         """
-        if not look.styles.isfinite().all():  # the source answers, if anything can, and nobody learns from it
+        if not np.isfinite(look.styles.numpy()).all():  # the source answers, if anything can, and nobody learns from it
             return [Piece(job, stream)]
         known, been = self._registry.domains(stream.name), stream.whereabouts
         stream.whereabouts = whereabouts_of(stream).after(look.styles, self._space.limit)
@@ -187,8 +187,8 @@ class Router:
         here = known.get(last.name) or last.place or self._source
         distance = here.distance(styles)
         from_source = distance if here is self._source else self._source.distance(styles)
-        been = whereabouts_of(stream).saw(distance, from_source)
-        stream.whereabouts = been.at(last.name if last.parent else "")
+        been = whereabouts_of(stream)
+        stream.whereabouts = been.arrived(last.name if last.parent else "", distance, from_source)
         if last.name in known and last.name != been.current:
             self._tell("recall", stream, "", {"domain": last.name})
 

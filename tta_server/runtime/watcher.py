@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from tta_server.drift.monitor import Monitor, Sights, rows_of
 from tta_server.drift.scores import Yardstick
 from tta_server.drift.watch import Rows, Watch
@@ -44,13 +46,19 @@ class Watcher:
         """What frozen answers are measured by as they are made; None if nobody asks."""
         return self._monitor.yardstick if self._monitor else None
 
-    def answered(self, stream: Stream, part: Piece, scores: Scores) -> None:
-        """Take in what the frozen model has answered to the images of a part of a request to a stream."""
-        if self._monitor and scores.beside is not None:
-            rows = rows_of(scores.probabilities, scores.entropies, scores.beside)
+    def answered(self, stream: Stream, parts: Sequence[tuple[Piece, Scores]]) -> None:
+        """Take in what the frozen model has answered to parts of requests to a stream."""
+        seen = [
+            (part, rows_of(scores.probabilities, scores.entropies, scores.beside))
+            for part, scores in parts
+            if scores.beside is not None
+        ]
+        if self._monitor and seen:
+            rows = np.concatenate([rows for _, rows in seen])
             self._saw(self._monitor, stream, rows)
             if self.keep:
-                self._look(self._monitor, stream, [part.images[i : i + 1] for i in range(part.rows)], rows)
+                images = [part.images[i : i + 1] for part, _ in seen for i in range(part.rows)]
+                self._look(self._monitor, stream, images, rows)
 
     def looked(self, stream: Stream, rows: int) -> None:
         """Take in that a request of so many images was told apart, and where the stream is since."""

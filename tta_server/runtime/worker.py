@@ -80,6 +80,7 @@ class Worker:
         self.parts = parts
         self._registry = parts.registry
         self._metrics = parts.metrics
+        self._ready: dict[Draft, Answer] = {}  # to be handed out
 
     def warm_up(self, rows: int) -> None:
         """Run one image and `rows` images through everything once, so that the first request finds it loaded."""
@@ -107,6 +108,7 @@ class Worker:
             for part, scores in answered.items():
                 draft = drafts[part.job]
                 self._take(draft, part, scores, (draft.stream.version, part.stream.adapted))
+            self._hand_out()
             for group in self.parts.answerer.groups(left):
                 self._answer(group, drafts)
 
@@ -229,6 +231,46 @@ class Worker:
         for part, state in zip(group, states, strict=True):
             start, end = end, end + part.rows
             self._take(drafts[part.job], part, scores.only(slice(start, end)), state)
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Write down what was answered with one forward, and give the answers to their callers, all at once.
+
+        Each alone would wake the event loop, and have it wait for the interpreter while this thread keeps its books.
+        """
+        asked: dict[Stream, list[Draft]] = {}
+        for draft in self._ready:
+            asked.setdefault(draft.stream, []).append(draft)
+        for stream, drafts in asked.items():
+            with self._whatever_happens(drafts[0].job):
+                self._write_down(stream, drafts)
+        ready, self._ready = self._ready, {}
+        for draft, answer in ready.items():
+            draft.job.future.set_result(answer)
+
+    def _write_down(self, stream: Stream, drafts: Sequence[Draft]) -> None:
+        for draft in drafts:
+            job, answer = draft.job, self._ready[draft]
+            if job.request_id:
+                self.parts.ledger.add(job.request_id, stream.name, answer.probabilities.argmax(1), job.images)
+            # Sums, for a mean of few numbers takes numpy longer than all else here.
+            ratio = float(answer.entropy_nats.sum()) / job.rows / math.log(answer.probabilities.shape[1])
+            stream.observe(ratio, float(answer.probabilities.max(1).sum()) / job.rows, job.rows)
+        self._tell(stream, "answered", sum(draft.job.rows for draft in drafts))
+        parts = [(draft, part) for draft in drafts for part in draft.parts]
+        frozen = [(part, draft.scores(part)) for draft, part in parts if part.stream.answers_as_source]
+        self.parts.watcher.answered(stream, frozen)
+        at = now()
+        for draft in drafts:
+            for part in draft.parts:
+                if stream.tells_apart:
+                    part.stream.lately = part.stream.lately.after(part.rows, stream.images, at)
+                if part.stream is not stream:
+                    part.stream.images += part.rows
+                if part.stream.learns_later:
+                    self._offer(part)
+            if stream.tells_apart:
+                self.parts.watcher.looked(stream, draft.job.rows)
 
     def _take(self, draft: Draft, part: Piece, scores: Scores, state: tuple[int, bool]) -> None:
         with self._whatever_happens(draft.job):
@@ -258,28 +300,11 @@ class Worker:
         return read(output), serve
 
     def _reply(self, draft: Draft, answer: Answer) -> None:
-        job, stream = draft.job, draft.stream
         if not np.isfinite(answer.probabilities.sum()):
-            job.future.set_exception(NotFinite("the model's answer to these images is not finite; nothing was learnt"))
+            wrong = NotFinite("the model's answer to these images is not finite; nothing was learnt")
+            draft.job.future.set_exception(wrong)
             return
-        job.future.set_result(answer)
-        if job.request_id:
-            self.parts.ledger.add(job.request_id, stream.name, answer.probabilities.argmax(1), job.images)
-        # Sums, for a mean of few numbers takes numpy longer than all else here.
-        ratio = float(answer.entropy_nats.sum()) / job.rows / math.log(answer.probabilities.shape[1])
-        stream.observe(ratio, float(answer.probabilities.max(1).sum()) / job.rows, job.rows)
-        self._tell(stream, "answered", job.rows)
-        for part in draft.parts:
-            if part.stream.answers_as_source:
-                self.parts.watcher.answered(stream, part, draft.scores(part))
-            if stream.tells_apart:
-                part.stream.lately = part.stream.lately.after(part.rows, stream.images, now())
-            if part.stream is not stream:
-                part.stream.images += part.rows
-            if part.stream.learns_later:
-                self._offer(part)
-        if stream.tells_apart:
-            self.parts.watcher.looked(stream, job.rows)
+        self._ready[draft] = answer
 
     def _offer(self, part: Piece) -> None:
         job, stream = part.job, part.stream
@@ -313,5 +338,5 @@ class Worker:
 
     def _set_aside(self, job: Job, error: Exception) -> None:
         self._registry.set_aside(job.stream, error)
-        if not job.future.done():
+        if not (job.future.done() or any(draft.job is job for draft in self._ready)):
             job.future.set_exception(SetAside(job.stream, str(error)))

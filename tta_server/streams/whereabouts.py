@@ -46,9 +46,9 @@ class Whereabouts:
         """Return them once it is said which domain the last image belonged to."""
         return replace(self, current=current)
 
-    def saw(self, distance: float, from_source: float) -> "Whereabouts":
-        """Return them once it is known how far the last images lie from where they belong, and from the source."""
-        return replace(self, distance=distance, from_source=from_source)
+    def arrived(self, current: str, distance: float, from_source: float) -> "Whereabouts":
+        """Return them once it is said where the last image belonged, and how far it lies from there and the source."""
+        return replace(self, current=current, distance=distance, from_source=from_source)
 
     def opened(self) -> "Whereabouts":
         """Return them once a domain was opened."""
