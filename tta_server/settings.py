@@ -254,7 +254,11 @@ class DriftSettings(Section):
     )
     history_windows: int = Field(128, ge=1, le=10_000, description="Scored windows of each stream that are kept.")
     keep_images: int = Field(
-        0, ge=0, le=64, description="Last images of each stream that raised the score, kept in memory; 0 keeps none."
+        0,
+        ge=0,
+        le=64,
+        description="Last images of each stream that raised the score, kept in memory; at most `engine.max_rows`, 0 keeps "
+        "none.",
     )
 
 
@@ -313,6 +317,15 @@ class Settings(BaseSettings):
     logging: LoggingSettings = LoggingSettings()
     webhooks: WebhooksSettings = WebhooksSettings()
     tracing: TracingSettings = TracingSettings()
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Settings":
+        if self.drift.keep_images > self.engine.max_rows:
+            raise ValueError(
+                f"drift.keep_images is {self.drift.keep_images}, expected at most engine.max_rows, "
+                f"{self.engine.max_rows}: whoever looks has all of them answered in one forward"
+            )
+        return self
 
     @classmethod
     def settings_customise_sources(

@@ -249,6 +249,8 @@ async def ten_thousand_streams() -> None:
         full, per_stream = await series(client), len({each for each in await series(client) if 'stream="s0"' in each})
         late = await client.post("/predict", content=png(), headers={"X-Stream-Id": "one-more"})
         known = await client.post("/predict", content=png(), headers={"X-Stream-Id": "s9999"})
+        await client.post("/v1/streams/s0/reset")
+        reset = [each for each in await series(client) if 'stream="s0"' in each]
         for number in range(10):
             assert (await client.delete(f"/v1/streams/s{number}")).status_code == 204
         rest = [f"s{number}" for number in range(10, count)]
@@ -261,6 +263,8 @@ async def ten_thousand_streams() -> None:
     assert len(full) <= (labelled + 1) * per_stream
     assert len({each.split('stream="')[1].split('"')[0] for each in full}) == labelled + 1
     assert (late.status_code, known.status_code) == (429, 200)
+    said = {each.split("{")[0] for each in full if 'stream="s0"' in each}
+    assert said - {each.split("{")[0] for each in reset} == {"tta_predictive_entropy_ratio", "tta_confidence_ratio"}
     assert {each.split('stream="')[1].split('"')[0] for each in left} == {"_other"}
     assert listed == {"streams": [], "next": None, "replica": ""}
     assert [float(line.split()[-1]) for line in state_bytes] == [0, 0, 0]

@@ -102,7 +102,11 @@ class Watcher:
         stream.strange = (*stream.strange, *far)[-self.keep :]
 
     def _saw(self, monitor: Monitor, stream: Stream, rows: Rows) -> None:
-        before, watch, time = stream.drift.seen, stream.drift, now()
+        watch = stream.drift
+        if len(watch.waiting) + len(rows) < monitor.size and (stream.tells_apart or not (watch.astray or watch.settled)):
+            stream.drift = watch.waits(rows)  # as nearly always: nothing changes before a window is full
+            return
+        before, time = watch.seen, now()
         if not stream.tells_apart:
             watch = watch.unlooked(monitor.limits, time)
         self._go_on(stream, monitor.saw(watch, rows, time))
