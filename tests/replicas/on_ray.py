@@ -10,6 +10,7 @@ import pytest
 from tests.replicas.checker import read, stray_files, told, violations
 from tests.replicas.load import Callers, note_moved
 from tests.replicas.ray_cluster import on_ray, process_of, wait_until
+from tta_server.settings_file import load_settings
 from tta_server.storage.disk import Disk
 from tta_server.storage.owners import Owners
 
@@ -27,6 +28,21 @@ def owners(store: Path) -> dict[str, str]:
     """Return which replica has each stream."""
     records = Owners(Disk(store))
     return {name: found.replica for name in STREAMS if (found := records.newest(name))}
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        ({"server": {"admin_port": 8001}}, "do not go with Ray Serve"),
+        ({"storage": {"url": "states", "shared": True, "peers": "pods"}}, "do not go with Ray Serve"),
+        ({}, "set auth.keys_file"),
+    ],
+)
+def test_a_configuration_that_is_not_for_ray_is_refused(given, wrong):
+    from tta_server.ray_serve import _expect_fit
+
+    with pytest.raises(ValueError, match=wrong):
+        _expect_fit(load_settings(None, given))
 
 
 def test_a_killed_replica_is_replaced_and_no_version_goes_back(tmp_path):
