@@ -19,8 +19,9 @@ _SCORED_IMAGES = 64  # over which the score is gathered: quick to fall back, qui
 _DRAWN = 4  # images that count as a draw: very few decide nothing
 _CREDIBLE = 0.02  # of the images on which both differ: a stream that is credible on fewer shows nothing by that
 
-Vouch = Callable[[Tensor], bool]
-"""Says of images (N, C, H, W) whether answers by their statistics are to be trusted, credible or not."""
+Vouch = Callable[[Tensor, Tensor], bool]
+"""Says of images (N, C, H, W) whether answers by their statistics are to be trusted, credible or not, beside the frozen
+model's classes (N,)."""
 
 
 class Compare:
@@ -87,7 +88,8 @@ class Compare:
         # than a draw is let pass.
         least = self._settings.min_balance * record.answered * record.differed / record.scored
         worse = balance(record) < (least / 2 if record.source else least)
-        return record.but(source=worse or (record.stream_score < _CREDIBLE * record.differed and not self._vouch(x)))
+        doubtful = record.stream_score < _CREDIBLE * record.differed
+        return record.but(source=worse or (doubtful and not self._vouch(x, frozen.logits.argmax(1))))
 
 
 def balance(record: Record) -> float:

@@ -133,8 +133,8 @@ class Guard:
             return Finding("reject", "trust_region", reason)
         return (self._vet_reading(state) or self._vet_step(state)) if closely else None
 
-    def _determined(self, x: Tensor) -> bool:
-        return self._by_statistics and determined(self._backbone, x)
+    def _determined(self, x: Tensor, frozen: Tensor) -> bool:
+        return self._by_statistics and determined(self._backbone, x, frozen)
 
     def _vet_reading(self, state: State) -> Finding | None:
         reading = self._canary.read(state) if self._canary else None
