@@ -18,6 +18,7 @@ from fastapi import Depends, FastAPI
 from tta_server import __version__, models
 from tta_server.api import (
     audit,
+    calibrate,
     compare,
     domains,
     drift,
@@ -201,6 +202,7 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
     app.include_router(strange.router(models))
     app.include_router(hand_over.router(models))
     app.include_router(audit.router(models))
+    app.include_router(calibrate.router(models, callers))
     app.include_router(labels.router(models))
     app.include_router(health.router(models))
     app.include_router(repository.router(models))

@@ -257,8 +257,8 @@ class DriftSettings(Section):
         0,
         ge=0,
         le=64,
-        description="Last images of each stream that raised the score, kept in memory; at most `engine.max_rows`, 0 keeps "
-        "none.",
+        description="Last images of each stream that raised the score, kept in memory; at most `engine.max_rows`, 0 "
+        "keeps none.",
     )
 
 

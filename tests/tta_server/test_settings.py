@@ -181,7 +181,10 @@ def test_a_number_that_yaml_reads_as_text_is_a_number(write):
         ("engine: {max_delay_ms: .nan}", "engine.max_delay_ms"),
         ("engine: {window_rows: 1}", "engine.window_rows"),
         ("engine: {max_rows: 64, max_queue_rows: 63}", "max_queue_rows is 63, expected at least max_rows, 64"),
-        ("{engine: {max_rows: 8}, drift: {keep_images: 9}}", "drift.keep_images is 9, expected at most engine.max_rows, 8"),
+        (
+            "{engine: {max_rows: 8}, drift: {keep_images: 9}}",
+            "drift.keep_images is 9, expected at most engine.max_rows, 8",
+        ),
         ("streams: {mode: on}", "streams.mode"),
         ("streams: {named: {'a b': {mode: off}}}", "stream name 'a b'"),
         ("streams: {named: {door: {speling: 1}}}", "streams.named.door.speling"),

@@ -12,12 +12,10 @@ import torch
 from tta_server.drift.evidence import chances_of
 from tta_server.drift.nulls import Null, nulls, window_size
 from tta_server.drift.scores import (
-    ESTIMATED,
     ImageScores,
     SourceStatistics,
     Yardstick,
     class_shares,
-    estimated_accuracy,
     image_scores,
     layer_shifts,
     norm_scores,
@@ -134,16 +132,13 @@ class Monitor:
             scores = window_scores(
                 image_scores(answered.logits.float(), answered.features.float(), self.source), self.source
             )
-            found |= {name: scores[name] for name in ESTIMATED}
+            found["estimated_accuracy"] = scores["estimated_accuracy"]
         norms, shifts = norm_scores(step.moments, self.stats), layer_shifts(step.moments, self.stats)
         layers = [torch.stack(pair) for pair in shifts.values()]
         host = torch.cat([torch.stack([*found.values(), *norms.values()]), *layers]).tolist()
         told, start = dict(zip([*found, *norms], host, strict=False)), len(found) + len(norms)
-        estimate = estimated_accuracy({name: told[name] for name in ESTIMATED if name in told})
         seen = Learnt(
-            measures=dict(measures)
-            | {"agreement": told["agreement"]}
-            | ({} if estimate is None else {"estimated_accuracy": estimate}),
+            measures=dict(measures) | {name: told[name] for name in found},
             scores={name: told[name] for name in _named(norms)},
             rows=len(frozen.logits),
             layers={path: (host[start + 2 * i], host[start + 2 * i + 1]) for i, path in enumerate(shifts)},

@@ -10,7 +10,6 @@ standard deviations, so that layers compare.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,13 +18,12 @@ from torch import Tensor
 
 from tta_server.adapters.losses import entropy
 from tta_server.models import Reference, Tensors
-from tta_server.telemetry.closed_sets import DriftScore
 
 LEVELS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 """The quantiles that a reference bundle keeps; on both sides, because some scores fall under drift."""
 
-ESTIMATED: tuple[DriftScore, ...] = ("atc_accuracy", "far_feature_share")
-"""The scores that `estimated_accuracy` is made of."""
+_NEAR = 1.5
+"""How far the features of an answer that may be right lie at most, over what 1 % of source images exceed."""
 
 _NORM_EPS = 1e-5  # what BatchNorm adds to a variance; a dead channel then has a finite divergence
 
@@ -148,10 +146,12 @@ def image_scores(logits: Tensor, features: Tensor, source: SourceStatistics) -> 
 
 
 def window_scores(window: ImageScores, source: SourceStatistics) -> dict[str, Tensor]:
-    """Return every score that needs only the answers to a window, and, with labels, two estimates of their accuracy.
+    """Return every score that needs only the answers to a window, and, with labels, estimates of their accuracy.
 
-    The estimates hold for the frozen source model. An adapter that collapses makes its own answers sure, so on them
-    both estimates rise while the accuracy falls.
+    By confidence alone (`atc_accuracy`) most networks read noise nearly always right, but then their features lie where
+    those of no source image do: `estimated_accuracy` counts answers that are as sure, and not from far away. Estimates
+    hold for the frozen source model. An adapter that collapses makes its own answers sure, so on them all of them may
+    rise while the accuracy falls.
 
     Args:
         window: N images each (..., N).
@@ -159,7 +159,8 @@ def window_scores(window: ImageScores, source: SourceStatistics) -> dict[str, Te
 
     Returns:
         Score to value (...): `entropy_ratio`, `confidence`, `low_confidence_share`, `energy_shift_sigmas`,
-        `prediction_divergence_ratio`, `feature_distance_ratio`, `far_feature_share`, `atc_accuracy`, `doc_accuracy`.
+        `prediction_divergence_ratio`, `feature_distance_ratio`, `far_feature_share`, `atc_accuracy`, `doc_accuracy`,
+        `estimated_accuracy`.
     """
     confidence = window.confidence.mean(-1)
     predicted = class_shares(window.predicted, len(source.histogram))
@@ -173,25 +174,10 @@ def window_scores(window: ImageScores, source: SourceStatistics) -> dict[str, Te
         "far_feature_share": _share(window.distance > source.distance_ceiling),
     }
     if source.atc_threshold is not None and source.accuracy is not None:
-        scores["atc_accuracy"] = _share(window.confidence >= source.atc_threshold)
+        sure, near = window.confidence >= source.atc_threshold, window.distance <= _NEAR * source.distance_ceiling
+        scores["atc_accuracy"], scores["estimated_accuracy"] = _share(sure), _share(sure & near)
         scores["doc_accuracy"] = (source.accuracy - (source.confidence_mean - confidence)).clamp(0, 1)
     return scores
-
-
-def estimated_accuracy(scores: Mapping[DriftScore, float]) -> float | None:
-    """Return the share of a window that may have been answered rightly: answers that are sure, if not from far away.
-
-    Confidence alone (`atc_accuracy`) says of most networks that they read noise nearly always right; but then their
-    features lie where those of no source image do. So it counts no more than the features that do not.
-
-    Args:
-        scores: Those that `ESTIMATED` names, among others.
-
-    Returns:
-        In [0, 1]; None without labels in the bundle.
-    """
-    sure = scores.get("atc_accuracy")
-    return None if sure is None else min(sure, 1 - scores["far_feature_share"])
 
 
 def norm_scores(moments: Tensors, stats: Tensors) -> dict[str, Tensor]:

@@ -9,7 +9,6 @@ import numpy as np
 
 from tta_server.drift.monitor import Monitor
 from tta_server.drift.nulls import Null
-from tta_server.drift.scores import estimated_accuracy
 from tta_server.drift.watch import Watch
 from tta_server.telemetry.closed_sets import DRIFT_STATES, DriftScore
 
@@ -37,7 +36,7 @@ def told(watch: Watch, monitor: Monitor) -> dict[str, Any]:
         "windows_scored": watch.seen,
         "scores": _scores(watch.scores, monitor.known),
         "estimated_accuracy": {
-            "source": estimated_accuracy(watch.scores),
+            "source": watch.scores.get("estimated_accuracy"),
             "adapted": watch.learnt.measures.get("estimated_accuracy"),
         },
         "learnt": {

@@ -35,6 +35,7 @@ HAPPENED: Final[Mapping[str, str]] = {
     "offer": "was given to other streams",
     "settings": "learns in another way",
     "drift": "its input drifts, or no longer",
+    "calibrate": "had images taken as home",
     "aside": "was set aside",
     "delete": "was erased",
 }

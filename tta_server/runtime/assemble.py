@@ -19,6 +19,7 @@ from tta_server.runtime.answerer import Answerer
 from tta_server.runtime.commands import Commands
 from tta_server.runtime.decoding import Decoding
 from tta_server.runtime.engine import Engine
+from tta_server.runtime.gathering import Gathering
 from tta_server.runtime.learner import Learner, Policy
 from tta_server.runtime.room import Room
 from tta_server.runtime.router import Router
@@ -80,6 +81,9 @@ def make_served(name: str, model: Model, settings: Settings, storage: Storage) -
         limits=settings.limits,
         metrics=metrics,
         decoding=Decoding(settings.limits),
+        gathering=Gathering(
+            model, settings.model, lambda about, who: engine.command(lambda c: c.note_gathering(about, who))
+        ),
         webhook=webhook,
         tenure=Tenure(storage.store, storage.keeper, engine, finished) if shared else None,
         finished=finished,
@@ -169,8 +173,8 @@ def _space(reference: Reference | None, settings: DomainsSettings) -> StyleSpace
     if reference is None or PART not in reference.parts:
         log.warning(
             "the model has no reference bundle with styles, so that inputs cannot be told apart: streams learn in "
-            "the shadow, and the frozen model answers. Make the bundle with 'tta-server calibrate', or set domains.max "
-            "to 1 to answer from what is learnt from everything"
+            "the shadow, and the frozen model answers. Make the bundle with 'tta-server calibrate', or of the next "
+            "images by POST /v1/calibrate; or set domains.max to 1 to answer from what is learnt from everything"
         )
         return None
     return StyleSpace.of(reference)

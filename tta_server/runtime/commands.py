@@ -163,6 +163,10 @@ class Commands:
         modes = Counter(summary.mode for summary in self._streams.summaries())
         return {"mode": mode or "configured", "streams": dict(modes)}
 
+    def note_gathering(self, about: dict[str, Any], who: Who) -> None:
+        """Tell that images are taken as home, or what became of that."""
+        self._desk.switched(StreamEvent(EVERY, "calibrate", Standing(0), Standing(0), extra=about), who)
+
     def reset(self, name: str, who: Who) -> dict[str, Any]:
         """Put a stream back to the source model; a freeze is lifted if it was what switched the stream off.
 

@@ -11,6 +11,7 @@ from tta_server.models import Model
 from tta_server.runtime.commands import Commands
 from tta_server.runtime.decoding import Decoding
 from tta_server.runtime.engine import Engine
+from tta_server.runtime.gathering import Gathering
 from tta_server.runtime.tenure import Tenure
 from tta_server.settings_door import LimitsSettings
 from tta_server.storage.audit import Audit
@@ -60,6 +61,7 @@ class Served:
         limits: What a request may be.
         metrics: Where to report.
         decoding: Decodes images.
+        gathering: Takes images as home when somebody asks.
         webhook: Tells somebody what happens to streams; None if nobody is to be told.
         tenure: Which streams this server has; None if no other could have them.
         leaving: Set once the server was told to stop.
@@ -77,6 +79,7 @@ class Served:
     limits: LimitsSettings
     metrics: Metrics
     decoding: Decoding
+    gathering: Gathering
     webhook: Webhook | None = None
     tenure: Tenure | None = None
     leaving: threading.Event = field(default_factory=threading.Event)

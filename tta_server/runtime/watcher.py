@@ -103,7 +103,8 @@ class Watcher:
 
     def _saw(self, monitor: Monitor, stream: Stream, rows: Rows) -> None:
         watch = stream.drift
-        if len(watch.waiting) + len(rows) < monitor.size and (stream.tells_apart or not (watch.astray or watch.settled)):
+        looked_at = stream.tells_apart or not (watch.astray or watch.settled)
+        if looked_at and len(watch.waiting) + len(rows) < monitor.size:
             stream.drift = watch.waits(rows)  # as nearly always: nothing changes before a window is full
             return
         before, time = watch.seen, now()

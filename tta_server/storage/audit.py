@@ -43,6 +43,7 @@ Event = Literal[
     "rename",  # an operator calls the domain `extra.title`
     "offer",  # the streams `extra.to` were given the domain to start from
     "drift",  # the stream's input has begun to drift, or to look like the source's again: `extra.state` says which
+    "calibrate",  # a home for all is taken from images that come: `extra.state` says how far that is
     "aside",  # the stream cannot go on; its file is kept as it is
 ]
 EVENTS: Final[tuple[Event, ...]] = get_args(Event)

@@ -68,6 +68,7 @@ WORDS: Final[Mapping[EventKind, Words]] = {
     "freeze": Words(saved="always", level=logging.ERROR),
     "settings": Words(saved="always", level=logging.INFO),
     "drift": Words(saved="never", level=logging.INFO),
+    "calibrate": Words(saved="never", level=logging.INFO),
     "aside": Words(saved="never", level=0),
     "scored": Words(saved="never", level=0),
     "answered": Words(saved="never", level=0),

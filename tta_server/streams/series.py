@@ -3,7 +3,6 @@
 import math
 
 from tta_server.drift.monitor import Monitor
-from tta_server.drift.scores import estimated_accuracy
 from tta_server.streams.event import StreamEvent
 from tta_server.streams.stream import Stream
 from tta_server.telemetry.metrics import Metrics
@@ -67,7 +66,7 @@ class Series:
         learnt, scores = watch.learnt, watch.scores
         series.scores(stream.name, monitor.sigmas(scores, learnt.scores), math.log10(math.e) * watch.evidence.log)
         agreement, adapted = (learnt.measures.get(name) for name in ("agreement", "estimated_accuracy"))
-        series.beside(stream.name, agreement, estimated_accuracy(scores), adapted)
+        series.beside(stream.name, agreement, scores.get("estimated_accuracy"), adapted)
 
     def _place(self, stream: Stream) -> None:
         if found := stream.whereabouts:

@@ -48,12 +48,13 @@ ShownScore = Literal[
     "far_feature_share",
     "atc_accuracy",
     "doc_accuracy",
+    "estimated_accuracy",
     "norm_w2_mean",
     "norm_w2_max",
     "norm_kl_mean",
     "norm_kl_max",
 ]
-"""The others that the reference bundle knows without drift."""
+"""The others; one that a bundle does not know without drift, because it was made before, has no z and no p."""
 
 DriftScore = JudgedScore | ShownScore
 DriftCause = JudgedScore | Literal["style"]

@@ -41,6 +41,7 @@ async def serving(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
             "engine": {"max_rows": 16, "window_rows": 16},
             "storage": {"url": str(folder), "save_every_s": 0},
             "guard": UNGUARDED,
+            "model": {"weights": str(folder / "weights.safetensors")},
             "repository": {"models": {"second": {"architecture": "glyphs"}}},
         },
     )
@@ -103,6 +104,9 @@ async def everything(folder: Path) -> tuple[dict[str, Any], list[Exchange]]:
             await call("POST", f"/v2/repository/models/{{name}}/{change}", "second")
         model = [f"{version}{what}" for version in ("", "/versions/{version}") for what in _ABOUT]
         about = ["/v2", "/v2/models", "/v2/models/stats", *(f"/v2/models/{{model}}{path}" for path in model)]
+        await call("POST", "/v1/calibrate", json={"replace": True, "reason": "x"})
+        await call("GET", "/v1/calibrate")
+        await call("DELETE", "/v1/calibrate")
         for path in [*about, "/v2/health/live", "/v2/health/ready", "/v1/audit", "/metrics"]:
             await call("GET", path)
         return (await client.get("/openapi.json")).json(), made

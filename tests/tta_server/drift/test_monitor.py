@@ -62,14 +62,16 @@ def recomputed(images: np.ndarray) -> dict[str, float]:
     sure, free = softmax(logits, 1).max(1), -logsumexp(logits, 1)
     precision = part["features/precision"]
     distance = cdist(features, part["features/mean"][None], "mahalanobis", VI=precision)[:, 0]
+    ceiling = part["features/distance_quantiles"][LEVELS.index(0.99)]
     return {
         "entropy_ratio": entropy(softmax(logits, 1), axis=1).mean() / np.log(36),
         "confidence": sure.mean(),
         "energy_shift_sigmas": (free.mean() - part["energy/mean"]) / part["energy/std"],
         "prediction_divergence_ratio": jensenshannon(shares, part["histogram/classes"], base=2) ** 2,
         "feature_distance_ratio": distance.mean() / part["features/distance_mean"],
-        "far_feature_share": (distance > part["features/distance_quantiles"][LEVELS.index(0.99)]).mean(),
+        "far_feature_share": (distance > ceiling).mean(),
         "atc_accuracy": (sure >= part["atc/threshold"]).mean(),
+        "estimated_accuracy": ((sure >= part["atc/threshold"]) & (distance <= 1.5 * ceiling)).mean(),
     }
 
 
@@ -132,8 +134,8 @@ def test_what_a_stream_learns_from_is_scored_beside_the_frozen_model_layer_by_la
     assert learnt.measures["agreement"] == pytest.approx((answered.argmax(1) == frozen).float().mean().item())
     sure = answered.softmax(1).amax(1) >= MODEL.reference.tensors["atc/threshold"]
     distances = ((centred @ MODEL.reference.tensors["features/precision"]) * centred).sum(1).sqrt()
-    near = distances <= MODEL.reference.tensors["features/distance_quantiles"][LEVELS.index(0.99)]
-    estimate = min(share.float().mean().item() for share in (sure, near))
+    near = distances <= 1.5 * MODEL.reference.tensors["features/distance_quantiles"][LEVELS.index(0.99)]
+    estimate = (sure & near).float().mean().item()
     assert learnt.measures["estimated_accuracy"] == pytest.approx(estimate)
     assert learnt.measures.keys() >= {"diversity", "balance", "update_norm", "parameter_distance"}
     first = learnt.layers["bn"]  # nothing before it has learnt

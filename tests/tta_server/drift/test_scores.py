@@ -23,7 +23,6 @@ from tta_server.drift.scores import (
     class_shares,
     divergence,
     energy,
-    estimated_accuracy,
     image_scores,
     layer_shifts,
     mahalanobis,
@@ -117,6 +116,7 @@ def test_the_scores_of_a_window_equal_plain_numpy(source):
         "feature_distance_ratio": distance.mean() / 2,
         "far_feature_share": (distance > 4).mean(),
         "atc_accuracy": (confidence >= 0.4).mean(),
+        "estimated_accuracy": ((confidence >= 0.4) & (distance <= 6)).mean(),
         "doc_accuracy": 0.8 - (0.9 - confidence.mean()),
     }
     assert {name: pytest.approx(value, abs=1e-5) for name, value in expected.items()} == {
@@ -329,7 +329,7 @@ def test_without_labels_no_accuracy_is_estimated_and_the_other_scores_stay(sourc
     plain = window_scores(window, dataclasses.replace(source, atc_threshold=None, accuracy=None))
 
     every = window_scores(window, source)
-    assert every.keys() - plain.keys() == {"atc_accuracy", "doc_accuracy"}
+    assert every.keys() - plain.keys() == {"atc_accuracy", "doc_accuracy", "estimated_accuracy"}
     assert all(torch.equal(every[name], value) for name, value in plain.items())
 
 
@@ -342,9 +342,3 @@ def test_the_largest_entropy_is_1():
 
     assert found.entropy_ratio.tolist() == pytest.approx([1, 1])
     assert found.energy.tolist() == pytest.approx([-math.log(CLASSES)] * 2)
-
-
-@pytest.mark.parametrize(("sure", "far", "estimate"), [(0.9, 0.0, 0.9), (0.97, 0.75, 0.25), (0.2, 0.3, 0.2)])
-def test_no_more_is_estimated_to_be_right_than_is_seen_from_near_by(sure, far, estimate):
-    assert estimated_accuracy({"atc_accuracy": sure, "far_feature_share": far}) == pytest.approx(estimate)
-    assert estimated_accuracy({"far_feature_share": far}) is None  # no labels in the bundle
