@@ -7,8 +7,10 @@ learnt domain is: there, the frozen model is what a user has asked for.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -100,11 +102,19 @@ def _change(styles: Tensor, limit: float) -> int:
         return 0
     steps = np.square(values[1:] - values[:-1]).sum(1) / dimensions
     usual = max(1.0, float(np.sort(steps)[(count - 2) // 2]) / 2)
-    before, sums = np.arange(1.0, count), values.cumsum(0)
-    means, later = sums[:-1] / before[:, None], (sums[-1] - sums[:-1]) / (count - before)[:, None]
-    apart = np.square(means - later).sum(1) / dimensions / (1 / before + 1 / (count - before) + 1 / KIN_IMAGES)
+    sums, (before, after, chance) = values.cumsum(0), _cuts(count)
+    means, later = sums[:-1] / before[:, None], (sums[-1] - sums[:-1]) / after[:, None]
+    apart = np.square(means - later).sum(1) / dimensions / chance
     most = int(apart.argmax())
     return most + 1 if apart[most] >= usual * reach(1, limit) else 0
+
+
+@lru_cache(64)
+def _cuts(count: int) -> tuple[npt.NDArray[np.float64], ...]:
+    """Return of each place to cut so many images in two: how many are before and after it, and what chance explains."""
+    before = np.arange(1.0, count)
+    after = count - before
+    return before, after, 1 / before + 1 / after + 1 / KIN_IMAGES
 
 
 def _near(places: Sequence[Place], styles: Tensor, limit: float) -> int | None:
