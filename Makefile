@@ -133,7 +133,7 @@ bench-drift: $(INSTALLED)
 	$(BIN)/python -m load_tests.drift $(ARGS)
 
 bench-backend: $(INSTALLED)
-	$(BIN)/python -m load_tests.backend $(ARGS)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m load_tests.backend $(ARGS)
 
 bench-gpu: $(INSTALLED)
 	$(BIN)/python -m load_tests.gpu $(ARGS)

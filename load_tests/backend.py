@@ -3,8 +3,10 @@
     python -m load_tests.backend --models glyphs resnet18 --batches 1 8 32 --threads 1 2
     python -m load_tests.backend --agree
 
-Ratios are of pairs, each right after torch's forward with the same tensors replaced or none, in turn. With one thread
-the time is the thread's own, which neighbours on the machine disturb least.
+Ratios are of pairs, each right after torch's forward with the same tensors replaced or none, in turn. Time is what all
+threads of the process took of a CPU, which neighbours on the machine disturb least; threads that wait must not spin
+(`OMP_WAIT_POLICY=PASSIVE`). The server's own choice, `model.runtime: auto`, is made for each number of threads, and
+compared with the faster of both.
 """
 
 import argparse
@@ -18,10 +20,11 @@ import torch
 from torch import Tensor
 
 from load_tests.cases import Network, network
-from load_tests.clock import Run, alternate, clock_for, quantile, spread
+from load_tests.clock import Run, alternate, quantile, spread
 from load_tests.machine import describe, load_average
 from tta_server.adapters import create
-from tta_server.models import EMPTY, Output
+from tta_server.models import EMPTY, Output, TorchBackbone
+from tta_server.models.answering import answering
 from tta_server.models.onnx_backbone import MOST_APART, distance
 from tta_server.models.onnx_export import (
     FEATURES,
@@ -62,12 +65,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{name}: apart {source:.1e} as the source, {learnt:.1e} after three steps of TENT", flush=True)
         if not options.agree:
             print("\n| threads | batch | torch, ms |", " | ".join(_WAYS), "|\n|---|---|---|" + "---|" * len(_WAYS))
+            chosen = []
             for threads in options.threads:
                 torch.set_num_threads(threads)
-                sessions = _sessions(model)
+                sessions, shares = _sessions(model), list[float]()
                 for batch in net.batches:
-                    print(f"| {threads} | {batch} |", _row(net, sessions, batch, options.seconds), flush=True)
-            print()
+                    row, found = _row(net, sessions, batch, options.seconds)
+                    print(f"| {threads} | {batch} |", row, flush=True)
+                    shares += found
+                chosen.append(f"auto, {threads} threads: {_auto(net.backbone, shares)}")
+            print("\n" + "\n".join(chosen) + "\n")
         del net, model, sessions
         gc.collect()
     return int(far > 0)
@@ -104,9 +111,18 @@ def _agree(net: Network, sessions: tuple[OnnxSession, OnnxSession]) -> tuple[flo
     return distance(found[0], backbone.forward(x)), distance(found[1], adapter.predict(backbone, state, x))
 
 
-def _row(net: Network, sessions: tuple[OnnxSession, OnnxSession], batch: int, budget_s: float) -> str:
+def _auto(backbone: TorchBackbone, shares: Sequence[float]) -> str:
+    """Return what the server takes by itself, and what it loses at most; ONNX Runtime has `shares` of torch's time."""
+    found = answering(backbone, "auto")
+    worst = max(shares) if found.backbone is not backbone else 1 / min(shares)
+    return f"{found.remark}; at most {max(worst - 1, 0):.0%} slower than the other"
+
+
+def _row(
+    net: Network, sessions: tuple[OnnxSession, OnnxSession], batch: int, budget_s: float
+) -> tuple[str, list[float]]:
+    """Return a row of the table, and the shares of torch's time that ONNX Runtime takes."""
     backbone = net.backbone
-    clock = _own_time if torch.get_num_threads() == 1 else clock_for(torch.device("cpu"))
     x = torch.rand(batch, *backbone.spec.input_shape)
     norms = {name: tensor.clone() for name, tensor in replaceable(backbone).items()}
     plain = backbone.forward
@@ -117,15 +133,16 @@ def _row(net: Network, sessions: tuple[OnnxSession, OnnxSession], batch: int, bu
         (lambda: plain(x, norms), lambda: sessions[1].run({IMAGES: x, **norms}, _MADE)),
     ]
     print(f"{net.name}, batch {batch}", file=sys.stderr)
-    pairs = [alternate(one, other, clock, 40, budget_s) for one, other in ways]
+    pairs = [alternate(one, other, _own_time, 40, budget_s) for one, other in ways]
     middle = 1000 * quantile(pairs[1].plain_s, 0.5)
-    return " | ".join([f"{middle:.1f}", *(spread(each.ratios) for each in pairs)]) + " |"
+    shares = [quantile(each.ratios, 0.5) for each in pairs[1:]]
+    return " | ".join([f"{middle:.1f}", *(spread(each.ratios) for each in pairs)]) + " |", shares
 
 
 def _own_time(run: Run) -> float:
-    started_s = time.thread_time()
+    started_s = time.process_time()
     run()
-    return time.thread_time() - started_s
+    return time.process_time() - started_s
 
 
 def _plain(module: torch.nn.Module, x: Tensor) -> object:

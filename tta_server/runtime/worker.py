@@ -18,6 +18,7 @@ from tta_server.errors import BadRequest, NotFinite, SetAside, TTAError
 from tta_server.guard.verdict import Serve
 from tta_server.models import Backbone
 from tta_server.runtime.answerer import Answerer, warm_up
+from tta_server.runtime.damage import Damage
 from tta_server.runtime.device import read
 from tta_server.runtime.job import Answer, Draft, Job, Piece, Scores
 from tta_server.runtime.learner import Learner
@@ -81,10 +82,12 @@ class Worker:
         self._registry = parts.registry
         self._metrics = parts.metrics
         self._ready: dict[Draft, Answer] = {}  # to be handed out
+        self._damage = Damage(parts.learns, parts.answers)
 
     def warm_up(self, rows: int) -> None:
         """Run one image and `rows` images through everything once, so that the first request finds it loaded."""
         warm_up(self.parts.learns, self.parts.answers, self.parts.methods.default, rows)
+        self._damage.remember()
 
     def group(self, job: Job) -> Hashable:
         """Return a key that is equal for jobs that may share a forward."""
@@ -141,10 +144,8 @@ class Worker:
             self._tell(stream, "shed", len(rows))
 
     def damage(self) -> str:
-        """Return what is wrong with the shared weights, or an empty string."""
-        if self.parts.learns.digest() == self.parts.learns.spec.digest:
-            return ""
-        return "the model's weights were damaged in memory; restart the server"
+        """Return what is wrong with the shared network, or an empty string."""
+        return self._damage.found()
 
     @property
     def unread(self) -> bool:

@@ -10,6 +10,7 @@ from tests.tta_server.runtime.fakes import SHAPE, BlindToWhite, Fails, ask, is_d
 from tta_server import adapters
 from tta_server.errors import BadRequest, Overloaded, TTAError
 from tta_server.models import TorchBackbone
+from tta_server.models.onnx_backbone import OnnxBackbone
 
 WHITE = np.ones((1, *SHAPE), dtype=np.float32)
 
@@ -128,6 +129,20 @@ def test_damage_to_the_weights_is_seen():
         backbone.weights()["fc.weight"][0, 0] += 1
 
     assert "damaged" in subject.worker.damage()
+
+
+@pytest.mark.parametrize("graph", ["_source", "_streams"])
+def test_damage_to_a_graph_is_seen_though_torchs_weights_are_whole(graph, monkeypatch):
+    onnx = OnnxBackbone(tiny())
+    subject = wired(backbone=tiny(), answers=onnx)
+    subject.worker.warm_up(8)
+    assert subject.worker.damage() == ""
+
+    session = getattr(onnx, graph)
+    run = session.run
+    monkeypatch.setattr(session, "run", lambda *given, **more: [tensor * 1.2 for tensor in run(*given, **more)])
+
+    assert "answers otherwise than at the start" in subject.worker.damage()
 
 
 def test_an_adapter_that_does_not_fit_is_refused_at_once():
