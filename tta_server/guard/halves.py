@@ -40,7 +40,7 @@ def determined(backbone: Backbone, x: Tensor, frozen: Tensor) -> bool:
     for half in _halvings(2 * size):
         rows = torch.cat([half.nonzero()[:, 0], (~half).nonzero()[:, 0]]).to(x.device)
         try:
-            own, crossed = _read(backbone, *x[rows].split(int(half.sum())))
+            own, crossed = _read(backbone, *torch.split(x[rows], int(half.sum())))
         except TooFewValuesError:
             return False
         readings.append(torch.stack([own, crossed, frozen[rows]]))
@@ -64,7 +64,7 @@ def agreement(one: Tensor, other: Tensor) -> float:
 
 
 def _halvings(rows: int) -> Iterator[Tensor]:
-    """Yield which of an even number of images are in the first half (rows,): the earlier, every other, every other pair."""
+    """Yield which of some images are in the first half (rows,): the earlier ones, every other one, every other pair."""
     place = torch.arange(rows)
     yield place < rows // 2
     yield place % 2 == 0
