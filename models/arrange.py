@@ -22,7 +22,12 @@ def convert(module: nn.Module, kind: torch.dtype) -> None:
     Args:
         module: The network, in evaluation mode or not.
         kind: The type of all floating-point tensors beside those of normalisation layers.
+
+    Raises:
+        ValueError: If it has no weights, as the classifier in a file has none.
     """
+    if not any(tensor.is_floating_point() for tensor in module.parameters()):
+        raise ValueError("it holds no weights that can be converted; leave model.dtype empty")
     for layer in module.modules():
         norm = is_norm(layer)
         own = torch.float32 if norm and kind.itemsize < 4 else kind

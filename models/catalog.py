@@ -18,6 +18,7 @@ from tta_server.models.preprocess import Preprocess
 from tta_server.models.reference import Reference, beside, load_reference
 from tta_server.models.sources import find
 from tta_server.models.torch_backbone import TorchBackbone
+from tta_server.models.torch_file import SUFFIXES
 from tta_server.models.weights import check_file, load_weights, read_weights
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,8 @@ def load(
     Args:
         architecture: "glyphs" (embedded, needs nothing else), a torchvision classifier such as "resnet50",
             "wrn-28-10" (CIFAR, in RobustBench's layout), "timm/NAME",
-            "hf/FOLDER" (as `save_pretrained` writes it, with the weights in it), "FILE.onnx" (answers only), or
+            "hf/FOLDER" (as `save_pretrained` writes it, with the weights in it), "FILE.onnx", "FILE.pt" of TorchScript
+            or "FILE.pt2" of torch.export (these three answer only), or
             "package.module:factory", a function without arguments (or taking `num_classes` if `custom.classes` is
             given) that returns an `nn.Module`; the folder in which the process was started is searched too.
         weights: Local file with the state dict. A factory may do without: its module is then served as it comes.
@@ -115,7 +117,8 @@ def load(
         log.warning("model '%s': %s", architecture, source.caution)
     if custom.dtype:
         convert(module, getattr(torch, custom.dtype))
-    name = re.split("[:/]", architecture.rstrip("/"))[-1].removesuffix(SUFFIX)
+    name = re.split("[:/]", architecture.rstrip("/"))[-1]
+    name = name.removesuffix(next((suffix for suffix in (SUFFIX, *SUFFIXES) if name.endswith(suffix)), ""))
 
     def freeze() -> TorchBackbone:
         return TorchBackbone(

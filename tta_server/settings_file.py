@@ -28,7 +28,7 @@ def add_model_options(parser: argparse.ArgumentParser, positional: bool = False)
     """
     add = parser.add_argument
     add("--config", type=Path, help="YAML file whose section 'model' counts (default: the one that TTA_CONFIG names)")
-    sources = "'glyphs', a torchvision classifier, timm/NAME, hf/FOLDER, FILE.onnx or package.module:factory"
+    sources = "'glyphs', a torchvision classifier, timm/NAME, hf/FOLDER, FILE.onnx/.pt/.pt2 or package.module:factory"
     if positional:
         add("model", nargs="?", help=f"architecture: {sources} (default: the configuration's)")
     else:

@@ -14,8 +14,8 @@ class ModelSettings(Section):
 
     architecture: str = Field(
         "glyphs",
-        description="'glyphs', a torchvision classifier, 'timm/NAME', 'hf/FOLDER', 'FILE.onnx', or "
-        "'package.module:factory'.",
+        description="'glyphs', a torchvision classifier, 'timm/NAME', 'hf/FOLDER', 'FILE.onnx', 'FILE.pt', "
+        "'FILE.pt2', or 'package.module:factory'.",
     )
     name: str = Field(
         "", pattern="^[A-Za-z0-9._:@-]*$", description="Name in URLs and metrics; the architecture's when empty."
