@@ -75,7 +75,7 @@ class AdaNPC(Adapter):
         output, votes = self._answer(backbone, state, x)
         scores = votes if self.confidence == "vote" else votes.softmax(1)
         confidence, labels = scores.max(1)
-        features = normalize(output.features)
+        features = normalize(output.features.to(state["source/features"].dtype))
         chosen = (confidence >= self.threshold) & features.isfinite().all(1)
         kept, accepted = accept(state, _remember(state, features, labels, chosen), chosen.any())
         return Step(
@@ -84,7 +84,7 @@ class AdaNPC(Adapter):
 
     def _answer(self, backbone: Backbone, state: State, x: Tensor) -> tuple[Output, Tensor]:
         output = backbone.forward(x)._replace(moments={})
-        return output, self._vote(state, normalize(output.features))
+        return output, self._vote(state, normalize(output.features.to(state["source/features"].dtype)))
 
     def _vote(self, state: State, features: Tensor) -> Tensor:
         ring = state["ring/features"]

@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from tta_server.models.arrange import MemoryFormat
+
 Tensors = Mapping[str, Tensor]
 """A flat mapping of state-dict names to tensors; a value, never written in place."""
 
@@ -55,6 +57,7 @@ class Spec:
         classes: Number of classes K.
         features: Width D of the features.
         capabilities: What adapters may require: "grad", "batchnorm", "norm_affine".
+        memory_format: In which order images and weights lie; steps round otherwise in another.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Spec:
     classes: int
     features: int
     capabilities: frozenset[str]
+    memory_format: MemoryFormat = "contiguous"
 
 
 @dataclass(frozen=True)

@@ -2,22 +2,28 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
+from torch import nn
 
-from tta_server.models.answering import Chosen
+from tta_server.models.answering import Chosen, compare
+from tta_server.models.arrange import MemoryFormat, NumberType, convert
 from tta_server.models.onnx_file import SUFFIX
 from tta_server.models.origin import Origin
 from tta_server.models.preprocess import Preprocess
 from tta_server.models.reference import Reference, beside, load_reference
 from tta_server.models.sources import find
 from tta_server.models.torch_backbone import TorchBackbone
+from tta_server.models.torch_file import SUFFIXES
 from tta_server.models.weights import check_file, load_weights, read_weights
 
 log = logging.getLogger(__name__)
+
+_WORTH = 0.95  # of the time: what is less may be chance
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class Model:
         labels: Name of each class, K of them.
         reference: What is known of the source data; None if nothing is.
         answers: What answers for it, if not the backbone itself, which learns in any case.
+        memory: In which order images and weights lie, and why.
     """
 
     backbone: TorchBackbone
@@ -37,6 +44,7 @@ class Model:
     labels: tuple[str, ...]
     reference: Reference | None = None
     answers: Chosen | None = None
+    memory: str = "contiguous"
 
 
 @dataclass(frozen=True)
@@ -48,12 +56,16 @@ class Custom:
         classes: Number of classes; the architecture's own when None.
         preprocess: From image to input; the architecture's own when None.
         head: Path of the layer that makes the logits; when empty the one that does so, as far as can be seen.
+        dtype: Type of its numbers, but for normalisation layers; as it comes when None.
+        memory_format: In which order images and weights lie; "auto" takes the one that answers faster here.
     """
 
     labels: Sequence[str] | str | Path | None = None
     classes: int | None = None
     preprocess: Preprocess | None = None
     head: str = ""
+    dtype: NumberType | None = None
+    memory_format: MemoryFormat | Literal["auto"] = "contiguous"
 
 
 def load(
@@ -71,7 +83,8 @@ def load(
     Args:
         architecture: "glyphs" (embedded, needs nothing else), a torchvision classifier such as "resnet50",
             "wrn-28-10" (CIFAR, in RobustBench's layout), "timm/NAME",
-            "hf/FOLDER" (as `save_pretrained` writes it, with the weights in it), "FILE.onnx" (answers only), or
+            "hf/FOLDER" (as `save_pretrained` writes it, with the weights in it), "FILE.onnx", "FILE.pt" of TorchScript
+            or "FILE.pt2" of torch.export (these three answer only), or
             "package.module:factory", a function without arguments (or taking `num_classes` if `custom.classes` is
             given) that returns an `nn.Module`; the folder in which the process was started is searched too.
         weights: Local file with the state dict. A factory may do without: its module is then served as it comes.
@@ -102,16 +115,24 @@ def load(
     preprocess = custom.preprocess or source.preprocess
     if source.caution and not custom.preprocess:
         log.warning("model '%s': %s", architecture, source.caution)
-    try:
-        backbone = TorchBackbone(
+    if custom.dtype:
+        convert(module, getattr(torch, custom.dtype))
+    name = re.split("[:/]", architecture.rstrip("/"))[-1]
+    name = name.removesuffix(next((suffix for suffix in (SUFFIX, *SUFFIXES) if name.endswith(suffix)), ""))
+
+    def freeze() -> TorchBackbone:
+        return TorchBackbone(
             module,
             preprocess.input_shape,
-            name=re.split("[:/]", architecture.rstrip("/"))[-1].removesuffix(SUFFIX),
+            name=name,
             head=custom.head or source.head,
             mean=preprocess.mean,
             std=preprocess.std,
             device=device,
         )
+
+    try:
+        backbone, memory = _arranged(module, freeze, custom.memory_format)
     except ValueError:
         raise
     except Exception as error:  # a network may be anything
@@ -124,7 +145,24 @@ def load(
     if len(names) != expected:
         raise ValueError(f"model '{architecture}' has {expected} classes, got {len(names)} labels")
     bundle = _bundle(source, path, reference) if calibrated else None
-    return Model(backbone, preprocess, names, load_reference(bundle, backbone) if bundle else None)
+    return Model(backbone, preprocess, names, load_reference(bundle, backbone) if bundle else None, memory=memory)
+
+
+def _arranged(
+    module: nn.Module, freeze: Callable[[], TorchBackbone], asked: MemoryFormat | Literal["auto"]
+) -> tuple[TorchBackbone, str]:
+    """Return the network in the memory format that is asked for, and what a person should know of it."""
+    plain = freeze()
+    if asked == "contiguous":
+        return plain, plain.spec.memory_format
+    module.to(memory_format=torch.channels_last)
+    other = freeze()
+    if asked == "channels_last" or other.spec.memory_format == plain.spec.memory_format:
+        return other, other.spec.memory_format
+    share = compare(other, plain)
+    if share < _WORTH:
+        return other, f"channels_last, in which an answer takes {share:.2f} of its time here"
+    return plain, f"contiguous: in channels_last an answer takes {share:.2f} of its time here"
 
 
 def _bundle(source: Origin, weights: Path | None, reference: str | Path | None) -> Path | None:

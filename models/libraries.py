@@ -40,7 +40,7 @@ def timm_source(name: str) -> Origin:
     whole = math.floor(height / told["crop_pct"]), math.floor(width / told["crop_pct"])
     preprocess = Preprocess(
         (height, width),
-        resize=whole if told["crop_mode"] == "squash" else max(whole),
+        resize=whole if told["crop_mode"] == "squash" else max(*whole, height, width),
         interpolation=told["interpolation"] if told["interpolation"] in _FILTERS.values() else "bicubic",
         channels=channels,
         mean=tuple(told["mean"]),
@@ -52,7 +52,10 @@ def timm_source(name: str) -> Origin:
         module: nn.Module = timm.create_model(name, pretrained=False, **arguments)
         return module
 
-    return Origin(build, preprocess)
+    usual = told["crop_mode"] in ("center", "squash") and told["crop_pct"] <= 1
+    known = usual and told["interpolation"] in _FILTERS.values()
+    caution = f"images of '{name}' are not prepared as timm does it, with a border; set model.preprocess"
+    return Origin(build, preprocess, caution="" if known else caution)
 
 
 def hf_source(folder: Path) -> Origin:

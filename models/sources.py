@@ -1,4 +1,4 @@
-"""Where networks come from: the embedded one, torchvision, timm, Hugging Face's folders, ONNX files, own factories."""
+"""Where networks come from: the embedded one, torchvision, timm, Hugging Face, files of ONNX and torch, factories."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +12,7 @@ from tta_server.models.libraries import hf_source, timm_source
 from tta_server.models.onnx_file import SUFFIX, onnx_source
 from tta_server.models.origin import Origin
 from tta_server.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from tta_server.models.torch_file import SUFFIXES, torch_file_source
 from tta_server.models.wide_resnet import CIFAR10_LABELS, WideResNet
 
 # The published weights expect images in [-1, 1], which the network does itself if told to. The two warn, and draw
@@ -43,6 +44,8 @@ def find(architecture: str) -> Origin:
     """
     if architecture.endswith(SUFFIX):
         return onnx_source(Path(architecture))
+    if architecture.endswith(SUFFIXES):
+        return torch_file_source(Path(architecture))
     library, _, name = architecture.partition("/")
     if library == "timm":
         return timm_source(name)
@@ -60,7 +63,7 @@ def find(architecture: str) -> Origin:
         return _torchvision(architecture)
     raise ValueError(
         f"unknown model '{architecture}'; use 'glyphs', a torchvision classifier such as 'resnet50', "
-        "'timm/NAME', 'hf/FOLDER', 'FILE.onnx', or your own 'package.module:factory'"
+        "'timm/NAME', 'hf/FOLDER', 'FILE.onnx', 'FILE.pt', 'FILE.pt2', or your own 'package.module:factory'"
     )
 
 

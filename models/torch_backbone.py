@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from tta_server.models.affine_norm import is_norm, own_parameters
+from tta_server.models.arrange import lay_channels_last
 from tta_server.models.backbone import EMPTY, Findings, Output, Spec, Statistics, Tensors
 from tta_server.models.freeze import buffers, freeze, written
 from tta_server.models.head import Reading, features_of, find_reading
 from tta_server.models.norm import NormCall, UnevenRowsError, replace_batch_norm
+from tta_server.models.normaliser import Normaliser
 from tta_server.models.probe import probe
 from tta_server.models.style import listening
 from tta_server.models.traced import Traced
@@ -76,13 +78,7 @@ class TorchBackbone:
         self._written: dict[str, Tensor] = {}
         self._pairs = False
         self._uneven = ""
-        floats = (p for p in self._module.parameters() if p.is_floating_point())
-        like = max(floats, key=Tensor.numel, default=torch.zeros(()))  # norms may be of another type
-        channels = input_shape[0]
-        self._mean = _per_channel(mean, 0.0, channels, "mean").to(self.device, like.dtype)
-        self._std = _per_channel(std, 1.0, channels, "std").to(self.device, like.dtype)
-        if not (self._std > 0).all():
-            raise ValueError(f"std must be positive, got {std}")
+        self._normaliser = Normaliser(self._module, input_shape[0], mean, std, self.device)
         # Not zeros: a network may divide by the norm of its input.
         images = torch.rand(_TRIED_ROWS, *input_shape, generator=torch.Generator().manual_seed(0)).to(self.device)
         digest = self.digest()
@@ -96,6 +92,7 @@ class TorchBackbone:
             classes=self._reading.classes,
             features=self._reading.features,
             capabilities=self._capabilities(),
+            memory_format="channels_last" if self._normaliser.channels_last else "contiguous",
         )
         self._try_single(images[:1])
 
@@ -168,7 +165,7 @@ class TorchBackbone:
     def traced(self, layers: Sequence[str] = ()) -> Iterator[Traced]:
         """Give the network as exporters follow it, with the styles of some layers; nothing else runs it meanwhile."""
         with self._lock:
-            yield Traced(self._module, self._reading, self._call, (self._mean, self._std), layers)
+            yield Traced(self._module, self._reading, self._call, (self._normaliser.mean, self._normaliser.std), layers)
 
     @property
     def findings(self) -> Findings:
@@ -196,7 +193,9 @@ class TorchBackbone:
         call.rows, call.copies = copies * len(x), copies
         begun = {name: tensor.clone() for name, tensor in self._written.items()}
         try:
-            replaced, given = {**begun, **overrides}, self._normalised(x, copies)
+            replaced, given = {**begun, **overrides}, self._normaliser(x, copies)
+            if self._normaliser.channels_last:  # an override that comes from a file does not lie so
+                replaced = {name: lay_channels_last(tensor) for name, tensor in replaced.items()}
             # Swapping tensors goes through the whole network to look for ties, even if there is none to swap.
             outcome = functional_call(self._module, replaced, (given,)) if replaced else self._module(given)
             logits = self._reading.logits(outcome)
@@ -213,10 +212,6 @@ class TorchBackbone:
 
     def _copies(self, x: Tensor) -> int:
         return 2 if self._pairs and len(x) == 1 else 1
-
-    def _normalised(self, x: Tensor, copies: int = 1) -> Tensor:
-        given = (x.to(self._mean) - self._mean) / self._std
-        return torch.cat([given] * copies) if copies > 1 else given
 
     def norm_affine(self) -> Tensors:
         """Return scales and shifts of the normalisation layers; see `Backbone.norm_affine`."""
@@ -278,7 +273,7 @@ class TorchBackbone:
     def _find_reading(self, images: Tensor, head: str) -> Reading:
         def run() -> Any:  # noqa: ANN401
             try:
-                return self._module(self._normalised(images))
+                return self._module(self._normaliser(images))
             except Exception as error:  # a network raises whatever it likes at images that it is not made for
                 reason = " ".join(f"{type(error).__name__}: {error}".split())
                 shape = tuple(images.shape[1:])
@@ -338,10 +333,3 @@ _FIXED = "no parameters: nothing in it can be moved, so adapters have its answer
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
-
-
-def _per_channel(values: Sequence[float] | None, default: float, channels: int, name: str) -> Tensor:
-    values = [default] * channels if values is None else list(values)
-    if len(values) != channels:
-        raise ValueError(f"{name} has {len(values)} values, expected one for each of the {channels} channels")
-    return torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)

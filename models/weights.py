@@ -165,9 +165,9 @@ def _unreadable(path: Path, reason: str) -> str:
         return f"is an ONNX file, which cannot be read as plain tensors; {remedy}"
     names = _archived(path)
     if any("/code/" in name or name.endswith("constants.pkl") for name in names):
-        return f"is a TorchScript archive, which cannot be read as plain tensors; {remedy}"
+        return f"is a TorchScript archive, which cannot be read as plain tensors; {remedy}, or serve it by --model"
     if any(name.endswith("archive_format") for name in names):
-        return f"is an exported program, which cannot be read as plain tensors; {remedy}"
+        return f"is an exported program, which cannot be read as plain tensors; {remedy}, or serve it by --model"
     return f"cannot be read as plain tensors ({reason.splitlines()[0] if reason else 'damaged'}); {remedy}"
 
 

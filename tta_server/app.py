@@ -298,7 +298,9 @@ def load_model(settings: ModelSettings, calibrated: bool = True) -> Model:
         settings.architecture,
         weights=settings.weights,
         sha256=settings.sha256,
-        custom=Custom(settings.labels, settings.classes, preprocess, settings.head),
+        custom=Custom(
+            settings.labels, settings.classes, preprocess, settings.head, settings.dtype, settings.memory_format
+        ),
         device=_device(settings.device),
         reference=settings.reference,
         calibrated=calibrated,

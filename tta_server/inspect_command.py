@@ -44,6 +44,7 @@ def inspect(model: Model) -> dict[str, str]:
     return {
         "model": f"{spec.name}, {spec.classes} classes, images {'x'.join(map(str, spec.input_shape))}",
         "weights": f"sha256 {spec.digest[:16]}",
+        "memory": model.memory,
         **model.backbone.findings.remarks,
         "adapters": ", ".join(fit) or "none",
         **{f"not {name}": reason for name, reason in tried.items() if reason},

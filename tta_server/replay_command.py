@@ -1,6 +1,7 @@
 """`tta-server replay`: rebuild a stream's state from the audit log, and show that it is what the server had."""
 
 import argparse
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from tta_server.adapters import Adapter, State
 from tta_server.adapters.checkpoint import dump_state, load_state, state_digest
 from tta_server.app import load_model, use_threads
 from tta_server.guard.trust import Trust
-from tta_server.models import Model
+from tta_server.models import Backbone, Model
 from tta_server.runtime.assemble import network
 from tta_server.runtime.device import on_device
 from tta_server.settings import AdapterSettings, Settings
@@ -67,6 +68,10 @@ def _lesson(model: Model, adapter: Adapter, settings: Settings, store: Store, st
         rows = load(data)
         return on_device((rows[name].numpy() for name in sorted(rows)), backbone.device)
 
+    @cache
+    def arrange(memory_format: str) -> Backbone:
+        return network(load_model(settings.model.model_copy(update={"memory_format": memory_format})), settings)
+
     def fetch(entry: Entry) -> State:
         data = store.read(stream, str(entry.extra.get("snapshot", "")))
         if data is None:
@@ -81,6 +86,7 @@ def _lesson(model: Model, adapter: Adapter, settings: Settings, store: Store, st
         project=lambda _state, step, _x: trust.project(step.state, radius),
         fetch=fetch,
         remake=_remade,
+        arrange=arrange,
     )
 
 

@@ -16,7 +16,7 @@ from tta_server.wanted import adopt_adapter, make_preprocess
 
 _FILE_VARIABLE = "TTA_CONFIG"
 _OTHER_VARIABLES = {_FILE_VARIABLE, "TTA_URL", "TTA_KEY"}  # the last two tell `tta-server streams` whom to ask
-_MODEL_OPTIONS = ("weights", "sha256", "labels", "classes", "head", "reference", "device")
+_MODEL_OPTIONS = ("weights", "sha256", "labels", "classes", "head", "reference", "device", "dtype", "memory_format")
 
 
 def add_model_options(parser: argparse.ArgumentParser, positional: bool = False) -> None:
@@ -28,7 +28,7 @@ def add_model_options(parser: argparse.ArgumentParser, positional: bool = False)
     """
     add = parser.add_argument
     add("--config", type=Path, help="YAML file whose section 'model' counts (default: the one that TTA_CONFIG names)")
-    sources = "'glyphs', a torchvision classifier, timm/NAME, hf/FOLDER, FILE.onnx or package.module:factory"
+    sources = "'glyphs', a torchvision classifier, timm/NAME, hf/FOLDER, FILE.onnx/.pt/.pt2 or package.module:factory"
     if positional:
         add("model", nargs="?", help=f"architecture: {sources} (default: the configuration's)")
     else:
@@ -44,6 +44,8 @@ def add_model_options(parser: argparse.ArgumentParser, positional: bool = False)
         help="its bundle, made by 'tta-server calibrate' (default: the one beside its weights)",
     )
     add("--device", help="cpu, cuda, cuda:1 or auto (default: auto)")
+    add("--dtype", help="float32, bfloat16 or float16, but for normalisation layers (default: as the weights come)")
+    add("--memory-format", help="contiguous, channels_last, or auto, the faster one (default: contiguous)")
 
 
 def model_overrides(options: argparse.Namespace) -> dict[str, Any]:

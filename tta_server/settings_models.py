@@ -14,8 +14,8 @@ class ModelSettings(Section):
 
     architecture: str = Field(
         "glyphs",
-        description="'glyphs', a torchvision classifier, 'timm/NAME', 'hf/FOLDER', 'FILE.onnx', or "
-        "'package.module:factory'.",
+        description="'glyphs', a torchvision classifier, 'timm/NAME', 'hf/FOLDER', 'FILE.onnx', 'FILE.pt', "
+        "'FILE.pt2', or 'package.module:factory'.",
     )
     name: str = Field(
         "", pattern="^[A-Za-z0-9._:@-]*$", description="Name in URLs and metrics; the architecture's when empty."
@@ -31,6 +31,16 @@ class ModelSettings(Section):
         "learns is torch. The last two need the extra 'onnx' or 'onnx-gpu', and start seconds later.",
     )
     device: str = Field("auto", description="'cpu', 'cuda', 'cuda:1', or 'auto': the first GPU if there is one.")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None,
+        description="Type of the weights, but for normalisation layers, which stay in float32; as they come when "
+        "empty. A bundle is for one type.",
+    )
+    memory_format: Literal["contiguous", "channels_last", "auto"] = Field(
+        "contiguous",
+        description="In which order images and weights lie; 'auto' is the one that answers faster on this machine, "
+        "which is tried at the start and may be the other after a restart.",
+    )
     preprocess: dict[str, Any] | None = Field(None, description="Fields of Preprocess; the architecture's when empty.")
     reference: Path | None = Field(
         None, description="Bundle that 'calibrate' wrote; the one next to the weights when empty."

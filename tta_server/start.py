@@ -32,6 +32,7 @@ def start_facts(service: Service, address: str) -> dict[str, str]:
         "weights": f"sha256 {spec.digest[:16]}",
         "device": str(service.served.model.backbone.device),
         **service.served.model.backbone.findings.remarks,
+        "memory": service.served.model.memory,
         "runtime": service.served.model.answers.remark if service.served.model.answers else "torch",
         "bundle": _bundle(service),
         "adapter": f"{settings.adapter.name} ({given or 'defaults'})",

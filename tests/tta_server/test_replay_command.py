@@ -31,12 +31,13 @@ def digest(data: bytes) -> str:
     return state_digest({name: tensor for name, tensor in load(data).items() if not name.startswith("beside/")})
 
 
-@pytest.fixture(scope="module", params=["torch", "onnx"])
+@pytest.fixture(scope="module", params=[("torch", "channels_last"), ("onnx", "contiguous")], ids="-".join)
 def kept(request, tmp_path_factory):
     """Return the configuration of a server that learnt and stopped, and the digest of each stream's last state."""
     folder = tmp_path_factory.mktemp("replay")
+    runtime, memory_format = request.param
     config = {
-        "model": {"device": "cpu", "runtime": request.param},
+        "model": {"device": "cpu", "runtime": runtime, "memory_format": memory_format},
         "adapter": {"settings": {"lr": 0.01}},
         "engine": {"max_rows": 16, "window_rows": ROWS, "stack_rows": 4 * ROWS, "threads": 1},
         "guard": {"max_distance": 0.001},
@@ -70,6 +71,16 @@ def test_replaying_the_log_gives_the_state_that_the_server_had(kept, name, capsy
 
     assert status == 0
     assert re.search(r"sha256 (\w+)", capsys.readouterr().out)[1] == digests[name]
+
+
+@pytest.mark.parametrize("asked", ["contiguous", "channels_last"])
+def test_steps_are_taken_again_in_the_memory_format_in_which_they_were_taken(kept, asked, capsys, monkeypatch):
+    config, digests = kept
+    monkeypatch.setenv("TTA_MODEL__MEMORY_FORMAT", asked)
+
+    assert main(["replay", "--config", str(config), "--stream", "gate-1"]) == 0
+
+    assert digests["gate-1"] in capsys.readouterr().out
 
 
 def test_a_stream_that_the_log_does_not_know_is_refused(kept, capsys):

@@ -1,7 +1,7 @@
 """Learn from windows: look at them with the source model, take a step, let the guard judge, and commit or not."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -68,6 +68,8 @@ class Learner:
         """
         self._watcher = watcher
         self._learns = learns
+        memory_format = learns.spec.memory_format
+        self._arranged = {} if memory_format == "contiguous" else {"memory_format": memory_format}
         self._answers = answers
         self._metrics = metrics
         self._tell = tell
@@ -241,7 +243,7 @@ class Learner:
                 step=step,
                 verdict=verdict,
                 measures=verdict.measures,
-                extra=_particulars(stream, step, verdict, stack),
+                extra=_particulars(stream, step, verdict, stack) | self._arranged,
             )
         )
         if len(seen.frozen.logits):
@@ -309,7 +311,7 @@ def _alike(
     return list(groups.values())
 
 
-def _particulars(stream: Stream, step: Step, verdict: Verdict, stack: tuple[int, int] | None) -> Mapping[str, Any]:
+def _particulars(stream: Stream, step: Step, verdict: Verdict, stack: tuple[int, int] | None) -> dict[str, Any]:
     """Return what the audit log needs beside the verdict to take the step again."""
     extra: dict[str, Any] = {"stack": list(stack)} if stack else {}
     if verdict.action == "commit" and verdict.state is not step.state:

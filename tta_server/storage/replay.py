@@ -30,6 +30,10 @@ def _no_other(entry: Entry) -> Adapter:
     raise ValueError(f"{_at(entry)} has another adapter; give what makes it")
 
 
+def _no_other_format(memory_format: str) -> Backbone:
+    raise ValueError(f"steps in the log were taken in memory format '{memory_format}'; give such a backbone")
+
+
 def _no_guard(state: State, step: Step, x: Tensor) -> State:
     raise ValueError("the guard changed a step's state; give the guard's projection to replay it")
 
@@ -47,6 +51,7 @@ class Recipe:
             entries with `extra.projected`.
         fetch: Returns the state that a "load", "restore" or "import" took over, if no step in the log made it.
         remake: Returns the adapter that an entry with `extra.adapter` gave the stream.
+        arrange: Returns the backbone in the memory format that an entry says, if it is not the one given.
     """
 
     adapter: Adapter
@@ -56,6 +61,7 @@ class Recipe:
     project: Callable[[State, Step, Tensor], State] = _no_guard
     fetch: Callable[[Entry], State] = _no_file
     remake: Callable[[Entry], Adapter] = _no_other
+    arrange: Callable[[str], Backbone] = _no_other_format
 
     def initial(self) -> State:
         """Return the state that a stream starts from."""
@@ -128,11 +134,14 @@ def _after(entry: Entry, state: State, is_there: bool, lesson: Recipe) -> State:
 
 
 def _step(entry: Entry, state: State, x: Tensor, lesson: Recipe) -> Step:
-    stack = entry.extra.get("stack")
+    stack, backbone = entry.extra.get("stack"), lesson.backbone
+    memory_format = entry.extra.get("memory_format", "contiguous")
+    if memory_format != backbone.spec.memory_format:
+        backbone = lesson.arrange(memory_format)
     if not stack:
-        return lesson.adapter.adapt(lesson.backbone, state, x)
+        return lesson.adapter.adapt(backbone, state, x)
     slot, size = map(int, stack)  # what fills the other slots does not matter, how many there are does
-    steps: list[Step] = adapt_stacked(lesson.adapter, lesson.backbone, [state] * size, torch.stack([x] * size))
+    steps: list[Step] = adapt_stacked(lesson.adapter, backbone, [state] * size, torch.stack([x] * size))
     return steps[slot]
 
 

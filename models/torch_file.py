@@ -1,0 +1,116 @@
+"""A classifier in a TorchScript file or an exported program of torch: it answers, and nothing in it is moved."""
+
+import hashlib
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from tta_server.models.origin import Origin
+from tta_server.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from tta_server.models.reference import beside
+
+SUFFIXES = (".pt", ".pt2")
+
+_PASSED = {"aten.log_softmax.int", "aten.softmax.int", "aten.to.dtype"}  # between the last layer and the output
+_HEADS = {"aten.linear.default": 0, "aten.addmm.default": 1, "aten.mm.default": 0}  # which argument are the features
+
+
+class TorchFileModule(nn.Module):
+    """A program as a module from images to what it returns, with a layer `head` where its features are seen.
+
+    Its weights are not the module's: nothing overrides them.
+    """
+
+    def __init__(self, program: nn.Module, sha: bytes, features: bool) -> None:
+        """Take a program.
+
+        Args:
+            program: What runs, frozen.
+            sha: Digest of the file, which is the model's.
+            features: Whether it returns its features beside its logits.
+        """
+        super().__init__()
+        self._program = (program,)  # in a tuple, so that it is no part of the module
+        self._sha = sha
+        self._features = features
+        self.register_buffer("sha256", torch.tensor(list(sha), dtype=torch.uint8))
+        self.head = _LastLayer()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TorchFileModule":
+        return TorchFileModule(self._program[0], self._sha, self._features)
+
+    def forward(self, x: Tensor) -> Any:  # noqa: ANN401
+        """Return what the program makes of normalised images (N, C, H, W)."""
+        made = self._program[0].to(x.device)(x)
+        return self.head(*made) if self._features else made
+
+
+class _LastLayer(nn.Module):
+    def forward(self, _features: Tensor, logits: Tensor) -> Tensor:
+        """Return the logits."""
+        return logits
+
+
+def torch_file_source(path: Path) -> Origin:
+    """Return the classifier in a file of `torch.jit.save` (.pt) or `torch.export.save` (.pt2), with its weights.
+
+    Raises:
+        ValueError: If the file is missing, damaged or holds something else.
+    """
+    if not path.is_file():
+        raise ValueError(f"model file '{path}' does not exist")
+    script = path.suffix == ".pt"
+    features = False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TorchScript is not developed any more; its files are there
+            if script:
+                program = torch.jit.load(path, map_location="cpu").eval()  # type: ignore[no-untyped-call]
+            else:
+                program = torch.export.load(path).module()
+                features = _with_features(program)
+    except Exception as error:  # damage may lead to anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        wanted = "of torch.jit.save (a state_dict is given by --weights)" if script else "of torch.export.save"
+        raise ValueError(f"'{path}' is no file {wanted}, or a damaged one: {reason}") from error
+    for parameter in program.parameters():
+        parameter.requires_grad_(False)
+    sha = hashlib.sha256(path.read_bytes()).digest()
+
+    def build(_classes: int | None) -> nn.Module:
+        raise ValueError(f"'{path}' holds its own weights and number of classes; give it neither")
+
+    def ready() -> nn.Module:
+        return TorchFileModule(program, sha, features)
+
+    return Origin(
+        build,
+        Preprocess((224, 224), resize=256, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        path,
+        reference=beside(path) if beside(path).is_file() else None,
+        ready=ready,
+        head="head" if features else "",
+    )
+
+
+def _with_features(program: nn.Module) -> bool:
+    """Have a program return the input of its last linear layer, too; false if it is not seen to."""
+    if not isinstance(program, fx.GraphModule):
+        return False
+    output = next(node for node in program.graph.nodes if node.op == "output")
+    made = output.args[0]
+    logits = made[0] if isinstance(made, tuple) and len(made) == 1 else None
+    node = logits
+    while isinstance(node, fx.Node) and str(node.target) in _PASSED:
+        node = node.args[0]
+    if not isinstance(node, fx.Node) or str(node.target) not in _HEADS:
+        return False
+    features = node.args[_HEADS[str(node.target)]]
+    output.args = ((features, logits),)
+    # What gives the outputs their structure back knows of one only.
+    program.graph.set_codegen(fx.graph.CodeGen())
+    program.recompile()
+    return True

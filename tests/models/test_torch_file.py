@@ -1,0 +1,85 @@
+"""Files of TorchScript and torch.export: served as they are, or refused in one line."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from tests.networks import reference_network
+from tta_server.adapters import create
+from tta_server.adapters.base import check
+from tta_server.models import Custom, Model, Preprocess, Reference, load
+
+SMALL = Custom(preprocess=Preprocess((32, 32)))
+X = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def saved(folder: Path, suffix: str, network: nn.Module) -> str:
+    path = folder / f"mine{suffix}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if suffix == ".pt":
+            torch.jit.save(torch.jit.trace(network.eval(), X), path)
+        else:
+            rows = {0: torch.export.Dim("rows", min=1, max=256)}
+            torch.export.save(torch.export.export(network.eval(), (X,), dynamic_shapes=(rows,)), path)
+    return str(path)
+
+
+@pytest.fixture(scope="module", params=[".pt", ".pt2"])
+def path(request, tmp_path_factory) -> Path:
+    return Path(saved(tmp_path_factory.mktemp("files"), request.param, reference_network()))
+
+
+@pytest.fixture(scope="module")
+def model(path) -> Model:
+    return load(str(path), custom=SMALL)
+
+
+def test_a_file_answers_as_its_network_and_says_what_is_in_it(model):
+    output = model.backbone.forward(X)
+
+    assert_close(output.logits, reference_network().eval()(X), atol=1e-5, rtol=1e-4)
+    assert model.backbone.spec.name == "mine"
+    assert model.backbone.findings.apart
+    assert "no parameters" in model.backbone.findings.remarks["type"]
+
+
+def test_features_are_found_in_an_exported_program_and_not_in_a_script(path, model):
+    output = model.backbone.forward(X)
+    if path.suffix == ".pt":
+        assert "none found" in model.backbone.findings.remarks["head"]
+        assert output.features.shape == output.logits.shape
+    else:
+        fc = reference_network().fc
+        assert_close(fc(output.features), output.logits, atol=1e-5, rtol=1e-4)
+
+
+def test_what_needs_no_statistics_is_served_and_the_rest_refused(model):
+    tensors = {"memory/features": torch.randn(40, model.backbone.spec.features), "memory/labels": torch.arange(40) % 10}
+    reference = Reference(model.backbone.spec.digest, tensors)
+    for adapter in map(create, ("source", "lame", "adanpc")):
+        state = adapter.init(model.backbone, reference)
+        assert adapter.predict(model.backbone, adapter.adapt(model.backbone, state, X).state, X).logits.isfinite().all()
+    for name in ("tent", "bn", "cotta"):
+        with pytest.raises(ValueError, match=name):
+            check(create(name), model.backbone, reference)
+
+
+def test_other_files_and_wishes_are_refused_in_one_line(path, tmp_path):
+    other = tmp_path / f"w{path.suffix}"
+    with pytest.raises(ValueError, match="does not exist"):
+        load(str(other))
+    torch.save(reference_network().state_dict(), other)
+    with pytest.raises(ValueError, match=r"is no file of torch\.[a-z.]+save") as refused:
+        load(str(other))
+    assert "\n" not in str(refused.value)
+    with pytest.raises(ValueError, match="holds no weights that can be converted"):
+        load(str(path), custom=Custom(preprocess=Preprocess((32, 32)), dtype="bfloat16"))
+    with pytest.raises(ValueError, match="has 10 classes, not the 7 asked for"):
+        load(str(path), custom=Custom(classes=7, preprocess=Preprocess((32, 32))))
+    with pytest.raises(ValueError, match="cannot run on 3 images of shape"):
+        load(str(path), custom=Custom(preprocess=Preprocess((32, 32), channels=1)))
