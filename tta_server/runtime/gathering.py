@@ -32,7 +32,7 @@ MOST_BYTES: Final = 256 * 2**20
 
 GatheringState = Literal["idle", "gathering", "making", "made", "failed", "cancelled"]
 
-_RESTART = "restart the server to use it; until then the frozen model answers as before"
+_RESTART = "restart the server to use it; until then nothing changes"
 _MOST_SAID = 500
 
 
