@@ -20,7 +20,7 @@ SLOW := crash fuzz replicas k8s load_tests test_docs_adapters.py test_docs_netwo
 # What test-observability runs: drift, metrics, alerts, dashboard, page, log, webhooks.
 OBSERVED := k8s $(addprefix tta_server/,drift telemetry test_drift_api.py test_label_free_metrics.py test_logs.py test_page.py)
 
-.PHONY: help demo test test-replicas test-observability test-quick test-crash test-fuzz image-test check serve bench bench-http bench-overload bench-streams bench-guard bench-domains bench-domains-cost bench-drift bench-backend bench-gpu networks format clean test-ray
+.PHONY: help demo test test-replicas test-observability test-quick test-crash test-fuzz image-test check serve bench bench-http bench-overload bench-streams bench-guard bench-domains bench-domains-cost bench-drift bench-backend bench-gpu networks format clean test-ray bench-hostile
 
 help:
 	@echo "make demo    replay a drifting camera against the server (ARGS=--once stops it at the end)"
@@ -37,6 +37,7 @@ help:
 	@echo "make bench   measure predict and adapt steps against the plain forward"
 	@echo "make bench-http compare this server with a bare application (and with LitServe and mosec, see load_tests/http.py)"
 	@echo "make bench-overload ask ten times more than the server can answer, for a minute"
+	@echo "make bench-hostile attack the server in every known way, and see what it costs it and its good clients"
 	@echo "make bench-streams measure many streams stacked against one after another"
 	@echo "make bench-domains measure what a state for each domain would gain"
 	@echo "make bench-domains-cost measure what telling domains apart costs"
@@ -93,7 +94,7 @@ test-crash: $(INSTALLED)
 	$(BIN)/pytest tests/crash --kills 200 --server-kills 200 $(ARGS)
 
 test-fuzz: $(INSTALLED)
-	$(BIN)/pytest tests/fuzz --examples 50 $(ARGS)
+	$(BIN)/pytest tests/fuzz -rP --examples 50 $(ARGS)
 
 image-test: $(INSTALLED)
 	@{ command -v buildah && command -v debootstrap; } > /dev/null || apt-get install --yes --no-install-recommends buildah debootstrap
@@ -116,6 +117,9 @@ bench-http: $(INSTALLED)
 
 bench-overload: $(INSTALLED)
 	$(BIN)/python -m load_tests.overload $(ARGS)
+
+bench-hostile: $(INSTALLED)
+	$(BIN)/python -m load_tests.hostile $(ARGS)
 
 bench-streams: $(INSTALLED)
 	$(BIN)/python -m load_tests.streams $(ARGS)

@@ -82,7 +82,7 @@ def _run(options: argparse.Namespace, payloads: list[Body]) -> tuple[list[str], 
         "streams": {"duplicate_memory": 0, "named": {_FROZEN: {"mode": "off"}, _ADAPTING: {"mode": "after"}}},
         "guard": {"enabled": False},
     }
-    with tempfile.TemporaryDirectory() as folder, local_server(Path(folder), config, options.threads) as url:
+    with tempfile.TemporaryDirectory() as folder, local_server(Path(folder), config, options.threads) as (url, _):
         return _measure(options, url, payloads)
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import yaml
@@ -19,9 +19,21 @@ _START_WITHIN_S = 120.0
 _SETTLE_WITHIN_S = 20.0
 
 
+class Local(NamedTuple):
+    """A server on this machine.
+
+    Attributes:
+        url: Its address.
+        pid: Of its process.
+    """
+
+    url: str
+    pid: int
+
+
 @contextmanager
-def local_server(folder: Path, config: dict[str, Any], threads: int = 0) -> Iterator[str]:
-    """Start a server with `config` on a free port, yield its address when it is ready, and stop it at the end.
+def local_server(folder: Path, config: dict[str, Any], threads: int = 0) -> Iterator[Local]:
+    """Start a server with `config` on a free port, yield it when it is ready, and stop it at the end.
 
     Args:
         folder: Where its configuration and its log go.
@@ -40,7 +52,7 @@ def local_server(folder: Path, config: dict[str, Any], threads: int = 0) -> Iter
     with log.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=clean)
     try:
-        yield _ready(process, log)
+        yield Local(_ready(process, log), process.pid)
     finally:
         process.terminate()
         process.wait(60)

@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         },
         "guard": {"enabled": options.guard},
     }
-    with tempfile.TemporaryDirectory() as folder, local_server(Path(folder), config, options.threads) as url:
+    with tempfile.TemporaryDirectory() as folder, local_server(Path(folder), config, options.threads) as (url, _):
         closed_loop(url, 2.0, _CLIENTS, _STREAMS, payloads)  # warms up
         windows(url)  # waits until nothing is learnt
         saturated = _answered(closed_loop(url, 5.0, _CLIENTS, (_FROZEN,), payloads))

@@ -7,6 +7,7 @@ import numpy as np
 import orjson
 from fastapi import APIRouter, Request, Response
 
+from tta_server.api import base64_files
 from tta_server.api.answers import Predictions, told
 from tta_server.api.caller import Callers, hung_up
 from tta_server.api.encoding import body_of
@@ -20,7 +21,9 @@ from tta_server.runtime.codec import FORMATS, Upload
 from tta_server.runtime.job import Answer
 from tta_server.runtime.served import Served, find
 
-_NOTHING = "no image in the request; send one or several files as multipart/form-data, or one image as the body"
+_NOTHING = (
+    "no image in the request; send one or several files as multipart/form-data or as base64 in JSON, or one as the body"
+)
 
 _FILE: dict[str, Any] = {"type": "string", "format": "binary"}
 IMAGES: dict[str, Any] = {
@@ -34,6 +37,7 @@ IMAGES: dict[str, Any] = {
                     "properties": {"image": {"type": "array", "items": _FILE}},
                 }
             },
+            "application/json": {"schema": base64_files.SCHEMA},
             **{f"image/{name.lower()}": {"schema": _FILE} for name in FORMATS},
         },
     }
@@ -49,7 +53,11 @@ async def uploads(request: Request, max_images: int) -> tuple[Upload, ...]:
     """
     body = await body_of(request)
     content_type = request.headers.get("content-type", "")
-    if not content_type.lower().startswith("multipart/form-data"):
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == "application/json":
+        sent = base64_files.files(body, max_images)
+        return tuple(Upload(f"image {place} of {len(sent)}", data) for place, data in enumerate(sent, 1))
+    if kind != "multipart/form-data":
         if not body:
             raise BadRequest(_NOTHING)
         return (Upload("the body", body),)
@@ -74,8 +82,9 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
 
     @routes.post("/predict", openapi_extra=IMAGES, **declared, summary="Classify one or several images")
     async def predict(request: Request, top_k: int = min(5, len(labels))) -> Response:
-        """Classify image files (JPEG, PNG, WebP, TIFF, BMP, AVIF): several as multipart/form-data, or one as the body.
+        """Classify image files (JPEG, PNG, WebP, TIFF, BMP, AVIF).
 
+        Several come as multipart/form-data, or as base64 in JSON; one may be the body.
         The header `X-Stream-Id` names the stream; without it the stream is `default`. The header `X-Request-Id` names
         the request for labels that come later; without it the server makes one up. `top_k` limits the classes that are
         listed for each image.

@@ -1,0 +1,106 @@
+"""What hostile clients get, what they cost the server, and how long a good client waits meanwhile.
+
+    python -m load_tests.hostile --seconds 5 --out hostile.md
+
+The server has its defaults and the embedded model. Attackers and good client run on the machine of the server, so the
+good client also waits for CPUs that the attackers take.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from load_tests.attacks import ATTACKS, Attack, prepare
+from load_tests.clock import quantile
+from load_tests.local_server import local_server
+from load_tests.machine import describe, load_average
+from load_tests.siege import Siege, Stood, memory, siege
+
+_MIB = 2**20
+_COLUMNS = (
+    *("attack", "its connections got", "longest, s", "due, s", "memory, MiB", "good: lost", "p99 without, ms"),
+    *("p99 with, ms", "ratio"),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print a Markdown report, and write it to a file if asked; returns 1 if an answer was wrong or lost."""
+    options = _parser().parse_args(arguments)
+    before, rows, failed = load_average(), [], []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare(folder / "kept")
+        with local_server(folder, {"storage": {"url": str(folder / "kept")}}, options.threads) as server:
+            with siege(server.url, server.pid, folder) as begun:
+                begun.quiet(options.seconds)  # warms up
+                at_rest = memory(server.pid, "VmRSS")
+                for attack in [each for each in ATTACKS if options.only in each.name]:
+                    quiet, stood = begun.quiet(options.seconds), _again(begun, attack, options.seconds)
+                    rows.append(_row(attack, quiet, stood, at_rest))
+                    failed += [attack.name] if _fails(attack, stood) else []
+                    print(rows[-1], file=sys.stderr)
+            stopping_s = time.monotonic()
+        stopping_s = time.monotonic() - stopping_s
+    facts = describe(torch.device("cpu")) | {"load average": f"{before:.1f} before, {load_average():.1f} after"}
+    lines = [f"- {name}: {fact}" for name, fact in facts.items() if name != "device"]
+    lines += [f"- memory at rest: {at_rest / _MIB:.0f} MiB", f"- stopped {stopping_s:.1f} s after it was told", ""]
+    lines += [f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}", *rows]
+    lines += [f"\nnot as it should be: {', '.join(failed)}"] if failed else []
+    print("\n".join(lines))
+    if options.out:
+        options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return int(bool(failed))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m load_tests.hostile", description="Attack a server.")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each attack, and before it (default: 5)")
+    parser.add_argument("--threads", type=int, default=0, help="torch's threads (default: its own choice)")
+    parser.add_argument("--only", default="", help="attacks whose names hold this (default: all)")
+    parser.add_argument("--out", type=Path, help="also write the report to this file")
+    return parser
+
+
+def _again(begun: Siege, attack: Attack, seconds: float) -> Stood:
+    """Attack until some seconds are over; returns what was seen in all of them."""
+    found = begun.stand(attack)
+    while found.took_s < seconds:
+        more = begun.stand(attack)
+        found = Stood(
+            found.took_s + more.took_s,
+            max(found.peak_bytes, more.peak_bytes),
+            found.heard + more.heard,
+            found.good + more.good,
+            found.probes + more.probes,
+        )
+    return found
+
+
+def _fails(attack: Attack, stood: Stood) -> bool:
+    return bool(attack.wrong(stood.heard)) or _lost(stood) > 0 or set(stood.probes) != {200}
+
+
+def _lost(stood: Stood) -> int:
+    return sum(each.status != 200 for each in stood.good)
+
+
+def _row(attack: Attack, quiet: Stood, stood: Stood, at_rest: int) -> str:
+    got = Counter(each.status for each in stood.heard)
+    told = ", ".join(f"{count} x {status or 'closed'}" for status, count in got.most_common())
+    without, during = (1000 * quantile([each.took_s for each in one.good], 0.99) for one in (quiet, stood))
+    cells = [
+        *(attack.name, told, f"{max(each.took_s for each in stood.heard):.1f}", f"{attack.within_s:g}"),
+        *(f"+{max(0, stood.peak_bytes - at_rest) / _MIB:.0f}", f"{_lost(stood)} of {len(stood.good)}"),
+        *(f"{without:.0f}", f"{during:.0f}", f"{during / without:.1f}"),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
