@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from load_tests.gpu import PARTS, main
 
@@ -30,5 +31,6 @@ def test_a_part_that_fails_does_not_end_the_others(monkeypatch, capsys):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_every_adapter_learns_on_a_gpu_what_it_learns_on_a_cpu():
     assert main(["--parts", "as on a CPU"]) == 0

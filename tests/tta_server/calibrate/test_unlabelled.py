@@ -108,7 +108,7 @@ def test_labels_change_nothing_in_parts_that_need_none(both):
         assert tensor.numpy().tobytes() == labelled.tensors[name].numpy().tobytes()
     without = {name.partition("/")[2] for name in labelled.tensors.keys() - plain.tensors.keys()}
     assert {name for name in without if "_" in name} == {
-        f"{s}_accuracy_{n}" for s in ("atc", "doc") for n in (16, 32, 64)
+        f"{s}_accuracy_{n}" for s in ("atc", "doc", "estimated") for n in (16, 32, 64)
     }
 
 

@@ -22,7 +22,7 @@ class Says:
 
 def source_answers(said: Says, images: int, vouched: bool = False) -> bool:
     output = Output(torch.zeros(images, 4), torch.zeros(images, 3))
-    compare = Compare(GuardSettings(), said, lambda x: vouched)
+    compare = Compare(GuardSettings(), said, lambda _x, _frozen: vouched)
     return compare.begin(Record.fresh(4), torch.zeros(images, 1), output, output).source
 
 
