@@ -71,7 +71,7 @@ def test_an_error_of_a_command_is_the_servers_on_every_route(tmp_path, monkeypat
     for commands in (Commands, CompareCommands, DomainCommands, DriftCommands, StateCommands):
         for name in [name for name in vars(commands) if not name.startswith("_") and name != "save"]:
             monkeypatch.setattr(commands, name, bug)
-    # Neither the log of all streams nor a home that is gathered asks a command; the log of one does only if it is empty.
+    # Neither the log of all streams nor a home that is gathered asks a command; the log of one does if it is empty.
     wanted = [name for name in routes(service) if name != "GET /v1/audit" and not name.endswith("/calibrate")]
 
     answers = asked(service, {name: BODIES.get(name, {}) for name in wanted})
