@@ -84,7 +84,7 @@ def _ready(process: "subprocess.Popen[bytes]", log: Path) -> str:
     stop_s = time.monotonic() + _START_WITHIN_S
     while time.monotonic() < stop_s and process.poll() is None:
         time.sleep(0.1)
-        found = re.search(r"http://[\d.]+:\d+", log.read_text())
+        found = re.search(r"http://[\d.]+:\d+", log.read_text(errors="replace"))
         try:
             if found and httpx.get(f"{found.group()}/readyz", trust_env=False).status_code == 200:
                 return found.group()

@@ -70,7 +70,8 @@ def running(
 def _address(process: "subprocess.Popen[str]", log: Path) -> str:
     deadline = time.monotonic() + START_WITHIN_S
     while time.monotonic() < deadline and process.poll() is None:
-        found = re.search(r"https?://[\d.]+:\d+", log.read_text())
+        # What is being written may end within a character.
+        found = re.search(r"https?://[\d.]+:\d+", log.read_text(errors="replace"))
         if found:
             return found.group()
         time.sleep(0.05)

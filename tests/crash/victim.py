@@ -47,7 +47,8 @@ class Victim:
         """Wait until it answers; return whether it lives to do so."""
         deadline_s = time.monotonic() + START_WITHIN_S
         while time.monotonic() < deadline_s and self.process.is_alive():
-            if found := re.search(r"http://[\d.]+:\d+", self._log.read_text()):
+            # What is being written may end within a character.
+            if found := re.search(r"http://[\d.]+:\d+", self._log.read_text(errors="replace")):
                 self.client.base_url = found.group()
                 if self._answers():
                     return True

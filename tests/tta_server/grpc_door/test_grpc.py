@@ -60,7 +60,7 @@ def reached(tmp_path_factory) -> Iterator[Reached]:
         "limits": {"max_body_bytes": BODY_BYTES, "max_receiving_bytes": BODY_BYTES},  # one message at a time
     }
     with running(folder, config) as server:
-        port = re.search(r"port (\d+)", (folder / "server.log").read_text())
+        port = re.search(r"port (\d+)", (folder / "server.log").read_text(errors="replace"))
         headers, others = ({"authorization": f"Bearer {key}"} for key in (strong, weak))
         server.client.headers.update(headers)
         address = f"127.0.0.1:{port[1]}"
