@@ -99,6 +99,8 @@ def load(
         ValueError: If the name is unknown, the factory fails, the weights do not fit, the labels do not match the
             classes, or the bundle is damaged or was made with other weights.
     """
+    if architecture.endswith(SUFFIXES) and not weights:
+        check_file(Path(architecture), sha256)  # first: reading such a file may run what is in it
     source = find(architecture)
     names, classes = _labels(custom.labels), custom.classes
     path = Path(weights) if weights else source.weights
@@ -157,6 +159,10 @@ def _arranged(
         return plain, plain.spec.memory_format
     module.to(memory_format=torch.channels_last)
     other = freeze()
+    if asked == "channels_last" and other.spec.memory_format != asked:
+        raise ValueError(
+            "model.memory_format: this model holds no weights that could lie as channels_last; leave it out"
+        )
     if asked == "channels_last" or other.spec.memory_format == plain.spec.memory_format:
         return other, other.spec.memory_format
     share = compare(other, plain)

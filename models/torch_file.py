@@ -36,6 +36,7 @@ class TorchFileModule(nn.Module):
         self._program = (program,)  # in a tuple, so that it is no part of the module
         self._sha = sha
         self._features = features
+        self._answered = False
         self.register_buffer("sha256", torch.tensor(list(sha), dtype=torch.uint8))
         self.head = _LastLayer()
 
@@ -43,8 +44,20 @@ class TorchFileModule(nn.Module):
         return TorchFileModule(self._program[0], self._sha, self._features)
 
     def forward(self, x: Tensor) -> Any:  # noqa: ANN401
-        """Return what the program makes of normalised images (N, C, H, W)."""
-        made = self._program[0].to(x.device)(x)
+        """Return what the program makes of normalised images (N, C, H, W).
+
+        Raises:
+            ValueError: If the first answer changes the program: it was saved in training mode.
+        """
+        program = self._program[0].to(x.device)
+        before = {} if self._answered else {name: tensor.clone() for name, tensor in program.state_dict().items()}
+        made = program(x)
+        now = program.state_dict()
+        if any(not torch.equal(now[name], tensor) for name, tensor in before.items()):
+            raise ValueError(
+                "the file was saved in training mode, so that answers change it: call .eval() before saving"
+            )
+        self._answered = True
         return self.head(*made) if self._features else made
 
 

@@ -83,3 +83,19 @@ def test_other_files_and_wishes_are_refused_in_one_line(path, tmp_path):
         load(str(path), custom=Custom(classes=7, preprocess=Preprocess((32, 32))))
     with pytest.raises(ValueError, match="cannot run on 3 images of shape"):
         load(str(path), custom=Custom(preprocess=Preprocess((32, 32), channels=1)))
+
+
+def test_a_file_with_another_digest_is_not_even_read(tmp_path):
+    path = tmp_path / "net.pt2"
+    path.write_bytes(b"whatever this is, it is not read")
+
+    with pytest.raises(ValueError, match="has sha256"):
+        load(str(path), sha256="0" * 64)
+
+
+def test_a_file_that_was_saved_in_training_mode_is_refused(tmp_path):
+    path = tmp_path / "mine.pt2"
+    torch.export.save(torch.export.export(reference_network().train(), (X,)), path)
+
+    with pytest.raises(ValueError, match="training mode"):
+        load(str(path), custom=SMALL)

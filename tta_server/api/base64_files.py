@@ -53,6 +53,6 @@ def files(body: bytes, most: int) -> list[bytes]:
 def _file(text: str, place: int, count: int) -> bytes:
     rest = text.partition(";base64,")[2] if text.startswith("data:") else text
     try:
-        return base64.b64decode("".join(rest.split()), validate=True)
+        return base64.b64decode(rest.encode("ascii").translate(None, b" \t\r\n"), validate=True)
     except (binascii.Error, ValueError) as error:
         raise BadRequest(f"image {place} of {count} is not base64 ({error})") from error

@@ -133,8 +133,12 @@ def _watched(gone: Callable[[], Coroutine[Any, Any, object]]) -> "Iterator[async
     watches: list[asyncio.Task[None]] = []
 
     async def watch() -> None:
-        await gone()
-        hung_up.set_result(None)
+        try:
+            await gone()
+        except Exception as error:
+            hung_up.set_exception(error)
+        else:
+            hung_up.set_result(None)
 
     begin = loop.call_later(_WATCHED_AFTER_S, lambda: watches.append(loop.create_task(watch())))
     try:

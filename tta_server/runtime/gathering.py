@@ -23,6 +23,7 @@ from tta_server.errors import Conflict, TooLarge
 from tta_server.models import Model
 from tta_server.models.onnx_file import SUFFIX
 from tta_server.models.reference import beside
+from tta_server.models.torch_file import SUFFIXES
 from tta_server.runtime.desk import Who
 from tta_server.settings_models import ModelSettings
 from tta_server.streams.window import Images, Offered
@@ -85,9 +86,14 @@ class Gathering:
         most = MOST_BYTES // math.prod(self.model.preprocess.input_shape)
         if images > most:
             raise TooLarge(f"{images} images would take more than {MOST_BYTES} bytes; ask for at most {most}")
+        before = self.state, self.stream, self.wanted, self.said, self._who
         self.state, self.stream, self.wanted, self.said, self._who = "gathering", stream, images, "", who
         self._images = {}
-        return self._tell()
+        try:
+            return self._tell()
+        except Exception:  # nobody was told, so nothing is gathered
+            self.state, self.stream, self.wanted, self.said, self._who = before
+            raise
 
     def cancel(self, who: Who) -> dict[str, Any]:
         """End it, and forget the images; nothing of a bundle is written.
@@ -128,7 +134,7 @@ class Gathering:
     def _path(self) -> Path:
         """Return where the bundle goes: where the next start looks for it."""
         path, file = self.settings.reference, self.settings.architecture
-        weights = self.settings.weights or (Path(file) if file.endswith(SUFFIX) else None)
+        weights = self.settings.weights or (Path(file) if file.endswith((SUFFIX, *SUFFIXES)) else None)
         if path is None and weights is None:
             raise Conflict("the model has no weights file to put the bundle next to; set model.weights")
         path = path or beside(weights)  # type: ignore[arg-type]
@@ -141,8 +147,8 @@ class Gathering:
             with tempfile.TemporaryDirectory(prefix="tta-home-") as folder:
                 await asyncio.to_thread(_write, Path(folder), self.settings, images)
                 failed = await _calibrate(Path(folder), self._path())
-        except (OSError, Conflict) as error:
-            failed = str(error)
+        except Exception as error:  # whatever it is, a person is told, and may ask again
+            failed = str(error) or type(error).__name__
         self.state = "failed" if failed else "made"
         self.said = failed or f"wrote '{self._path()}'; {_RESTART}"
         self._tell()
@@ -166,13 +172,15 @@ def _write(folder: Path, settings: ModelSettings, images: Iterable[npt.NDArray[n
 async def _calibrate(folder: Path, path: Path) -> str:
     """Have a process of its own make the bundle, on one thread of the CPU; returns why it failed, or nothing."""
     options = ("--config", "model.yaml", "--unlabelled", "images.npz", "--device", "cpu", "--out")
+    # What it is to serve stands in the file; settings of the environment would win over it.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TTA_")}
     files = [str(folder / each) if "." in each else each for each in options]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tta_server", "calibrate", *files, str(path)),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        env=inherited | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
     )
     try:
         _, wrong = await process.communicate()
