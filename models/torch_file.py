@@ -50,15 +50,18 @@ class TorchFileModule(nn.Module):
             ValueError: If the first answer changes the program: it was saved in training mode.
         """
         program = self._program[0].to(x.device)
-        before = {} if self._answered else {name: tensor.clone() for name, tensor in program.state_dict().items()}
+        made = program(x) if self._answered else self._first(program, x)
+        return self.head(*made) if self._features else made
+
+    def _first(self, program: nn.Module, x: Tensor) -> Any:  # noqa: ANN401
+        before = {name: tensor.clone() for name, tensor in program.state_dict().items()}
         made = program(x)
-        now = program.state_dict()
-        if any(not torch.equal(now[name], tensor) for name, tensor in before.items()):
+        if any(not torch.equal(tensor, before[name]) for name, tensor in program.state_dict().items()):
             raise ValueError(
                 "the file was saved in training mode, so that answers change it: call .eval() before saving"
             )
         self._answered = True
-        return self.head(*made) if self._features else made
+        return made
 
 
 class _LastLayer(nn.Module):

@@ -131,6 +131,15 @@ def test_damage_to_the_weights_is_seen():
     assert "damaged" in subject.worker.damage()
 
 
+def test_weights_that_the_digest_covers_are_not_asked_for_answers_as_well(monkeypatch):
+    backbone = tiny()
+    subject = wired(backbone=backbone)
+    subject.worker.warm_up(8)
+    monkeypatch.setattr(backbone, "forward", pytest.fail)
+
+    assert subject.worker.damage() == ""
+
+
 @pytest.mark.parametrize("graph", ["_source", "_streams"])
 def test_damage_to_a_graph_is_seen_though_torchs_weights_are_whole(graph, monkeypatch):
     onnx = OnnxBackbone(tiny())
