@@ -67,24 +67,25 @@ class AdaNPC(Adapter):
 
     def predict(self, backbone: Backbone, state: State, x: Tensor) -> Output:
         """Answer `x` (N, C, H, W); the logits are the logarithms of the votes (N, K)."""
-        output, votes = self._answer(backbone, state, x)
+        output, _, votes = self._answer(backbone, state, x)
         return output._replace(logits=log_probabilities(votes))
 
     def adapt(self, backbone: Backbone, state: State, x: Tensor) -> Step:
         """Answer `x` (N, C, H, W) and remember its confident rows."""
-        output, votes = self._answer(backbone, state, x)
+        output, features, votes = self._answer(backbone, state, x)
         scores = votes if self.confidence == "vote" else votes.softmax(1)
         confidence, labels = scores.max(1)
-        features = normalize(output.features.to(state["source/features"].dtype))
         chosen = (confidence >= self.threshold) & features.isfinite().all(1)
         kept, accepted = accept(state, _remember(state, features, labels, chosen), chosen.any())
         return Step(
             kept, output._replace(logits=log_probabilities(votes)), {"accepted": accepted, "selected": chosen.sum()}
         )
 
-    def _answer(self, backbone: Backbone, state: State, x: Tensor) -> tuple[Output, Tensor]:
+    def _answer(self, backbone: Backbone, state: State, x: Tensor) -> tuple[Output, Tensor, Tensor]:
+        """Return the output, its features as they are remembered (N, D), and the votes (N, K)."""
         output = backbone.forward(x)._replace(moments={})
-        return output, self._vote(state, normalize(output.features.to(state["source/features"].dtype)))
+        features = normalize(output.features.to(state["source/features"].dtype))
+        return output, features, self._vote(state, features)
 
     def _vote(self, state: State, features: Tensor) -> Tensor:
         ring = state["ring/features"]

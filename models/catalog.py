@@ -16,7 +16,7 @@ from tta_server.models.onnx_file import SUFFIX
 from tta_server.models.origin import Origin
 from tta_server.models.preprocess import Preprocess
 from tta_server.models.reference import Reference, beside, load_reference
-from tta_server.models.sources import find
+from tta_server.models.sources import find, own_file
 from tta_server.models.torch_backbone import TorchBackbone
 from tta_server.models.torch_file import SUFFIXES
 from tta_server.models.weights import check_file, load_weights, read_weights
@@ -99,13 +99,16 @@ def load(
         ValueError: If the name is unknown, the factory fails, the weights do not fit, the labels do not match the
             classes, or the bundle is damaged or was made with other weights.
     """
-    if architecture.endswith(SUFFIXES) and not weights:
-        check_file(Path(architecture), sha256)  # first: reading such a file may run what is in it
+    file = own_file(architecture)
+    path = Path(weights) if weights else file
+    if sha256 and path and path == file:
+        check_file(path, sha256)  # first: reading such a file may run what is in it
     source = find(architecture)
     names, classes = _labels(custom.labels), custom.classes
-    path = Path(weights) if weights else source.weights
+    path = path or source.weights
     if source.ready and path and path == source.weights:
-        check_file(path, sha256)
+        if path != file:
+            check_file(path, sha256)
         module = source.ready()
     else:
         own = ":" in architecture or architecture == "glyphs"

@@ -36,6 +36,11 @@ def default_preprocess(architecture: str) -> Preprocess:
     return find(architecture).preprocess
 
 
+def own_file(architecture: str) -> Path | None:
+    """Return the file that a model is, its weights in it; None if it is named otherwise."""
+    return Path(architecture) if architecture.endswith((SUFFIX, *SUFFIXES)) else None
+
+
 def find(architecture: str) -> Origin:
     """Return what is known of an architecture.
 

@@ -19,10 +19,9 @@ from tta_server.calibrate.null import Windows
 from tta_server.calibrate.unlabelled import Unlabelled, read_unlabelled
 from tta_server.guard.lacking import lacking, sentences
 from tta_server.models import Model, Reference, glyphs
-from tta_server.models.onnx_file import SUFFIX
 from tta_server.models.reference import beside
 from tta_server.models.robust import PART
-from tta_server.models.torch_file import SUFFIXES
+from tta_server.models.sources import own_file
 from tta_server.settings_file import add_model_options, load_settings, model_overrides
 from tta_server.settings_models import ModelSettings
 
@@ -126,9 +125,7 @@ def _read(options: argparse.Namespace, model: Model, told: Progress) -> Labelled
 
 
 def _out(out: Path | None, settings: ModelSettings) -> Path:
-    weights = settings.weights or (
-        Path(settings.architecture) if settings.architecture.endswith((SUFFIX, *SUFFIXES)) else None
-    )
+    weights = settings.weights or own_file(settings.architecture)
     if out is None and weights is None and settings.architecture != "glyphs":
         raise ValueError(f"model '{settings.architecture}' has no weights file to put the bundle next to; give --out")
     path = out or (beside(weights) if weights else glyphs.REFERENCE)

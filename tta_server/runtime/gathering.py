@@ -21,9 +21,8 @@ import yaml
 
 from tta_server.errors import Conflict, TooLarge
 from tta_server.models import Model
-from tta_server.models.onnx_file import SUFFIX
 from tta_server.models.reference import beside
-from tta_server.models.torch_file import SUFFIXES
+from tta_server.models.sources import own_file
 from tta_server.runtime.desk import Who
 from tta_server.settings_models import ModelSettings
 from tta_server.streams.window import Images, Offered
@@ -133,8 +132,7 @@ class Gathering:
 
     def _path(self) -> Path:
         """Return where the bundle goes: where the next start looks for it."""
-        path, file = self.settings.reference, self.settings.architecture
-        weights = self.settings.weights or (Path(file) if file.endswith((SUFFIX, *SUFFIXES)) else None)
+        path, weights = self.settings.reference, self.settings.weights or own_file(self.settings.architecture)
         if path is None and weights is None:
             raise Conflict("the model has no weights file to put the bundle next to; set model.weights")
         path = path or beside(weights)  # type: ignore[arg-type]
