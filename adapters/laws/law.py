@@ -69,7 +69,8 @@ class Operators(TorchDispatchMode):
 
 def bits(state: State) -> dict[str, bytes]:
     """Return the exact content of a state, for bitwise comparison."""
-    return {name: tensor.detach().cpu().contiguous().numpy().tobytes() for name, tensor in state.items()}
+    flat = {name: tensor.detach().cpu().contiguous().reshape(-1) for name, tensor in state.items()}
+    return {name: tensor.view(torch.uint8).numpy().tobytes() for name, tensor in flat.items()}
 
 
 def layout(state: State) -> list[tuple[str, torch.Size, torch.dtype, torch.device]]:

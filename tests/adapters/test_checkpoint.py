@@ -38,6 +38,18 @@ def file(tent, backbone, batches, tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.bool]
+)
+def test_tensors_of_any_type_and_layout_come_back_bitwise(tent, backbone, dtype):
+    values = torch.arange(12).reshape(3, 4).to(dtype)
+    beside = {"plain": values, "again": values, "turned": values.T, "none": values[:0], "one": values[0, 0]}
+
+    found = load_beside(dump_state(tent, backbone, tent.init(backbone), beside=beside))
+
+    assert bits(found) == bits(beside)
+
+
 @pytest.fixture
 def dumped(file) -> bytes:
     return file.read_bytes()

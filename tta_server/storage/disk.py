@@ -5,6 +5,7 @@ import fcntl
 import logging
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,7 @@ class Disk:
         self._lock: int | None = None
         self._alone = True
         self._locking = fcntl.LOCK_EX
+        self._holding = threading.Lock()
 
     def claim(self, alone: bool = True) -> None:
         """Lock the folder, alone or beside others who share it; the lock goes with the process, however it ends."""
@@ -48,21 +50,23 @@ class Disk:
         Raises:
             OSError: If another server has it now.
         """
-        if self._lock is None or self._is_ours(self._lock):
-            return
-        log.error("storage folder '%s' was removed or replaced; what it held is gone", self._root)
-        try:
-            again = self._locked()
-        except BlockingIOError as error:
-            raise OSError(f"storage folder '{self._root}' was removed, and another server has it now") from error
-        os.close(self._lock)
-        self._lock = again
+        with self._holding:  # or two threads would find it lost, and one of them take the other for a server
+            if self._lock is None or self._is_ours(self._lock):
+                return
+            log.error("storage folder '%s' was removed or replaced; what it held is gone", self._root)
+            try:
+                again = self._locked()
+            except BlockingIOError as error:
+                raise OSError(f"storage folder '{self._root}' was removed, and another server has it now") from error
+            os.close(self._lock)
+            self._lock = again
 
     def release(self) -> None:
         """Unlock the folder."""
-        if self._lock is not None:
-            os.close(self._lock)
-        self._lock = None
+        with self._holding:
+            if self._lock is not None:
+                os.close(self._lock)
+            self._lock = None
 
     def read(self, path: str) -> bytes:
         """Return a file."""
@@ -130,9 +134,10 @@ class Disk:
         """Remove unfinished files, if nobody else can be at work on them."""
         if not self._alone:
             return
-        for found in list(self._all(folder)):
-            if found.name.endswith(_UNFINISHED):
-                self.remove(f"{folder}/{found.name}")
+        with contextlib.suppress(FileNotFoundError):
+            for path in (self._root / folder).iterdir():
+                if path.name.endswith(_UNFINISHED):
+                    self.remove(f"{folder}/{path.name}")
 
     @contextlib.contextmanager
     def _written(self, target: Path, data: bytes) -> Iterator[Path]:

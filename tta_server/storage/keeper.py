@@ -1,4 +1,4 @@
-"""One thread that writes, so that the device thread never waits for a disk.
+"""One thread that writes, with a few that help it, so that the device thread never waits for a disk.
 
 Within a round the order is: erasures and snapshots; kept windows; audit lines in the order they came; the newest state
 of each stream. States wait for the lines: when the state of version v is on disk, so is every line up to v. A disk that
@@ -8,7 +8,10 @@ fails stops nothing: what could not be written (of states, the newest) stays in 
 import logging
 import threading
 import time
+from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 from tta_server.storage.audit import Audit, Entry
@@ -20,6 +23,7 @@ from tta_server.storage.store import Store
 log = logging.getLogger(__name__)
 
 _CLOSED = "the store is closed"
+_WRITERS = 4  # of states, side by side
 _HOLD_EVERY_S = 30.0  # an idle server looks that often whether the place is still its own
 
 
@@ -243,9 +247,29 @@ class Keeper:
         self._audit.append(lines)
         with self._changed:
             self._pending.wrote_lines(lines)
-        problems += [self._write_state(name, state) for name, state in states.items()]
+        problems += self._write_states(states)
         for problem in filter(None, problems):
             raise problem
+
+    def _write_states(self, states: Mapping[str, UnsavedState]) -> list[Exception | None]:
+        """Write states side by side: a disk takes many files to heart in hardly more time than one."""
+        left, problems = deque(states.items()), list[Exception | None]()
+
+        def work() -> None:
+            with suppress(IndexError):  # nothing is left
+                while not self._closed:
+                    problems.append(self._write_state(*left.popleft()))
+
+        helpers = [
+            threading.Thread(target=work, name=f"keeper-{number}", daemon=True)
+            for number in range(1, min(_WRITERS, len(states)))
+        ]
+        for helper in helpers:
+            helper.start()
+        work()
+        for helper in helpers:
+            helper.join()
+        return problems
 
     def _erase(self, name: str) -> Exception | None:
         with self._changed:

@@ -1,12 +1,15 @@
 """What is known of each file that is kept of a stream: by its name, and by the manifest beside it."""
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Final, Literal
 
-from tta_server.storage.files import Found
+from tta_server.storage.files import Files, Found
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["state", "snapshot"]
 
@@ -100,3 +103,15 @@ def load_manifest(data: bytes) -> dict[str, Saved]:
         return {f"{entry.id}{SUFFIX}": entry for entry in entries}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"not a manifest: {error}") from error
+
+
+def described(files: Files, folder: str, listing: Sequence[Found]) -> dict[str, Saved]:
+    """Return what the newest manifest of a folder says, by file name; nothing if there is none that can be read."""
+    known = [number for found in listing if (number := manifest_generation(found.name)) is not None]
+    if not known:
+        return {}
+    try:
+        return load_manifest(files.read(f"{folder}/{manifest_name(max(known))}"))
+    except (OSError, ValueError) as error:
+        log.warning("manifest of '%s' is damaged and is made anew from the files: %s", folder, error)
+        return {}

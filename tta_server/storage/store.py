@@ -19,7 +19,7 @@ import logging
 import re
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -30,9 +30,9 @@ from tta_server.storage.manifest import (
     SUFFIX,
     Kind,
     Saved,
+    described,
     dump_manifest,
     from_name,
-    load_manifest,
     manifest_generation,
     manifest_name,
     new_id,
@@ -45,11 +45,13 @@ log = logging.getLogger(__name__)
 
 _DIGEST = re.compile(r"[0-9a-f]{16,64}")
 _SECRET = "secret"  # noqa: S105 (its name)
+_TURNS = 64  # names that share a lock wait for one another without need, which costs next to nothing
+_INPUTS = "inputs"
 _ERASED = "erased"  # a stream's folder with this file in it is no more: what is left goes at the next start
 
 
 class Store:
-    """What one server keeps under one folder or URL. Any thread may call it; calls wait for one another.
+    """What one server keeps under one folder or URL. Any thread may call it; calls for one stream wait for one another.
 
     Attributes:
         files: Where it is kept.
@@ -87,7 +89,7 @@ class Store:
         self._keep: dict[Kind, int] = {"state": keep, "snapshot": keep_snapshots}
         self._inputs_max_bytes = inputs_max_bytes
         self._damaged: set[str] = set()  # found so: not counted as kept, gone with the next save
-        self._lock = threading.RLock()
+        self._turns = [threading.RLock() for _ in range(_TURNS)]
 
     def claim(self) -> None:
         """Take the store for this process, and finish what a crash interrupted; a shared one is left as it is.
@@ -96,13 +98,14 @@ class Store:
             ValueError: If another server has it or it cannot be reached.
             OSError: If the folder cannot be written.
         """
-        with self._lock:
-            self.files.claim(alone=not self.replica)
-            for folder in () if self.replica else self._folders():
-                self.files.sweep(folder)
-                self.files.sweep(f"{folder}/inputs")
-                if self._is_erased(folder):
-                    self._erase(folder)
+        self.files.claim(alone=not self.replica)
+        for folder in () if self.replica else self._folders():
+            self.files.sweep(folder)
+            there = {found.name for found in self.files.listing(folder)}
+            if _INPUTS in there:
+                self.files.sweep(f"{folder}/{_INPUTS}")
+            if _ERASED in there:
+                self._erase(folder)
 
     def hold(self) -> None:
         """Make sure that the store is still this process's.
@@ -110,8 +113,7 @@ class Store:
         Raises:
             OSError: If another server has it now.
         """
-        with self._lock:
-            self.files.hold()
+        self.files.hold()
 
     def release(self) -> None:
         """Let another process have it."""
@@ -133,8 +135,8 @@ class Store:
 
     def names(self) -> list[str]:
         """Return the streams that a state or snapshot is kept of, sorted."""
-        with self._lock:
-            return [name for name in (folder.partition("/")[2] for folder in self._folders()) if self._saved(name)]
+        names = (folder.partition("/")[2] for folder in self._folders())
+        return [name for name in names if self._files(name, self.files.listing(_folder(name)), {})]
 
     def save(self, name: str, version: int, data: bytes, generation: int = 0) -> str:
         """Keep the state of a stream; older ones beyond `keep` go.
@@ -160,7 +162,7 @@ class Store:
 
     def load(self, name: str) -> bytes | None:
         """Return the last complete state of a stream, or None if there is none; damaged ones are passed over."""
-        with self._lock:
+        with self._turn(name):
             for saved in reversed(self._saved(name)):
                 if saved.kind == "state" and (data := self._intact(name, saved)) is not None:
                     return data
@@ -176,7 +178,7 @@ class Store:
 
     def read(self, name: str, id: str) -> bytes | None:
         """Return the state or snapshot `id` of a stream, or None if there is no such intact file."""
-        with self._lock:
+        with self._turn(name):
             found = next((saved for saved in self._saved(name) if saved.id == id), None)
             return self._intact(name, found) if found else None
 
@@ -186,9 +188,9 @@ class Store:
         Raises:
             OSError: If it cannot be written; a `LostError` if another server has the stream.
         """
-        with self._lock:
+        with self._turn(name):
             self.owners.expect(name, generation)
-            folder = f"{_folder(name)}/inputs"
+            folder = f"{_folder(name)}/{_INPUTS}"
             self.files.write(f"{folder}/{_checked(digest)}{SUFFIX}", data)
             kept = sorted(self.files.listing(folder), key=lambda found: found.modified_s)
             excess_bytes = sum(found.size_bytes for found in kept) - self._inputs_max_bytes
@@ -200,7 +202,7 @@ class Store:
     def read_input(self, name: str, digest: str) -> bytes | None:
         """Return a window that was kept, or None."""
         try:
-            return self.files.read(f"{_folder(name)}/inputs/{_checked(digest)}{SUFFIX}")
+            return self.files.read(f"{_folder(name)}/{_INPUTS}/{_checked(digest)}{SUFFIX}")
         except FileNotFoundError:
             return None
 
@@ -218,7 +220,7 @@ class Store:
             LostError: If another server has the stream.
             OSError: If it cannot be erased now; it may then be half gone, and a second call goes on.
         """
-        with self._lock:
+        with self._turn(name):
             folder = _folder(name)
             if self.replica:
                 self._erase_shared(name, generation)
@@ -231,8 +233,12 @@ class Store:
         folders = [_folder(name)] if name else self._folders()
         return sum(found.size_bytes for folder in folders for _, found in self._tree(folder))
 
+    def _turn(self, name: str) -> threading.RLock:
+        """Return what whoever reads or writes a stream holds meanwhile."""
+        return self._turns[hash(name) % _TURNS]
+
     def _put(self, name: str, new: Saved, data: bytes, generation: int) -> str:
-        with self._lock:
+        with self._turn(name):
             folder = _folder(name)
             self.owners.expect(name, generation)
             if self._is_erased(folder):
@@ -278,25 +284,18 @@ class Store:
 
     def _saved(self, name: str, listing: list[Found] | None = None) -> list[Saved]:
         """Return what files there are, oldest first, with what the manifest says of them."""
-        with self._lock:
+        with self._turn(name):
             folder = _folder(name)
             listing = self.files.listing(folder) if listing is None else listing
-            if any(found.name == _ERASED for found in listing):
-                return []
-            described = self._described(folder, listing)
-            saved = [from_name(found, described.get(found.name)) for found in listing]
-            counted = [one for one in saved if one and self.owners.counts(name, one.sequence)]
-            return sorted(counted, key=lambda entry: entry.sequence)
+            return self._files(name, listing, described(self.files, folder, listing))
 
-    def _described(self, folder: str, listing: list[Found]) -> dict[str, Saved]:
-        known = [number for found in listing if (number := manifest_generation(found.name)) is not None]
-        if not known:
-            return {}
-        try:
-            return load_manifest(self.files.read(f"{folder}/{manifest_name(max(known))}"))
-        except (OSError, ValueError) as error:
-            log.warning("manifest of '%s' is damaged and is made anew from the files: %s", folder, error)
-            return {}
+    def _files(self, name: str, listing: list[Found], known: Mapping[str, Saved]) -> list[Saved]:
+        """Return what of a listing counts, oldest first, with what is known of each beside its name."""
+        if any(found.name == _ERASED for found in listing):
+            return []
+        saved = [from_name(found, known.get(found.name)) for found in listing]
+        counted = [one for one in saved if one and self.owners.counts(name, one.sequence)]
+        return sorted(counted, key=lambda entry: entry.sequence)
 
     def _intact(self, name: str, saved: Saved) -> bytes | None:
         try:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,16 @@ def test_who_writes_after_the_folder_was_removed_has_it_again(first, folder, wri
 
     with pytest.raises(ValueError, match="in use by another server"):
         Store(str(folder)).claim()
+
+
+def test_writers_that_find_the_folder_removed_do_not_take_each_other_for_another_server(first, folder):
+    names = [f"camera-{number}" for number in range(16)]
+    shutil.rmtree(folder)
+
+    with ThreadPoolExecutor(8) as writers:
+        list(writers.map(lambda name: first.save(name, 1, b"one"), names))
+
+    assert first.names() == sorted(names)
 
 
 @pytest.mark.parametrize(("replica", "another"), [("", "tta-1"), ("tta-0", ""), ("", "")])

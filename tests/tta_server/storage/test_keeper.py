@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import threading
 
 import pytest
 
@@ -64,6 +65,26 @@ def test_of_several_states_that_wait_the_newest_is_written(store, keeper):
 
     assert keeper.flush(SOON_S)
     assert [call for call in store.calls if call[1] == "camera"] == [("save", "camera", 3)]
+
+
+def test_states_of_several_streams_are_written_side_by_side(tmp_path):
+    together = threading.Barrier(4, timeout=SOON_S)
+
+    class Waits(Store):
+        def save(self, name: str, version: int, data: bytes, generation: int = 0) -> str:
+            together.wait()  # nobody goes on before four are here
+            return super().save(name, version, data, generation)
+
+    store = Waits(str(tmp_path / "store"))
+    keeper = Keeper(store, Audit(store.files), interval_s=SOON_S)
+    names = [f"camera-{number}" for number in range(8)]
+    for name in names:
+        keeper.save(name, 1, text(name))
+    keeper.start()
+
+    assert keeper.flush(2 * SOON_S)
+    assert {name: store.load(name) for name in store.names()} == {name: name.encode() for name in names}
+    keeper.close(SOON_S)
 
 
 def test_saving_does_not_wait_for_a_disk_that_hangs(store, keeper):
