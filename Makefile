@@ -68,6 +68,7 @@ demo: $(INSTALLED)
 
 define DEBIAN_PACKAGES
 @command -v curl > /dev/null || apt-get install --yes curl
+@command -v openssl > /dev/null || apt-get install --yes openssl
 @command -v chromium > /dev/null || apt-get install --yes --no-install-recommends chromium fonts-dejavu-core \
 	|| (apt-get update && apt-get install --yes --no-install-recommends chromium fonts-dejavu-core)
 endef
