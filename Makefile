@@ -8,7 +8,7 @@ HAPROXY := .tools/usr/sbin/haproxy
 BALANCING := haproxy liblua5.3-0 libopentracing-c-wrapper0 libopentracing1
 ARGS ?=
 # What test-quick leaves out: tests that start servers or whole evaluations, and files that take over five seconds.
-SLOW := crash fuzz replicas k8s load_tests test_docs_adapters.py test_docs_networks.py test_docs_runbook.py test_install.py test_readme.py \
+SLOW := crash fuzz replicas k8s load_tests test_docs_adapters.py test_docs_networks.py test_docs_runbook.py test_install.py test_notebooks.py test_readme.py \
 	$(addprefix adapters/,test_bounds.py test_broken_laws.py test_enlist.py test_laws.py test_stack.py) \
 	adapters/test_vision_transformer.py $(addprefix models/,test_catalog.py test_glyphs.py test_onnx_backbone.py test_onnx_file.py test_style.py) \
 	$(addprefix tta_server/api/,test_faults.py test_openapi.py test_refusals.py test_states.py test_streams.py) \
@@ -68,6 +68,7 @@ demo: $(INSTALLED)
 
 define DEBIAN_PACKAGES
 @command -v curl > /dev/null || apt-get install --yes curl
+@command -v openssl > /dev/null || apt-get install --yes openssl
 @command -v chromium > /dev/null || apt-get install --yes --no-install-recommends chromium fonts-dejavu-core \
 	|| (apt-get update && apt-get install --yes --no-install-recommends chromium fonts-dejavu-core)
 endef

@@ -25,7 +25,11 @@ EXECUTED = {
     ),
     ("docs/api.md", "yaml"): {"repository": "the curl lines of the api"},
     ("docs/api.md", "json"): {"state_version": "the example answer"},
-    ("docs/security.md", "yaml"): dict.fromkeys(("trusted_proxies", "tls_client_ca"), "each setting exists"),
+    ("docs/security.md", "yaml"): {
+        **dict.fromkeys(("trusted_proxies", "tls_client_ca"), "each setting exists"),
+        "jwt_audience": "the commands of the page, in `test_tokens.py`",
+    },
+    ("docs/security.md", "bash"): {"jwt.encode": "the commands of the page, in `test_tokens.py`"},
     ("docs/deploy.md", "bash"): {"/predict": "the commands of the runbook"},
     ("docs/runbook.md", "bash"): {"gate-7": "the commands of the runbook"},
     ("docs/replicas.md", "yaml"): {"shared: true": "each setting exists"},

@@ -44,7 +44,7 @@ from tta_server.api.permission import OPEN, Gatekeeper
 from tta_server.api.receiving import Receiving
 from tta_server.api.tracing import Tracing
 from tta_server.domains.space import PART, StyleSpace
-from tta_server.keys.keyring import Keyring, follow, read_keys
+from tta_server.keys.files import follow, open_keyring
 from tta_server.models import Custom, Model, Preprocess
 from tta_server.models.answering import Chosen, answering
 from tta_server.models.onnx_file import SUFFIX
@@ -153,11 +153,10 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
         bursts: Tells what is refused; its own if None.
 
     Raises:
-        ValueError: If requests are to be traced, and OpenTelemetry is not installed.
+        ValueError: If keys cannot be read, or what tokens or traces need is not installed.
     """
     first = models.first
-    keys = settings.auth.keys_file
-    keyring = Keyring(read_keys(keys)) if keys else None
+    keyring = open_keyring(settings.auth)
     asked = settings.tracing
     tracer = Tracer.to(asked.endpoint, asked.share) if asked.endpoint else None
 
@@ -165,7 +164,7 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         models.start()
         door = await _grpc_door(app, settings, first.metrics.refused)
-        following = asyncio.create_task(follow(keys, keyring)) if keys and keyring else None
+        following = asyncio.create_task(follow(settings.auth, keyring)) if keyring else None
         # What is alive now lives as long as the process: keep the collector from walking all of torch under load.
         gc.collect()
         gc.freeze()
@@ -207,7 +206,7 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
     app.include_router(health.router(models))
     app.include_router(repository.router(models))
     app.include_router(metadata.router(models, __version__))
-    responses.install(app, OPEN if keys else None)
+    responses.install(app, OPEN if keyring else None)
     app.add_middleware(Hot, routes=[route for router in asked_most for route in router.routes])
     app.add_middleware(Heads)
     app.add_middleware(Receiving, limits=settings.limits, told=first.metrics.refused)

@@ -178,7 +178,7 @@ class Client(_Sender):
 
         Args:
             url: Such as `http://127.0.0.1:8000`.
-            key: An API key, where the server has any.
+            key: An API key or a token, where the server asks for one.
             timeout_s: How long one try may wait for anything.
             tries: How often a request is sent at most.
         """

@@ -91,7 +91,7 @@ def _expect_fit(settings: Settings) -> None:
             "storage.peers, server.grpc_port and server.admin_port do not go with Ray Serve: it alone listens, on one "
             "port; leave them out"
         )
-    if settings.auth.keys_file is None and not settings.auth.insecure_public:
+    if not settings.auth.asks_for_keys and not settings.auth.insecure_public:
         raise ValueError(
             "whoever reaches Ray's proxy could change everything: set auth.keys_file, or say that it is meant with "
             "auth.insecure_public"

@@ -141,7 +141,7 @@ def _expect_keys(settings: Settings) -> None:
         ValueError: If the address is public, there are no keys, and nobody said that this is meant.
     """
     host, auth = settings.server.host, settings.auth
-    if auth.keys_file is None and not auth.insecure_public and not _is_loopback(host):
+    if not auth.asks_for_keys and not auth.insecure_public and not _is_loopback(host):
         raise ValueError(
             f"{host} is a public address and this server has no keys, so that everybody could change everything; make "
             "some with 'tta-server keys new' and set auth.keys_file, or say that it is meant with --insecure-public"

@@ -158,9 +158,33 @@ class AuthSettings(Section):
     """Who may ask."""
 
     keys_file: Path | None = Field(
-        None, description="File of API keys that 'tta-server keys new' writes; empty lets everybody do everything."
+        None,
+        description="File of API keys that 'tta-server keys new' writes; without it and jwt_keys_file everybody may do "
+        "everything.",
     )
+    jwt_keys_file: Path | None = Field(
+        None,
+        description="File of the public keys, a JWKS or one as PEM, of whoever makes tokens (JWT) for this server; "
+        "empty takes none. It needs the extra 'jwt'.",
+    )
+    jwt_audience: str = Field("", description="What the claim 'aud' of a token must hold: this server.")
+    jwt_issuer: str = Field("", description="What the claim 'iss' of a token must be: whoever makes them.")
     insecure_public: bool = Field(
         False,
         description="Listen on a public address without keys: everybody who reaches the server may do everything.",
     )
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether a request needs a key or a token."""
+        return self.keys_file is not None or self.jwt_keys_file is not None
+
+    @model_validator(mode="after")
+    def _takes_tokens_made_for_it(self) -> "AuthSettings":
+        given = [self.jwt_keys_file is not None, self.jwt_audience != "", self.jwt_issuer != ""]
+        if any(given) and not all(given):
+            raise ValueError(
+                "jwt_keys_file, jwt_audience and jwt_issuer are set together or not at all: without the last two, a "
+                "token that was made for another service would be good here"
+            )
+        return self

@@ -121,8 +121,13 @@ def _storage(service: Service) -> str:
 
 
 def _keys(service: Service) -> str:
-    path = service.settings.auth.keys_file
-    return f"asked for, from {path}" if path else "none: everybody who reaches the server may do everything"
+    auth = service.settings.auth
+    if not auth.asks_for_keys:
+        return "none: everybody who reaches the server may do everything"
+    taken = [f"from {auth.keys_file}"] if auth.keys_file else []
+    if auth.jwt_keys_file:
+        taken.append(f"tokens of {auth.jwt_issuer} for {auth.jwt_audience}, by {auth.jwt_keys_file}")
+    return f"asked for, {' and '.join(taken)}"
 
 
 def _webhooks(service: Service) -> str:

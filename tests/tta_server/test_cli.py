@@ -254,3 +254,13 @@ def test_a_public_address_without_keys_is_refused(capsys, host):
 
     assert "has no keys, so that everybody could change everything" in said
     assert "--insecure-public" in said
+
+
+def test_a_public_address_with_tokens_is_not(capsys, tmp_path):
+    path = tmp_path / "config.yaml"
+    auth = {"jwt_keys_file": str(tmp_path / "none.json"), "jwt_audience": "tta-server", "jwt_issuer": "https://x"}
+    path.write_text(yaml.safe_dump({"auth": auth, "model": {"device": "cpu"}}))
+
+    said = complaint(capsys, "serve", "--host", "0.0.0.0", "--port", "0", "--config", str(path))
+
+    assert "none.json' cannot be read: No such file" in said

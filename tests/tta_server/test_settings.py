@@ -113,6 +113,16 @@ def test_an_unknown_adapter_setting_is_refused_and_the_known_ones_named(write):
     assert message == "adapter 'bn' has no setting 'lr'; it has stats, stats_momentum"
 
 
+@pytest.mark.parametrize("missing", ["jwt_keys_file", "jwt_audience", "jwt_issuer"])
+def test_tokens_are_not_taken_without_saying_whose_and_for_whom(missing):
+    auth = {"jwt_keys_file": "jwks.json", "jwt_audience": "tta-server", "jwt_issuer": "https"}
+
+    message = complaint(overrides={"auth": {name: value for name, value in auth.items() if name != missing}})
+
+    assert "are set together or not at all" in message
+    assert "another service" in message
+
+
 @pytest.mark.parametrize(
     "name", ["TTA_PORT", "TTA_SERVER_PORT", "TTA_", "TTA_SERVERS__PORT", "tta_port", "TTA_CONFIG__X"]
 )

@@ -1,4 +1,4 @@
-"""Who may do what: an API key, as its file has it."""
+"""Who may do what: an API key, as its file has it, or a token says."""
 
 import hashlib
 import re
@@ -39,8 +39,8 @@ class Key(Section):
     """One key.
 
     Attributes:
-        name: What the audit log calls who holds it.
-        sha256: Digest of the key; the key itself is nowhere.
+        name: What the audit log calls who holds it; a token's subject, which others than us have named.
+        sha256: Digest of the key or token; neither is kept anywhere.
         scopes: What it may be used for; each scope holds those before it.
         streams: Patterns of the streams that it is for, and their domains; `*` and `?` stand for any characters, any
             character.
@@ -48,7 +48,7 @@ class Key(Section):
         images_per_s: How many images it may have answered, on average; None sets no limit.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    name: str = Field(pattern=r"^[A-Za-z0-9._@:|/+-]{1,256}$")
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     scopes: list[Permission] = Field(min_length=1)
     streams: list[Pattern] = Field(min_length=1)

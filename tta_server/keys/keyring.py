@@ -1,6 +1,5 @@
 """All keys of a server, and the file that they are in."""
 
-import asyncio
 import hmac
 import logging
 import os
@@ -8,7 +7,7 @@ import secrets
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 from pydantic import ValidationError
@@ -19,22 +18,24 @@ from tta_server.keys.rate import Rate
 from tta_server.telemetry.log_format import fields
 from tta_server.validation import explain
 
-LOOK_EVERY_S: Final = 2.0
-"""How often a server looks whether its file of keys has changed."""
+if TYPE_CHECKING:
+    from tta_server.keys.tokens import Tokens  # an extra: imported when it is asked for
 
 log = logging.getLogger(__name__)
 
 _PREFIX = "tta_"  # so that scanners for secrets know one when they see it
 _RANDOM_BYTES = 32
+_MOST_RATES: Final = 10_000
 
 
 class Keyring:
     """Know keys by what is sent, and how fast each is used."""
 
-    def __init__(self, keys: Sequence[Key]) -> None:
-        """Take the keys."""
+    def __init__(self, keys: Sequence[Key], tokens: "Tokens | None" = None) -> None:
+        """Take the keys, and what knows tokens, if any are taken."""
+        self._keys = list(keys)
         self._rates: dict[tuple[str, float], Rate] = {}
-        self.replace(keys)
+        self.tokens = tokens
 
     @property
     def keys(self) -> Sequence[Key]:
@@ -42,22 +43,44 @@ class Keyring:
         return self._keys
 
     def replace(self, keys: Sequence[Key]) -> None:
-        """Know these keys and no others; one that had the same rate before goes on with what is left of it."""
-        limits = [(key.name, key.images_per_s) for key in keys if key.images_per_s is not None]
-        self._rates = {limit: self._rates.get(limit) or Rate(limit[1]) for limit in limits}
+        """Know these keys and no others; one that has the same rate as before goes on with what is left of it."""
         self._keys = list(keys)
 
-    def find(self, secret: str) -> Key:
-        """Return the key that was sent; all are compared, each in the same time, whatever was sent.
+    def read_again(self, path: Path) -> None:
+        """Know the keys in a file and no others.
 
         Raises:
-            Unauthorized: If it is none.
+            ValueError: If it cannot be used; the keys stay.
         """
+        keys = read_keys(path)
+        before, after = ({key.name: key for key in each} for each in (self._keys, keys))
+        if before == after:
+            return
+        self.replace(keys)
+        changed = [name for name in after if name in before and after[name] != before[name]]
+        new, gone = sorted(after.keys() - before.keys()), sorted(before.keys() - after.keys())
+        log.info(
+            "read the keys again: the file has changed",
+            extra=fields(new=", ".join(new), changed=", ".join(changed), gone=", ".join(gone)),
+        )
+
+    def find(self, secret: str) -> Key:
+        """Return the key that was sent, or what a token that was sent says.
+
+        Raises:
+            Unauthorized: If it is none; it says no more, whatever was sent.
+        """
+        is_token = secret.count(".") == 2  # keys have no dots
+        found = self.tokens.find(secret) if self.tokens and is_token else self._known(secret)
+        if found is None:
+            raise Unauthorized("this is no key of this server; an operator makes one with 'tta-server keys new'")
+        return found
+
+    def _known(self, secret: str) -> Key | None:
+        """Compare all keys, each in the same time, whatever was sent."""
         digest = digest_of(secret)
         found = [key for key in self._keys if hmac.compare_digest(key.sha256, digest)]
-        if not found:
-            raise Unauthorized("this is no key of this server; an operator makes one with 'tta-server keys new'")
-        return found[0]
+        return found[0] if found else None
 
     def take(self, key: Key, images: int, now_s: float) -> None:
         """Count images that a key has answered.
@@ -65,9 +88,14 @@ class Keyring:
         Raises:
             RateLimited: If its rate is used up.
         """
-        rate = self._rates.get((key.name, key.images_per_s)) if key.images_per_s is not None else None
-        wait_s = rate.take(images, now_s) if rate else 0
-        if wait_s:
+        if key.images_per_s is None:
+            return
+        limit = (key.name, key.images_per_s)
+        rate = self._rates.pop(limit, None) or Rate(key.images_per_s)
+        self._rates[limit] = rate  # the one used last stands last
+        if len(self._rates) > _MOST_RATES:
+            del self._rates[next(iter(self._rates))]
+        if wait_s := rate.take(images, now_s):
             raise RateLimited(
                 f"key '{key.name}' may ask for {key.images_per_s:g} images a second; try again later", wait_s
             )
@@ -91,45 +119,6 @@ def read_keys(path: Path) -> list[Key]:
     if twice := next((name for name in names if names.count(name) > 1), ""):
         raise ValueError(f"keys file '{path}' has two keys called '{twice}'")
     return keys
-
-
-async def follow(path: Path, keyring: Keyring, look_every_s: float = LOOK_EVERY_S) -> None:
-    """Have a keyring hold what a file holds, until this is cancelled; while the file is wrong, the keys stay.
-
-    Contents are compared, not times: a mounted Secret changes by a link that points elsewhere.
-    """
-    seen: bytes | None = None
-    while True:
-        found = await asyncio.to_thread(_content, path)
-        if found != seen:
-            seen = found
-            await asyncio.to_thread(_renew, path, keyring)
-        await asyncio.sleep(look_every_s)
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""  # reading it for its keys says why
-
-
-def _renew(path: Path, keyring: Keyring) -> None:
-    try:
-        keys = read_keys(path)
-    except ValueError as error:
-        log.error("%s; the keys read before stay in force", error)
-        return
-    before, after = ({key.name: key for key in each} for each in (keyring.keys, keys))
-    if before == after:
-        return
-    keyring.replace(keys)
-    changed = [name for name in after if name in before and after[name] != before[name]]
-    new, gone = sorted(after.keys() - before.keys()), sorted(before.keys() - after.keys())
-    log.info(
-        "read the keys again: the file has changed",
-        extra=fields(new=", ".join(new), changed=", ".join(changed), gone=", ".join(gone)),
-    )
 
 
 def _key(path: Path, place: int, entry: object) -> Key:

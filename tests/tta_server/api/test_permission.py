@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from tests.tta_server.calls import UNGUARDED
+from tests.tta_server.issuer import AUDIENCE, ISSUER, Issuer, write_jwks
 from tests.tta_server.runtime.fakes import SHAPE, tiny
 from tta_server.api.permission import OPEN
 from tta_server.app import Service, build
@@ -77,6 +78,7 @@ BODIES = {
     "streams": {"name": "gate-1", "mode": "off", "reason": "x"},
     "labels": {"labels": [{"id": "a", "label": 0}]},
     "calibrate": {"reason": "x"},
+    "reset": {"reason": "x"},
     "rollback": {"reason": "x"},
     "restore": {"snapshot": "x", "reason": "x"},
     "offer": {"to": ["gate-2"], "reason": "x"},
@@ -90,15 +92,41 @@ KEYS = {
 
 
 @pytest.fixture(scope="module")
-def keys(tmp_path_factory) -> dict[str, str]:
-    file = tmp_path_factory.mktemp("keys") / "keys.yaml"
-    made = {name: new_key(file, {"name": name.replace(" ", "-")} | entry)[0] for name, entry in KEYS.items()}
-    return {"no key": "", "wrong key": "tta_" + "x" * 43, "file": str(file), **made}
+def folder(tmp_path_factory) -> Path:
+    """Where the files are that the server's keys are in."""
+    return tmp_path_factory.mktemp("keys")
 
 
 @pytest.fixture(scope="module")
-def service(keys: dict[str, str]) -> Iterator[Service]:
-    settings = load_settings(None, {"guard": UNGUARDED, "auth": {"keys_file": Path(keys["file"])}})
+def keys(folder: Path) -> dict[str, str]:
+    file = folder / "keys.yaml"
+    made = {name: new_key(file, {"name": name.replace(" ", "-")} | entry)[0] for name, entry in KEYS.items()}
+    return {"no key": "", "wrong key": "tta_" + "x" * 43, **made}
+
+
+@pytest.fixture(scope="module")
+def tokens(folder: Path) -> dict[str, str]:
+    """Return tokens that say the same as the keys."""
+    issuer = Issuer()
+    write_jwks(folder / "jwks.json", issuer)
+
+    def token(name: str, scopes: list, **lists: list) -> str:
+        claims = {f"tta_{each}": listed for each, listed in lists.items()}
+        return issuer.token(sub=name, scope=" ".join(scopes), **claims)
+
+    made = {name: token(f"gate|{name.replace(' ', '-')}", **entry) for name, entry in KEYS.items()}
+    return {"no key": "", "wrong key": Issuer().token(), **made}
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path, keys: dict[str, str], tokens: dict[str, str]) -> Iterator[Service]:
+    auth = {
+        "keys_file": folder / "keys.yaml",
+        "jwt_keys_file": folder / "jwks.json",
+        "jwt_audience": AUDIENCE,
+        "jwt_issuer": ISSUER,
+    }
+    settings = load_settings(None, {"guard": UNGUARDED, "auth": auth})
     made = build(settings, Model(tiny(), Preprocess(SHAPE[1:]), ("a", "b", "c", "d")))
     made.served.start()
     yield made
@@ -152,12 +180,14 @@ def test_every_route_has_its_rule(service):
     assert routes == set(NEEDS)
 
 
+@pytest.mark.parametrize("kind", ["keys", "tokens"])
 @pytest.mark.parametrize("who", ["no key", "wrong key", *KEYS])
-def test_every_route_is_for_those_keys_alone_that_may_ask_it(service, keys, who):
+def test_every_route_is_for_those_keys_and_tokens_alone_that_may_ask_it(service, request, who, kind):
+    sent = request.getfixturevalue(kind)[who]
     asked = [(*route.split(" "), needed) for route, needed in NEEDS.items()]
     headers = {"X-Stream-Id": "gate-1"}
 
-    found = ask(service, [(method, filled(path), keys[who], headers) for method, path, _ in asked])
+    found = ask(service, [(method, filled(path), sent, headers) for method, path, _ in asked])
 
     for (method, path, needed), response in zip(asked, found, strict=True):
         named = path.endswith("infer") or (method, path) == ("POST", "/v1/streams")  # the stream, elsewhere
@@ -168,6 +198,15 @@ def test_every_route_is_for_those_keys_alone_that_may_ask_it(service, keys, who)
             assert ("www-authenticate" in response.headers) == (response.status_code == 401)
         else:
             assert response.status_code not in (401, 403), (method, path, response.text)
+
+
+def test_a_wrong_token_is_told_no_more_than_a_wrong_key(service, keys, tokens):
+    told = [
+        (found.status_code, found.json(), found.headers["www-authenticate"])
+        for found in ask(service, [("GET", "/v2", each["wrong key"], {}) for each in (keys, tokens)])
+    ]
+
+    assert told[0] == told[1]
 
 
 def test_probes_need_no_key_and_unknown_paths_need_all(service, keys):
@@ -211,12 +250,14 @@ def test_a_key_may_use_up_its_rate_and_no_more(tmp_path):
     assert 1 <= int(second.headers["Retry-After"]) <= 100
 
 
-def test_the_audit_log_knows_a_caller_by_the_key(service, keys):
-    ask(service, [("POST", "/v1/streams", keys["root"], {}), ("PATCH", "/v1/streams/gate-1", keys["operate"], {})])
+@pytest.mark.parametrize(("kind", "name"), [("keys", "operate"), ("tokens", "gate|operate")])
+def test_the_audit_log_knows_a_caller_by_the_key_or_the_subject(service, request, kind, name):
+    sent = request.getfixturevalue(kind)
+    opened, reset = ("POST", "/v1/streams", sent["root"], {}), ("POST", "/v1/streams/gate-1/reset", sent["operate"], {})
 
-    (read,) = ask(service, [("GET", "/v1/streams/gate-1", keys["read"], {})])
+    *_, read = ask(service, [opened, reset, ("GET", "/v1/streams/gate-1", sent["read"], {})])
 
-    assert read.json()["verdicts"][-1]["who"] == "operate"
+    assert read.json()["verdicts"][-1]["who"] == name
 
 
 ADMIN_PORT = 9000

@@ -1,4 +1,4 @@
-"""A real server with keys: who has none hears nothing but that, and no key is ever written down."""
+"""A real server with keys and tokens: who has none hears nothing but that, and none is ever written down."""
 
 import time
 from collections.abc import Callable
@@ -9,10 +9,12 @@ import pytest
 from load_tests.wire import connected, head, heard
 from tests.server import running
 from tests.tta_server.calls import INFER, body, glyph_images
+from tests.tta_server.issuer import AUDIENCE, ISSUER, Issuer, write_jwks
 from tta_server.keys.keyring import new_key
 
 WITHIN_S = 60.0
 PICTURE = body(glyph_images(0, 1))
+MAKER = Issuer()
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -30,26 +32,38 @@ def keyed(tmp_path_factory):
     config = {
         "model": {"device": "cpu"},
         "logging": {"level": "debug", "access": True},
-        "auth": {"keys_file": str(folder / "keys.yaml")},
+        "auth": {
+            "keys_file": str(folder / "keys.yaml"),
+            "jwt_keys_file": str(write_jwks(folder / "jwks.json", MAKER)),
+            "jwt_audience": AUDIENCE,
+            "jwt_issuer": ISSUER,
+        },
     }
     with running(folder, config) as server:
         yield server, secret, folder
 
 
-def test_a_key_opens_what_it_is_for_and_is_written_nowhere(keyed):
+def test_a_key_and_a_token_open_what_they_are_for_and_are_written_nowhere(keyed):
     server, secret, folder = keyed
-    mine = {"Authorization": f"Bearer {secret}"}
-    wrong = {"Authorization": f"Bearer {secret[:-1]}~"}
+    token, expired = MAKER.token(scope="read"), MAKER.token(exp=1)
 
-    def ask(headers: dict[str, str], stream: str) -> int:
-        return server.client.post(INFER, content=PICTURE, headers=headers | {"X-Stream-Id": stream}).status_code
+    def ask(key: str, stream: str) -> int:
+        headers = {"Authorization": f"Bearer {key}", "X-Stream-Id": stream}
+        return server.client.post(INFER, content=PICTURE, headers=headers).status_code
 
-    assert [ask(mine, "gate-1"), ask(mine, "door-1"), ask({}, "gate-1"), ask(wrong, "gate-1")] == [200, 403, 401, 401]
-    assert server.client.get("/v1/streams/gate-1", headers=mine).status_code == 200
-    assert server.client.get("/metrics", headers=mine).status_code == 403
+    for good, wrong in ((secret, f"{secret[:-1]}~"), (token, expired)):
+        mine = {"Authorization": f"Bearer {good}"}
+        assert [ask(good, "gate-1"), ask(good, "door-1"), ask(wrong, "gate-1")] == [200, 403, 401]
+        assert server.client.get("/v1/streams/gate-1", headers=mine).status_code == 200
+        assert server.client.get("/metrics", headers=mine).status_code == 403
+    assert server.client.post(INFER, content=PICTURE).status_code == 401
+
+    log = (folder / "server.log").read_text()
+    assert f"tokens of {ISSUER}" in log
+    assert "a token was refused: Signature has expired" in log
     written = [path.read_text() for path in Path(folder).iterdir() if path.is_file()]
-    assert written
-    assert not any(sent in text for text in written for sent in (secret, secret[:-1], "Bearer"))
+    secrets = (secret, secret[:-1], "Bearer", *token.split("."), *expired.split("."))
+    assert not any(sent in text for text in written for sent in secrets)
 
 
 def test_a_body_without_a_key_is_not_waited_for(keyed):

@@ -19,6 +19,7 @@ from tritonclient.utils import InferenceServerException
 from tests.server import running
 from tests.tta_server import pictures
 from tests.tta_server.calls import INFER, UNGUARDED, body, glyph_images, noise
+from tests.tta_server.issuer import AUDIENCE, ISSUER, Issuer, write_jwks
 from tta_server.grpc_door.messages import HEALTH, INFERENCE, message, methods
 from tta_server.keys.keyring import new_key
 
@@ -34,7 +35,7 @@ class Reached(NamedTuple):
         http: A client over HTTP.
         address: For gRPC.
         headers: With the key.
-        weak: With a key that may ask for predictions of one stream.
+        weak: With a token that may ask for predictions of one stream.
     """
 
     http: httpx.Client
@@ -48,7 +49,8 @@ def reached(tmp_path_factory) -> Iterator[Reached]:
     folder: Path = tmp_path_factory.mktemp("grpc")
     keys = folder / "keys.yaml"
     strong, _ = new_key(keys, {"name": "strong", "scopes": ["admin"], "streams": ["*"]})
-    weak, _ = new_key(keys, {"name": "weak", "scopes": ["infer"], "streams": ["frozen"]})
+    issuer = Issuer()
+    weak = issuer.token(sub="weak", tta_streams=["frozen"])
     config = {
         "server": {"grpc_port": 0},
         "model": {"device": "cpu"},
@@ -56,7 +58,12 @@ def reached(tmp_path_factory) -> Iterator[Reached]:
         "engine": {"max_rows": ROWS, "max_queue_rows": 16, "stack_rows": 0},
         "guard": UNGUARDED,
         "streams": {"named": {"frozen": {"mode": "off"}}},
-        "auth": {"keys_file": str(keys)},
+        "auth": {
+            "keys_file": str(keys),
+            "jwt_keys_file": str(write_jwks(folder / "jwks.json", issuer)),
+            "jwt_audience": AUDIENCE,
+            "jwt_issuer": ISSUER,
+        },
         "limits": {"max_body_bytes": BODY_BYTES, "max_receiving_bytes": BODY_BYTES},  # one message at a time
     }
     with running(folder, config) as server:
