@@ -157,6 +157,7 @@ def _arranged(
     module: nn.Module, freeze: Callable[[], TorchBackbone], asked: MemoryFormat | Literal["auto"]
 ) -> tuple[TorchBackbone, str]:
     """Return the network in the memory format that is asked for, and what a person should know of it."""
+    module.to(memory_format=torch.contiguous_format)  # whoever made it may have had another in mind
     plain = freeze()
     if asked == "contiguous":
         return plain, plain.spec.memory_format

@@ -65,8 +65,10 @@ def export(backbone: TorchBackbone, layers: Sequence[str] = ()) -> Any:  # noqa:
         model = program.model_proto if program else None
     except Exception as error:  # whatever the exporter does not know
         said = reason(error.__cause__ if isinstance(error.__cause__, Exception) else error)
-        said = said.partition(" See the stack trace")[0].partition(" (Size-like")[0]
-        raise ValueError(f"network '{backbone.spec.name}' cannot be exported to ONNX: {said}") from error
+        for inner in (" See the stack trace", " (Size-like", " : [num_users"):
+            said = said.partition(inner)[0]
+        name = backbone.spec.name
+        raise ValueError(f"network '{name}' cannot be exported to ONNX: {said}; use runtime torch") from error
     _hold(onnx, model, overrides)
     return model
 

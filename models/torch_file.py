@@ -47,7 +47,8 @@ class TorchFileModule(nn.Module):
         """Return what the program makes of normalised images (N, C, H, W).
 
         Raises:
-            ValueError: If the first answer changes the program: it was saved in training mode.
+            ValueError: If the first answer changes the program, which was saved in training mode, or fails where the
+                graph of an exported one names a device that its images are not on.
         """
         program = self._program[0].to(x.device)
         made = program(x) if self._answered else self._first(program, x)
@@ -55,7 +56,15 @@ class TorchFileModule(nn.Module):
 
     def _first(self, program: nn.Module, x: Tensor) -> Any:  # noqa: ANN401
         before = {name: tensor.clone() for name, tensor in program.state_dict().items()}
-        made = program(x)
+        try:
+            made = program(x)
+        except RuntimeError as error:
+            if others := ", ".join(sorted(_devices(program) - {str(x.device)})):
+                raise ValueError(
+                    f"the file was exported on '{others}', which stands in its graph, and cannot run on '{x.device}': "
+                    "export it on that device, or set model.device to the one it was exported on"
+                ) from error
+            raise
         if any(not torch.equal(tensor, before[name]) for name, tensor in program.state_dict().items()):
             raise ValueError(
                 "the file was saved in training mode, so that answers change it: call .eval() before saving"
@@ -91,7 +100,8 @@ def torch_file_source(path: Path) -> Origin:
     except Exception as error:  # damage may lead to anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         wanted = "of torch.jit.save (a state_dict is given by --weights)" if script else "of torch.export.save"
-        raise ValueError(f"'{path}' is no file {wanted}, or a damaged one: {reason}") from error
+        kinds = "a damaged one" if script else "a damaged one, or one for a device that is not here"
+        raise ValueError(f"'{path}' is no file {wanted}, or {kinds}: {reason}") from error
     for parameter in program.parameters():
         parameter.requires_grad_(False)
     sha = hashlib.sha256(path.read_bytes()).digest()
@@ -110,6 +120,13 @@ def torch_file_source(path: Path) -> Origin:
         ready=ready,
         head="head" if features else "",
     )
+
+
+def _devices(program: nn.Module) -> set[str]:
+    """Return the devices that the graph of an exported program names; nothing moves them with its weights."""
+    graphs = (module.graph for module in program.modules() if isinstance(module, fx.GraphModule))
+    values = (value for graph in graphs for node in graph.nodes for value in (*node.args, *node.kwargs.values()))
+    return {str(value) for value in values if isinstance(value, torch.device)}
 
 
 def _with_features(program: nn.Module) -> bool:

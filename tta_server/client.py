@@ -22,6 +22,7 @@ _MOST_WAIT_S: Final = 60.0
 _HEADER: Final = "Inference-Header-Content-Length"
 
 Json = dict[str, Any]
+_Found = httpx.Response | httpx.ConnectError
 ImageFiles = Iterable[str | Path | bytes] | str | Path | bytes
 """Image files: paths, or what is in them; one or several."""
 
@@ -156,13 +157,12 @@ class _Sender:
             self._options["headers"] = {"Authorization": f"Bearer {key}"}
         self._tries = tries
 
-    def _pause_s(self, response: httpx.Response | None, tried: int) -> float | None:
+    def _pause_s(self, found: _Found, tried: int) -> float | None:
         """Return how long to wait before a request is sent again; None if it is not."""
-        if tried >= self._tries:
+        response = found if isinstance(found, httpx.Response) else None
+        if tried >= self._tries or (response and response.status_code not in _AGAIN):
             return None
-        if response is not None and response.status_code not in _AGAIN:
-            return None
-        said = response.headers.get("retry-after", "") if response is not None else ""
+        said = response.headers.get("retry-after", "") if response else ""
         return min(float(said) if said.isdigit() else 0.1 * 2**tried, _MOST_WAIT_S)
 
 
@@ -195,16 +195,13 @@ class Client(_Sender):
         tried = 0
         while True:
             tried += 1
-            response = None
             try:
-                response = self._http.request(asked.method, asked.path, **asked.arguments())
-            except httpx.ConnectError:
-                if tried >= self._tries:
-                    raise
-            pause_s = self._pause_s(response, tried)
-            if response is not None and pause_s is None:
-                return _answer(response)
-            time.sleep(pause_s or 0.0)
+                found: _Found = self._http.request(asked.method, asked.path, **asked.arguments())
+            except httpx.ConnectError as error:
+                found = error
+            if (pause_s := self._pause_s(found, tried)) is None:
+                return _answer(found)
+            time.sleep(pause_s)
 
     def close(self) -> None:
         """Close the connections."""
@@ -232,16 +229,13 @@ class AsyncClient(_Sender):
         tried = 0
         while True:
             tried += 1
-            response = None
             try:
-                response = await self._http.request(asked.method, asked.path, **asked.arguments())
-            except httpx.ConnectError:
-                if tried >= self._tries:
-                    raise
-            pause_s = self._pause_s(response, tried)
-            if response is not None and pause_s is None:
-                return _answer(response)
-            await asyncio.sleep(pause_s or 0.0)
+                found: _Found = await self._http.request(asked.method, asked.path, **asked.arguments())
+            except httpx.ConnectError as error:
+                found = error
+            if (pause_s := self._pause_s(found, tried)) is None:
+                return _answer(found)
+            await asyncio.sleep(pause_s)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -256,7 +250,9 @@ class AsyncClient(_Sender):
         await self.close()
 
 
-def _answer(response: httpx.Response) -> Json:
+def _answer(response: _Found) -> Json:
+    if isinstance(response, httpx.ConnectError):
+        raise response
     if response.is_success:
         found: Json = response.json() if response.content else {}
         return found

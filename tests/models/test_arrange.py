@@ -28,6 +28,10 @@ def layer_norm() -> nn.Module:
     return layer_norm_network()
 
 
+def batch_norm_channels_last() -> nn.Module:
+    return batch_norm().to(memory_format=torch.channels_last)
+
+
 def images(rows: int = 4) -> Tensor:
     return torch.rand(rows, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -44,6 +48,14 @@ def test_channels_last_is_what_convolutions_are_given_and_changes_neither_digest
     assert other.spec.digest == plain.spec.digest
     assert_close(answered.logits, plain.forward(images()).logits, atol=1e-5, rtol=1e-4)
     assert other.findings == plain.findings
+
+
+@pytest.mark.parametrize("asked", ["contiguous", "channels_last"])
+def test_a_network_lies_as_it_is_asked_to_however_its_factory_laid_it(asked):
+    usual, other = (served(kind, memory_format=asked) for kind in ("batch norm", "batch norm channels last"))
+
+    assert (other.backbone.spec.memory_format, other.memory) == (asked, asked)
+    assert torch.equal(*(model.backbone.forward(images()).logits for model in (usual, other)))
 
 
 @pytest.mark.parametrize("adapter", registered(), ids=lambda adapter: adapter.name)

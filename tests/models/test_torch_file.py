@@ -1,5 +1,6 @@
 """Files of TorchScript and torch.export: served as they are, or refused in one line."""
 
+import re
 import warnings
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from tests.networks import reference_network
 from tta_server.adapters import create
 from tta_server.adapters.base import check
 from tta_server.models import Custom, Model, Preprocess, Reference, load
+from tta_server.models.answering import answering
+from tta_server.models.torch_file import torch_file_source
 
 SMALL = Custom(preprocess=Preprocess((32, 32)))
 X = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -69,6 +72,23 @@ def test_what_needs_no_statistics_is_served_and_the_rest_refused(model):
             check(create(name), model.backbone, reference)
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".pt2"])
+def test_on_onnx_runtime_an_exported_program_answers_and_a_traced_one_is_left_to_torch(tmp_path, suffix, monkeypatch):
+    monkeypatch.setattr("tta_server.models.answering.compare", lambda _other, _torch: 0.5)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.Flatten(), nn.Linear(256, 10))
+    backbone = load(saved(tmp_path, suffix, network), custom=SMALL).backbone
+
+    chosen = answering(backbone, "auto")
+
+    if suffix == ".pt2":
+        assert chosen.remark.startswith("onnx: ONNX Runtime")
+        assert_close(chosen.backbone.forward(X).logits, network(X), atol=1e-5, rtol=1e-4)
+    else:
+        assert chosen.backbone is backbone
+        said = chosen.remark  # of "onnx" it is the refusal
+        assert re.match(r"torch: network 'mine' cannot be exported to ONNX: .{1,100}; use runtime torch$", said)
+
+
 def test_other_files_and_wishes_are_refused_in_one_line(path, tmp_path):
     other = tmp_path / f"w{path.suffix}"
     with pytest.raises(ValueError, match="does not exist"):
@@ -91,6 +111,21 @@ def test_a_file_with_another_digest_is_not_even_read(tmp_path):
 
     with pytest.raises(ValueError, match="has sha256"):
         load(str(path), sha256="0" * 64)
+
+
+class Placed(nn.Module):
+    """Makes a tensor where its images are, which an exported program then does on that device only."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3)) + torch.arange(3, device=x.device)
+
+
+def test_a_program_that_names_another_device_is_refused_with_the_remedy(tmp_path):
+    module = torch_file_source(Path(saved(tmp_path, ".pt2", Placed()))).ready()
+
+    with pytest.raises(ValueError, match=r"exported on 'cpu', .* cannot run on 'meta': export it on that device"):
+        module(X.to("meta"))
+    assert module(X).shape == (3, 3)
 
 
 def test_a_file_that_was_saved_in_training_mode_is_refused(tmp_path):

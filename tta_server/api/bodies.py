@@ -195,7 +195,9 @@ class Gather(Body):
     """Which images become the home, and why."""
 
     images: int = Field(256, ge=16, le=5000, description="How many different ones.")
-    stream: StreamName | None = Field(None, description="Whose; those of every stream if none is named.")
+    stream: StreamName | None = Field(
+        None, description="Whose; those of every stream if none is named, at most a quarter from one."
+    )
     replace: bool = Field(False, description="Have the bundle take the place of one that is there.")
     reason: NeededReason
 

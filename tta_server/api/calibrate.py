@@ -20,7 +20,7 @@ class Gathered(Told):
     stream: str | None = Field(description="Whose images count; null for those of every stream.")
     images: int = Field(description="Different ones that were gathered.")
     wanted: int = Field(description="How many are needed.")
-    said: str = Field(description="Where the bundle is, or why there is none; empty before.")
+    said: str = Field(description="Where the bundle is, or why there is none; before, what limits whose images count.")
 
 
 def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
@@ -38,7 +38,8 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         """Make a reference bundle, without labels, of the next images that are answered; they are the home then.
 
         Answers stay as they are meanwhile: without a bundle, those of the frozen model. The bundle is made beside the
-        server and written next to the weights, where the next start finds it.
+        server and written next to the weights, where the next start finds it. Without `stream` those of every stream
+        count, at most a quarter of them from one.
         """
         return gathering.begin(asked.images, asked.stream or "", asked.replace, callers.who(request, asked.reason))
 
@@ -50,6 +51,6 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     @routes.delete("", **told(Gathered, 409))
     async def cancel(request: Request) -> dict[str, Any]:
         """Stop gathering, or making the bundle, and forget the images."""
-        return gathering.cancel(callers.who(request))
+        return await gathering.cancel(callers.who(request))
 
     return routes

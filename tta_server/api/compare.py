@@ -36,7 +36,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         Nothing is learnt from them, and nothing is counted. Name a domain to see what that one says of them.
         """
         served.engine.refuse_if_full()
-        sent = await uploads(request, served.engine.max_rows)
+        sent = await uploads(request, served.engine.max_rows, served.decoding.quick)
         take(request, len(sent))
         version, found = await compare(served, Question(name, sent, callers.client(request)), hung_up(request))
         images = [two_answers(each, labels) for each in found]

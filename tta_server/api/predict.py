@@ -1,6 +1,8 @@
 """`POST /predict`: image files in, labels out."""
 
+import asyncio
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from tta_server.api.stream_id import stream_of
 from tta_server.errors import BadRequest
 from tta_server.runtime.answer import Question, answer
 from tta_server.runtime.codec import FORMATS, Upload
+from tta_server.runtime.decoding import TINY_BYTES
 from tta_server.runtime.job import Answer
 from tta_server.runtime.served import Served, find
 
@@ -45,8 +48,13 @@ IMAGES: dict[str, Any] = {
 """What the OpenAPI document says of a body of image files."""
 
 
-async def uploads(request: Request, max_images: int) -> tuple[Upload, ...]:
+async def uploads(request: Request, max_images: int, quick: Executor) -> tuple[Upload, ...]:
     """Return the image files of a request.
+
+    Args:
+        request: Its body is read.
+        max_images: Most files that it may have.
+        quick: Where more than a little base64 is read, so that others are served meanwhile.
 
     Raises:
         BadRequest: If there is none, or there are too many.
@@ -55,7 +63,10 @@ async def uploads(request: Request, max_images: int) -> tuple[Upload, ...]:
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "application/json":
-        sent = base64_files.files(body, max_images)
+        if len(body) <= TINY_BYTES:
+            sent = base64_files.files(body, max_images)
+        else:
+            sent = await asyncio.wrap_future(quick.submit(base64_files.files, body, max_images))
         return tuple(Upload(f"image {place} of {len(sent)}", data) for place, data in enumerate(sent, 1))
     if kind != "multipart/form-data":
         if not body:
@@ -95,7 +106,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         stream = stream_of(request.headers.get("x-stream-id"))
         key_of(request).expect_streams(stream)
         served.engine.refuse_if_full()
-        sent = await uploads(request, served.engine.max_rows)
+        sent = await uploads(request, served.engine.max_rows, served.decoding.quick)
         take(request, len(sent))
         asked = Question(stream, sent, callers.client(request), request_id)
         body = _encode(served, asked, await answer(served, asked, hung_up(request)), top_k)

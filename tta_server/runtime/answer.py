@@ -91,7 +91,7 @@ async def answer(served: Served, asked: Question, gone: Callable[[], Coroutine[A
             return _unless(hung_up, served.engine.submit(job, room, soon))
 
         found = await served.answer(asked.stream, ask)
-        served.gathering.offer(asked.stream, offered)
+        served.gathering.offer(asked.stream, asked.client, offered)
         _trace(found)
         return found
 

@@ -82,7 +82,10 @@ def make_served(name: str, model: Model, settings: Settings, storage: Storage) -
         metrics=metrics,
         decoding=Decoding(settings.limits),
         gathering=Gathering(
-            model, settings.model, lambda about, who: engine.command(lambda c: c.note_gathering(about, who))
+            model,
+            settings.model,
+            settings.streams.max_client_share,
+            lambda about, who: engine.command(lambda c: c.note_gathering(about, who)),
         ),
         webhook=webhook,
         tenure=Tenure(storage.store, storage.keeper, engine, finished) if shared else None,

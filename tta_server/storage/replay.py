@@ -138,6 +138,8 @@ def _step(entry: Entry, state: State, x: Tensor, lesson: Recipe) -> Step:
     memory_format = entry.extra.get("memory_format", "contiguous")
     if memory_format != backbone.spec.memory_format:
         backbone = lesson.arrange(memory_format)
+        if (other := backbone.spec.memory_format) != memory_format:
+            raise ValueError(f"{_at(entry)} was made in memory format '{memory_format}', but the network is '{other}'")
     if not stack:
         return lesson.adapter.adapt(backbone, state, x)
     slot, size = map(int, stack)  # what fills the other slots does not matter, how many there are does

@@ -1,13 +1,18 @@
 """Image files as base64 within JSON: what went in comes out, and whatever else is sent is refused at little cost."""
 
+import asyncio
 import base64
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from fastapi import Request
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tta_server.api.base64_files import files
+from tta_server.api.predict import uploads
 from tta_server.errors import BadRequest
 
 
@@ -28,6 +33,38 @@ def test_lines_and_data_urls_are_read():
     assert files(json.dumps({"image": [wrapped, url, url, url]}).encode(), 4) == [b"x" * 200, b"y", b"y", b"y"]
 
 
+@pytest.mark.parametrize("more", range(-4, 5))
+def test_long_files_come_out_as_they_went_in(more):
+    data = bytes(range(256)) * 2**10 * 3
+    data = data[: len(data) // 4 + more] + data
+
+    assert files(json.dumps({"image": text(data)}).encode(), 4) == [data]
+
+
+def test_much_is_read_beside_the_event_loop():
+    data = b"x" * 2**16
+    sent = {"type": "http.request", "body": json.dumps({"image": text(data)}).encode()}
+    busy = threading.Event()
+
+    async def receive() -> dict:
+        return sent
+
+    async def read(pool: ThreadPoolExecutor) -> list[bytes]:
+        headers = [(b"content-type", b"application/json")]
+        request = Request({"type": "http", "headers": headers}, receive)
+        reading = asyncio.create_task(uploads(request, 4, pool))
+        for _ in range(10):
+            await asyncio.sleep(0)  # the loop goes on while the pool has other work
+        early = reading.done()
+        busy.set()
+        assert not early
+        return [upload.data for upload in await reading]
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(busy.wait)
+        assert asyncio.run(read(pool)) == [data]
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -46,6 +83,7 @@ def test_lines_and_data_urls_are_read():
         (b'{"image": [' + b"[]," * 1_000_000 + b"[]]}", "more than the 4 images"),
         (b'{"image": [' + b"1," * 1_000_000 + b"1]}", "more than the 4 images"),
         (b"[" * 1_000_000, "more than the 4 images"),
+        (b'{"image": "' + b"A" * (2**18 - 4) + b"eA==" + b'eA=="}', "something follows its padding"),
     ],
 )
 def test_what_is_no_such_body_is_told_so(body, said):

@@ -218,6 +218,14 @@ def test_other_settings_do_not_pass_for_those_that_were_used(stream, backbone):
         replay(stream.entries, Recipe(adapters.create("tent", lr=2e-2), backbone, None, stream.lesson.window))
 
 
+def test_a_network_that_does_not_lie_as_the_log_says_is_refused_with_the_reason(stream):
+    stream.commit(1)
+    entry = replace(stream.entries[0], extra={"memory_format": "channels_last"})
+
+    with pytest.raises(ValueError, match=r"version 1 .* in memory format 'channels_last', but the network is"):
+        replay([entry], replace(stream.lesson, arrange=lambda _: stream.backbone))
+
+
 def test_a_log_that_lacks_its_beginning_is_refused(stream):
     for batch in range(3):
         stream.commit(batch)
