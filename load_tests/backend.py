@@ -3,29 +3,26 @@
     python -m load_tests.backend --models glyphs resnet18 --batches 1 8 32 --threads 1 2
     python -m load_tests.backend --agree
 
-Ratios are of pairs, each right after torch's forward with the same tensors replaced or none, in turn. Time is what all
-threads of the process took of a CPU, which neighbours on the machine disturb least; threads that wait must not spin
-(`OMP_WAIT_POLICY=PASSIVE`). The server's own choice, `model.runtime: auto`, is made for each number of threads, and
-compared with the faster of both.
+Ratios are of pairs, each right after torch's forward with the same tensors replaced or none, in turn. The server's own
+choice, `model.runtime: auto`, is made for each number of threads, and compared with the faster of both.
 """
 
 import argparse
 import copy
 import gc
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from load_tests.cases import Network, network
-from load_tests.clock import Run, alternate, quantile, spread
+from load_tests.clock import Run, alternate, clock_for, quantile, spread
 from load_tests.machine import describe, load_average
 from tta_server.adapters import create
 from tta_server.models import EMPTY, Output, TorchBackbone
 from tta_server.models.answering import answering
-from tta_server.models.onnx_backbone import MOST_APART, distance
+from tta_server.models.onnx_backbone import MOST_APART, OnnxBackbone, distance
 from tta_server.models.onnx_export import (
     FEATURES,
     IMAGES,
@@ -68,11 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             chosen = []
             for threads in options.threads:
                 torch.set_num_threads(threads)
-                sessions, shares = _sessions(model), list[float]()
+                sessions, shares = _sessions(model), dict[int, list[float]]()
                 for batch in net.batches:
-                    row, found = _row(net, sessions, batch, options.seconds)
+                    row, shares[batch] = _row(net, sessions, batch, options.seconds)
                     print(f"| {threads} | {batch} |", row, flush=True)
-                    shares += found
                 chosen.append(f"auto, {threads} threads: {_auto(net.backbone, shares)}")
             print("\n" + "\n".join(chosen) + "\n")
         del net, model, sessions
@@ -111,10 +107,16 @@ def _agree(net: Network, sessions: tuple[OnnxSession, OnnxSession]) -> tuple[flo
     return distance(found[0], backbone.forward(x)), distance(found[1], adapter.predict(backbone, state, x))
 
 
-def _auto(backbone: TorchBackbone, shares: Sequence[float]) -> str:
-    """Return what the server takes by itself, and what it loses at most; ONNX Runtime has `shares` of torch's time."""
+def _auto(backbone: TorchBackbone, shares: Mapping[int, list[float]]) -> str:
+    """Return what the server takes by itself, and what it loses at most.
+
+    Args:
+        backbone: The network.
+        shares: Of torch's time that ONNX Runtime takes, by number of images.
+    """
     found = answering(backbone, "auto")
-    worst = max(shares) if found.backbone is not backbone else 1 / min(shares)
+    onnx = found.backbone.rows if isinstance(found.backbone, OnnxBackbone) else range(0)
+    worst = max(max(own) if batch in onnx else 1 / min(own) for batch, own in shares.items())
     return f"{found.remark}; at most {max(worst - 1, 0):.0%} slower than the other"
 
 
@@ -133,16 +135,10 @@ def _row(
         (lambda: plain(x, norms), lambda: sessions[1].run({IMAGES: x, **norms}, _MADE)),
     ]
     print(f"{net.name}, batch {batch}", file=sys.stderr)
-    pairs = [alternate(one, other, _own_time, 40, budget_s) for one, other in ways]
+    pairs = [alternate(one, other, clock_for(torch.device("cpu")), 40, budget_s) for one, other in ways]
     middle = 1000 * quantile(pairs[1].plain_s, 0.5)
     shares = [quantile(each.ratios, 0.5) for each in pairs[1:]]
     return " | ".join([f"{middle:.1f}", *(spread(each.ratios) for each in pairs)]) + " |", shares
-
-
-def _own_time(run: Run) -> float:
-    started_s = time.process_time()
-    run()
-    return time.process_time() - started_s
 
 
 def _plain(module: torch.nn.Module, x: Tensor) -> object:

@@ -1,6 +1,7 @@
 """What answers for a network: torch, ONNX Runtime, or the faster of the two on this machine."""
 
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -17,6 +18,7 @@ from tta_server.models.torch_backbone import TorchBackbone
 Runtime = Literal["torch", "onnx", "auto"]
 
 _ROWS = 1, 8
+_SEVERAL = 4  # images from which on what is faster for 8 answers, and before, what is for 1
 _TRIALS, _LONGEST_S = 15, 1.0  # of each way, and of one number of rows
 
 
@@ -37,7 +39,8 @@ def answering(backbone: TorchBackbone, runtime: Runtime, layers: Sequence[str] =
 
     Args:
         backbone: The network.
-        runtime: What is asked for; "auto" takes ONNX Runtime if it is there, says the same and is faster.
+        runtime: What is asked for; "auto" takes ONNX Runtime if it is there, says the same, and for as many images as
+            it is faster.
         layers: Normalisation layers whose style will be asked for.
 
     Raises:
@@ -53,16 +56,21 @@ def answering(backbone: TorchBackbone, runtime: Runtime, layers: Sequence[str] =
         return Chosen(backbone, f"torch: {error}")
     if runtime == "onnx":
         return Chosen(other, f"onnx: {other.about}")
-    share = compare(other, backbone)
-    if share < 1:
-        return Chosen(other, f"onnx: {other.about}, which takes {share:.2f} of torch's time here")
-    return Chosen(backbone, f"torch: ONNX Runtime takes {share:.2f} of its time here")
+    few, several = (compare(other, backbone, [rows]) for rows in _ROWS)
+    taken = f"ONNX Runtime takes {few:.2f} of torch's time of {_ROWS[0]} image and {several:.2f} of {_ROWS[1]} here"
+    if min(few, several) >= 1:
+        return Chosen(backbone, f"torch: {taken}")
+    if max(few, several) < 1:
+        return Chosen(other, f"onnx: {other.about}; {taken}")
+    other.rows = range(_SEVERAL) if few < 1 else range(_SEVERAL, sys.maxsize)
+    which = "fewer than" if few < 1 else "at least"
+    return Chosen(other, f"onnx for {which} {_SEVERAL} images, else torch: {other.about}; {taken}")
 
 
-def compare(other: Backbone, backbone: TorchBackbone) -> float:
-    """Return how long `other` takes of `backbone`'s time, for the source and a stream, few images and several."""
+def compare(other: Backbone, backbone: TorchBackbone, numbers: Sequence[int] = _ROWS) -> float:
+    """Return how long `other` takes of `backbone`'s time, for the source and a stream, and each number of images."""
     shares = []
-    for rows in _ROWS:
+    for rows in numbers:
         x = torch.rand(rows, *backbone.spec.input_shape).to(backbone.device)
         for overrides in (EMPTY, replaceable(backbone)):
             first, second = _timed([_run(each, x, overrides) for each in (other, backbone)])

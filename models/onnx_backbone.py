@@ -1,5 +1,6 @@
 """A backbone that answers through ONNX Runtime, and leaves to torch what only torch can do."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -33,6 +34,9 @@ class OnnxBackbone:
 
     There are two graphs: the source, folded, and one whose normalisation layers are inputs. Streams that share a
     forward take turns in it, so that each has the bits that it has alone.
+
+    Attributes:
+        rows: How many images a graph takes at once; torch takes others.
     """
 
     def __init__(self, backbone: TorchBackbone, layers: Sequence[str] = ()) -> None:
@@ -45,6 +49,7 @@ class OnnxBackbone:
         Raises:
             ValueError: If a package is missing, the network cannot be exported, or answers are too far apart.
         """
+        self.rows = range(sys.maxsize)
         self._torch = backbone
         self._layers = tuple(layers)
         model = export(backbone, layers)
@@ -84,7 +89,7 @@ class OnnxBackbone:
 
     def forward(self, x: Tensor, overrides: Tensors = EMPTY, statistics: Statistics = "stored") -> Output:
         """Run the network on `x` (N, C, H, W) with some of its tensors replaced; see `Backbone.forward`."""
-        if statistics != "stored" or not self._takes(x, overrides):
+        if statistics != "stored" or not self._takes(x, len(x), overrides):
             return self._torch.forward(x, overrides, statistics)
         self._torch.check(x, overrides)
         session = self._streams if overrides else self._source
@@ -97,7 +102,7 @@ class OnnxBackbone:
 
     def forward_stacked(self, xs: Tensor, overrides: Tensors = EMPTY, statistics: Statistics = "stored") -> Output:
         """Run the network on images (S, N, C, H, W) of S streams; see `TorchBackbone.forward_stacked`."""
-        if statistics != "stored" or not self._takes(xs, overrides):
+        if statistics != "stored" or not self._takes(xs, xs.shape[1], overrides):
             return self._torch.forward_stacked(xs, overrides, statistics)
         own = ({name: tensor[i] for name, tensor in overrides.items()} for i in range(len(xs)))
         outputs = [self.forward(x, state) for x, state in zip(xs, own, strict=True)]
@@ -105,6 +110,8 @@ class OnnxBackbone:
 
     def styles(self, x: Tensor, layers: Sequence[str], answer: bool = True) -> tuple[Tensor, Output | None]:
         """Return the style of images as the frozen network sees them; see `Backbone.styles`."""
+        if len(x) not in self.rows:
+            return self._torch.styles(x, layers, answer)
         if tuple(layers) != self._layers:
             return self._torch.styles(x, layers, answer=False)[0], self.forward(x) if answer else None
         self._torch.check(x, EMPTY)
@@ -129,12 +136,12 @@ class OnnxBackbone:
         """Compute the sha256 of torch's weights as they are now; see `Backbone.digest`."""
         return self._torch.digest()
 
-    def _takes(self, x: Tensor, overrides: Tensors) -> bool:
-        """Return whether a call with stored statistics can be answered by a graph."""
+    def _takes(self, x: Tensor, rows: int, overrides: Tensors) -> bool:
+        """Return whether a graph can answer a call with stored statistics, of so many images of each stream."""
         if torch._C._are_functorch_transforms_active():  # inside `vmap` tensors have no memory of their own
             return False
         learnt = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *overrides.values()))
-        return not learnt and overrides.keys() <= self._inputs.keys()
+        return not learnt and rows in self.rows and overrides.keys() <= self._inputs.keys()
 
     def _images(self, rows: int) -> Tensor:
         generator = torch.Generator().manual_seed(0)

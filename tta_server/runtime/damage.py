@@ -8,7 +8,8 @@ from tta_server.models import EMPTY, Backbone
 _FAR = 0.05
 """Of the largest logit: far beyond rounding, for a false alarm stops the server."""
 
-_ROWS = 4
+_ROWS = 1, 8
+"""A runtime may leave few or many images to torch."""
 
 
 class Damage:
@@ -35,10 +36,11 @@ class Damage:
 
     def _say(self) -> list[Tensor]:
         """Return logits of the source, and of a stream that has learnt nothing: a runtime may hold weights for each."""
-        x = torch.rand(_ROWS, *self._answers.spec.input_shape, generator=torch.Generator().manual_seed(0))
+        x = torch.rand(max(_ROWS), *self._answers.spec.input_shape, generator=torch.Generator().manual_seed(0))
+        x = x.to(self._answers.device)
         with torch.no_grad():
             states = EMPTY, self._answers.norm_affine()
-            return [self._answers.forward(x.to(self._answers.device), state).logits for state in states]
+            return [self._answers.forward(x[:rows], state).logits for rows in _ROWS for state in states]
 
 
 def _far(now: Tensor, then: Tensor) -> bool:
