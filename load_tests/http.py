@@ -39,10 +39,11 @@ from tta_server.models import glyphs
 _START_WITHIN_S = 120.0
 _IMAGES = 512  # more than a stream remembers, so that none is refused as a duplicate
 _PEERS = {"bare": "/", "litserve": "/predict", "mosec": "/inference"}
-_OURS = {  # label: what its requests say; all are of one server
-    "ours, off": (b"X-Stream-Id: bench-off\r\n", False),
-    "ours, at home": (b"X-Stream-Id: bench-home\r\n", False),
-    "ours, learning": (b"X-Stream-Id: bench-away\r\n", True),
+_OURS = {"torch": "ours", "onnx": "ours on ONNX Runtime"}
+_ASKED = {  # label: what requests to ours say
+    "off": (b"X-Stream-Id: bench-off\r\n", False),
+    "at home": (b"X-Stream-Id: bench-home\r\n", False),
+    "learning": (b"X-Stream-Id: bench-away\r\n", True),
 }
 _COLUMNS = (
     *("server", "requests/s over the bare app's", "requests/s", "p50 ms", "p99 ms", "p99/p50"),
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lines = []
     for network in options.networks:
         with ExitStack() as stack:
-            sides = _start(stack, network, options.peers_python)
+            sides = _start(stack, network, options.runtimes, options.peers_python)
             lines += _measured(network, sides, options)
     facts = describe(torch.device("cpu")) | {"load average": f"{before:.1f} before, {load_average():.1f} after"}
     report = "\n".join([*(f"- {name}: {fact}" for name, fact in facts.items() if name != "device"), *lines])
@@ -88,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m load_tests.http", description="Compare servers of one network.")
     parser.add_argument("--networks", nargs="+", default=["null", "glyphs"], choices=["null", "glyphs"])
+    parser.add_argument("--runtimes", nargs="+", default=["torch"], choices=_OURS, help="of ours (default: torch)")
     parser.add_argument("--clients", type=int, default=16, help="requests under way (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="(default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of one turn (default: %(default)s)")
@@ -96,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _start(stack: ExitStack, network: str, peers_python: str) -> list[Side]:
+def _start(stack: ExitStack, network: str, runtimes: Sequence[str], peers_python: str) -> list[Side]:
     """Start the servers of a network; they stop with `stack`."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     files, spoilt = _pngs(False), _pngs(True)
@@ -109,25 +111,27 @@ def _start(stack: ExitStack, network: str, peers_python: str) -> list[Side]:
             asked = [_as_json(file) for file in files] if name == "litserve" else files
             requests = tuple(_request(path, file) for file in asked)
             sides.append(Side(name, stack.enter_context(_running(command, folder / name)), port, requests))
-    config, port = folder / "ours.yaml", _free_port()
-    config.write_text(yaml.safe_dump(_config(network)))
-    command = [sys.executable, "-m", "tta_server", "serve", "--config", str(config), "--port", str(port)]
-    process = stack.enter_context(_running(command, folder / "ours"))
-    for name in _OURS if network == "glyphs" else ["ours, off"]:
-        header, away = _OURS[name]
-        requests = tuple(_request("/predict?top_k=1", file, header) for file in (spoilt if away else files))
-        sides.append(Side(name, process, port, requests))
+    for runtime in runtimes:
+        ours, port = _OURS[runtime], _free_port()
+        config = folder / f"{runtime}.yaml"
+        config.write_text(yaml.safe_dump(_config(network, runtime)))
+        command = [sys.executable, "-m", "tta_server", "serve", "--config", str(config), "--port", str(port)]
+        process = stack.enter_context(_running(command, folder / ours))
+        for asked in _ASKED if network == "glyphs" else ["off"]:
+            header, away = _ASKED[asked]
+            requests = tuple(_request("/predict?top_k=1", file, header) for file in (spoilt if away else files))
+            sides.append(Side(f"{ours}, {asked}", process, port, requests))
     for side in sides:
         _wait(side, folder)
     return sides
 
 
-def _config(network: str) -> dict[str, object]:
-    config: dict[str, object] = {"engine": {"threads": 1}, "streams": {"named": {"bench-off": {"mode": "off"}}}}
+def _config(network: str, runtime: str) -> dict[str, object]:
+    config = {"engine": {"threads": 1}, "streams": {"named": {"bench-off": {"mode": "off"}}}}
     if network == "glyphs":
-        return config
+        return config | {"model": {"runtime": runtime}}
     preprocess = {"size": [*glyphs.INPUT_SHAPE[1:]], "mean": [*glyphs.MEAN], "std": [*glyphs.STD]}
-    model = {"architecture": "load_tests.peers.classifier:Null", "preprocess": preprocess}
+    model = {"architecture": "load_tests.peers.classifier:Null", "preprocess": preprocess, "runtime": runtime}
     return config | {"model": model, "adapter": {"name": "source"}}
 
 
