@@ -6,7 +6,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,10 @@ from pathlib import Path
 import httpx
 import yaml
 
+from tests.processes import Forked
+
 START_WITHIN_S = 90.0
+Process = Forked | subprocess.Popen[str]
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Running:
     """
 
     url: str
-    process: "subprocess.Popen[str]"
+    process: Process
     client: httpx.Client
 
 
@@ -38,6 +41,7 @@ def running(
     config: Mapping | None = None,
     environment: Mapping[str, str] | None = None,
     verify: ssl.SSLContext | bool = True,
+    forked: bool = True,
 ) -> Iterator[Running]:
     """Start a server with `config`, wait until it is ready, and stop it at the end.
 
@@ -46,13 +50,13 @@ def running(
         config: Content of the YAML file; one state learns from everything unless it says otherwise.
         environment: Added to this process's environment.
         verify: What the client shows and asks for, where the server speaks TLS.
+        forked: Whether its process is a fork of one that has imported everything, or begins from nothing, as a user's.
     """
     path, log = folder / "config.yaml", folder / "server.log"
     path.write_text(yaml.safe_dump({"domains": {"max": 1}} | dict(config or {})))
-    command = [sys.executable, "-m", "tta_server", "serve", "--config", str(path), "--port", "0"]
+    arguments = ["serve", "--config", str(path), "--port", "0"]
     env = {name: value for name, value in os.environ.items() if not name.startswith("TTA_")} | {"COLUMNS": "200"}
-    with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, text=True, env=env | dict(environment or {}))
+    process = (Forked if forked else _begun)(arguments, log, env | dict(environment or {}))
     try:
         url = _address(process, log)
         with httpx.Client(base_url=url, timeout=60, verify=verify) as client:
@@ -67,7 +71,13 @@ def running(
             process.wait()
 
 
-def _address(process: "subprocess.Popen[str]", log: Path) -> str:
+def _begun(arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> "subprocess.Popen[str]":
+    with log.open("w") as out:
+        command = [sys.executable, "-m", "tta_server", *arguments]
+        return subprocess.Popen(command, stdout=out, stderr=out, text=True, env=environment)
+
+
+def _address(process: Process, log: Path) -> str:
     deadline = time.monotonic() + START_WITHIN_S
     while time.monotonic() < deadline and process.poll() is None:
         # What is being written may end within a character.
@@ -78,7 +88,7 @@ def _address(process: "subprocess.Popen[str]", log: Path) -> str:
     raise AssertionError(f"the server did not say where it listens:\n{log.read_text()}")
 
 
-def _wait_until_ready(client: httpx.Client, process: "subprocess.Popen[str]", log: Path) -> None:
+def _wait_until_ready(client: httpx.Client, process: Process, log: Path) -> None:
     deadline = time.monotonic() + START_WITHIN_S
     while time.monotonic() < deadline and process.poll() is None:
         try:

@@ -49,7 +49,8 @@ def test_the_adapter_keeps_the_laws(folder):
 def test_the_adapter_is_compared(folder):
     command = shlex.split(block("bash", "evaluate"))
 
-    printed = ran("-m", "tta_server", *command[1:], "--protocol", "single", "--device", "cpu")
+    few = ["--protocol", "single", "--images", "16", "--device", "cpu"]
+    printed = ran("-m", "tta_server", *command[1:], *few)
 
     assert "my_adapters:Prior" in printed
     assert "failed" not in printed

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.processes import PROCESSES
 from tests.crash.saver import STREAMS, content, entry, open_store, save, version_of, window
+from tests.processes import PROCESSES
 from tta_server.storage.failpoints import POINTS
 
 LONGEST_S = 0.3

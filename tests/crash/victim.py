@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import yaml
 
-from tests.crash.processes import PROCESSES
+from tests.processes import PROCESSES, say_into
 from tta_server.serve import serve
 from tta_server.settings_file import load_settings
 from tta_server.storage import failpoints
@@ -18,9 +18,7 @@ START_WITHIN_S = 90.0
 
 def run(config: str, log: str, points: str) -> None:
     """Serve until killed, with failpoints armed."""
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
+    say_into(log)
     os.environ["COLUMNS"] = "200"
     failpoints.arm(points)
     serve(load_settings(Path(config)))

@@ -1,6 +1,5 @@
 """Replicas on one folder behind a real HAProxy, to be stopped, killed, added and rolled."""
 
-import multiprocessing
 import os
 import signal
 import socket
@@ -11,10 +10,9 @@ from pathlib import Path
 
 import httpx
 
+from tests.processes import PROCESSES
 from tests.replicas.balancer import balancing
 
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.replicas.replica"])
 READY_S = 90.0
 CLIENT = httpx.Client(verify=False, timeout=10)  # there is no TLS, and looking for certificates is slow
 

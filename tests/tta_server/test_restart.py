@@ -19,6 +19,8 @@ from tta_server.settings_file import load_settings
 from tta_server.telemetry.metrics import Metrics
 
 WINDOW = 16
+SHOWN = ("", "gaussian_noise", "", "fog")
+STOPS = (2, 6, 9, 13)
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +31,9 @@ def model() -> Model:
 @pytest.fixture(scope="module")
 def windows() -> list[np.ndarray]:
     """Clean windows, noisy ones, clean ones again, foggy ones: the guard says all kinds of things about them."""
-    images = glyphs.images("test")[0]
-    parts = []
-    for i, name in enumerate(("", "gaussian_noise", "", "fog")):
-        part = images[i * 6 * WINDOW : (i + 1) * 6 * WINDOW]
-        parts.append(corrupt(part, name, 5) if name else part)
-    return np.split(np.concatenate(parts), 24)
+    images = np.split(glyphs.images("test")[0][: 16 * WINDOW], 4)
+    parts = [corrupt(part, name, 5) if name else part for part, name in zip(images, SHOWN, strict=True)]
+    return np.split(np.concatenate(parts), 16)
 
 
 @pytest.fixture(scope="module")
@@ -77,26 +76,22 @@ def seen(worker: Worker, window: np.ndarray) -> tuple:
     return answer.probabilities.tobytes(), answer.domains, answer.version, states, verdicts
 
 
-@pytest.mark.parametrize(
-    ("stop", "domains", "runtime"),
-    [(3, 16, "torch"), (9, 1, "torch"), (14, 16, "torch"), (20, 1, "torch"), (9, 16, "onnx")],
-)
-def test_after_a_restart_answers_states_and_verdicts_are_those_of_a_server_that_went_on(
-    model, windows, tmp_path, stop, domains, runtime, request
+@pytest.mark.parametrize(("domains", "runtime"), [(1, "torch"), (16, "torch"), (16, "onnx")])
+def test_after_each_restart_answers_states_and_verdicts_are_those_of_a_server_that_went_on(
+    model, windows, tmp_path, domains, runtime, request
 ):
     answers = request.getfixturevalue(runtime)
     one = started(model, tmp_path / "one", domains, answers)
     expected = [seen(one, window) for window in windows]
     close()
-    first = started(model, tmp_path / "two", domains, answers)
-    for window in windows[:stop]:
-        seen(first, window)
-    first.parts.registry.evict("gate")  # as when it stops: what no commit wrote is written
-    close()
 
-    second = started(model, tmp_path / "two", domains, answers)
-    found = [seen(second, window) for window in windows[stop:]]
-    close()
+    again, found = started(model, tmp_path / "two", domains, answers), []
+    for number, window in enumerate(windows):
+        if number in STOPS:
+            again.parts.registry.evict("gate")  # as when it stops: what no commit wrote is written
+            close()
+            again = started(model, tmp_path / "two", domains, answers)
+        found.append(seen(again, window))
 
     assert "commit" in {verdict["verdict"] for *_, verdicts in expected for verdict in verdicts}
-    assert found == expected[stop:]
+    assert found == expected

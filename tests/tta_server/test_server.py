@@ -289,7 +289,7 @@ def test_sigterm_answers_what_was_accepted_and_ends_with_status_0(tmp_path):
         with httpx.Client(base_url=url, timeout=PATIENCE_S) as own:
             return own.post(INFER, content=content).status_code
 
-    with running(tmp_path, config) as server, ThreadPoolExecutor(count) as pool:
+    with running(tmp_path, config, forked=False) as server, ThreadPoolExecutor(count) as pool:
         asked = [pool.submit(ask, server.url) for _ in range(count)]
         # Every request waits, is being answered, or was answered: then all of them were accepted.
         until(

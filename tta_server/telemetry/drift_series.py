@@ -6,6 +6,7 @@ from datetime import datetime
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from tta_server.telemetry.closed_sets import DRIFT_CAUSES, DRIFT_STATES, DriftCause, DriftScore, DriftState
+from tta_server.telemetry.per_stream import PerStream
 
 
 class DriftSeries:
@@ -22,44 +23,35 @@ class DriftSeries:
         self._model, self._label = model, label
         self._shown: dict[str, DriftState] = {}
         two = ["model", "stream"]
-        self._state = Gauge(
-            "tta_drift_state", "1 for the state that the stream's input is in.", [*two, "state"], registry=registry
-        )
-        self._since = Gauge(
+
+        def gauge(name: str, text: str, *more: str) -> PerStream[Gauge]:
+            return PerStream(Gauge(name, text, [*two, *more], registry=registry))
+
+        self._state = gauge("tta_drift_state", "1 for the state that the stream's input is in.", "state")
+        self._since = gauge(
             "tta_drift_since_timestamp_seconds",
             "When that state began: the first window or request that speaks for it.",
-            two,
-            registry=registry,
         )
-        self._sigmas = Gauge(
-            "tta_drift_sigmas",
-            "Score of the last window, in standard deviations of windows without drift.",
-            [*two, "score"],
-            registry=registry,
+        self._sigmas = gauge(
+            "tta_drift_sigmas", "Score of the last window, in standard deviations of windows without drift.", "score"
         )
-        self._evidence = Gauge(
-            "tta_drift_evidence_decades",
-            "Evidence of drift gathered so far, as a power of ten.",
-            two,
-            registry=registry,
+        self._evidence = gauge("tta_drift_evidence_decades", "Evidence of drift gathered so far, as a power of ten.")
+        self._events = PerStream(
+            Counter(
+                "tta_drift_events",
+                "Times that a stream began to drift, by what says so.",
+                [*two, "cause"],
+                registry=registry,
+            )
         )
-        self._events = Counter(
-            "tta_drift_events",
-            "Times that a stream began to drift, by what says so.",
-            [*two, "cause"],
-            registry=registry,
-        )
-        self._accuracy = Gauge(
+        self._accuracy = gauge(
             "tta_estimated_accuracy_ratio",
             "Accuracy as confidence and features suggest it; a collapse may raise it, so it never stands alone.",
-            [*two, "variant"],
-            registry=registry,
+            "variant",
         )
-        self._agreement = Gauge(
+        self._agreement = gauge(
             "tta_source_agreement_ratio",
             "Share of the last learnt window that the stream and the frozen model answer alike.",
-            two,
-            registry=registry,
         )
         self._measured = (self._since, self._sigmas, self._evidence, self._accuracy, self._agreement)
 
@@ -74,8 +66,9 @@ class DriftSeries:
     def close(self, stream: str) -> None:
         """Remove the series of a stream that has its own."""
         self._shown.pop(stream, None)
-        for family in (self._state, self._events, *self._measured):
-            family.remove_by_labels({"model": self._model, "stream": stream})
+        self._events.remove(self._model, stream)
+        for family in (self._state, *self._measured):
+            family.remove(self._model, stream)
 
     def state(self, stream: str, now: DriftState) -> None:
         """Record the state; what was measured goes when nothing is known."""
@@ -87,7 +80,7 @@ class DriftSeries:
             self._state.labels(*labels, state).set(state == now)
         if now == "unknown":
             for family in self._measured:
-                family.remove_by_labels({"model": self._model, "stream": labels[1]})
+                family.remove(*labels)
 
     def since(self, stream: str, time: str) -> None:
         """Record when the state began: ISO 8601, or empty."""

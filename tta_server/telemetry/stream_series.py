@@ -19,6 +19,7 @@ from tta_server.telemetry.closed_sets import (
     WindowOutcome,
 )
 from tta_server.telemetry.drift_series import DriftSeries
+from tta_server.telemetry.per_stream import PerStream
 
 OTHER: Final = "_other"
 
@@ -73,11 +74,11 @@ class StreamSeries:
         self.erased = 0
         two = ["model", "stream"]
 
-        def counter(name: str, text: str, *more: str) -> Counter:
-            return Counter(name, text, [*two, *more], registry=registry)
+        def counter(name: str, text: str, *more: str) -> PerStream[Counter]:
+            return PerStream(Counter(name, text, [*two, *more], registry=registry))
 
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(name, text, two, registry=registry)
+        def gauge(name: str, text: str, *more: str) -> PerStream[Gauge]:
+            return PerStream(Gauge(name, text, [*two, *more], registry=registry))
 
         self._unlabelled = Counter(
             "tta_stream_labels_dropped", "Streams that had to share '_other'.", ["model"], registry=registry
@@ -114,19 +115,13 @@ class StreamSeries:
         self._domains = gauge("tta_stream_domains", "Domains that the stream keeps a state for.")
         self._domain_events = counter("tta_domain_events", "What happened to the stream's domains.", "event")
         self._measures = {name: gauge(family, text) for name, (family, text) in _MEASURES.items()}
-        self._accuracy = Gauge(
-            "tta_labelled_accuracy_ratio",
-            "Exact accuracy on the images that labels came for.",
-            [*two, "variant"],
-            registry=registry,
+        self._accuracy = gauge(
+            "tta_labelled_accuracy_ratio", "Exact accuracy on the images that labels came for.", "variant"
         )
         self.drift = DriftSeries(registry, model, self._label)
-        self._families = [value for value in vars(self).values() if isinstance(value, Counter | Gauge)]
+        self._families = [value for value in vars(self).values() if isinstance(value, PerStream)]
         self._families = [*self._families, *self._measures.values()]
-        self._families.remove(self._unlabelled)
-        self._gauges = [
-            family for family in self._families if isinstance(family, Gauge) and family is not self._domains
-        ]
+        self._gauges = [each for each in self._families if isinstance(each.family, Gauge) and each is not self._domains]
 
     def open(self, stream: str, adapter: str) -> None:
         """Create the series of a stream, counters at 0; past the limit it shares those of `_other`."""
@@ -153,14 +148,14 @@ class StreamSeries:
         if stream in self._labelled:
             self._labelled.discard(stream)
             for family in self._families:
-                family.remove_by_labels({"model": self._model, "stream": stream})
+                family.remove(self._model, stream)
             self.drift.close(stream)
 
     def forget(self, stream: str) -> None:
         """Remove what was measured of a stream: it starts again, and `state` says from where."""
         self.erased += 1
         for family in self._gauges:
-            family.remove_by_labels({"model": self._model, "stream": self._label(stream)})
+            family.remove(self._model, self._label(stream))
 
     def answered(self, stream: str, rows: int, entropy_ratio: float, confidence: float) -> None:
         """Count answered images, and record the stream's recent entropy (over ln K) and confidence, both in [0, 1]."""

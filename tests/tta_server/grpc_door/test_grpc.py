@@ -66,7 +66,7 @@ def reached(tmp_path_factory) -> Iterator[Reached]:
         },
         "limits": {"max_body_bytes": BODY_BYTES, "max_receiving_bytes": BODY_BYTES},  # one message at a time
     }
-    with running(folder, config) as server:
+    with running(folder, config, forked=False) as server:
         port = re.search(r"port (\d+)", (folder / "server.log").read_text(errors="replace"))
         headers, others = ({"authorization": f"Bearer {key}"} for key in (strong, weak))
         server.client.headers.update(headers)

@@ -128,7 +128,7 @@ def test_after_a_reset_the_gauges_of_a_stream_say_nothing_of_what_was_before(cau
     if cause == "operator":
         subject.commands.reset("door", WHO)
 
-    gauges = {family._name for family in subject.metrics.stream._families if isinstance(family, Gauge)}
+    gauges = {each.family._name for each in subject.metrics.stream._families if isinstance(each.family, Gauge)}
     shown = {name for name in gauges if f'{name}{{model="tiny",stream="door"' in subject.metrics.render().decode()}
     assert shown == {"tta_state_version", "tta_serving_source", "tta_stream_frozen"}
     assert value(subject.metrics, "tta_state_version", stream="door") == subject.stream("door").version

@@ -213,7 +213,8 @@ def test_a_thousand_streams_with_states_of_a_resnet50_stay_within_the_budget(lar
     for number in range(count):
         with subject.worker.at_work():
             stream = registry.create(f"camera-{number}", "after", subject.worker.parts.methods.default)
-            own = {name: tensor * (1 + 0.1 * torch.randn((), generator=generator)) for name, tensor in initial.items()}
+            factor = 1 + 0.1 * float(torch.randn((), generator=generator))
+            own = {name: tensor * factor for name, tensor in initial.items()}
             before = stream.standing
             stream.commit(own, 1, passed=False)
             tell(StreamEvent(stream.name, "commit", before, stream.standing, stream, rows=1))

@@ -301,7 +301,7 @@ def test_after_a_reset_no_gauge_of_a_stream_keeps_what_it_said():
     metrics = Metrics("m", "tent")
     for name in ("door", "gate"):
         use(metrics, name)
-    gauges = {family._name for family in metrics.stream._families if isinstance(family, Gauge)}
+    gauges = {each.family._name for each in metrics.stream._families if isinstance(each.family, Gauge)}
     assert {name for name, *labels in samples(metrics) if ("stream", "door") in labels} >= gauges
 
     metrics.stream.forget("door")
