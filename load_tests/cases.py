@@ -117,3 +117,17 @@ def _fill_zeros(module: nn.Module) -> None:
     for parameter in module.parameters():
         if parameter.dim() > 1 and not parameter.any():
             nn.init.normal_(parameter, std=0.02)
+
+
+def without_chance(adapter: Adapter) -> Adapter:
+    """Return an adapter that draws nothing, for two devices never draw the same.
+
+    ViDA's student begins as its teacher: its first gradient is rounding, of which Adam would make steps of full size.
+    """
+    fields = {field.name for field in dataclasses.fields(adapter)}  # type: ignore[arg-type]
+    instead = {
+        "augment": lambda images, _index, _generator: images.flip(3),
+        "restore_mask": lambda _name, like, _generator: torch.ones_like(like),
+        **({"optimizer": "sgd"} if adapter.name == "vida" else {}),
+    }
+    return dataclasses.replace(adapter, **{name: instead[name] for name in fields & instead.keys()})  # type: ignore[type-var]

@@ -9,7 +9,6 @@ the next begins; the exit status is 1 then. With `--device cpu --network glyphs`
 import argparse
 import contextlib
 import copy
-import dataclasses
 import io
 import statistics
 import sys
@@ -23,10 +22,9 @@ import torch
 from torch import Tensor
 
 from load_tests import bench, streams
-from load_tests.cases import Case, cases, network
+from load_tests.cases import Case, cases, network, without_chance
 from load_tests.clock import Run, alternate, clock_for, spread
 from load_tests.machine import describe, load_average
-from tta_server.adapters import Adapter
 from tta_server.models import TorchBackbone
 from tta_server.models.onnx_backbone import OnnxBackbone
 
@@ -81,7 +79,7 @@ def _agreement(options: argparse.Namespace) -> Lines:
     yield "| adapter | logits apart, of their scale | the host waits in a step |"
     yield "| --- | --- | --- |"
     far = []
-    for ours, theirs in zip(cases(cpu, _without_chance)[0], cases(gpu, _without_chance)[0], strict=True):
+    for ours, theirs in zip(cases(cpu, without_chance)[0], cases(gpu, without_chance)[0], strict=True):
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False, deterministic=True):
             apart = max(map(_apart, _learn(ours, cpu), _learn(theirs, gpu)))
         waits = _waits(theirs, gpu)
@@ -99,20 +97,6 @@ def _learn(case: Case, backbone: TorchBackbone) -> list[Tensor]:
         state = step.state
         found.append(step.output.logits.cpu())
     return found
-
-
-def _without_chance(adapter: Adapter) -> Adapter:
-    """Return an adapter that draws nothing, for two devices never draw the same.
-
-    ViDA's student begins as its teacher: its first gradient is rounding, of which Adam would make steps of full size.
-    """
-    fields = {field.name for field in dataclasses.fields(adapter)}  # type: ignore[arg-type]
-    instead = {
-        "augment": lambda images, _index, _generator: images.flip(3),
-        "restore_mask": lambda _name, like, _generator: torch.ones_like(like),
-        **({"optimizer": "sgd"} if adapter.name == "vida" else {}),
-    }
-    return dataclasses.replace(adapter, **{name: instead[name] for name in fields & instead.keys()})  # type: ignore[type-var]
 
 
 def _apart(one: Tensor, other: Tensor) -> float:

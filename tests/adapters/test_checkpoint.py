@@ -15,7 +15,7 @@ from tta_server.adapters import dump_state, load_state
 from tta_server.adapters.checkpoint import load_beside, read_about, state_digest
 from tta_server.models import TorchBackbone
 
-FUZZ = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 DAMAGED = "not a state file of this server, or a damaged one"
 
 json_values = st.recursive(

@@ -1,6 +1,5 @@
 """The laws of an adapter, run over every registered one in every mode that changes what it keeps."""
 
-import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from load_tests.cases import without_chance
 from tests.networks import bundle, reference_network
 from tta_server import adapters
 from tta_server.adapters import Adapter, State, laws
@@ -181,24 +181,6 @@ def test_batch_statistics_of_one_image_are_refused(variant, backbone, batches):
     for verb in (adapter.predict, adapter.adapt):
         with pytest.raises(ValueError, match="at least 2 images"):
             verb(backbone, state, single)
-
-
-def unvaried(images: Tensor, _index: int, _generator: torch.Generator) -> Tensor:
-    return images.flip(3)
-
-
-def kept(_name: str, like: Tensor, _generator: torch.Generator) -> Tensor:
-    return torch.ones_like(like)
-
-
-def without_chance(adapter: Adapter) -> Adapter:
-    """Return an adapter that draws nothing, for two devices never draw the same.
-
-    ViDA's student begins as its teacher: its first gradient is rounding, of which Adam would make steps of full size.
-    """
-    fields = {field.name for field in dataclasses.fields(adapter)}
-    instead = {"augment": unvaried, "restore_mask": kept} | ({"optimizer": "sgd"} if adapter.name == "vida" else {})
-    return dataclasses.replace(adapter, **{name: value for name, value in instead.items() if name in fields})
 
 
 @pytest.mark.gpu

@@ -10,20 +10,20 @@ from tests.tta_server.pictures import encoded, scene
 from tta_server.models.sources import default_preprocess
 
 
-def test_resnet50_is_served_from_a_weights_file(tmp_path):
+def test_a_network_of_torchvision_is_served_from_a_weights_file(tmp_path):
     torch.manual_seed(0)
-    network = torchvision.models.resnet50(weights=None).eval()
+    network = torchvision.models.resnet18(weights=None).eval()
     weights = tmp_path / "weights.safetensors"
     save_file(network.state_dict(), weights)
     config = {
-        "model": {"architecture": "resnet50", "weights": str(weights), "device": "cpu"},
+        "model": {"architecture": "resnet18", "weights": str(weights), "device": "cpu"},
         "engine": {"max_rows": 2, "max_queue_rows": 8, "window_rows": 2},
     }
     image = scene(300, 260)
 
     with running(tmp_path, config) as server:
         response = server.client.post("/predict?top_k=1000", content=encoded(image))
-        metadata = server.client.get("/v2/models/resnet50").json()
+        metadata = server.client.get("/v2/models/resnet18").json()
 
     answer = response.json()
     assert response.status_code == 200, answer
@@ -37,7 +37,7 @@ def in_order(answer: dict) -> list[float]:
 
 
 def expected_of(network: torch.nn.Module, image: object) -> list[float]:
-    preprocess = default_preprocess("resnet50")
+    preprocess = default_preprocess("resnet18")
     x = torch.from_numpy(preprocess(image)).float()[None] / 255
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
     with torch.no_grad():

@@ -4,10 +4,10 @@ from typing import Generic, TypeVar
 
 from prometheus_client import Counter, Gauge
 
-Kind = TypeVar("Kind", Counter, Gauge)
+Family = TypeVar("Family", Counter, Gauge)
 
 
-class PerStream(Generic[Kind]):
+class PerStream(Generic[Family]):
     """A family with the labels `model`, `stream` and perhaps more, that knows which series each stream has.
 
     The library looks at every series of a family to remove some: 4 ms of the device thread for one stream of a hundred.
@@ -16,12 +16,12 @@ class PerStream(Generic[Kind]):
         family: The library's.
     """
 
-    def __init__(self, family: Kind) -> None:
+    def __init__(self, family: Family) -> None:
         """Begin without series."""
-        self.family: Kind = family
-        self._made: dict[tuple[str, str], dict[tuple[str, ...], Kind]] = {}
+        self.family: Family = family
+        self._made: dict[tuple[str, str], dict[tuple[str, ...], Family]] = {}
 
-    def labels(self, model: str, stream: str, *more: str) -> Kind:
+    def labels(self, model: str, stream: str, *more: str) -> Family:
         """Return a series of a stream; it is there from then on."""
         own = self._made.setdefault((model, stream), {})
         if more not in own:

@@ -233,5 +233,5 @@ def test_a_thousand_streams_with_states_of_a_resnet50_stay_within_the_budget(lar
         assert held(subject) <= budget
         peak = max(peak, resident_bytes())
     assert len({probabilities.tobytes() for probabilities in expected.values()}) == len(expected)
-    # Half a budget beyond it: what is on its way to disk, and what the allocator keeps.
-    assert peak - start <= 1.5 * budget
+    # Beyond it: what is on its way to disk, what is known of a thousand streams there, and what the allocator keeps.
+    assert peak - start <= 2 * budget

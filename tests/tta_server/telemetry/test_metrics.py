@@ -187,12 +187,12 @@ def test_closing_a_stream_that_shares_its_series_leaves_them_to_the_others():
     assert values(metrics, "tta_samples_offered_total", "stream") == {"_other": 4}
 
 
-def test_ten_thousand_names_that_come_and_go_leave_no_more_series_than_the_limit():
+def test_a_thousand_names_that_come_and_go_leave_no_more_series_than_the_limit():
     metrics = Metrics("m", "tent", max_labelled=3)
     use(metrics, "_other")
     full = len(samples(metrics)) * 4
 
-    for i in range(10_000):
+    for i in range(1000):
         metrics.stream.open(f"camera-{i}", "tent")
         metrics.stream.close(f"camera-{i}")
 
