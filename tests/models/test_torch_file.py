@@ -74,7 +74,7 @@ def test_what_needs_no_statistics_is_served_and_the_rest_refused(model):
 
 @pytest.mark.parametrize("suffix", [".pt", ".pt2"])
 def test_on_onnx_runtime_an_exported_program_answers_and_a_traced_one_is_left_to_torch(tmp_path, suffix, monkeypatch):
-    monkeypatch.setattr("tta_server.models.answering.compare", lambda _other, _torch: 0.5)
+    monkeypatch.setattr("tta_server.models.answering.compare", lambda *_: 0.5)
     network = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.Flatten(), nn.Linear(256, 10))
     backbone = load(saved(tmp_path, suffix, network), custom=SMALL).backbone
 
