@@ -45,10 +45,12 @@ def dump_state(
     metadata = {_KEY: json.dumps(header, sort_keys=True, default=_qualified_name)}
     everything = {**state, **ungroup(_BESIDE, beside)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in everything.items()}
-    if any(tensor.dtype == torch.bfloat16 for tensor in tensors.values()):  # which numpy does not know
+    try:
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    except TypeError:  # numpy has not all of torch's types, such as bfloat16
         # Copied: a state may hold one tensor under two names, which torch's writer refuses.
         return save({name: tensor.clone() for name, tensor in tensors.items()}, metadata)
-    return numpy.save({name: tensor.numpy() for name, tensor in tensors.items()}, metadata)  # in a third of the time
+    return numpy.save(arrays, metadata)  # in a third of the time
 
 
 def load_state(adapter: Adapter, backbone: Backbone, data: bytes, reference: Reference | None = None) -> State:

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +18,10 @@ from tta_server.models.torch_backbone import TorchBackbone
 Runtime = Literal["torch", "onnx", "auto"]
 
 _ROWS = 1, 8
-_SEVERAL = 4  # images from which on what is faster for 8 answers, and before, what is for 1
 _TRIALS, _LONGEST_S = 15, 1.0  # of each way, and of one number of rows
+
+SEVERAL: Final = 4
+"""From so many images on, `auto` has answer what is faster for 8; before, what is for 1."""
 
 
 class Chosen(NamedTuple):
@@ -62,9 +64,9 @@ def answering(backbone: TorchBackbone, runtime: Runtime, layers: Sequence[str] =
         return Chosen(backbone, f"torch: {taken}")
     if max(few, several) < 1:
         return Chosen(other, f"onnx: {other.about}; {taken}")
-    other.rows = range(_SEVERAL) if few < 1 else range(_SEVERAL, sys.maxsize)
+    other.rows = range(SEVERAL) if few < 1 else range(SEVERAL, sys.maxsize)
     which = "fewer than" if few < 1 else "at least"
-    return Chosen(other, f"onnx for {which} {_SEVERAL} images, else torch: {other.about}; {taken}")
+    return Chosen(other, f"onnx for {which} {SEVERAL} images, else torch: {other.about}; {taken}")
 
 
 def compare(other: Backbone, backbone: TorchBackbone, numbers: Sequence[int] = _ROWS) -> float:

@@ -157,7 +157,8 @@ def _arranged(
     module: nn.Module, freeze: Callable[[], TorchBackbone], asked: MemoryFormat | Literal["auto"]
 ) -> tuple[TorchBackbone, str]:
     """Return the network in the memory format that is asked for, and what a person should know of it."""
-    module.to(memory_format=torch.contiguous_format)  # whoever made it may have had another in mind
+    if any(tensor.ndim == 4 and not tensor.is_contiguous() for tensor in module.state_dict().values()):
+        nn.Module.to(module, memory_format=torch.contiguous_format)  # whoever made it had another in mind
     plain = freeze()
     if asked == "contiguous":
         return plain, plain.spec.memory_format

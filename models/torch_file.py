@@ -59,9 +59,9 @@ class TorchFileModule(nn.Module):
         try:
             made = program(x)
         except RuntimeError as error:
-            if others := ", ".join(sorted(_devices(program) - {str(x.device)})):
+            if others := ", ".join(sorted(_devices(program) - {x.device.type})):
                 raise ValueError(
-                    f"the file was exported on '{others}', which stands in its graph, and cannot run on '{x.device}': "
+                    f"the file names the device '{others}' in its graph, and fails on '{x.device}' ({_reason(error)}): "
                     "export it on that device, or set model.device to the one it was exported on"
                 ) from error
             raise
@@ -98,10 +98,9 @@ def torch_file_source(path: Path) -> Origin:
                 program = torch.export.load(path).module()
                 features = _with_features(program)
     except Exception as error:  # damage may lead to anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         wanted = "of torch.jit.save (a state_dict is given by --weights)" if script else "of torch.export.save"
         kinds = "a damaged one" if script else "a damaged one, or one for a device that is not here"
-        raise ValueError(f"'{path}' is no file {wanted}, or {kinds}: {reason}") from error
+        raise ValueError(f"'{path}' is no file {wanted}, or {kinds}: {_reason(error)}") from error
     for parameter in program.parameters():
         parameter.requires_grad_(False)
     sha = hashlib.sha256(path.read_bytes()).digest()
@@ -122,11 +121,15 @@ def torch_file_source(path: Path) -> Origin:
     )
 
 
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
 def _devices(program: nn.Module) -> set[str]:
-    """Return the devices that the graph of an exported program names; nothing moves them with its weights."""
+    """Return the kinds of devices that the graph of an exported program names; nothing moves them with its weights."""
     graphs = (module.graph for module in program.modules() if isinstance(module, fx.GraphModule))
     values = (value for graph in graphs for node in graph.nodes for value in (*node.args, *node.kwargs.values()))
-    return {str(value) for value in values if isinstance(value, torch.device)}
+    return {value.type for value in values if isinstance(value, torch.device)}
 
 
 def _with_features(program: nn.Module) -> bool:

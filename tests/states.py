@@ -1,5 +1,5 @@
 """Compare states bit for bit."""
 
-from tta_server.adapters.laws.law import bits
+from tta_server.adapters.laws.law import bits, layout
 
-__all__ = ["bits"]
+__all__ = ["bits", "layout"]

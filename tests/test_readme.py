@@ -63,7 +63,7 @@ def test_the_curl_lines_of_the_api_are_answered_by_the_server_that_the_configura
     config["storage"] = {"url": str(tmp_path / "kept")}  # not in this folder
     config["server"] = config.get("server", {}) | {"grpc_port": 0}
 
-    with running(tmp_path, config) as server:
+    with running(tmp_path, config, forked=False) as server:
         for line in lines:
             assert run_curl(line, server.url, tmp_path) or " -o " in line
         address = server.url.removeprefix("http://")

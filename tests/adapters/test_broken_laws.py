@@ -142,6 +142,18 @@ class Hidden(Source):
 
 
 @dataclass(frozen=True)
+class Together(Source):
+    """Answers with how two tensors that nothing is said of differ."""
+
+    def init(self, backbone, reference=None):
+        return {f"theta/{name}": torch.zeros(backbone.spec.classes) for name in ("tilt", "back")}
+
+    def predict(self, backbone, state, x):
+        output = backbone.forward(x)
+        return output._replace(logits=output.logits + state["theta/tilt"] - state["theta/back"])
+
+
+@dataclass(frozen=True)
 class FromNothing(Hidden):
     """Measures what begins at 0."""
 
@@ -214,6 +226,7 @@ BROKEN = {
     Branching: "stacked_states_equal_the_loop_over_streams",
     Waiting: "neither_verb_makes_the_host_wait",
     Hidden: "answers_follow_only_what_is_declared",
+    Together: "answers_follow_only_what_is_declared",
     FromNothing: "regions_measure_what_they_hold",
     Blind: "regions_measure_what_they_hold",
     Dependent: "alone_it_answers_without_moving_statistics",

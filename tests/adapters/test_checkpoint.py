@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from tests.networks import reference_network
-from tests.states import bits
+from tests.states import bits, layout
 from tta_server import adapters
 from tta_server.adapters import dump_state, load_state
 from tta_server.adapters.checkpoint import load_beside, read_about, state_digest
@@ -39,7 +39,7 @@ def file(tent, backbone, batches, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.bool]
+    "dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.int64, torch.bool]
 )
 def test_tensors_of_any_type_and_layout_come_back_bitwise(tent, backbone, dtype):
     values = torch.arange(12).reshape(3, 4).to(dtype)
@@ -48,6 +48,7 @@ def test_tensors_of_any_type_and_layout_come_back_bitwise(tent, backbone, dtype)
     found = load_beside(dump_state(tent, backbone, tent.init(backbone), beside=beside))
 
     assert bits(found) == bits(beside)
+    assert layout(found) == layout({name: beside[name] for name in found})
 
 
 @pytest.fixture

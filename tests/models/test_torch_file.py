@@ -123,7 +123,9 @@ class Placed(nn.Module):
 def test_a_program_that_names_another_device_is_refused_with_the_remedy(tmp_path):
     module = torch_file_source(Path(saved(tmp_path, ".pt2", Placed()))).ready()
 
-    with pytest.raises(ValueError, match=r"exported on 'cpu', .* cannot run on 'meta': export it on that device"):
+    with pytest.raises(
+        ValueError, match=r"names the device 'cpu' in its graph, and fails on 'meta' .*: export it on that device"
+    ):
         module(X.to("meta"))
     assert module(X).shape == (3, 3)
 

@@ -64,7 +64,7 @@ def _started(folder: Path, stack: ExitStack) -> dict[str, Way]:
 
 
 def _plain(folder: Path, stack: ExitStack) -> str:
-    return stack.enter_context(running(folder, SETTINGS | {"domains": {}})).url
+    return stack.enter_context(running(folder, SETTINGS | {"domains": {}}, forked=False)).url
 
 
 def _balanced(folder: Path, stack: ExitStack) -> str:
@@ -73,7 +73,7 @@ def _balanced(folder: Path, stack: ExitStack) -> str:
         (folder / str(number)).mkdir()
         shared = {"url": str(folder / "store"), "shared": True, "replica": f"tta-{number}"}
         config = SETTINGS | {"domains": {}, "storage": shared}
-        url = stack.enter_context(running(folder / str(number), config)).url
+        url = stack.enter_context(running(folder / str(number), config, forked=False)).url
         servers[f"tta-{number}"] = url.removeprefix("http://")
     port = free_port()
     stack.enter_context(balancing(port, servers, folder))

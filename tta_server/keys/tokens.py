@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 
 _CLAIMS: Final = {"name": "sub", "streams": "tta_streams", "models": "tta_models", "images_per_s": "tta_images_per_s"}
 _LEAST_RSA_BITS = 2048
-_MOST_KEPT = 1000
+_KINDS = ("RSA", None), ("EC", "P-256"), ("OKP", "Ed25519"), ("oct", None)  # the last is refused, others are left out
+_MOST_KEPT, _MOST_CHARACTERS = 1000, 8192
 _ANY_NAME = ""  # a key without a `kid` is for tokens that name no other
 _NOT_USABLE = (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, RecursionError, OverflowError)
 
@@ -65,6 +66,9 @@ class Tokens:
 
         What was found is kept until the token expires: to check a signature takes half as long as a whole request.
         """
+        if len(token) > _MOST_CHARACTERS:  # before anybody looks into it
+            log.debug("a token was refused: it has %d characters", len(token))
+            return None
         kept = self._kept  # before the keys: what is found by old ones must not be kept beside new ones
         digest = digest_of(token)
         key, until_s = kept.get(digest, (None, 0.0))
@@ -72,11 +76,11 @@ class Tokens:
             return key
         try:
             claims = self._claims(token)
-            key = _key(claims, digest)
+            key, ends_s = _key(claims, digest), int(claims["exp"]) + LEEWAY_S
         except _NOT_USABLE as error:
             log.debug("a token was refused: %s", error)
             return None
-        kept[digest] = key, int(claims["exp"]) + LEEWAY_S
+        kept[digest] = key, ends_s
         if len(kept) > _MOST_KEPT:
             del kept[next(iter(kept))]
         return key
@@ -117,7 +121,7 @@ class Tokens:
 def read_token_keys(path: Path) -> dict[str, TokenKey]:
     """Return the keys in a file, a JWKS or one public key as PEM, by their names.
 
-    Keys of a JWKS that are for encryption, or for other algorithms, are left out.
+    Keys of a JWKS that are for encryption, for other algorithms or of another kind are left out.
 
     Raises:
         ValueError: If it cannot be read, or holds anything else, two keys of one name, or none to check tokens by.
@@ -143,6 +147,7 @@ def _named(content: bytes) -> list[tuple[str, Any]]:
         return [(_ANY_NAME, load_pem_public_key(content))]
     entries = json.loads(content)["keys"]
     fit = [each for each in entries if each.get("use", "sig") == "sig" and each.get("alg", "RS256") in ALGORITHMS]
+    fit = [each for each in fit if (each.get("kty"), each.get("crv")) in _KINDS]
     return [(str(each.get("kid", _ANY_NAME)), jwt.PyJWK(each).key) for each in fit]
 
 
@@ -171,7 +176,8 @@ def _key(claims: Mapping[str, Any], digest: str) -> Key:
         ValueError: If they say nothing that this server knows.
     """
     entry = {field: claims[claim] for field, claim in _CLAIMS.items() if claim in claims}
-    scopes = [word for word in str(claims.get("scope", "")).split() if word in SCOPES]
+    said = claims.get("scope")
+    scopes = [word for word in said.split(" ") if word in SCOPES] if isinstance(said, str) else []
     try:
         return Key.model_validate(entry | {"scopes": scopes, "sha256": digest})
     except ValidationError as error:

@@ -4,11 +4,12 @@ import torch
 from torch import Tensor
 
 from tta_server.models import EMPTY, Backbone
+from tta_server.models.answering import SEVERAL
 
 _FAR = 0.05
 """Of the largest logit: far beyond rounding, for a false alarm stops the server."""
 
-_ROWS = 1, 8
+_ROWS = 1, SEVERAL
 """A runtime may leave few or many images to torch."""
 
 

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import math
 import os
+import secrets
 import sys
 import tempfile
 from collections import Counter
@@ -100,7 +101,9 @@ class Gathering:
         most = MOST_BYTES // math.prod(self.model.preprocess.input_shape)
         if images > most:
             raise TooLarge(f"{images} images would take more than {MOST_BYTES} bytes; ask for at most {most}")
-        limit = "" if stream else f"at most {math.ceil(images * STREAM_SHARE)} images of one stream count"
+        shares = {"stream": STREAM_SHARE, "client": self.client_share}
+        most_of = [f"{math.ceil(images * share)} of one {whose}" for whose, share in shares.items() if share < 1]
+        limit = "" if stream else f"at most {' and '.join(most_of)} count"
         self._go_on(_Course("gathering", stream, images, limit, who))
         return self.told()
 
@@ -198,7 +201,7 @@ def _levels(image: Images) -> _Levels:
 @contextlib.contextmanager
 def _put_aside(path: Path) -> Iterator[Path]:
     """Yield where a bundle may be made, in the folder of `path`; what is there afterwards goes."""
-    made = path.with_name(f"{path.name}.gathered")
+    made = path.with_name(f"{path.name}.{secrets.token_hex(4)}.gathered")  # others may make one for the same model
     try:
         yield made
     finally:

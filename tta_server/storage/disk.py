@@ -22,6 +22,7 @@ class Disk:
     """A folder. A write is: a file beside it, fsync, rename, fsync of the folder."""
 
     look_every_s = 0.0  # each look takes 0.1 ms
+    side_by_side = True
 
     def __init__(self, root: Path) -> None:
         """Take the folder `root`, which need not exist."""

@@ -24,9 +24,11 @@ class Files(Protocol):
 
     Attributes:
         look_every_s: How long it is enough to have looked once whether a shared stream is still one's own.
+        side_by_side: Whether calls may be under way at the same time.
     """
 
     look_every_s: float
+    side_by_side: bool
 
     def claim(self, alone: bool = True) -> None:
         """Take the place, for this process alone or beside others; ValueError if another has it for itself."""

@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
-from contextlib import suppress
 from typing import Any
 
 from tta_server.storage.audit import Audit, Entry
@@ -23,7 +22,7 @@ from tta_server.storage.store import Store
 log = logging.getLogger(__name__)
 
 _CLOSED = "the store is closed"
-_WRITERS = 4  # of states, side by side
+_WRITERS = 4  # of states, where somebody waits for them
 _HOLD_EVERY_S = 30.0  # an idle server looks that often whether the place is still its own
 
 
@@ -73,7 +72,7 @@ class Keeper:
         Args:
             name: The stream.
             version: Version of the state.
-            make: Returns the file. Runs later, on the writer's thread; on the caller's if `read` comes first.
+            make: Returns the file. Runs later, on a thread that writes; on the caller's if `read` comes first.
             generation: With which this server holds the stream; 0 where no other can. If it has lost the stream when
                 the state would be written, the state is dropped.
         """
@@ -252,21 +251,35 @@ class Keeper:
             raise problem
 
     def _write_states(self, states: Mapping[str, UnsavedState]) -> list[Exception | None]:
-        """Write states side by side: a disk takes many files to heart in hardly more time than one."""
-        left, problems = deque(states.items()), list[Exception | None]()
+        """Write states, side by side if somebody waits: a disk syncs many files in hardly more time than one.
+
+        Otherwise one after another, for what makes their bytes keeps the interpreter from the device thread.
+        """
+        left, problems, helpers = deque(states.items()), list[Exception | None](), list[threading.Thread]()
+
+        def write_one() -> bool:
+            try:
+                name, state = left.popleft()
+            except IndexError:
+                return False
+            problems.append(self._write_state(name, state))
+            return not self._closed
 
         def work() -> None:
-            with suppress(IndexError):  # nothing is left
-                while not self._closed:
-                    problems.append(self._write_state(*left.popleft()))
+            while write_one():
+                pass
 
-        helpers = [
-            threading.Thread(target=work, name=f"keeper-{number}", daemon=True)
-            for number in range(1, min(_WRITERS, len(states)))
-        ]
-        for helper in helpers:
-            helper.start()
-        work()
+        most, going = _WRITERS - 1, True
+        while going:
+            while self._hurry and len(helpers) < min(most, len(left) - 1):
+                try:
+                    helpers.append(threading.Thread(target=work, name="keeper's helper", daemon=True))
+                    helpers[-1].start()
+                except RuntimeError as error:  # no more threads are to be had
+                    log.warning("fewer threads write states than could: %s", error)
+                    helpers.pop()
+                    most = len(helpers)
+            going = write_one()
         for helper in helpers:
             helper.join()
         return problems

@@ -43,6 +43,7 @@ class ObjectStore:
         """Take an fsspec filesystem and the prefix in it."""
         self._filesystem = filesystem
         self._root = root.rstrip("/")
+        self.side_by_side = isinstance(filesystem, AsyncFileSystem)  # FTP has one connection for everybody
 
     def claim(self, alone: bool = True) -> None:
         """Write once, so that a missing bucket and wrong credentials show at the start; there is no lock to take.
@@ -113,7 +114,7 @@ class ObjectStore:
         """Do nothing: nothing unfinished is ever visible."""
 
     def _make_folder(self, path: str) -> None:
-        if not isinstance(self._filesystem, AsyncFileSystem):  # s3 and gs have no folders; SFTP has
+        if not isinstance(self._filesystem, AsyncFileSystem):  # s3 and gs have no folders; FTP has
             self._filesystem.makedirs(self._at(path).rpartition("/")[0], exist_ok=True)
 
     def _at(self, path: str) -> str:

@@ -89,7 +89,7 @@ class Store:
         self._keep: dict[Kind, int] = {"state": keep, "snapshot": keep_snapshots}
         self._inputs_max_bytes = inputs_max_bytes
         self._damaged: set[str] = set()  # found so: not counted as kept, gone with the next save
-        self._turns = [threading.RLock() for _ in range(_TURNS)]
+        self._turns = [threading.RLock() for _ in range(_TURNS if self.files.side_by_side else 1)]
 
     def claim(self) -> None:
         """Take the store for this process, and finish what a crash interrupted; a shared one is left as it is.
@@ -235,7 +235,7 @@ class Store:
 
     def _turn(self, name: str) -> threading.RLock:
         """Return what whoever reads or writes a stream holds meanwhile."""
-        return self._turns[hash(name) % _TURNS]
+        return self._turns[hash(name) % len(self._turns)]
 
     def _put(self, name: str, new: Saved, data: bytes, generation: int) -> str:
         with self._turn(name):

@@ -39,7 +39,7 @@ def keyed(tmp_path_factory):
             "jwt_issuer": ISSUER,
         },
     }
-    with running(folder, config) as server:
+    with running(folder, config, forked=False) as server:
         yield server, secret, folder
 
 

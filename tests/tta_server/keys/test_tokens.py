@@ -95,42 +95,46 @@ def test_clocks_may_differ_a_little(tokens):
 
 
 REFUSED = {
-    "expired": GOOD.token(exp=time.time() - 2 * LEEWAY_S),
-    "without an end": GOOD.token(exp=None),
-    "that never ends": GOOD.token(exp=float("inf")),
-    "not yet valid": GOOD.token(nbf=time.time() + 600),
-    "made in the future": GOOD.token(iat=time.time() + 600),
-    "for another service": GOOD.token(aud="another"),
-    "for no service": GOOD.token(aud=None),
-    "of another issuer": GOOD.token(iss=f"{ISSUER}/"),
-    "of no issuer": GOOD.token(iss=None),
-    "of nobody": GOOD.token(sub=None),
-    "of the server itself": GOOD.token(sub="Engine"),
-    "of a name with a line break": GOOD.token(sub="a\nb"),
-    "without scopes": GOOD.token(scope=None),
-    "of scopes that this server does not know": GOOD.token(scope="openid Admin admins"),
-    "of scopes in a list": GOOD.token(scope=["admin"]),
-    "without streams": GOOD.token(tta_streams=None),
-    "for no stream": GOOD.token(tta_streams=[]),
-    "for streams in a text": GOOD.token(tta_streams="*"),
-    "for no model": GOOD.token(tta_models=[]),
-    "of a negative rate": GOOD.token(tta_images_per_s=-1),
-    "signed by a stranger": STRANGER.token({"kid": GOOD.kid}),
-    "of an unknown key": GOOD.token({"kid": "two"}),
-    "that names no key": GOOD.token({"kid": ""}),
-    "of another's key": GOOD.token({"kid": "RS256"}),
-    "with an extension": GOOD.token({"crit": ["x"], "x": 1}),
-    "unsigned": unsigned("none"),
-    "unsigned, in capitals": unsigned("NONE"),
-    "signed by the public key": signed_by_the_public_key(),
-    "of empty parts": "..",
-    "of a deep head": f"{part(b'[' * 20_000)}.{part({})}.",
-    "of a name that is none": f"{part({'alg': 'EdDSA', 'kid': {}})}.{part({})}.",
+    "expired": lambda: GOOD.token(exp=time.time() - 2 * LEEWAY_S),
+    "without an end": lambda: GOOD.token(exp=None),
+    "that never ends": lambda: GOOD.token(exp=float("inf")),
+    "not yet valid": lambda: GOOD.token(nbf=time.time() + 600),
+    "made in the future": lambda: GOOD.token(iat=time.time() + 600),
+    "for another service": lambda: GOOD.token(aud="another"),
+    "for no service": lambda: GOOD.token(aud=None),
+    "of another issuer": lambda: GOOD.token(iss=f"{ISSUER}/"),
+    "of no issuer": lambda: GOOD.token(iss=None),
+    "of nobody": lambda: GOOD.token(sub=None),
+    "of the server itself": lambda: GOOD.token(sub="Engine"),
+    "of a name with a line break": lambda: GOOD.token(sub="a\nb"),
+    "without scopes": lambda: GOOD.token(scope=None),
+    "of scopes that this server does not know": lambda: GOOD.token(scope="openid Admin admins"),
+    "of scopes in a list": lambda: GOOD.token(scope=["admin"]),
+    "of scopes within something else": lambda: GOOD.token(scope={"a": "x admin y"}),
+    "that ends beyond all numbers": lambda: GOOD.token(exp=10**400),
+    "of many bytes": lambda: GOOD.token(more="m" * 8192),
+    "without streams": lambda: GOOD.token(tta_streams=None),
+    "for no stream": lambda: GOOD.token(tta_streams=[]),
+    "for streams in a text": lambda: GOOD.token(tta_streams="*"),
+    "for no model": lambda: GOOD.token(tta_models=[]),
+    "of a negative rate": lambda: GOOD.token(tta_images_per_s=-1),
+    "signed by a stranger": lambda: STRANGER.token({"kid": GOOD.kid}),
+    "of an unknown key": lambda: GOOD.token({"kid": "two"}),
+    "that names no key": lambda: GOOD.token({"kid": ""}),
+    "of another's key": lambda: GOOD.token({"kid": "RS256"}),
+    "with an extension": lambda: GOOD.token({"crit": ["x"], "x": 1}),
+    "unsigned": lambda: unsigned("none"),
+    "unsigned, in capitals": lambda: unsigned("NONE"),
+    "signed by the public key": lambda: signed_by_the_public_key(),
+    "of empty parts": lambda: "..",
+    "of a deep head": lambda: f"{part(b'[' * 20_000)}.{part({})}.",
+    "of a name that is none": lambda: f"{part({'alg': 'EdDSA', 'kid': {}})}.{part({})}.",
 }
 
 
-@pytest.mark.parametrize("token", REFUSED.values(), ids=REFUSED)
-def test_every_other_token_is_refused_and_only_the_log_says_why(tokens, token, caplog):
+@pytest.mark.parametrize("made", REFUSED.values(), ids=REFUSED)
+def test_every_other_token_is_refused_and_only_the_log_says_why(tokens, made, caplog):
+    token = made()  # now: times are in it
     caplog.set_level("DEBUG")
 
     with pytest.raises(Unauthorized) as wrong:
@@ -181,6 +185,21 @@ def short_rsa() -> dict:
 
 
 SECRET = {"kty": "oct", "k": part(b"s" * 32), "kid": "one"}
+OTHERS = (  # of kinds that no token here is signed by
+    {"kty": "EC", "crv": "P-384", "x": part(b"x" * 48), "y": part(b"y" * 48)},
+    {"kty": "OKP", "crv": "X25519", "x": part(b"x" * 32)},
+    {"kty": "of tomorrow"},
+)
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=lambda other: other.get("crv", "unknown"))
+def test_keys_of_other_kinds_are_left_out(tmp_path, other):
+    file = tmp_path / "jwks.json"
+    file.write_text(json.dumps({"keys": [other | {"kid": "other"}, GOOD.jwk()]}))
+
+    assert open_keyring(auth(file)).find(GOOD.token()).name == "cameras"
+
+
 FILES = {
     "nothing": (b"", "neither a JWKS nor a public key"),
     "broken": (b'{"keys": [', "neither a JWKS nor a public key"),
