@@ -1,11 +1,7 @@
 """What is written, in which order, and what a disk that fails costs."""
 
 import errno
-import itertools
 import logging
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -68,58 +64,6 @@ def test_of_several_states_that_wait_the_newest_is_written(store, keeper):
 
     assert keeper.flush(SOON_S)
     assert [call for call in store.calls if call[1] == "camera"] == [("save", "camera", 3)]
-
-
-def test_states_are_written_side_by_side_once_somebody_waits(tmp_path):
-    begun, asked, together = threading.Event(), threading.Event(), threading.Barrier(4, timeout=SOON_S)
-    names = [f"camera-{number}" for number in range(9)]
-
-    class Waits(Store):
-        def save(self, name: str, version: int, data: bytes, generation: int = 0) -> str:
-            begun.set()
-            if name == names[0]:  # of a round in which nobody waited at first
-                assert asked.wait(SOON_S)
-            else:
-                together.wait()  # nobody goes on before four are here
-            return super().save(name, version, data, generation)
-
-    store = Waits(str(tmp_path / "store"))
-    keeper = Keeper(store, Audit(store.files), interval_s=0)
-    for name in names:
-        keeper.save(name, 1, text(name))
-    keeper.start()
-    assert begun.wait(SOON_S)
-    with ThreadPoolExecutor(1) as caller:
-        flushed = caller.submit(keeper.flush, 2 * SOON_S)
-        while not keeper._hurry:
-            time.sleep(0.001)
-        asked.set()
-
-        assert flushed.result()
-    assert {name: store.load(name) for name in store.names()} == {name: name.encode() for name in names}
-    keeper.close(SOON_S)
-
-
-@pytest.mark.parametrize("started", [0, 1])
-def test_a_system_that_gives_no_more_threads_loses_no_state_and_no_order(store, keeper, monkeypatch, started):
-    start, count = threading.Thread.start, itertools.count()
-
-    def refuse(thread: threading.Thread) -> None:
-        if thread.name == "keeper's helper" and next(count) >= started:
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    hold(store, keeper)
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-    names = [f"camera-{number}" for number in range(20)]
-    for version in (1, 2):
-        for name in names:
-            keeper.save(name, version, text(f"{name} {version}"))
-        store.go_on.set()
-        assert keeper.flush(SOON_S)
-
-    assert [store.load(name) for name in names] == [f"{name} 2".encode() for name in names]
-    assert keeper.failures == 0
 
 
 def test_saving_does_not_wait_for_a_disk_that_hangs(store, keeper):
