@@ -15,6 +15,7 @@ from tta_server.models.arrange import MemoryFormat, NumberType, convert
 from tta_server.models.onnx_file import SUFFIX
 from tta_server.models.origin import Origin
 from tta_server.models.preprocess import Preprocess
+from tta_server.models.reason import reason
 from tta_server.models.reference import Reference, beside, load_reference
 from tta_server.models.sources import find, own_file
 from tta_server.models.torch_backbone import TorchBackbone
@@ -141,8 +142,7 @@ def load(
     except ValueError:
         raise
     except Exception as error:  # a network may be anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"model '{architecture}' cannot be served: {reason}") from error
+        raise ValueError(f"model '{architecture}' cannot be served: {reason(error)}") from error
     expected = backbone.spec.classes
     if classes not in (None, expected):
         raise ValueError(f"model '{architecture}' has {expected} classes, not the {classes} asked for")
@@ -162,7 +162,7 @@ def _arranged(
     plain = freeze()
     if asked == "contiguous":
         return plain, plain.spec.memory_format
-    module.to(memory_format=torch.channels_last)
+    nn.Module.to(module, memory_format=torch.channels_last)  # a network may have a `to` of its own
     other = freeze()
     if asked == "channels_last" and other.spec.memory_format != asked:
         raise ValueError(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tta_server.models.affine_norm import own_parameters
+from tta_server.models.reason import reason
 
 
 def freeze(module: nn.Module, device: torch.device) -> nn.Module:
@@ -20,9 +21,8 @@ def freeze(module: nn.Module, device: torch.device) -> nn.Module:
     try:
         frozen = copy.deepcopy(module, dict(_computed(module))).to(device).eval().requires_grad_(False)
     except Exception as error:  # a network may hold anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
-            f"network {type(module).__name__} cannot be copied ({reason}); keep what is not a tensor out of it"
+            f"network {type(module).__name__} cannot be copied ({reason(error)}); keep what is not a tensor out of it"
         ) from error
     _untie(frozen)
     return frozen

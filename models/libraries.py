@@ -12,6 +12,7 @@ from torch import nn
 
 from tta_server.models.origin import Origin
 from tta_server.models.preprocess import Preprocess
+from tta_server.models.reason import reason
 from tta_server.models.reference import beside
 
 _PROCESSOR = "preprocessor_config.json"
@@ -70,7 +71,7 @@ def hf_source(folder: Path) -> Origin:
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # whatever is wrong with the file
-        raise ValueError(f"'{folder / 'config.json'}' cannot be used: {_reason(error)}") from error
+        raise ValueError(f"'{folder / 'config.json'}' cannot be used: {reason(error, 200)}") from error
     weights = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
     bundle = beside(weights) if weights else None
 
@@ -80,7 +81,7 @@ def hf_source(folder: Path) -> Origin:
         try:
             module: nn.Module = transformers.AutoModelForImageClassification.from_config(config)
         except Exception as error:
-            raise ValueError(f"folder '{folder}' holds no classifier of images: {_reason(error)}") from error
+            raise ValueError(f"folder '{folder}' holds no classifier of images: {reason(error, 200)}") from error
         return module
 
     def ready() -> nn.Module:
@@ -89,7 +90,7 @@ def hf_source(folder: Path) -> Origin:
             classifier = transformers.AutoModelForImageClassification
             module, found = classifier.from_pretrained(folder, local_files_only=True, output_loading_info=True)
         except Exception as error:
-            raise ValueError(f"folder '{folder}' holds no classifier of images: {_reason(error)}") from error
+            raise ValueError(f"folder '{folder}' holds no classifier of images: {reason(error, 200)}") from error
         missing = sorted(found["missing_keys"])
         if missing:
             raise ValueError(
@@ -181,7 +182,7 @@ def _hf_caution(transformers: Any, folder: Path, preprocess: Preprocess) -> str:
         processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True, use_fast=False)
         published = np.asarray(processor(picture, return_tensors="np")["pixel_values"][0], dtype=np.float64)
     except Exception as error:  # a processor may need anything
-        return f"the processor of folder '{folder}' cannot be tried ({_reason(error)}); check model.preprocess"
+        return f"the processor of folder '{folder}' cannot be tried ({reason(error, 200)}); check model.preprocess"
     mean, std = (
         np.reshape([default] * preprocess.channels if values is None else values, (-1, 1, 1))
         for values, default in ((preprocess.mean, 0.0), (preprocess.std, 1.0))
@@ -201,7 +202,3 @@ def _library(name: str, extra: str) -> Any:  # noqa: ANN401
         return importlib.import_module(name)
     except ImportError as error:
         raise ValueError(f"this model needs {name}; install tta-server[{extra}]") from error
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -19,7 +19,8 @@ from tta_server.models.onnx_export import (
     source_only,
     streams_only,
 )
-from tta_server.models.onnx_session import OnnxSession, reason
+from tta_server.models.onnx_session import OnnxSession
+from tta_server.models.reason import reason
 from tta_server.models.torch_backbone import TorchBackbone
 
 MOST_APART = 1e-4
@@ -161,7 +162,7 @@ class OnnxBackbone:
                     found = self.forward(x, overrides)
                 except Exception as error:  # ONNX Runtime has classes of its own
                     raise ValueError(
-                        f"network '{self.spec.name}' does not run on ONNX Runtime: {reason(error)}"
+                        f"network '{self.spec.name}' does not run on ONNX Runtime: {reason(error, 300)}"
                     ) from error
                 apart = distance(found, self._torch.forward(x, overrides))
                 if not apart <= MOST_APART:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from tta_server.models.backbone import Tensors
-from tta_server.models.onnx_session import library, reason
+from tta_server.models.onnx_session import library
 from tta_server.models.preprocess import Preprocess
+from tta_server.models.reason import reason
 from tta_server.models.torch_backbone import TorchBackbone
 
 IMAGES, LOGITS, FEATURES, STYLE = "images", "logits", "features", "style"
@@ -64,7 +65,7 @@ def export(backbone: TorchBackbone, layers: Sequence[str] = ()) -> Any:  # noqa:
             )
         model = program.model_proto if program else None
     except Exception as error:  # whatever the exporter does not know
-        said = reason(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+        said = reason(error.__cause__ if isinstance(error.__cause__, Exception) else error, 300)
         for inner in (" See the stack trace", " (Size-like", " : [num_users"):
             said = said.partition(inner)[0]
         name = backbone.spec.name

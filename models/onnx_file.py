@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from tta_server.models.onnx_export import KEY, serialised
-from tta_server.models.onnx_session import OnnxSession, library, reason
+from tta_server.models.onnx_session import OnnxSession, library
 from tta_server.models.origin import Origin
 from tta_server.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from tta_server.models.reason import reason
 from tta_server.models.reference import beside
 
 SUFFIX = ".onnx"
@@ -86,7 +87,7 @@ def onnx_source(path: Path) -> Origin:
         onnx.checker.check_model(model)
         model = onnx.shape_inference.infer_shapes(model)
     except Exception as error:  # damage may lead to anything
-        raise ValueError(f"'{path}' is not an ONNX file, or a damaged one: {reason(error)}") from error
+        raise ValueError(f"'{path}' is not an ONNX file, or a damaged one: {reason(error, 300)}") from error
     constants = {tensor.name for tensor in model.graph.initializer}
     images = _image(path, [given for given in model.graph.input if given.name not in constants])
     logits = _output(path, model.graph)

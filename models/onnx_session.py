@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tta_server.models.reason import reason
+
 ELEMENTS = {torch.float32: np.float32, torch.float64: np.float64, torch.float16: np.float16, torch.int64: np.int64}
 """Types of tensors that a graph may take or make."""
 
@@ -52,7 +54,7 @@ class OnnxSession:
         try:
             self._session = runtime.InferenceSession(graph, options, providers=providers)
         except Exception as error:  # classes of its own, which derive from nothing but Exception
-            raise ValueError(f"ONNX Runtime refuses the graph: {reason(error)}") from error
+            raise ValueError(f"ONNX Runtime refuses the graph: {reason(error, 300)}") from error
         self._runtime = runtime
         self.device = device
         self.providers: list[str] = self._session.get_providers()
@@ -83,8 +85,3 @@ class OnnxSession:
             torch.cuda.current_stream(self.device).synchronize()
         self._session.run_with_iobinding(binding, options)
         return [torch.from_numpy(output.numpy()).to(self.device) for output in binding.get_outputs()]
-
-
-def reason(error: Exception) -> str:
-    """Return in one line what went wrong."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -16,6 +16,7 @@ from torch.func import vmap
 
 from tta_server.models.backbone import Backbone, Findings, Output, Statistics, Tensors
 from tta_server.models.gradient import differentiate
+from tta_server.models.reason import reason
 from tta_server.models.stacked import stacked
 
 _ROWS = 4
@@ -97,7 +98,7 @@ def _mixed_streams(backbone: Backbone, x: Tensor, generator: torch.Generator) ->
         unknown = re.search("rule for ([a-z0-9_:]+)", str(error))
         return f"torch cannot stack {unknown[1] if unknown else 'an operator'}"
     except Exception as error:  # a network may do what cannot be stacked
-        return " ".join(f"{type(error).__name__}: {error}".split()).partition(". ")[0][:160]
+        return reason(error).partition(". ")[0][:160]
     return ""
 
 

@@ -12,6 +12,7 @@ from tta_server.models.libraries import hf_source, timm_source
 from tta_server.models.onnx_file import SUFFIX, onnx_source
 from tta_server.models.origin import Origin
 from tta_server.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from tta_server.models.reason import reason
 from tta_server.models.torch_file import SUFFIXES, torch_file_source
 from tta_server.models.wide_resnet import CIFAR10_LABELS, WideResNet
 
@@ -100,8 +101,7 @@ def _factory(architecture: str) -> Callable[[int | None], nn.Module]:
         try:
             module = function() if classes is None else function(num_classes=classes)
         except Exception as error:  # a user's function may fail in any way
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise ValueError(f"model factory '{architecture}' failed: {reason}") from error
+            raise ValueError(f"model factory '{architecture}' failed: {reason(error)}") from error
         if not isinstance(module, nn.Module):
             raise ValueError(f"model factory '{architecture}' returned {type(module).__name__}, expected an nn.Module")
         return module

@@ -22,6 +22,7 @@ from tta_server.models.head import Reading, features_of, find_reading
 from tta_server.models.norm import NormCall, UnevenRowsError, replace_batch_norm
 from tta_server.models.normaliser import Normaliser
 from tta_server.models.probe import probe
+from tta_server.models.reason import reason
 from tta_server.models.style import listening
 from tta_server.models.traced import Traced
 
@@ -275,9 +276,8 @@ class TorchBackbone:
             try:
                 return self._module(self._normaliser(images))
             except Exception as error:  # a network raises whatever it likes at images that it is not made for
-                reason = " ".join(f"{type(error).__name__}: {error}".split())
                 shape = tuple(images.shape[1:])
-                raise ValueError(f"it cannot run on {len(images)} images of shape {shape}: {reason}") from error
+                raise ValueError(f"it cannot run on {len(images)} images of shape {shape}: {reason(error)}") from error
 
         self._call.rows, before = len(images), buffers(self._module)
         try:
@@ -300,9 +300,8 @@ class TorchBackbone:
             try:
                 self.forward(image)
             except Exception as error:
-                reason = " ".join(f"{type(error).__name__}: {error}".split())
                 raise ValueError(
-                    f"network '{self._name}' cannot be served: it takes no batch of one or two images ({reason})"
+                    f"network '{self._name}' cannot be served: it takes no batch of one or two images ({reason(error)})"
                 ) from error
         finally:
             self._keep(before)

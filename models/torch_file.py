@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from tta_server.models.origin import Origin
 from tta_server.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from tta_server.models.reason import reason
 from tta_server.models.reference import beside
 
 SUFFIXES = (".pt", ".pt2")
@@ -61,8 +62,9 @@ class TorchFileModule(nn.Module):
         except RuntimeError as error:
             if others := ", ".join(sorted(_devices(program) - {x.device.type})):
                 raise ValueError(
-                    f"the file names the device '{others}' in its graph, and fails on '{x.device}' ({_reason(error)}): "
-                    "export it on that device, or set model.device to the one it was exported on"
+                    f"the file names the device '{others}' in its graph, and fails on '{x.device}' "
+                    f"({reason(error, 200)}): export it on that device, or set model.device to the one it was exported "
+                    "on"
                 ) from error
             raise
         if any(not torch.equal(tensor, before[name]) for name, tensor in program.state_dict().items()):
@@ -100,7 +102,7 @@ def torch_file_source(path: Path) -> Origin:
     except Exception as error:  # damage may lead to anything
         wanted = "of torch.jit.save (a state_dict is given by --weights)" if script else "of torch.export.save"
         kinds = "a damaged one" if script else "a damaged one, or one for a device that is not here"
-        raise ValueError(f"'{path}' is no file {wanted}, or {kinds}: {_reason(error)}") from error
+        raise ValueError(f"'{path}' is no file {wanted}, or {kinds}: {reason(error, 200)}") from error
     for parameter in program.parameters():
         parameter.requires_grad_(False)
     sha = hashlib.sha256(path.read_bytes()).digest()
@@ -119,10 +121,6 @@ def torch_file_source(path: Path) -> Origin:
         ready=ready,
         head="head" if features else "",
     )
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _devices(program: nn.Module) -> set[str]:

@@ -101,8 +101,7 @@ class Gathering:
         most = MOST_BYTES // math.prod(self.model.preprocess.input_shape)
         if images > most:
             raise TooLarge(f"{images} images would take more than {MOST_BYTES} bytes; ask for at most {most}")
-        shares = {"stream": STREAM_SHARE, "client": self.client_share}
-        most_of = [f"{math.ceil(images * share)} of one {whose}" for whose, share in shares.items() if share < 1]
+        most_of = [f"{most} of one {whose}" for whose, most in self._most_of_one(images).items() if most < images]
         limit = "" if stream else f"at most {' and '.join(most_of)} count"
         self._go_on(_Course("gathering", stream, images, limit, who))
         return self.told()
@@ -164,8 +163,14 @@ class Gathering:
         """Return whether a stream or a client may add nothing where the images of every stream count."""
         if self._course.stream:
             return False
-        shares = {("stream", stream): STREAM_SHARE, ("client", client): self.client_share}
-        return any(self._senders[who] >= math.ceil(self._course.wanted * share) for who, share in shares.items())
+        sender = {"stream": stream, "client": client}
+        most_of = self._most_of_one(self._course.wanted)
+        return any(self._senders[whose, sender[whose]] >= most for whose, most in most_of.items())
+
+    def _most_of_one(self, wanted: int) -> dict[str, int]:
+        """Return how many of so many images one stream, and one client, may give."""
+        shares = {"stream": STREAM_SHARE, "client": self.client_share}
+        return {whose: math.ceil(wanted * share) for whose, share in shares.items()}
 
     def _path(self) -> Path:
         """Return where the bundle goes: where the next start looks for it."""

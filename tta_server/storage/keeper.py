@@ -272,12 +272,12 @@ class Keeper:
         most, going = _WRITERS - 1, True
         while going:
             while self._hurry and len(helpers) < min(most, len(left) - 1):
+                helper = threading.Thread(target=work, name="keeper's helper", daemon=True)
                 try:
-                    helpers.append(threading.Thread(target=work, name="keeper's helper", daemon=True))
-                    helpers[-1].start()
+                    helper.start()
+                    helpers.append(helper)
                 except RuntimeError as error:  # no more threads are to be had
                     log.warning("fewer threads write states than could: %s", error)
-                    helpers.pop()
                     most = len(helpers)
             going = write_one()
         for helper in helpers:

@@ -101,10 +101,10 @@ class Store:
         self.files.claim(alone=not self.replica)
         for folder in () if self.replica else self._folders():
             self.files.sweep(folder)
-            there = {found.name for found in self.files.listing(folder)}
-            if _INPUTS in there:
+            listing = self.files.listing(folder)
+            if any(found.name == _INPUTS for found in listing):
                 self.files.sweep(f"{folder}/{_INPUTS}")
-            if _ERASED in there:
+            if _is_erased(listing):
                 self._erase(folder)
 
     def hold(self) -> None:
@@ -241,9 +241,10 @@ class Store:
         with self._turn(name):
             folder = _folder(name)
             self.owners.expect(name, generation)
-            if self._is_erased(folder):
-                self._erase(folder)
             listing = self.files.listing(folder)
+            if _is_erased(listing):
+                self._erase(folder)
+                listing = self.files.listing(folder)
             saved = self._saved(name, listing)
             sequence = self.owners.next([entry.sequence for entry in saved], generation)
             digest = hashlib.sha256(data).hexdigest()
@@ -291,7 +292,7 @@ class Store:
 
     def _files(self, name: str, listing: list[Found], known: Mapping[str, Saved]) -> list[Saved]:
         """Return what of a listing counts, oldest first, with what is known of each beside its name."""
-        if any(found.name == _ERASED for found in listing):
+        if _is_erased(listing):
             return []
         saved = [from_name(found, known.get(found.name)) for found in listing]
         counted = [one for one in saved if one and self.owners.counts(name, one.sequence)]
@@ -310,15 +311,8 @@ class Store:
         return None
 
     def _folders(self) -> list[str]:
-        found = self.files.listing("streams")
-        return [
-            f"streams/{entry.name}"
-            for entry in found
-            if entry.is_folder and STREAM_OR_DOMAIN_NAME.fullmatch(entry.name)
-        ]
-
-    def _is_erased(self, folder: str) -> bool:
-        return any(found.name == _ERASED for found in self.files.listing(folder))
+        there = self.files.listing("streams")
+        return [f"streams/{one.name}" for one in there if one.is_folder and STREAM_OR_DOMAIN_NAME.fullmatch(one.name)]
 
     def _erase(self, folder: str) -> None:
         for path, found in self._tree(folder):
@@ -335,6 +329,10 @@ class Store:
             if found.is_folder:
                 yield from self._tree(f"{folder}/{found.name}")
             yield f"{folder}/{found.name}", found
+
+
+def _is_erased(listing: list[Found]) -> bool:
+    return any(found.name == _ERASED for found in listing)
 
 
 def _folder(name: str) -> str:

@@ -4,9 +4,15 @@ import errno
 import threading
 
 from tta_server.storage.audit import Audit
+from tta_server.storage.pending import Make
 from tta_server.storage.store import Store
 
 SOON_S = 10.0
+
+
+def text(content: str) -> Make:
+    """Return what makes a file of some text."""
+    return lambda: content.encode()
 
 
 class Slow(Store):

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from tests.tta_server.storage.crashes import armed
-from tests.tta_server.storage.keepers import SOON_S, Slow, Watched
+from tests.tta_server.storage.keepers import SOON_S, Slow, Watched, text
 from tta_server.storage.audit import Audit, Entry
 from tta_server.storage.keeper import Keeper
 from tta_server.storage.store import Store
@@ -34,10 +34,6 @@ def keeper(store, audit) -> Keeper:
 
 def commit(version: int, stream: str = "camera") -> Entry:
     return Entry(stream, "commit", version - 1, version)
-
-
-def text(content: str):
-    return lambda: content.encode()
 
 
 def hold(store: Slow, keeper: Keeper) -> None:

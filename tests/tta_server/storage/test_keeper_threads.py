@@ -7,14 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.tta_server.storage.keepers import SOON_S
+from tests.tta_server.storage.keepers import SOON_S, text
 from tta_server.storage.audit import Audit
 from tta_server.storage.keeper import Keeper
 from tta_server.storage.store import Store
-
-
-def text(content: str):
-    return lambda: content.encode()
 
 
 def test_states_are_written_side_by_side_once_somebody_waits(tmp_path):
