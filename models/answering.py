@@ -4,7 +4,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from statistics import median
 from typing import Final, Literal, NamedTuple
 
 import torch
@@ -18,7 +17,7 @@ from tta_server.models.torch_backbone import TorchBackbone
 Runtime = Literal["torch", "onnx", "auto"]
 
 _ROWS = 1, 8
-_TRIALS, _LONGEST_S = 15, 1.0  # of each way, and of one number of rows
+_TRIALS, _LONGEST_S = range(5, 16), 1.0  # of each way, and of one number of rows; more than the fewest if that is short
 
 SEVERAL: Final = 4
 """From so many images on, `auto` has answer what is faster for 8; before, what is for 1."""
@@ -85,16 +84,16 @@ def _run(backbone: Backbone, x: Tensor, overrides: Tensors) -> Callable[[], Tens
 
 
 def _timed(ways: Sequence[Callable[[], Tensor]]) -> list[float]:
-    """Return the median time of each way in seconds, one after the other again and again."""
+    """Return the least time of each way in seconds, one after the other again and again: neighbours only add to it."""
     times: list[list[float]] = [[] for _ in ways]
     end = math.inf
-    for trial in range(_TRIALS + 1):
+    for trial in range(_TRIALS.stop):
         for way, taken in zip(ways, times, strict=True):
             started = time.perf_counter()
             way()
             taken.append(time.perf_counter() - started)
         if trial == 0:  # the first is not like the others
             times, end = [[] for _ in ways], time.perf_counter() + _LONGEST_S
-        elif time.perf_counter() > end:
+        elif trial >= _TRIALS.start and time.perf_counter() > end:
             break
-    return [median(taken) for taken in times]
+    return [min(taken) for taken in times]
