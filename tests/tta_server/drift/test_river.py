@@ -1,4 +1,4 @@
-"""What is kept window by window is what river keeps of the same numbers, and its detector of change sees the same event.
+"""What is kept window by window is what river keeps of the same numbers; its detector of change sees the same event.
 
 river keeps an object for each number and writes to it; here a stream is a value. They share no code.
 """
