@@ -41,12 +41,12 @@ ALERTS: Final[tuple[Alert, ...]] = (
     ),
     Alert(
         "TtaEstimatedAccuracyFalls",
-        'avg_over_time(tta_drift_sigmas{score="atc_accuracy"}[10m]) < -4',
+        'avg_over_time(tta_drift_sigmas{score="estimated_accuracy"}[10m]) < -4',
         "10m",
         "warning",
-        "The frozen model is much less sure of stream {{ $labels.stream }} than of its source images.",
-        "Its estimated accuracy has been {{ $value | humanize }} standard deviations from that on windows without "
-        "drift. Where the frozen model answers, so are the answers.",
+        "The estimated accuracy of the frozen model on stream {{ $labels.stream }} has fallen.",
+        "It has been {{ $value | humanize }} standard deviations from that on windows without drift. Where the frozen "
+        "model answers, so has that of the answers.",
     ),
     Alert(
         "TtaWorseThanFrozen",

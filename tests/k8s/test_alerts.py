@@ -28,7 +28,7 @@ HEALTHY = {
     f'tta_requests_total{{{SERVER},outcome="overloaded"}}': "0+1x60",
     f'tta_drift_state{{{STREAM},state="drift"}}': "0x60",
     f'tta_drift_state{{{STREAM},state="stable"}}': "1x60",
-    f'tta_drift_sigmas{{{STREAM},score="atc_accuracy"}}': "-2x60",
+    f'tta_drift_sigmas{{{STREAM},score="estimated_accuracy"}}': "-2x60",
     f'tta_drift_sigmas{{{STREAM},score="confidence"}}': "-9x60",
     f'tta_labelled_accuracy_ratio{{{STREAM},variant="adapted"}}': "0.88x60",
     f'tta_labelled_accuracy_ratio{{{STREAM},variant="source"}}': "0.9x60",
@@ -47,7 +47,7 @@ CALM = {
 # What is different when an alert must fire; None takes a series away.
 ILL = {
     "TtaDrift": {f'tta_drift_state{{{STREAM},state="drift"}}': "0x30 1x29"},
-    "TtaEstimatedAccuracyFalls": {f'tta_drift_sigmas{{{STREAM},score="atc_accuracy"}}': "-2x20 -6x39"},
+    "TtaEstimatedAccuracyFalls": {f'tta_drift_sigmas{{{STREAM},score="estimated_accuracy"}}': "-2x20 -6x39"},
     "TtaWorseThanFrozen": {f'tta_labelled_accuracy_ratio{{{STREAM},variant="adapted"}}': "0.88x30 0.8x29"},
     "TtaCollapse": {f"tta_prediction_diversity_ratio{{{STREAM}}}": "0.9x30 0.2x29"},
     "TtaRestoresInARow": {f'tta_restores_total{{{STREAM},cause="canary"}}': "0x40 1x5 2x4 3x9"},

@@ -18,6 +18,9 @@ PART = "style"
 KIN_IMAGES = 16
 """So many images of one class lie together; the mean of more is no nearer to the mean of all classes."""
 
+LEAST_KIN = 4
+"""The mean of fewer images says more of these than of their class."""
+
 _SHRINKAGE = 0.1  # of the covariance to its diagonal: there are hardly more images than dimensions
 _LEAST_VARIANCE = 0.01  # of the median of all: a direction that no source image uses must not decide alone
 
@@ -102,7 +105,14 @@ def kin(styles: Tensor, classes: Tensor) -> list[Tensor]:
         classes: (N,).
 
     Returns:
-        Styles of `KIN_IMAGES` images each (16, D), what is left over dropped; all in one if there are fewer.
+        Styles of `KIN_IMAGES` of one class or a few more (n, D), of fewer where there are only so many; of classes of
+        fewer than `LEAST_KIN`, as many together, one class after the other. All in one if that leaves nothing.
     """
-    windows = torch.split(styles[classes.argsort(stable=True)], KIN_IMAGES)
-    return [window for window in windows if len(window) == KIN_IMAGES or len(windows) == 1]
+    kinds, own, counts = torch.unique(classes, return_inverse=True, return_counts=True)
+    many = counts >= LEAST_KIN
+    found = []
+    for kind, count in zip(kinds[many], counts[many], strict=True):
+        found += styles[classes == kind].chunk(max(1, int(count) // KIN_IMAGES))
+    rest = ~many[own]
+    mixed = styles[rest][classes[rest].argsort(stable=True)].split(KIN_IMAGES)
+    return [*found, *(window for window in mixed if len(window) == KIN_IMAGES)] or [styles]

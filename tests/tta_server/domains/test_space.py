@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from tests.networks import reference_network
 from tta_server.domains.place import Place
-from tta_server.domains.space import KIN_IMAGES, PART, StyleSpace, fit, kin
+from tta_server.domains.space import KIN_IMAGES, LEAST_KIN, PART, StyleSpace, fit, kin
 from tta_server.models import Reference, TorchBackbone
 
 LAYERS = ("bn1",)
@@ -78,15 +78,30 @@ def test_images_of_one_class_lie_near_and_what_no_class_shows_lies_as_far_as_eve
 
 
 @FEW
-@given(n=st.integers(1, 100), classes=st.integers(1, 9))
-def test_windows_of_kin_are_full_and_sorted(n, classes):
-    labels = torch.randperm(n, generator=torch.Generator().manual_seed(n)) % classes
+@given(counts=st.lists(st.integers(0, 80), min_size=1, max_size=40).filter(any))
+def test_windows_of_kin_show_one_class_wherever_there_are_enough_images_of_it(counts):
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(len(labels)))]
+
+    windows = [window[:, 0].long() for window in kin(labels[:, None].double(), labels)]
+
+    shown = torch.cat(windows).bincount(minlength=len(counts)).tolist()
+    enough = [number for number, count in enumerate(counts) if count >= LEAST_KIN]
+    assert all(shown[number] == counts[number] for number in enough)
+    mixed = [window for window in windows if len(window.unique()) > 1 or counts[int(window[0])] < LEAST_KIN]
+    pure = [window for window in windows if int(window[0]) in enough and len(window.unique()) == 1]
+    assert len(pure) == sum(max(1, counts[number] // KIN_IMAGES) for number in enough)
+    assert all(LEAST_KIN <= len(window) < 2 * KIN_IMAGES for window in pure)
+    assert all(len(window) == KIN_IMAGES for window in mixed) or len(windows) == 1
+    assert all(torch.equal(window, window.sort().values) for window in mixed if enough or len(windows) > 1)
+
+
+def test_where_each_class_has_one_image_windows_show_neighbouring_classes():
+    labels = torch.randperm(40, generator=torch.Generator().manual_seed(0))
 
     windows = kin(labels[:, None].double(), labels)
 
-    assert len(windows) == max(1, n // KIN_IMAGES)
-    assert all(len(window) == min(n, KIN_IMAGES) for window in windows)
-    assert_close(torch.cat(windows)[:, 0], labels.sort().values[: sum(map(len, windows))].double())
+    assert [window[:, 0].tolist() for window in windows] == [list(range(16)), list(range(16, 32))]
 
 
 @pytest.mark.parametrize("dead", [0.0, 7.0])
