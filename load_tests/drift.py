@@ -30,7 +30,7 @@ from load_tests.routed import WINDOW, Routed, Scene, scene
 from tta_server.demo import camera
 from tta_server.demo.demo_command import SEED
 from tta_server.domains.place import Place
-from tta_server.domains.route import route
+from tta_server.domains.route import NEW, route
 from tta_server.domains.space import StyleSpace
 from tta_server.drift.monitor import Monitor
 from tta_server.drift.watch import Watch
@@ -103,17 +103,18 @@ def _clean(shown: Scene, windows: int) -> Iterator[str]:
         rows.append(monitor.rows_of(output))
         styles.append(found)
     images, looks, home = np.concatenate(rows), torch.cat(styles), Place.source(len(space.mean), space.images)
-    rng, scored, looked = np.random.default_rng(0), [Watch()], [Watch()]
+    rng, scored, looked, opened = np.random.default_rng(0), [Watch()], [Watch()], 0
     for _ in range(windows):
         chosen = rng.integers(len(images), size=WINDOW)
         scored.append(monitor.saw(scored[-1], images[chosen], _TIME))
         for request in torch.from_numpy(chosen).split(_REQUEST):
-            at_home = not route([home], looks[request], space.limit)[-1]
-            looked.append(monitor.looked(looked[-1], len(request), at_home, _TIME))
+            where = route([home], looks[request], space.limit)
+            opened += NEW in where
+            looked.append(monitor.looked(looked[-1], len(request), not where[-1], _TIME))
     alarms, warnings = _begun(scored, "drift"), _begun(scored, "warning")
     yield f"On {windows:,} clean windows of {WINDOW} images the scores alone raise {alarms} false alarms and {warnings}"
     yield f"warnings; the look alone of their {windows * WINDOW // _REQUEST:,} requests raises"
-    yield f"{_begun(looked, 'drift')}."
+    yield f"{_begun(looked, 'drift')}, and {opened} of these would open a domain."
     yield ""
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from tta_server.domains.space import KIN_IMAGES
 
-_MEMORY_IMAGES = 256  # a centre moves along with what comes as a mean over about so many
+MEMORY_IMAGES = 256
+"""A centre moves along with what comes as a mean over about so many."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,7 @@ class Place:
 
     def seen(self, styles: Tensor) -> "Place":
         """Return the place after more images (N, D) of its domain."""
-        known, images = min(self.images, _MEMORY_IMAGES), len(styles)
+        known, images = min(self.images, MEMORY_IMAGES), len(styles)
         found = spread(styles)
         share = images / (known + images)
         return replace(

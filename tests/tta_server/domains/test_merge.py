@@ -3,8 +3,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tta_server.domains.merge import alike
-from tta_server.domains.place import Place
+from tta_server.domains.place import MEMORY_IMAGES, Place
 from tta_server.domains.route import reach
+from tta_server.domains.space import KIN_IMAGES
 
 LIMIT, DIMENSIONS = 2.0, 40
 FEW = settings(deadline=None, max_examples=40)
@@ -88,3 +89,15 @@ def test_a_wide_domain_does_not_swallow_a_narrow_one_that_lies_in_it():
     wide, narrow = Place.first(cloud(64, 5.0, 5.0)), Place.first(cloud(64, 7.0, seed=1))
 
     assert alike([Place.source(DIMENSIONS, 500), wide, narrow], LIMIT) is None
+
+
+@FEW
+@given(images=st.integers(16, 1000), others=st.integers(16, 1000), seed=st.integers(0, 99))
+def test_between_the_limit_and_the_reach_two_domains_stay_apart_once_both_have_seen_much(images, others, seed):
+    one = Place(cloud(1, 5.0, 0.1, seed=seed)[0], 1.0, images)
+    middle = (LIMIT + reach(1, LIMIT)) / 2
+    away = (middle * (1 / images + 1 / others + 1 / KIN_IMAGES)) ** 0.5
+    known = [Place.source(DIMENSIONS, 500), one, Place(one.centre + away, 1.0, others)]
+
+    assert LIMIT < known[1].between(known[2]) < reach(1, LIMIT)
+    assert (alike(known, LIMIT) is None) == (min(images, others) >= MEMORY_IMAGES)
