@@ -24,7 +24,7 @@ RECENT = 16
 """Images of a stream that are kept to judge requests of few together with."""
 
 _FEW = 8
-_REACH = 1.5  # times the limit: how far from a learnt domain images may lie that still belong to it
+_REACH = 1.75  # times the limit: how far from a learnt domain images may lie that still belong to it
 _LEAST_OF_A_NEW_ONE = 4
 _WIDE = 2.0  # times a domain's own spread: then a request is looked at image by image
 _STRANGE = 2.0  # distance of a single image that about one in a hundred of a domain exceeds
