@@ -2,6 +2,7 @@
 
 import time
 
+import httpx
 import pytest
 
 from load_tests.attacks import ATTACKS, prepare
@@ -69,6 +70,17 @@ def test_a_connection_that_does_not_become_a_request_is_told_why_and_ended(serve
 
     assert found[0] == status, found
     assert said in found[1]["error"]
+
+
+def test_names_without_end_keep_no_other_client_out(server):
+    assert ATTACKS[-1].wrong(ATTACKS[-1].run(server.url)) == []
+    transport = httpx.HTTPTransport(local_address="127.0.0.2")
+
+    with httpx.Client(base_url=server.url, transport=transport, timeout=PATIENCE_S) as other:
+        answer = other.post(INFER, content=body(glyph_images(0, 1)), headers={"X-Stream-Id": "a-new-camera"})
+
+    assert answer.status_code == 200, answer.text
+    assert metric(server.client, 'tta_requests_total{model="glyphs",outcome="streams_full"}') > 0
 
 
 def test_an_idle_connection_lives_on_between_requests(server):
