@@ -129,8 +129,9 @@ _REQUESTS: Final = [
     series(
         "Requests refused or failed",
         "The same without ok, so that few are not hidden by many. overloaded: send less, or add a GPU. "
-        "streams_full: raise streams.max_streams. rejected from one moment on: a client was changed. error: read the log, and restart if readiness is lost. At the door: "
-        "turned away before it was a request for predictions, of any kind; docs/security.md has the limits.",
+        "streams_full: raise streams.max_streams. rejected from one moment on: a client was changed. error: read the "
+        "log, and restart if readiness is lost. At the door: turned away before it was a request for predictions, of "
+        "any kind; docs/security.md has the limits.",
         [
             Query(f'sum by (outcome) (rate(tta_requests_total{{{MODEL},outcome!="ok"}}{RATE}))', "{{outcome}}"),
             Query(f"sum by (reason) (rate(tta_refusals_total{{{MODEL}}}{RATE}))", "at the door: {{reason}}"),

@@ -26,6 +26,8 @@ def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
     prepare(folder / "kept")
     with running(folder, CONFIG | {"storage": {"url": str(folder / "kept")}}) as started:
+        asked = started.client.post(INFER, content=body(glyph_images(0, 1)))
+        assert asked.status_code == 200, asked.text  # so the stream of who names none is there before all names are taken
         yield started
 
 
