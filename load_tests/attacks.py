@@ -284,6 +284,6 @@ ATTACKS: Final = (
     Attack("2,000 connections that say nothing", _silent, (408, 0, 503), "header_timeout_s", 20),
     Attack("500 requests at once, 8 times", _sends(_pipelined, 8, deaf=8), (200,), within_s=30),
     # What takes room for good; after it no client of this address opens a stream.
-    Attack("names without end", _names, (429, 200), "max_new_per_client", 300),
+    Attack("names without end", _names, (429, 200), "streams.max_streams", 600),
 )
 """What was seen to stop this server or others, and what stops some; the limits are the defaults."""

@@ -130,7 +130,7 @@ def _expect_fit(settings: Settings) -> None:
 
 def _served(settings: Settings, model: Model | None = None) -> Served:
     """Return the model that the configuration names first, or the one given, with its storage."""
-    model = _answering(model or load_model(settings.model), settings.model)
+    model = with_answers(model or load_model(settings.model), settings.model)
     storage = open_storage(settings.storage, settings.server.port)
     try:
         return make_served(settings.model.name or model.backbone.spec.name, model, settings, storage)
@@ -313,7 +313,7 @@ def load_model(settings: ModelSettings, calibrated: bool = True) -> Model:
     )
 
 
-def _answering(model: Model, settings: ModelSettings) -> Model:
+def with_answers(model: Model, settings: ModelSettings) -> Model:
     """Return the model with what answers for it, as the configuration asks."""
     if settings.architecture.endswith(SUFFIX):
         return replace(model, answers=Chosen(model.backbone, "onnx: the model is a file of it"))

@@ -13,7 +13,9 @@ from typing import Any
 
 from tta_server import __version__
 from tta_server.settings import Settings
-from tta_server.settings_file import add_model_options, load_settings, model_overrides
+from tta_server.settings_file import add_model_options, add_runtime_option, load_settings, model_overrides
+
+_SERVER_OPTIONS = "host", "port", "grpc_port", "admin_port", "tls_certificate", "tls_key", "tls_client_ca"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -141,19 +143,23 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
 
 def _configuration(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
-    parser.add_argument("--host", help="address to listen on")
-    parser.add_argument("--port", type=int, help="port to listen on; 0 picks a free one")
-    parser.add_argument("--admin-port", type=int, help="port for operations, apart from that for predictions")
-    parser.add_argument("--keys-file", type=Path, help="API keys, as 'tta-server keys new' writes them")
-    parser.add_argument(
-        "--insecure-public", action="store_true", default=None, help="listen on a public address without keys"
-    )
-    parser.add_argument("--adapter", help="how streams learn")
+    add_runtime_option(parser)
+    add = parser.add_argument
+    add("--host", help="address to listen on")
+    add("--port", type=int, help="port to listen on; 0 picks a free one")
+    add("--grpc-port", type=int, help="port for gRPC, beside HTTP")
+    add("--admin-port", type=int, help="port for operations, apart from that for predictions")
+    add("--tls-certificate", type=Path, help="the server's certificate, as PEM; all ports then speak TLS")
+    add("--tls-key", type=Path, help="its key, as PEM")
+    add("--tls-client-ca", type=Path, help="CAs of which a client must show a certificate, as PEM")
+    add("--keys-file", type=Path, help="API keys, as 'tta-server keys new' writes them")
+    add("--insecure-public", action="store_true", default=None, help="listen on a public address without keys")
+    add("--adapter", help="how streams learn")
 
 
 def _settings(options: argparse.Namespace) -> Settings:
     given: dict[str, dict[str, Any]] = {
-        "server": {"host": options.host, "port": options.port, "admin_port": options.admin_port},
+        "server": {name: getattr(options, name) for name in _SERVER_OPTIONS},
         "model": model_overrides(options),
         "adapter": {"name": options.adapter},
         "auth": {"keys_file": options.keys_file, "insecure_public": options.insecure_public},
@@ -184,7 +190,9 @@ def _run_models(_options: argparse.Namespace) -> int:
 def _run_demo(options: argparse.Namespace) -> int:
     missing = [name for name in ("cv2", "httpx", "matplotlib", "scipy") if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(f"the demo needs {', '.join(missing)}; install tta-server[evaluate]")
+        raise ValueError(
+            f"the demo needs {', '.join(missing)}; install tta-server[evaluate] (for the image: docs/deploy.md)"
+        )
     from tta_server.demo.demo_command import demo
 
     return demo(options.images, options.severity, options.out, options.port, keep=not options.once)

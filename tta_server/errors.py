@@ -99,6 +99,20 @@ class RateLimited(Overloaded):
     code = "rate_limited"
 
 
+class StreamsFull(Overloaded):
+    """A stream is new, and there are as many as there may be."""
+
+    code = "streams_full"
+
+    def __init__(self, stream: str, count: int) -> None:
+        """Say which stream it is, and how many there are."""
+        super().__init__(
+            f"stream '{stream}' is new and this server holds its {count} streams already (streams.max_streams), and "
+            "none gives way: use those, delete some, or ask again",
+            retry_after_s=10,  # one that is not asked for meanwhile may give way
+        )
+
+
 class ClientGone(TTAError):
     """The caller hung up; nobody reads the answer."""
 

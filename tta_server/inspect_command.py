@@ -8,9 +8,10 @@ from rich.table import Table
 
 from tta_server.adapters import Adapter, registered
 from tta_server.adapters.base import check
-from tta_server.app import load_model
+from tta_server.app import load_model, with_answers
 from tta_server.models import Model
-from tta_server.settings_file import add_model_options, load_settings, model_overrides
+from tta_server.settings_file import add_model_options, add_runtime_option, load_settings, model_overrides
+from tta_server.settings_models import ModelSettings
 
 _ROWS = 2
 
@@ -18,6 +19,7 @@ _ROWS = 2
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     add_model_options(parser, positional=True)
+    add_runtime_option(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -26,11 +28,12 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ValueError: If it cannot be served; the message says why and what would help.
     """
-    model = load_model(load_settings(options.config, {"model": model_overrides(options)}).model)
+    settings = load_settings(options.config, {"model": model_overrides(options)}).model
+    model = load_model(settings)
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for subject, said in inspect(model).items():
+    for subject, said in (inspect(model) | {"runtime": runtime(model, settings)}).items():
         table.add_row(subject, said)
     Console(highlight=False).print(table, markup=False)
     return 0
@@ -49,6 +52,15 @@ def inspect(model: Model) -> dict[str, str]:
         "adapters": ", ".join(fit) or "none",
         **{f"not {name}": reason for name, reason in tried.items() if reason},
     }
+
+
+def runtime(model: Model, settings: ModelSettings) -> str:
+    """Return what would answer for a model, as the settings ask, and why; or why ONNX Runtime cannot."""
+    try:
+        chosen = with_answers(model, settings).answers
+    except ValueError as error:
+        return f"not onnx: {error}"
+    return chosen.remark if chosen else "torch"
 
 
 def attempt(adapter: Adapter, model: Model) -> str:

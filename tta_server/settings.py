@@ -145,13 +145,7 @@ class StreamsSettings(Section):
         10_000,
         ge=1,
         description="Most streams, in memory and on disk; one more takes the place of one that never learnt and rests, "
-        "or gets 429.",
-    )
-    max_new_per_client: int | None = Field(
-        None,
-        ge=1,
-        description="Most streams that one client has opened and that have learnt nothing yet; one more gets 429. "
-        "Empty is half of max_streams.",
+        "or of the newest such of a client that has more than half, or gets 429.",
     )
     expire_s: float = Field(
         86_400.0,

@@ -17,6 +17,7 @@ from tta_server.wanted import adopt_adapter, make_preprocess
 _FILE_VARIABLE = "TTA_CONFIG"
 _OTHER_VARIABLES = {_FILE_VARIABLE, "TTA_URL", "TTA_KEY"}  # the last two tell `tta-server streams` whom to ask
 _MODEL_OPTIONS = ("weights", "sha256", "labels", "classes", "head", "reference", "device", "dtype", "memory_format")
+_RUNTIME = "runtime"
 
 
 def add_model_options(parser: argparse.ArgumentParser, positional: bool = False) -> None:
@@ -48,9 +49,15 @@ def add_model_options(parser: argparse.ArgumentParser, positional: bool = False)
     add("--memory-format", help="contiguous, channels_last, or auto, the faster one (default: contiguous)")
 
 
+def add_runtime_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says what answers, to a command that has a model answer as a server does."""
+    parser.add_argument(f"--{_RUNTIME}", help="torch, onnx, or auto, the faster one here (default: torch)")
+
+
 def model_overrides(options: argparse.Namespace) -> dict[str, Any]:
     """Return what was typed of these options, as the section `model` of overrides."""
-    given = {name: getattr(options, name) for name in _MODEL_OPTIONS} | {"architecture": options.model}
+    given = {name: getattr(options, name) for name in _MODEL_OPTIONS}
+    given |= {"architecture": options.model, _RUNTIME: getattr(options, _RUNTIME, None)}
     return {name: value for name, value in given.items() if value is not None}
 
 

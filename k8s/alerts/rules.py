@@ -112,6 +112,15 @@ ALERTS: Final[tuple[Alert, ...]] = (
         "More images come than it can answer, and the queue is full. Learning has stopped before that.",
     ),
     Alert(
+        "TtaStreamsFull",
+        f'sum by ({_SERVER}) (rate(tta_requests_total{{outcome="streams_full"}}[5m])) > 0',
+        "5m",
+        "critical",
+        "{{ $labels.instance }} has no place for new streams.",
+        "It holds streams.max_streams, and none gives way: whoever sends images to another one, a new camera or one "
+        "whose stream was erased, gets 429 streams_full and no answer. Others are answered.",
+    ),
+    Alert(
         "TtaErrors",
         f'sum by ({_SERVER}) (rate(tta_requests_total{{outcome="error"}}[5m])) '
         f"/ sum by ({_SERVER}) (rate(tta_requests_total[5m])) > 0.01",

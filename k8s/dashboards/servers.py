@@ -27,8 +27,10 @@ _NUMBERS: Final = [
     ),
     stat(
         "Streams",
-        "Streams in memory or on disk, over all servers. They stay until they are deleted; at streams.max_streams "
-        "a new one gets 429. Growth without end: a client makes up names, for example one for each request.",
+        "Streams in memory or on disk, over all servers. One that has learnt stays until it is deleted; one that never "
+        "did is erased once nobody asked for it in streams.expire_s, a day, and gives way earlier where a server has "
+        "streams.max_streams. If none gives way a new one gets 429. Growth without end: a client makes up names, for "
+        "example one for each request.",
         Query(f"sum(tta_streams{{{MODEL}}})"),
         unit="none",
     ),
@@ -41,7 +43,7 @@ _NUMBERS: Final = [
     stat(
         "Requests without an answer",
         "Share of requests that ended in an error, whoever's fault it was. 'Requests by outcome' tells which: "
-        "rejected is the client's, overloaded is load, error is ours.",
+        "rejected is the client's, overloaded is load, streams_full is a limit, error is ours.",
         Query(
             f'(sum(rate(tta_requests_total{{{MODEL},outcome!="ok"}}{RATE})) or vector(0)) '
             f"/ (sum(rate(tta_requests_total{{{MODEL}}}{RATE})) > 0)"
@@ -109,22 +111,33 @@ _REQUESTS: Final = [
     series(
         "Requests by outcome",
         "ok: answered. rejected (4xx): the client's mistake; the answer's text says which. overloaded (429): the "
-        "queue or the table of streams is full. error (5xx): our fault; the log has the reason.",
+        "queue is full. streams_full (429): there is no place for a new stream. error (5xx): our fault; the log "
+        "has the reason.",
         [Query(f"sum by (outcome) (rate(tta_requests_total{{{MODEL}}}{RATE}))", "{{outcome}}")],
         unit="reqps",
-        look=Look(stacked=True, colours={"ok": "green", "rejected": "orange", "overloaded": "purple", "error": "red"}),
+        look=Look(
+            stacked=True,
+            colours={
+                "ok": "green",
+                "rejected": "orange",
+                "overloaded": "purple",
+                "streams_full": "yellow",
+                "error": "red",
+            },
+        ),
     ),
     series(
         "Requests refused or failed",
-        "The same without ok, so that few are not hidden by many. overloaded: send less, or add a GPU. rejected "
-        "from one moment on: a client was changed. error: read the log, and restart if readiness is lost. At the door: "
-        "turned away before it was a request for predictions, of any kind; docs/security.md has the limits.",
+        "The same without ok, so that few are not hidden by many. overloaded: send less, or add a GPU. "
+        "streams_full: raise streams.max_streams. rejected from one moment on: a client was changed. error: read the "
+        "log, and restart if readiness is lost. At the door: turned away before it was a request for predictions, of "
+        "any kind; docs/security.md has the limits.",
         [
             Query(f'sum by (outcome) (rate(tta_requests_total{{{MODEL},outcome!="ok"}}{RATE}))', "{{outcome}}"),
             Query(f"sum by (reason) (rate(tta_refusals_total{{{MODEL}}}{RATE}))", "at the door: {{reason}}"),
         ],
         unit="reqps",
-        look=Look(colours={"rejected": "orange", "overloaded": "purple", "error": "red"}),
+        look=Look(colours={"rejected": "orange", "overloaded": "purple", "streams_full": "yellow", "error": "red"}),
     ),
     series(
         "Latency",

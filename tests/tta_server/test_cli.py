@@ -86,6 +86,20 @@ def test_options_win_over_the_file_and_the_environment(capsys, tmp_path, monkeyp
     assert (printed["model"]["architecture"], printed["model"]["device"]) == ("resnet18", "cpu")
 
 
+def test_ports_and_tls_and_runtime_may_be_typed(capsys):
+    typed = ["--grpc-port", "1", "--admin-port", "2", "--runtime", "auto"]
+    typed += ["--tls-certificate", "a.crt", "--tls-key", "a.key", "--tls-client-ca", "b.crt"]
+
+    assert main(["config", *typed]) == 0
+
+    found = yaml.safe_load(capsys.readouterr().out)
+    server = {name: found["server"][name] for name in ("grpc_port", "admin_port")}
+    assert server == {"grpc_port": 1, "admin_port": 2}
+    files = [found["server"][f"tls_{name}"] for name in ("certificate", "key", "client_ca")]
+    assert files == ["a.crt", "a.key", "b.crt"]
+    assert found["model"]["runtime"] == "auto"
+
+
 def test_models_lists_every_architecture_one_a_line(capsys):
     assert main(["models"]) == 0
 

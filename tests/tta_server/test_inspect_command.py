@@ -47,6 +47,21 @@ def test_what_is_off_is_said_with_its_reason(capsys, config):
     assert "not eata adapter 'eata' needs reference.fisher" in said
 
 
+@pytest.mark.parametrize(
+    ("architecture", "runtime", "said"),
+    [
+        ("Plain", "onnx", "runtime onnx: "),
+        ("Plain", "torch", "runtime torch"),
+        ("Random", "onnx", "runtime not onnx: network 'Random'"),
+        ("Random", "auto", "runtime torch: network 'Random'"),
+    ],
+)
+def test_what_would_answer_is_said_and_why_not_onnx(capsys, config, architecture, runtime, said):
+    found = inspected(capsys, f"tests.models.odd:{architecture}", "--config", config, "--runtime", runtime)
+
+    assert said in found
+
+
 def test_a_network_that_cannot_be_served_is_one_line(capsys, config):
     assert main(["inspect", "tests.models.odd:OneLogit", "--config", config]) == 2
 

@@ -23,9 +23,7 @@ ASK = Tenure._ask
 
 
 @contextmanager
-def sharing(
-    store: Path, domains: int = 1, max_new_per_client: int | None = None
-) -> Iterator[tuple[TestClient, TestClient]]:
+def sharing(store: Path, domains: int = 1) -> Iterator[tuple[TestClient, TestClient]]:
     """Start the servers `a` and `b` on one folder; each is asked to hand over what the other wants."""
     running: dict[str, TestClient] = {}
 
@@ -44,7 +42,6 @@ def sharing(
                 "adapter": {"name": "tent", "settings": {"lr": 0.005}},
                 "guard": UNGUARDED,
                 "domains": {"max": domains},
-                "streams": {"max_new_per_client": max_new_per_client},
             },
         )
         running[f"http://{name}.peers:8000"] = client = stack.enter_context(TestClient(build(settings).app))
@@ -185,13 +182,6 @@ def test_of_the_mode_of_all_and_a_streams_own_the_later_holds_wherever_the_strea
     finally:
         first.patch("/v1/streams", json={"mode": "configured", "reason": "over"}).raise_for_status()
     assert modes == ["off", "shadow", "off"]
-
-
-def test_a_stream_that_has_left_is_no_newcomer_of_its_client(tmp_path):
-    with sharing(tmp_path, max_new_per_client=1) as (first, second):
-        for name in ("one", "two"):
-            infer(first, name, glyph_images(0, 1))
-            infer(second, name, glyph_images(0, 1))
 
 
 def test_who_waits_for_a_server_that_does_not_answer_is_told_what_another_has_found_out(tmp_path, monkeypatch):

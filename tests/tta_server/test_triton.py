@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import time
 import zlib
 from collections.abc import Iterator
 
@@ -200,6 +201,7 @@ def test_statistics_count_what_was_asked(triton):
     after = triton.get_inference_statistics()["model_stats"][0]
     assert after["inference_stats"]["success"]["count"] == before["inference_stats"]["success"]["count"] + 1
     assert after["inference_count"] >= before["inference_count"] + ROWS
+    assert 0 <= time.time() - after["last_inference"] / 1000 < calls.PATIENCE_S
 
 
 def test_the_asynchronous_client_gets_the_same_answer(server, triton):
@@ -220,6 +222,21 @@ def test_the_asynchronous_client_gets_the_same_answer(server, triton):
     assert np.array_equal(found, expected.as_numpy("probabilities"))
     handle = triton.async_infer("glyphs", [tensor_of(images, True)], parameters={"stream_id": "frozen"})
     assert np.array_equal(found, handle.get_result().as_numpy("probabilities"))
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_predict_answers_compressed_whom_takes_that(client, encoding):
+    files = [("image", (f"{seed}.png", pictures.png(seed=seed))) for seed in range(ROWS)]
+
+    def ask(accepted: str) -> httpx.Response:
+        headers = {"Accept-Encoding": accepted, "X-Stream-Id": "frozen", "X-Request-Id": "packed"}
+        return client.post("/predict", files=files, headers=headers, params={"top_k": 20})
+
+    plain, packed = ask("identity"), ask(encoding)
+
+    assert (plain.headers.get("content-encoding"), packed.headers["content-encoding"]) == (None, encoding)
+    assert int(packed.headers["content-length"]) < len(plain.content)
+    assert packed.json() == plain.json()
 
 
 @pytest.mark.parametrize(

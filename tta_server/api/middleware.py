@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tta_server.api.path import path_of
 from tta_server.api.request_id import HEADER, name_request
+from tta_server.errors import RateLimited, StreamsFull
 from tta_server.telemetry.bursts import Bursts
 from tta_server.telemetry.closed_sets import RequestOutcome
 from tta_server.telemetry.log_format import fields
@@ -62,7 +63,7 @@ class Accounting:
         finally:
             duration_s = time.perf_counter() - started_s
             if _asks_for_predictions(scope):
-                self._metrics(_model(scope)).request(_outcome(status), duration_s)
+                self._metrics(_model(scope)).request(_outcome(status, code), duration_s)
             if status >= 400:
                 level = logging.WARNING if status >= 500 else logging.INFO
                 self._bursts.refused(f"{code or 'http'} ({status})", level, **_about(scope))
@@ -106,9 +107,11 @@ def _model(scope: Scope) -> str:
     return path.removeprefix("/v2/models/").partition("/")[0] if path.startswith("/v2/models/") else ""
 
 
-def _outcome(status: int) -> RequestOutcome:
+def _outcome(status: int, code: str) -> RequestOutcome:
     if status < 400:
         return "ok"
-    if status in (429, 499):
+    if code == StreamsFull.code:
+        return "streams_full"
+    if status in (429, 499) and code != RateLimited.code:
         return "overloaded" if status == 429 else "cancelled"
     return "rejected" if status < 500 else "error"

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from tta_server.api import base64_files
 from tta_server.api.answers import Predictions, told
 from tta_server.api.caller import Callers, hung_up
-from tta_server.api.encoding import body_of
+from tta_server.api.encoding import body_of, compressed
 from tta_server.api.multipart import boundary_of, files
 from tta_server.api.permission import key_of, take
 from tta_server.api.request_id import request_id_of
@@ -110,7 +110,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         take(request, len(sent))
         asked = Question(stream, sent, callers.client(request), request_id)
         body = _encode(served, asked, await answer(served, asked, hung_up(request)), top_k)
-        return Response(body, media_type="application/json")
+        return await compressed(request, Response(body, media_type="application/json"))
 
     return routes
 

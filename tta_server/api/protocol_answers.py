@@ -53,7 +53,7 @@ class InferenceStats(Told):
     queue: Duration
     compute_input: Duration = Field(description="Decoding, for each request.")
     compute_infer: Duration = Field(description="Forwards of the network, for each batch.")
-    compute_output: Duration
+    compute_output: Duration = Field(description="0: not measured.")
     cache_hit: Duration
     cache_miss: Duration
 
@@ -63,7 +63,9 @@ class ModelStatistics(Told):
 
     name: str
     version: str
-    last_inference: int = Field(description="0: not kept.")
+    last_inference: int = Field(
+        description="When a request was answered last, in milliseconds since 1970; 0 if none was."
+    )
     inference_count: int = Field(description="Images that went through the network.")
     execution_count: int = Field(description="Forwards.")
     inference_stats: InferenceStats

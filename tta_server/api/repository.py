@@ -165,7 +165,7 @@ def _of(served: Served) -> dict[str, Any]:
     return {
         "name": served.name,
         "version": VERSION,
-        "last_inference": 0,
+        "last_inference": int(1000 * served.metrics.answered_s),
         "inference_count": int(totals["tta_batch_size_images_sum", ""]),
         "execution_count": int(totals["tta_batch_size_images_count", ""]),
         "inference_stats": {

@@ -65,7 +65,9 @@ def run(options: argparse.Namespace) -> int:
     """
     missing = [name for name in ("cv2", "matplotlib", "scipy") if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(f"'evaluate' needs {', '.join(missing)}; install tta-server[evaluate]")
+        raise ValueError(
+            f"'evaluate' needs {', '.join(missing)}; install tta-server[evaluate] (for the image: docs/deploy.md)"
+        )
     if options.batch < 2:
         raise ValueError(f"batch must be at least 2, got {options.batch}; protocol 'single' sends one image at a time")
     from rich.console import Console

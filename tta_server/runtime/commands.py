@@ -104,11 +104,10 @@ class Commands:
 
         Raises:
             Conflict: If it exists.
-            Overloaded: If there is no room for it.
+            StreamsFull: If there is no room for it.
         """
         usual = self._streams.modes.usual(name)
-        self._newcomers.make_room(time.monotonic())
-        stream = self._streams.create(name, mode or usual, method or self._methods.default)
+        stream = self._desk.open(name, mode or usual, method or self._methods.default)
         stream.mode_s = time.time() if mode else stream.mode_s
         self._desk.changed(stream, "create", stream.standing, who, _described(method) if method else None)
         return self._desk.told(stream)

@@ -1,5 +1,6 @@
 """What operators' commands share: who asks, which streams a command is about, and how a change is told."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -7,9 +8,10 @@ from typing import Any, NamedTuple
 from tta_server.adapters import State
 from tta_server.errors import Conflict, SetAside
 from tta_server.runtime.worker import Parts
+from tta_server.settings import Mode
 from tta_server.storage.audit import Event
 from tta_server.streams.event import StreamEvent
-from tta_server.streams.stream import Standing, Stream
+from tta_server.streams.stream import Method, Standing, Stream
 from tta_server.telemetry.closed_sets import DropReason
 
 
@@ -34,8 +36,15 @@ class Desk:
         """Take the streams and who is told."""
         self.streams = parts.registry
         self.methods = parts.methods
+        self._newcomers = parts.newcomers
         self._news = parts.news
         self._ledger = parts.ledger
+
+    def open(self, name: str, mode: Mode, method: Method) -> Stream:
+        """Open a stream for an operator; see `Registry.create`."""
+        if name not in self.streams:
+            self._newcomers.make_room("", time.monotonic())
+        return self.streams.create(name, mode, method)
 
     def one_state(self, name: str) -> Stream:
         """Return a stream, or a domain, that has one state.

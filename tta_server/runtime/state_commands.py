@@ -72,7 +72,7 @@ class StateCommands:
 
         Raises:
             NotFound: If a domain is named that is not there.
-            Overloaded: If the stream is new and there is no room for it.
+            StreamsFull: If the stream is new and there is no room for it.
             Conflict: If the stream has as many domains as it may have.
             BadRequest: If it is no state file, belongs to other weights or another adapter, or does not say where the
                 domain lies that it would open.
@@ -86,7 +86,7 @@ class StateCommands:
             adopted = self._shelf.adopted(method, data)
             opens = known.whereabouts is not None if known else self._domains.told_apart
             placed = self._shelf.placed(data) if opens else None
-            stream = known or streams.create(name, streams.modes.usual(name), method)
+            stream = known or self._desk.open(name, streams.modes.usual(name), method)
             if placed:
                 self._domains.check_room(stream)
                 return self._desk.told(self._domains.open(stream, placed, adopted, who, {}))

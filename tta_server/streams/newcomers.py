@@ -1,11 +1,14 @@
-"""Streams that have not learnt yet: whoever asks may open one, so no client may have many, and the idle ones go."""
+"""Streams that have not learnt yet: whoever asks may open one, so they give way when there is no place left.
+
+Nobody is refused while there is a place. Then the one that is idle longest goes, if it rests; else the newest of a
+client that has more than half of all places. So names without end keep nobody out, and a camera that sees nothing new,
+and so never learns, stays as long as it is asked and its client has at most half.
+"""
 
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from tta_server.errors import Overloaded
 from tta_server.settings import StreamsSettings
 from tta_server.streams.event import EventKind, News, StreamEvent
 from tta_server.streams.names import is_domain, stream_of_domain
@@ -26,10 +29,12 @@ class Newcomer(NamedTuple):
 
     Attributes:
         client: Who opened it; empty if that is not known.
-        touched_s: When it was asked last, on the monotonic clock.
+        opened_s: When it was, on the monotonic clock.
+        touched_s: When it was asked last, on the same.
     """
 
     client: str
+    opened_s: float
     touched_s: float
 
 
@@ -40,7 +45,6 @@ class Newcomers:
         """Start with none; of what comes from disk, those that never learnt and are as configured are newcomers."""
         self._registry = registry
         self._most = settings.max_streams
-        self._most_of_a_client = settings.max_new_per_client or max(1, settings.max_streams // 2)
         self._expire_s = settings.expire_s
         self._news = news
         self._newcomers: OrderedDict[str, Newcomer] = OrderedDict()  # the one that is idle longest first
@@ -52,37 +56,29 @@ class Newcomers:
         return len(self._newcomers)
 
     def visit(self, name: str, client: str, now_s: float) -> None:
-        """Say that a client asks for a stream, before it is opened.
+        """Say that a client asks for a stream, before it is opened."""
+        known = self._newcomers.get(name)
+        if name not in self._registry:
+            self.make_room(client, now_s)
+            if len(self._registry) < self._most:  # else it is refused
+                self._know(name, Newcomer(client, now_s, now_s))
+        elif known:
+            self._know(name, Newcomer(known.client or client, known.opened_s, now_s))
 
-        Raises:
-            Overloaded: If it is new, and the client or the server has too many already.
+    def make_room(self, client: str, now_s: float) -> None:
+        """If there are as many streams as there may be, have a newcomer give way to one more, if any does.
+
+        Args:
+            client: Whose that will be; empty if it is an operator's.
+            now_s: The time, on the monotonic clock.
         """
-        if name in self._registry:
-            if known := self._newcomers.get(name):
-                self._newcomers[name] = known._replace(touched_s=now_s)
-                self._newcomers.move_to_end(name)
-        else:
-            self.forget(name)  # it was to be opened before, and could not be
-            if client and self._clients[client] >= self._most_of_a_client:
-                raise Overloaded(
-                    f"stream '{name}' is new, and client '{client}' has opened {self._clients[client]} streams that "
-                    "have learnt nothing yet (streams.max_new_per_client); use those, or delete some"
-                )
-            self.make_room(now_s)
-            self._newcomers[name] = Newcomer(client, now_s)
-            self._clients[client] += 1
-
-    def make_room(self, now_s: float) -> None:
-        """If there are as many streams as there may be, erase the newcomer that is idle longest, if it rests."""
-        if len(self._registry) >= self._most:
-            self._erase_first(lambda idle: now_s - idle.touched_s > _RESTING_S, "and another needed its place")
+        while len(self._registry) >= self._most and (name := self._idle(now_s, _RESTING_S) or self._surplus(client)):
+            self._erase(name, "another needed its place")
 
     def expire(self, now_s: float) -> None:
         """Erase those that were not asked for `streams.expire_s`."""
-        while self._expire_s and self._erase_first(
-            lambda idle: now_s - idle.touched_s > self._expire_s, "in streams.expire_s"
-        ):
-            pass
+        while self._expire_s and (name := self._idle(now_s, self._expire_s)):
+            self._erase(name, "nobody asked for it in streams.expire_s")
 
     def hear(self, event: StreamEvent) -> None:
         """A stream that has learnt, was set aside, or that an operator has changed, is a newcomer no more."""
@@ -102,25 +98,37 @@ class Newcomers:
         if any(steps) or not as_usual or summary.trouble:
             self.forget(name)
         elif name not in self._newcomers:
-            self._newcomers[name] = Newcomer("", time.monotonic())
+            now_s = time.monotonic()
+            self._know(name, Newcomer("", now_s, now_s))
 
-    def _erase_first(self, may_go: Callable[[Newcomer], bool], why: str) -> bool:
-        """Erase the newcomer that is idle longest, if it may go; return whether it did."""
+    def _idle(self, now_s: float, longer_than_s: float) -> str | None:
+        """Return the one that is idle longest, if it is so for longer than that."""
         name, first = next(iter(self._newcomers.items()), ("", None))
-        if first is None or not may_go(first):
-            return False
+        return name if first and now_s - first.touched_s > longer_than_s else None
+
+    def _surplus(self, asking: str) -> str | None:
+        """Return the newest of the client that has more than half of all places, if another asks."""
+        most = next((client for client, count in self._clients.items() if client and 2 * count > self._most), asking)
+        if most == asking:
+            return None
+        return max((each.opened_s, name) for name, each in self._newcomers.items() if each.client == most)[1]
+
+    def _erase(self, name: str, why: str) -> None:
         self.forget(name)
         if name not in self._registry:
-            return True
+            return
         try:
             standing = Standing(self._registry.summary(name).state_version)
             self._registry.delete(name)
         except Exception as error:
             self._registry.set_aside(name, error)
-            return True
-        reason = f"it learnt nothing, nobody asked for it {why}"
-        self._news.tell(StreamEvent(name, "delete", standing, standing, reason=reason))
-        return True
+            return
+        self._news.tell(StreamEvent(name, "delete", standing, standing, reason=f"it learnt nothing, {why}"))
+
+    def _know(self, name: str, newcomer: Newcomer) -> None:
+        self.forget(name)
+        self._newcomers[name] = newcomer
+        self._clients[newcomer.client] += 1
 
     def forget(self, name: str) -> None:
         """Know a stream no more as one that its client has opened, if it is."""

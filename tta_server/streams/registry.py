@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 
-from tta_server.errors import Conflict, NotFound, Overloaded, SetAside, TTAError
+from tta_server.errors import Conflict, NotFound, SetAside, StreamsFull, TTAError
 from tta_server.settings import Mode, StreamsSettings
 from tta_server.streams.directory import Apart
 from tta_server.streams.event import News, StreamEvent
@@ -102,7 +102,7 @@ class Registry(Stock):
         """Return a stream that is about to answer; a new one starts from the source.
 
         Raises:
-            Overloaded: If it is new and there is no room for it.
+            StreamsFull: If it is new and there is no room for it.
             SetAside: If it cannot go on.
             Moved: If another server has it.
         """
@@ -118,14 +118,14 @@ class Registry(Stock):
 
         Raises:
             Conflict: If it exists.
-            Overloaded: If there is no room for it.
+            StreamsFull: If there is no room for it.
             Moved: If another server has it.
         """
         self.arrive(name)
         if name in self:
             raise Conflict(f"stream '{name}' exists already; PATCH changes it")
         if not is_domain(name) and len(self) >= self._settings.max_streams:
-            raise Overloaded(f"stream '{name}' is new and this server holds its {len(self)} streams already")
+            raise StreamsFull(name, len(self))
         self._make_room()
         stream = self._fresh(name, mode, method)
         self._add(stream)

@@ -2,7 +2,9 @@
 
 from typing import Final, Literal, get_args
 
-RequestOutcome = Literal["ok", "rejected", "overloaded", "cancelled", "error"]
+RequestOutcome = Literal["ok", "rejected", "overloaded", "streams_full", "cancelled", "error"]
+"""How a request ended: answered; the caller's fault, or more than his key allows; too much waits; there is no place for
+a new stream; the caller hung up; the server's fault."""
 TurnedAway = Literal[
     "connections", "head", "slow_head", "body", "slow_body", "bodies", "unread", "no_http", "unauthorized", "forbidden"
 ]

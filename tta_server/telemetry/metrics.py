@@ -53,6 +53,7 @@ class Metrics:
 
     Attributes:
         stream: The families that tell streams apart.
+        answered_s: When a request was answered last, in seconds since 1970; 0 if none was.
     """
 
     def __init__(self, model: str, adapter: str, max_labelled: int = 100) -> None:
@@ -66,6 +67,7 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = CollectorRegistry()
         self.stream = StreamSeries(registry, model, max_labelled)
+        self.answered_s = 0.0
         self._model = model
         self._looks: list[Callable[[], None]] = []
         self._requests_and_stages(registry)
@@ -171,6 +173,8 @@ class Metrics:
     def request(self, outcome: RequestOutcome, duration_s: float) -> None:
         """Count one finished request."""
         self._requests[outcome].inc()
+        if outcome == "ok":
+            self.answered_s = time.time()
         self._duration.observe(duration_s)
 
     def refused(self, reason: TurnedAway) -> None:

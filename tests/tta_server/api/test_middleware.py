@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from tests.tta_server.api.exchange import Exchange
 from tta_server.api.middleware import Accounting
@@ -13,14 +13,14 @@ from tta_server.telemetry.metrics import Metrics
 
 
 # Accounting
-def counts(path: str, status: int | None, method: str = "POST") -> dict[str, float]:
+def counts(path: str, status: int | None, method: str = "POST", code: str = "") -> dict[str, float]:
     """Return the outcomes counted for one request; status None means that the application raised."""
     metrics = Metrics("m", "tent")
 
     async def app(scope, receive, send):
         if status is None:
             raise RuntimeError("bug")
-        await Response(status_code=status)(scope, receive, send)
+        await JSONResponse({"code": code}, status)(scope, receive, send)
 
     exchange = Exchange([b""], path=path)
     exchange.scope["method"] = method
@@ -48,6 +48,13 @@ def counts(path: str, status: int | None, method: str = "POST") -> dict[str, flo
 @pytest.mark.parametrize("path", ["/predict", "/v2/models/m/infer", "/v2/models/m/versions/1/infer"])
 def test_a_request_for_predictions_is_counted_once_by_how_it_ended(path, status, outcome):
     assert counts(path, status) == dict.fromkeys(REQUEST_OUTCOMES, 0.0) | {outcome: 1.0}
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"), [("queue_full", "overloaded"), ("streams_full", "streams_full"), ("rate_limited", "rejected")]
+)
+def test_only_what_waits_counts_as_overload(code, outcome):
+    assert counts("/predict", 429, code=code) == dict.fromkeys(REQUEST_OUTCOMES, 0.0) | {outcome: 1.0}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import time
 
+import httpx
 import pytest
 
 from load_tests.attacks import ATTACKS, prepare
@@ -15,7 +16,7 @@ MOST_BYTES = 768 * 2**20  # beyond what it has at rest, as docs/security.md says
 CONFIG = {  # times are short and names few, so that the test is
     "model": {"device": "cpu"},
     "limits": {"header_timeout_s": 1.0, "body_timeout_s": 3.0},
-    "streams": {"max_streams": 100},
+    "streams": {"max_streams": 50},
 }
 START = b"GET /v2 HTTP/1.1\r\nHost: x\r\n"
 
@@ -25,6 +26,8 @@ def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
     prepare(folder / "kept")
     with running(folder, CONFIG | {"storage": {"url": str(folder / "kept")}}) as started:
+        asked = started.client.post(INFER, content=body(glyph_images(0, 1)))
+        assert asked.status_code == 200, asked.text  # so this stream is there before all places are taken
         yield started
 
 
@@ -69,6 +72,20 @@ def test_a_connection_that_does_not_become_a_request_is_told_why_and_ended(serve
 
     assert found[0] == status, found
     assert said in found[1]["error"]
+
+
+def test_names_without_end_keep_no_other_client_out(server):
+    def ask(client: httpx.Client, name: str) -> httpx.Response:
+        return client.post(INFER, content=body(glyph_images(0, 1)), headers={"X-Stream-Id": name})
+
+    refused = next(answer for number in range(100) if (answer := ask(server.client, f"{number}")).status_code != 200)
+    transport = httpx.HTTPTransport(local_address="127.0.0.2")
+    with httpx.Client(base_url=server.url, transport=transport, timeout=PATIENCE_S) as other:
+        answered = ask(other, "a-new-camera")
+
+    assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (429, "streams_full", "10")
+    assert answered.status_code == 200, answered.text
+    assert metric(server.client, 'tta_requests_total{model="glyphs",outcome="streams_full"}') > 0
 
 
 def test_an_idle_connection_lives_on_between_requests(server):
