@@ -16,7 +16,7 @@ from tta_server.wanted import adopt_adapter, make_preprocess
 
 _FILE_VARIABLE = "TTA_CONFIG"
 _OTHER_VARIABLES = {_FILE_VARIABLE, "TTA_URL", "TTA_KEY"}  # the last two tell `tta-server streams` whom to ask
-_MODEL_OPTIONS = ("weights", "sha256", "labels", "classes", "head", "reference", "device", "dtype", "memory_format")
+_MODEL_OPTIONS = "arguments weights sha256 labels classes head reference device dtype memory_format".split()
 
 
 def add_model_options(parser: argparse.ArgumentParser, positional: bool = False) -> None:
@@ -33,6 +33,7 @@ def add_model_options(parser: argparse.ArgumentParser, positional: bool = False)
         add("model", nargs="?", help=f"architecture: {sources} (default: the configuration's)")
     else:
         add("--model", help=f"architecture: {sources} (default: the configuration's, else glyphs)")
+    add("--arguments", type=_mapping, help="keyword arguments of a factory, such as '{depth: 18, width: 64}'")
     add("--weights", type=Path, help="local file with its weights")
     add("--sha256", help="expected digest of that file")
     add("--labels", type=Path, help="text file with its class names, one a line")
@@ -46,6 +47,16 @@ def add_model_options(parser: argparse.ArgumentParser, positional: bool = False)
     add("--device", help="cpu, cuda, cuda:1 or auto (default: auto)")
     add("--dtype", help="float32, bfloat16 or float16, but for normalisation layers (default: as the weights come)")
     add("--memory-format", help="contiguous, channels_last, or auto, the faster one (default: contiguous)")
+
+
+def _mapping(typed: str) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(typed)
+    except yaml.YAMLError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise argparse.ArgumentTypeError(f"'{typed}' is no mapping; write '{{name: value, name: value}}'")
+    return found
 
 
 def model_overrides(options: argparse.Namespace) -> dict[str, Any]:

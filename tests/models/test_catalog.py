@@ -1,6 +1,8 @@
+import hashlib
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from tta_server.models import Custom, Preprocess, glyphs, load
-from tta_server.models.sources import architectures, default_preprocess
+from tta_server.models.sources import architectures, default_preprocess, find
 
 SMALL = "shufflenet_v2_x0_5"  # the quickest of torchvision's to build
 
@@ -58,7 +60,7 @@ def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
             raise OSError("no such file:\\n  pretrained.pth")
 
         def picky(depth):
-            return network()
+            return network(depth)
     """
     (tmp_path / "house").mkdir()
     (tmp_path / "house" / "factories.py").write_text(textwrap.dedent(code), encoding="utf-8")
@@ -116,15 +118,50 @@ def test_resnet50_loads_from_a_file_with_its_size_and_labels(tmp_path, monkeypat
     path.unlink()  # 100 MB
 
 
-@pytest.mark.parametrize("name", [name for name in architectures() if name not in ("glyphs", "wrn-28-10")])
-def test_the_preprocessing_of_a_torchvision_model_is_that_of_its_published_weights(name):
-    preprocess, image = default_preprocess(name), picture(40, 30)
-    published = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+PUBLISHED = {  # one of vgg16's is no classifier
+    f"{name} {weights.name}": (name, weights)
+    for name in architectures()[2:]
+    for weights in torchvision.models.get_model_weights(name)
+    if weights.meta["categories"]
+}
 
-    pixels = torch.from_numpy(preprocess(image)).float() / 255
 
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocess.mean, preprocess.std))
-    assert_close((pixels - mean) / std, published(image))
+@pytest.mark.parametrize("published", PUBLISHED)
+def test_the_preprocessing_of_a_torchvision_file_is_that_of_its_weights(published):
+    name, weights = PUBLISHED[published]
+    found, image = find(name, Path(f"/weights/{weights.url.rpartition('/')[2]}")), picture(40, 30)
+
+    pixels = torch.from_numpy(found.preprocess(image)).float() / 255
+
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (found.preprocess.mean, found.preprocess.std))
+    assert_close((pixels - mean) / std, weights.transforms()(image))
+    assert not found.caution
+
+
+# Other networks take images of any size, or have one for all their weights.
+@pytest.mark.parametrize("published", [each for each in PUBLISHED if each.startswith(("vit_h_14", "vit_b_16"))])
+def test_a_torchvision_network_is_made_for_images_as_they_are_prepared(published):
+    name, weights = PUBLISHED[published]
+    found = find(name, Path(weights.url))
+
+    with torch.device("meta"):
+        assert found.build(3)(torch.empty(1, *found.preprocess.input_shape)).shape == (1, 3)
+
+
+def test_renamed_weights_are_known_by_what_is_in_them_and_others_taken_for_the_usual_with_a_word(tmp_path, monkeypatch):
+    file, name = tmp_path / "mine.pth", "mobilenet_v2"
+    file.write_bytes(b"other weights")
+    known = hashlib.sha256(b"published weights").hexdigest()
+    monkeypatch.setattr("tta_server.models.sources._mark", lambda each: known[:8] if each.name.endswith("V1") else "7e")
+
+    unknown = find(name, file)
+    assert unknown.preprocess == default_preprocess(name)
+    assert "as for torchvision's IMAGENET1K_V2" in unknown.caution
+    assert f"have the file's name hold '{known[:8]}' (IMAGENET1K_V1), or set model.preprocess" in unknown.caution
+    file.write_bytes(b"published weights")
+    for each in (file, Path(f"no/{known[:8]}-tuned.safetensors")):
+        assert (find(name, each).preprocess.resize, find(name, each).caution) == (256, "")
+    assert default_preprocess(name).resize == 232
 
 
 # The other of the two with an `init_weights` is built in the same way and much larger.
@@ -196,6 +233,22 @@ def test_a_factory_is_called_with_the_number_of_classes_asked_for(factories):
     assert (
         load(f"{factories}:network", custom=Custom(classes=9, preprocess=Preprocess((8, 8)))).backbone.spec.classes == 9
     )
+
+
+def test_a_factory_is_called_with_the_arguments_asked_for(factories):
+    asked = Custom(preprocess=Preprocess((8, 8)), arguments={"depth": 6})
+
+    assert load(f"{factories}:picky", custom=asked).backbone.spec.classes == 6
+    with pytest.raises(ValueError, match=r"picky' failed: TypeError: .* unexpected keyword argument 'width'"):
+        load(f"{factories}:picky", custom=Custom(arguments={"depth": 6, "width": 1}))
+    with pytest.raises(ValueError, match="has 6 classes, not the 7 asked for"):
+        load(f"{factories}:network", custom=replace(asked, classes=7, arguments={"num_classes": 6}))
+
+
+@pytest.mark.parametrize("name", ["glyphs", SMALL, "timm/test_resnet", "hf/folder", "own.onnx", "a:b.pt", "unknown"])
+def test_arguments_are_refused_for_what_is_no_factory(name):
+    with pytest.raises(ValueError, match=rf"package\.module:factory'; '{name}' takes none"):
+        load(name, custom=Custom(arguments={"depth": 6}))
 
 
 def test_a_factory_takes_weights_from_a_file(factories, tmp_path):
