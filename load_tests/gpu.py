@@ -66,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu to try the script (default: cuda)")
     parser.add_argument("--network", default="resnet50", help="what is timed: glyphs or a torchvision classifier")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 64], help="images of a step")
-    parser.add_argument("--images", type=int, default=16, help="of the steps that are compared with a CPU's (default: 16)")
+    parser.add_argument(
+        "--images", type=int, default=16, help="of the steps that are compared with a CPU's (default: 16)"
+    )
     parser.add_argument("--streams", type=int, default=32, help="streams that are stacked (default: 32)")
     parser.add_argument("--seconds", type=float, default=240, help="shared by all timings (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="also write the report to this file")
@@ -76,7 +78,8 @@ def _parser() -> argparse.ArgumentParser:
 def _agreement(options: argparse.Namespace) -> Lines:
     """Compare every adapter with itself on the CPU, and list where a step makes the host wait."""
     cpu, gpu = (network("glyphs", torch.device(name)).backbone for name in ("cpu", options.device))
-    yield f"The embedded network, float32 without TF32, after {_STEPS} steps of {options.images} images, no chance in them."
+    steps = f"{_STEPS} steps of {options.images} images"
+    yield f"The embedded network, float32 without TF32, after {steps}, no chance in them."
     yield ""
     yield "| adapter | logits apart, of their scale | the host waits in a step |"
     yield "| --- | --- | --- |"

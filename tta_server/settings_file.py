@@ -16,7 +16,18 @@ from tta_server.wanted import adopt_adapter, make_preprocess
 
 _FILE_VARIABLE = "TTA_CONFIG"
 _OTHER_VARIABLES = {_FILE_VARIABLE, "TTA_URL", "TTA_KEY"}  # the last two tell `tta-server streams` whom to ask
-_MODEL_OPTIONS = "arguments weights sha256 labels classes head reference device dtype memory_format".split()
+_MODEL_OPTIONS = (
+    "arguments",
+    "weights",
+    "sha256",
+    "labels",
+    "classes",
+    "head",
+    "reference",
+    "device",
+    "dtype",
+    "memory_format",
+)
 
 
 def add_model_options(parser: argparse.ArgumentParser, positional: bool = False) -> None:
