@@ -10,7 +10,7 @@ ARGS ?=
 # What test-quick leaves out: tests that start servers or whole evaluations, and files that take over five seconds.
 SLOW := crash fuzz replicas k8s load_tests test_docs_adapters.py test_docs_networks.py test_docs_runbook.py test_install.py test_notebooks.py test_readme.py \
 	$(addprefix adapters/,test_bounds.py test_broken_laws.py test_enlist.py test_laws.py test_stack.py) \
-	adapters/test_vision_transformer.py $(addprefix models/,test_catalog.py test_glyphs.py test_onnx_backbone.py test_onnx_file.py test_style.py) \
+	adapters/test_vision_transformer.py $(addprefix models/,test_catalog.py test_glyphs.py test_onnx_backbone.py test_onnx_file.py test_style.py test_torchvision_weights.py) \
 	$(addprefix tta_server/api/,test_faults.py test_openapi.py test_refusals.py test_states.py test_streams.py) \
 	$(addprefix tta_server/,calibrate drift/test_monitor.py evaluate operate runtime/test_aside.py runtime/test_domains_long.py runtime/test_isolation.py runtime/test_onnx_isolation.py storage/test_replay.py storage/test_store.py) \
 	$(addprefix tta_server/guard/,test_canary.py test_guard.py test_lacking.py test_referee.py test_scaled.py test_vet.py) \

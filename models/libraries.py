@@ -51,12 +51,12 @@ def timm_source(name: str) -> Origin:
         module: nn.Module = timm.create_model(name, pretrained=False, **arguments)
         return module
 
-    others = {} if tag else {each.tag for each in tagged.values() if _timm_preprocess(timm, each)[0] != preprocess}
+    others = [other for other, each in tagged.items() if _timm_preprocess(timm, each)[0] != preprocess]
     caution = ""
-    if others:
+    if others and not tag:
         caution = (
-            f"images are prepared as for 'timm/{network}.{published.tag}'; name its tag if the weights are, or were "
-            f"trained from, others of timm's: for {', '.join(sorted(others))} images are prepared otherwise"
+            f"images are prepared as for '{network}.{published.tag}'; if the weights are, or were trained from, others "
+            f"that timm names, serve 'timm/{network}.TAG': images are prepared otherwise for {', '.join(others)}"
         )
     if not whole:
         caution = f"images of '{name}' are not prepared as timm does it, with a border; set model.preprocess"

@@ -112,8 +112,9 @@ def test_the_tag_of_weights_says_how_many_classes_there_are_and_how_large_images
 def test_a_name_without_a_tag_is_taken_for_the_usual_weights_and_the_log_says_which_are_prepared_for_otherwise():
     found = find("timm/resnet50")
 
-    assert "as for 'timm/resnet50.a1_in1k'; name its tag" in found.caution
-    assert "tv_in1k" in found.caution
+    assert "as for 'resnet50.a1_in1k'; if the weights are" in found.caution
+    assert "serve 'timm/resnet50.TAG': images are prepared otherwise for resnet50" in found.caution
+    assert "resnet50.tv_in1k" in found.caution
     assert found.preprocess == find("timm/resnet50.a1_in1k").preprocess != find("timm/resnet50.tv_in1k").preprocess
     assert find("timm/resnet50.tv_in1k").caution == find("timm/mobilenetv3_small_050").caution == ""
 
