@@ -10,7 +10,7 @@ ARGS ?=
 # What test-quick leaves out: tests that start servers or whole evaluations, and files that take over five seconds.
 SLOW := crash fuzz replicas k8s load_tests test_docs_adapters.py test_docs_networks.py test_docs_runbook.py test_install.py test_notebooks.py test_readme.py \
 	$(addprefix adapters/,test_bounds.py test_broken_laws.py test_enlist.py test_laws.py test_stack.py) \
-	adapters/test_vision_transformer.py $(addprefix models/,test_catalog.py test_glyphs.py test_onnx_backbone.py test_onnx_file.py test_style.py) \
+	adapters/test_vision_transformer.py $(addprefix models/,test_catalog.py test_glyphs.py test_onnx_backbone.py test_onnx_file.py test_style.py test_torchvision_weights.py) \
 	$(addprefix tta_server/api/,test_faults.py test_openapi.py test_refusals.py test_states.py test_streams.py) \
 	$(addprefix tta_server/,calibrate drift/test_monitor.py evaluate operate runtime/test_aside.py runtime/test_domains_long.py runtime/test_isolation.py runtime/test_onnx_isolation.py storage/test_replay.py storage/test_store.py) \
 	$(addprefix tta_server/guard/,test_canary.py test_guard.py test_lacking.py test_referee.py test_scaled.py test_vet.py) \
@@ -20,7 +20,7 @@ SLOW := crash fuzz replicas k8s load_tests test_docs_adapters.py test_docs_netwo
 # What test-observability runs: drift, metrics, alerts, dashboard, page, log, webhooks.
 OBSERVED := k8s $(addprefix tta_server/,drift telemetry test_drift_api.py test_label_free_metrics.py test_logs.py test_page.py)
 
-.PHONY: help demo test test-replicas test-observability test-quick test-crash test-fuzz image-test check serve bench bench-http bench-overload bench-streams bench-guard bench-domains bench-domains-cost bench-drift bench-backend bench-gpu networks format clean test-ray bench-hostile
+.PHONY: help demo test test-replicas test-observability test-quick test-crash test-fuzz image-test check serve bench bench-http bench-overload bench-streams bench-guard bench-domains bench-domains-cost bench-drift bench-backend bench-gpu networks format clean test-ray bench-hostile test-networks
 
 help:
 	@echo "make demo    replay a drifting camera against the server (ARGS=--once stops it at the end)"
@@ -29,6 +29,7 @@ help:
 	@echo "make test-observability run those of drift, metrics, alerts, dashboard, page, log and webhooks"
 	@echo "make test-replicas stop, kill, add and roll replicas behind a real HAProxy, and let two fight over a stream"
 	@echo "make test-ray kill one of three replicas on Ray Serve (installs the extra ray)"
+	@echo "make test-networks try every network of docs/networks.md again, and compare eight with themselves on ONNX Runtime"
 	@echo "make test-crash kill the server 200 times, at every failpoint, and fill its disk"
 	@echo "make test-fuzz make up more than 2,000 requests from the OpenAPI document, and check every answer against it"
 	@echo "make image-test build the images with buildah, start them and ask each for one prediction (root; TORCH_INDEX=...)"
@@ -89,6 +90,10 @@ test-replicas: $(INSTALLED) $(HAPROXY)
 test-ray: $(INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,ray]'
 	$(BIN)/pytest -n 0 tests/replicas/on_ray.py $(ARGS)
+
+test-networks: $(INSTALLED)
+	$(BIN)/pytest -n 2 --all-networks tests/test_docs_networks.py $(ARGS)
+	$(BIN)/python -m load_tests.backend --agree
 
 test-quick: $(INSTALLED)
 	$(BIN)/pytest -q -n 2 $(SLOW:%=--ignore=tests/%) $(ARGS)

@@ -42,7 +42,10 @@ def page(hand_written: str) -> str:
     """Return the page: what is written by hand, up to the mark, and after it a table of each section's settings."""
     sections = [_section(name, type(field.default)) for name, field in Settings.model_fields.items()]
     own = _section("streams.named.NAME", StreamSettings)
-    preprocess = f"## `model.preprocess`\n\nWhat is left out is the architecture's.\n\n{_table(_fields(Preprocess))}"
+    preprocess = (
+        "## `model.preprocess`\n\nIt stands in place of all that the architecture has: what is left out is as here.\n\n"
+        f"{_table(_fields(Preprocess))}"
+    )
     heading = (
         "## Settings of each adapter\n\n"
         "What `adapter.settings` may hold; `PATCH /v1/streams/{name}` takes the same for one stream.\n"

@@ -1,18 +1,19 @@
 """Try many networks and table what can be done with each: `python -m docs.write_networks`, from the root.
 
-It takes about half an hour on one core. The page is committed; a test tries a few of the networks again and compares.
+It takes about half an hour on one core. The page is committed; a test tries a few of the networks again and compares,
+and `make test-networks` tries all.
 """
 
 import dataclasses
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-import timm
 import torch
-import torchvision
 import transformers
 from torch import nn
 
@@ -20,7 +21,8 @@ from tests.models import odd
 from tta_server.adapters import create, registered
 from tta_server.adapters.stack import adapt_stacked, predict_stacked
 from tta_server.inspect_command import attempt
-from tta_server.models import Backbone, Model, Preprocess, Reference, TorchBackbone
+from tta_server.models import Backbone, Custom, Model, Preprocess, Reference, TorchBackbone, load
+from tta_server.models.sources import find
 
 PAGE = Path(__file__).with_name("networks.md")
 MARK = "<!-- What follows is written by docs/write_networks.py. -->\n"
@@ -87,37 +89,34 @@ class Tried(NamedTuple):
 
     Attributes:
         name: What the page calls it.
-        build: Makes it.
-        sides: Pixels of its images, (H, W) being equal; the first that it can run on counts.
+        load: Loads it for images of so many pixels, (H, W) being equal, as a server does.
+        sides: Pixels to try; the first that it can run on counts.
     """
 
     name: str
-    build: Callable[[], nn.Module]
+    load: Callable[[int], TorchBackbone]
     sides: tuple[int, ...]
 
 
 def networks() -> Iterator[Tried]:
     """Give all networks of the page, in its order."""
-    for name in _TORCHVISION.split():
-        yield Tried(name, lambda name=name: _torchvision(name), (64, 96, 224))  # type: ignore[misc]
-    for name in _TIMM.split():
-        yield Tried(f"timm/{name}", lambda name=name: _timm(name), (64, 224, 256))  # type: ignore[misc]
+    for name in (*_TORCHVISION.split(), *(f"timm/{name}" for name in _TIMM.split())):
+        yield Tried(name, partial(_published, name), (64, 96, 224, 0))
     for name, (kind, settings) in _HF.items():
-        yield Tried(f"Hugging Face {name}", lambda k=kind, s=settings: _hf(k, s), (64,))  # type: ignore[misc]
+        yield Tried(f"Hugging Face {name}", partial(_hf, kind, settings), (64,))
     for name, network in _ODD.items():
-        yield Tried(f"your own: {name}", lambda network=network: odd.drawn(network), odd.SHAPE[-1:])  # type: ignore[misc]
+        yield Tried(f"your own: {name}", partial(_own, network), odd.SHAPE[-1:])
 
 
 def row(tried: Tried) -> str:
     """Return the line of the table for one network."""
-    torch.manual_seed(0)
     refusal = ""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries, about their own
-        module = tried.build().eval()
         for side in tried.sides:
+            torch.manual_seed(0)
             try:
-                return _served(tried.name, TorchBackbone(module, (3, side, side), name=tried.name.split("/")[-1]))
+                return _served(tried.name, tried.load(side))
             except ValueError as error:
                 refusal = str(error)
     return f"| {tried.name} | - | - | - | - | refused: {refusal.partition('cannot be served: ')[2] or refusal} |"
@@ -187,27 +186,31 @@ def _reference(backbone: Backbone) -> Reference:
     return Reference(backbone.spec.digest, tensors)
 
 
-def _torchvision(name: str) -> nn.Module:
-    own = {
-        "vit_b_16": {"image_size": 64},
-        "googlenet": {"init_weights": False},
-        "inception_v3": {"init_weights": False},
-    }
-    module: nn.Module = torchvision.models.get_model(name, num_classes=_CLASSES, **own.get(name, {}))
-    return module
+def _published(name: str, side: int) -> TorchBackbone:
+    """Load a network of a library; 0 pixels are as many as its images have there."""
+    found = find(name)
+    size = (side, side) if side else found.preprocess.size
+    return _loaded(name, found.build(_CLASSES), Custom(classes=_CLASSES, preprocess=Preprocess(size)))
 
 
-def _timm(name: str) -> nn.Module:
-    sized = {"img_size": 64} if name.startswith(("vit", "deit")) else {}
-    module: nn.Module = timm.create_model(name, num_classes=_CLASSES, **sized)
-    return module
+def _own(network: type[nn.Module], side: int) -> TorchBackbone:
+    name = f"{network.__module__}:{network.__name__}"
+    return _loaded(name, odd.drawn(network), Custom(preprocess=Preprocess((side, side))))
 
 
-def _hf(kind: str, settings: dict[str, Any]) -> nn.Module:
+def _loaded(name: str, module: nn.Module, custom: Custom) -> TorchBackbone:
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "weights.pth"
+        torch.save(module.state_dict(), file)
+        return load(name, weights=file, custom=custom).backbone
+
+
+def _hf(kind: str, settings: dict[str, Any], side: int) -> TorchBackbone:
     config = getattr(transformers, kind)(num_labels=_CLASSES, **settings)
     config.architectures = [kind.replace("Config", "ForImageClassification")]
-    module: nn.Module = transformers.AutoModelForImageClassification.from_config(config)
-    return module
+    with TemporaryDirectory() as folder:
+        transformers.AutoModelForImageClassification.from_config(config).save_pretrained(folder)
+        return load(f"hf/{folder}", custom=Custom(preprocess=Preprocess((side, side)))).backbone
 
 
 def main() -> None:

@@ -66,6 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu to try the script (default: cuda)")
     parser.add_argument("--network", default="resnet50", help="what is timed: glyphs or a torchvision classifier")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 64], help="images of a step")
+    parser.add_argument(
+        "--images", type=int, default=16, help="of the steps that are compared with a CPU's (default: 16)"
+    )
+    parser.add_argument("--streams", type=int, default=32, help="streams that are stacked (default: 32)")
     parser.add_argument("--seconds", type=float, default=240, help="shared by all timings (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="also write the report to this file")
     return parser
@@ -74,14 +78,15 @@ def _parser() -> argparse.ArgumentParser:
 def _agreement(options: argparse.Namespace) -> Lines:
     """Compare every adapter with itself on the CPU, and list where a step makes the host wait."""
     cpu, gpu = (network("glyphs", torch.device(name)).backbone for name in ("cpu", options.device))
-    yield "The embedded network, float32 without TF32, after three steps of 16 images, no chance in them."
+    steps = f"{_STEPS} steps of {options.images} images"
+    yield f"The embedded network, float32 without TF32, after {steps}, no chance in them."
     yield ""
     yield "| adapter | logits apart, of their scale | the host waits in a step |"
     yield "| --- | --- | --- |"
     far = []
     for ours, theirs in zip(cases(cpu, without_chance)[0], cases(gpu, without_chance)[0], strict=True):
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False, deterministic=True):
-            apart = max(map(_apart, _learn(ours, cpu), _learn(theirs, gpu)))
+            apart = max(map(_apart, _learn(ours, cpu, options.images), _learn(theirs, gpu, options.images)))
         waits = _waits(theirs, gpu)
         yield f"| {ours.label} | {apart:.1e} | {', '.join(waits) or 'nowhere'} |"
         far += [ours.label] if apart > _AGREE else []
@@ -89,11 +94,11 @@ def _agreement(options: argparse.Namespace) -> Lines:
         raise ValueError(f"more than {_AGREE} apart: {', '.join(far)}")
 
 
-def _learn(case: Case, backbone: TorchBackbone) -> list[Tensor]:
-    """Return the logits (N, K) of each step, on the CPU."""
+def _learn(case: Case, backbone: TorchBackbone, images: int) -> list[Tensor]:
+    """Return the logits (N, K) of each step of so many images, on the CPU."""
     state, found = case.state, []
     for number in range(_STEPS):
-        step = case.adapter.adapt(backbone, state, _images(backbone, 16, number))
+        step = case.adapter.adapt(backbone, state, _images(backbone, images, number))
         state = step.state
         found.append(step.output.logits.cpu())
     return found
@@ -133,8 +138,9 @@ def _steps(options: argparse.Namespace) -> Lines:
 
 
 def _stacked(options: argparse.Namespace) -> Lines:
-    """Time 32 streams of 4 images stacked against one after another."""
-    arguments = ["--models", "glyphs", *({options.network} - {"glyphs"}), "--size", "64"]
+    """Time streams of 4 images stacked against one after another."""
+    models = ["--models", "glyphs", *({options.network} - {"glyphs"}), "--size", "64"]
+    arguments = [*models, "--streams", str(options.streams)]
     yield from _report(streams.main, [*arguments, "--device", options.device, "--seconds", str(options.seconds / 3)])
 
 

@@ -2,10 +2,10 @@
 
 import logging
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from tta_server.models.origin import Origin
 from tta_server.models.preprocess import Preprocess
 from tta_server.models.reason import reason
 from tta_server.models.reference import Reference, beside, load_reference
-from tta_server.models.sources import find, own_file
+from tta_server.models.sources import find, is_factory, own_file
 from tta_server.models.torch_backbone import TorchBackbone
 from tta_server.models.torch_file import SUFFIXES
 from tta_server.models.weights import check_file, load_weights, read_weights
@@ -59,6 +59,7 @@ class Custom:
         head: Path of the layer that makes the logits; when empty the one that does so, as far as can be seen.
         dtype: Type of its numbers, but for normalisation layers; as it comes when None.
         memory_format: In which order images and weights lie; "auto" takes the one that answers faster here.
+        arguments: Keyword arguments of a factory.
     """
 
     labels: Sequence[str] | str | Path | None = None
@@ -67,6 +68,7 @@ class Custom:
     head: str = ""
     dtype: NumberType | None = None
     memory_format: MemoryFormat | Literal["auto"] = "contiguous"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load(
@@ -86,8 +88,8 @@ def load(
             "wrn-28-10" (CIFAR, in RobustBench's layout), "timm/NAME",
             "hf/FOLDER" (as `save_pretrained` writes it, with the weights in it), "FILE.onnx", "FILE.pt" of TorchScript
             or "FILE.pt2" of torch.export (these three answer only), or
-            "package.module:factory", a function without arguments (or taking `num_classes` if `custom.classes` is
-            given) that returns an `nn.Module`; the folder in which the process was started is searched too.
+            "package.module:factory", a function that takes `custom.arguments` (and `num_classes` if `custom.classes` is
+            given) and returns an `nn.Module`; the folder in which the process was started is searched too.
         weights: Local file with the state dict. A factory may do without: its module is then served as it comes.
         sha256: Expected digest of that file; empty is not checked.
         custom: What is not as the architecture has it.
@@ -104,7 +106,7 @@ def load(
     path = Path(weights) if weights else file
     if sha256 and path and path == file:
         check_file(path, sha256)  # first: reading such a file may run what is in it
-    source = find(architecture)
+    source = find(architecture, path, custom.arguments)
     names, classes = _labels(custom.labels), custom.classes
     path = path or source.weights
     if source.ready and path and path == source.weights:
@@ -112,11 +114,11 @@ def load(
             check_file(path, sha256)
         module = source.ready()
     else:
-        own = ":" in architecture or architecture == "glyphs"
+        own = is_factory(architecture) or architecture == "glyphs"
         module = source.build(classes if own else classes or len(names) or None)
         if path is not None:
             load_weights(module, read_weights(path, sha256), str(path))
-        elif ":" not in architecture:
+        elif not is_factory(architecture):
             raise ValueError(f"model '{architecture}' needs a local weights file; nothing is ever downloaded")
     preprocess = custom.preprocess or source.preprocess
     if source.caution and not custom.preprocess:

@@ -25,38 +25,59 @@ _EQUAL = 1e-3  # of a deviation
 
 
 def timm_source(name: str) -> Origin:
-    """Return a network of timm by its name there, such as "mobilenetv3_small_050", with random weights.
+    """Return a network of timm with random weights.
+
+    Args:
+        name: In timm: "resnet50", or "resnet50.tv_in1k", which is also which weights they are going to be. On those
+            depend preprocessing, the number of classes and, of some networks, the size of images.
 
     Raises:
-        ValueError: If timm is not installed or has no such network.
+        ValueError: If timm is not installed, or has no such network or no such weights of it.
     """
     timm = _library("timm", "timm")
-    name = name.partition(".")[0]  # behind the dot timm names the weights
-    if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name}*")[:5])
-        raise ValueError(f"timm has no network '{name}'; {f'it has {near}' if near else 'see timm.list_models()'}")
+    network, _, tag = name.partition(".")
+    if not timm.is_model(network):
+        near = ", ".join(timm.list_models(f"*{network}*")[:5])
+        raise ValueError(f"timm has no network '{network}'; {f'it has {near}' if near else 'see timm.list_models()'}")
+    tagged = timm.models.get_arch_pretrained_cfgs(network)
+    if tag and name not in tagged:
+        known = ", ".join(each.partition(".")[2] for each in tagged)
+        raise ValueError(f"timm has no weights '{tag}' of '{network}'; {f'it has {known}' if known else 'it has none'}")
     published = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    told = timm.data.resolve_data_config(pretrained_cfg=published.to_dict() if published else {}, verbose=False)
-    channels, height, width = told["input_size"]
-    whole = math.floor(height / told["crop_pct"]), math.floor(width / told["crop_pct"])
-    preprocess = Preprocess(
-        (height, width),
-        resize=whole if told["crop_mode"] == "squash" else max(*whole, height, width),
-        interpolation=told["interpolation"] if told["interpolation"] in _FILTERS.values() else "bicubic",
-        channels=channels,
-        mean=tuple(told["mean"]),
-        std=tuple(told["std"]),
-    )
+    preprocess, whole = _timm_preprocess(timm, published)
 
     def build(classes: int | None) -> nn.Module:
         arguments: dict[str, Any] = {} if classes is None else {"num_classes": classes}
         module: nn.Module = timm.create_model(name, pretrained=False, **arguments)
         return module
 
-    usual = told["crop_mode"] in ("center", "squash") and told["crop_pct"] <= 1
-    known = usual and told["interpolation"] in _FILTERS.values()
-    caution = f"images of '{name}' are not prepared as timm does it, with a border; set model.preprocess"
-    return Origin(build, preprocess, caution="" if known else caution)
+    others = [other for other, each in tagged.items() if _timm_preprocess(timm, each)[0] != preprocess]
+    caution = ""
+    if others and not tag:
+        caution = (
+            f"images are prepared as for '{network}.{published.tag}'; if the weights are, or were trained from, others "
+            f"that timm names, serve 'timm/{network}.TAG': images are prepared otherwise for {', '.join(others)}"
+        )
+    if not whole:
+        caution = f"images of '{name}' are not prepared as timm does it, with a border; set model.preprocess"
+    return Origin(build, preprocess, caution=caution)
+
+
+def _timm_preprocess(timm: Any, published: Any) -> tuple[Preprocess, bool]:  # noqa: ANN401
+    """Return the preprocessing that timm has for published weights, None being any, and whether that is all of it."""
+    told = timm.data.resolve_data_config(pretrained_cfg=published.to_dict() if published else {}, verbose=False)
+    channels, height, width = told["input_size"]
+    whole = math.floor(height / told["crop_pct"]), math.floor(width / told["crop_pct"])
+    known = told["interpolation"] in _FILTERS.values()
+    preprocess = Preprocess(
+        (height, width),
+        resize=whole if told["crop_mode"] == "squash" else max(*whole, height, width),
+        interpolation=told["interpolation"] if known else "bicubic",
+        channels=channels,
+        mean=tuple(told["mean"]),
+        std=tuple(told["std"]),
+    )
+    return preprocess, known and told["crop_mode"] in ("center", "squash") and told["crop_pct"] <= 1
 
 
 def hf_source(folder: Path) -> Origin:

@@ -56,10 +56,15 @@ def check_file(path: Path, sha256: str = "") -> None:
     if not path.is_file():
         raise ValueError(f"weights file '{path}' does not exist; this server never downloads weights")
     if sha256:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = digest(path)
         if found != sha256.lower():
             raise ValueError(f"weights file '{path}' has sha256 {found}, expected {sha256.lower()}")
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor], origin: str) -> None:

@@ -19,6 +19,11 @@ settings.register_profile("busy", deadline=None, max_examples=50, suppress_healt
 settings.load_profile("busy")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Say which tests can be longer."""
+    parser.addoption("--all-networks", action="store_true", help="try every network of docs/networks.md, not a few")
+
+
 def pytest_collection_finish() -> None:
     """Leave what was imported and collected out of every later look for garbage: each took 0.2 s."""
     gc.collect()

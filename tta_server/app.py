@@ -305,7 +305,13 @@ def load_model(settings: ModelSettings, calibrated: bool = True) -> Model:
         weights=settings.weights,
         sha256=settings.sha256,
         custom=Custom(
-            settings.labels, settings.classes, preprocess, settings.head, settings.dtype, settings.memory_format
+            settings.labels,
+            settings.classes,
+            preprocess,
+            settings.head,
+            settings.dtype,
+            settings.memory_format,
+            settings.arguments,
         ),
         device=_device(settings.device),
         reference=settings.reference,

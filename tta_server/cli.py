@@ -128,7 +128,7 @@ def _demo(parser: argparse.ArgumentParser) -> None:
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "serve": ("answer requests until stopped", _serve),
     "config": ("print the configuration in force, as YAML", _config),
-    "models": ("list the architectures that can be served", _models),
+    "models": ("list the embedded networks and torchvision's; docs/networks.md says what else can be served", _models),
     "inspect": ("try a model: how it is read, what is shared, which adapters it can have", _inspect),
     "calibrate": ("make a model's reference bundle from labelled images", _calibrate),
     "evaluate": ("compare adapters on your model and your data", _evaluate),

@@ -16,7 +16,18 @@ from tta_server.wanted import adopt_adapter, make_preprocess
 
 _FILE_VARIABLE = "TTA_CONFIG"
 _OTHER_VARIABLES = {_FILE_VARIABLE, "TTA_URL", "TTA_KEY"}  # the last two tell `tta-server streams` whom to ask
-_MODEL_OPTIONS = ("weights", "sha256", "labels", "classes", "head", "reference", "device", "dtype", "memory_format")
+_MODEL_OPTIONS = (
+    "arguments",
+    "weights",
+    "sha256",
+    "labels",
+    "classes",
+    "head",
+    "reference",
+    "device",
+    "dtype",
+    "memory_format",
+)
 _RUNTIME = "runtime"
 
 
@@ -34,6 +45,7 @@ def add_model_options(parser: argparse.ArgumentParser, positional: bool = False)
         add("model", nargs="?", help=f"architecture: {sources} (default: the configuration's)")
     else:
         add("--model", help=f"architecture: {sources} (default: the configuration's, else glyphs)")
+    add("--arguments", type=_mapping, help="keyword arguments of a factory, such as '{depth: 18, width: 64}'")
     add("--weights", type=Path, help="local file with its weights")
     add("--sha256", help="expected digest of that file")
     add("--labels", type=Path, help="text file with its class names, one a line")
@@ -52,6 +64,16 @@ def add_model_options(parser: argparse.ArgumentParser, positional: bool = False)
 def add_runtime_option(parser: argparse.ArgumentParser) -> None:
     """Add the option that says what answers, to a command that has a model answer as a server does."""
     parser.add_argument(f"--{_RUNTIME}", help="torch, onnx, or auto, the faster one here (default: torch)")
+
+
+def _mapping(typed: str) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(typed)
+    except yaml.YAMLError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise argparse.ArgumentTypeError(f"'{typed}' is no mapping; write '{{name: value, name: value}}'")
+    return found
 
 
 def model_overrides(options: argparse.Namespace) -> dict[str, Any]:

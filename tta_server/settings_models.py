@@ -17,6 +17,9 @@ class ModelSettings(Section):
         description="'glyphs', a torchvision classifier, 'timm/NAME', 'hf/FOLDER', 'FILE.onnx', 'FILE.pt', "
         "'FILE.pt2', or 'package.module:factory'.",
     )
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="Keyword arguments of a 'package.module:factory', such as {depth: 18}."
+    )
     name: str = Field(
         "", pattern="^[A-Za-z0-9._:@-]*$", description="Name in URLs and metrics; the architecture's when empty."
     )

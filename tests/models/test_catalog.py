@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
             raise OSError("no such file:\\n  pretrained.pth")
 
         def picky(depth):
-            return network()
+            return network(depth)
     """
     (tmp_path / "house").mkdir()
     (tmp_path / "house" / "factories.py").write_text(textwrap.dedent(code), encoding="utf-8")
@@ -114,17 +115,6 @@ def test_resnet50_loads_from_a_file_with_its_size_and_labels(tmp_path, monkeypat
     logits = model.backbone.forward(torch.from_numpy(pixels)[None] / 255).logits
     assert_close(logits, resnet50(reference), atol=1e-4, rtol=1e-4)
     path.unlink()  # 100 MB
-
-
-@pytest.mark.parametrize("name", [name for name in architectures() if name not in ("glyphs", "wrn-28-10")])
-def test_the_preprocessing_of_a_torchvision_model_is_that_of_its_published_weights(name):
-    preprocess, image = default_preprocess(name), picture(40, 30)
-    published = torchvision.models.get_model_weights(name).DEFAULT.transforms()
-
-    pixels = torch.from_numpy(preprocess(image)).float() / 255
-
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocess.mean, preprocess.std))
-    assert_close((pixels - mean) / std, published(image))
 
 
 # The other of the two with an `init_weights` is built in the same way and much larger.
@@ -196,6 +186,22 @@ def test_a_factory_is_called_with_the_number_of_classes_asked_for(factories):
     assert (
         load(f"{factories}:network", custom=Custom(classes=9, preprocess=Preprocess((8, 8)))).backbone.spec.classes == 9
     )
+
+
+def test_a_factory_is_called_with_the_arguments_asked_for(factories):
+    asked = Custom(preprocess=Preprocess((8, 8)), arguments={"depth": 6})
+
+    assert load(f"{factories}:picky", custom=asked).backbone.spec.classes == 6
+    with pytest.raises(ValueError, match=r"picky' failed: TypeError: .* unexpected keyword argument 'width'"):
+        load(f"{factories}:picky", custom=Custom(arguments={"depth": 6, "width": 1}))
+    with pytest.raises(ValueError, match="has 6 classes, not the 7 asked for"):
+        load(f"{factories}:network", custom=replace(asked, classes=7, arguments={"num_classes": 6}))
+
+
+@pytest.mark.parametrize("name", ["glyphs", SMALL, "timm/test_resnet", "hf/folder", "own.onnx", "a:b.pt", "unknown"])
+def test_arguments_are_refused_for_what_is_no_factory(name):
+    with pytest.raises(ValueError, match=rf"package\.module:factory'; '{name}' takes none"):
+        load(name, custom=Custom(arguments={"depth": 6}))
 
 
 def test_a_factory_takes_weights_from_a_file(factories, tmp_path):

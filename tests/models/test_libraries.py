@@ -1,5 +1,6 @@
 """Networks of timm and of transformers, with random weights in local files."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -59,9 +60,18 @@ def test_what_follows_in_a_norm_of_timm_is_kept_in_training_mode_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet50", "convnext_atto", "vit_tiny_patch16_224", "tf_efficientnet_b0", "dm_nfnet_f0"]
+    "name",
+    [
+        "resnet50",
+        "resnet50.tv_in1k",
+        "mobilenetv3_large_100.miil_in21k",
+        "convnext_atto",
+        "vit_tiny_patch16_224",
+        "tf_efficientnet_b0.ap_in1k",
+        "dm_nfnet_f0",
+    ],
 )
-def test_the_preprocessing_of_a_network_of_timm_is_timms_own(name):
+def test_the_preprocessing_of_a_network_of_timm_is_timms_own_for_these_weights(name):
     config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
     published = timm.data.create_transform(**config)(picture())
     preprocess = default_preprocess(f"timm/{name}")
@@ -72,11 +82,50 @@ def test_the_preprocessing_of_a_network_of_timm_is_timms_own(name):
     assert_close((pixels - mean) / std, published, atol=1e-6, rtol=0)
 
 
+def test_images_for_all_weights_that_timm_names_are_prepared_as_it_does_or_the_log_says_so():
+    kinds = {}
+    for name in timm.list_pretrained():
+        config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+        kinds.setdefault(str(config), (name, config))
+
+    for name, config in kinds.values():
+        found, (_, *size) = find(f"timm/{name}"), config["input_size"]
+        made, cut = found.preprocess, tuple(math.floor(side / config["crop_pct"]) for side in size)
+        if config["crop_mode"] not in ("center", "squash") or config["crop_pct"] > 1:
+            assert "with a border" in found.caution
+            continue
+        assert not found.caution
+        assert (made.size, made.mean, made.std) == (tuple(size), config["mean"], config["std"]), name
+        assert made.interpolation == config["interpolation"], name
+        assert made.resize == (cut if config["crop_mode"] == "squash" else max(cut)), name
+
+
+def test_the_tag_of_weights_says_how_many_classes_there_are_and_how_large_images_are():
+    with torch.device("meta"):
+        network = find("timm/mobilenetv3_large_100.miil_in21k").build(None)
+        larger = find("timm/deit3_small_patch16_384.fb_in1k").build(7)
+
+    assert network.classifier.out_features == 11221
+    assert larger(torch.empty(1, 3, 384, 384, device="meta")).shape == (1, 7)
+
+
+def test_a_name_without_a_tag_is_taken_for_the_usual_weights_and_the_log_says_which_are_prepared_for_otherwise():
+    found = find("timm/resnet50")
+
+    assert "as for 'resnet50.a1_in1k'; if the weights are" in found.caution
+    assert "serve 'timm/resnet50.TAG': images are prepared otherwise for resnet50" in found.caution
+    assert "resnet50.tv_in1k" in found.caution
+    assert found.preprocess == find("timm/resnet50.a1_in1k").preprocess != find("timm/resnet50.tv_in1k").preprocess
+    assert find("timm/resnet50.tv_in1k").caution == find("timm/mobilenetv3_small_050").caution == ""
+
+
 def test_a_name_that_timm_does_not_have_is_refused_with_near_ones():
     with pytest.raises(ValueError, match="timm has no network 'resnet19'; see timm"):
-        find("timm/resnet19")
+        find("timm/resnet19.tv_in1k")
     with pytest.raises(ValueError, match="timm has no network 'efficientnet_b'; it has "):
         find("timm/efficientnet_b")
+    with pytest.raises(ValueError, match="timm has no weights 'mine' of 'resnet50'; it has a1_in1k, "):
+        find("timm/resnet50.mine")
 
 
 CONFIGURATIONS = {

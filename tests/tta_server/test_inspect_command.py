@@ -75,7 +75,7 @@ def test_every_command_takes_the_same_options_of_the_model(capsys, config, tmp_p
     torch.save(odd.drawn(odd.Plain).state_dict(), weights)
     labels.write_text("a\nb\nc\nd\n", encoding="utf-8")
     typed = ["--config", config, "--weights", str(weights), "--labels", str(labels), "--head", "fc", "--device", "cpu"]
-    typed += ["--classes", "4", "--reference", "bundle.safetensors", "--sha256", "00"]
+    typed += ["--classes", "4", "--reference", "bundle.safetensors", "--sha256", "00", "--arguments", "{depth: 10}"]
     name = "tests.models.odd:Plain"
 
     sections = []
@@ -95,4 +95,34 @@ def test_every_command_takes_the_same_options_of_the_model(capsys, config, tmp_p
     assert sections[0] == sections[1] == sections[2]
     assert printed == sections[0].model_dump(mode="json")
     assert sections[0].labels == labels
-    assert (sections[0].head, sections[0].classes) == ("fc", 4)
+    assert (sections[0].head, sections[0].classes, sections[0].arguments) == ("fc", 4, {"depth": 10})
+
+
+def test_a_factory_is_handed_what_file_environment_and_command_line_say(capsys, tmp_path, monkeypatch):
+    code = """
+from torch import nn
+
+def network(depth, width, num_classes):
+    layers = [nn.Conv2d(3, width, 1), *(nn.BatchNorm2d(width) for _ in range(depth)), nn.AdaptiveAvgPool2d(1)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width, num_classes))
+"""
+    (tmp_path / "deep.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TTA_MODEL__ARGUMENTS", '{"depth": 3, "width": 5}')
+    model = SHAPE["model"] | {"architecture": "deep:network", "classes": 4, "arguments": {"width": 6, "depth": 6}}
+    (tmp_path / "deep.yaml").write_text(yaml.safe_dump({"model": model}), encoding="utf-8")
+
+    said = inspected(capsys, "--config", "deep.yaml", "--arguments", "{depth: 2}")
+
+    assert "head 5, Linear of 5 features" in said
+    assert "norm layers 2 BatchNorm" in said
+    assert main(["inspect", "glyphs", "--config", "deep.yaml"]) == 2
+    assert "model.arguments are for a function of your own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("typed", ["depth", "[1]", "{1: 2}", "{depth: [}"])
+def test_arguments_that_are_no_mapping_are_refused_in_one_line(typed, capsys):
+    with pytest.raises(SystemExit):
+        main(["inspect", "my:network", "--arguments", typed])
+
+    assert f"'{typed}' is no mapping; write '{{name: value, name: value}}'" in capsys.readouterr().err
