@@ -33,6 +33,7 @@ EXECUTED = {
     ("docs/deploy.md", "bash"): {"/predict": "the commands of the runbook"},
     ("docs/runbook.md", "bash"): {"gate-7": "the commands of the runbook"},
     ("docs/replicas.md", "yaml"): {"shared: true": "each setting exists"},
+    ("docs/networks.md", "yaml"): {"width_mult": "the factory of the page, in `test_docs_networks.py`"},
     ("docs/configuration.md", "yaml"): {"window_rows": "the curl lines of the api, the serve lines"},
 }
 # Shell commands are checked here. What they need, and what therefore keeps a test from running all of each:
