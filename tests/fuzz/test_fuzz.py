@@ -18,7 +18,6 @@ CONFIG = {
     "drift": {"keep_images": 2},
     "limits": {"max_body_bytes": 2**20},
 }
-LOCKED = 10  # answers that need a key, at least
 SHORT = ["--max-time", "20", "--max-examples", "3", "--seed", "1"]
 
 
@@ -42,5 +41,5 @@ def test_every_answer_to_made_up_requests_is_one_that_the_document_names(tmp_pat
     assert (done.returncode, alive) == (0, 200), done.stdout + done.stderr
     sys.stdout.write(made[0])  # `make test-fuzz` shows it
     assert int(made[1]) >= (2000 if examples else 1)
-    assert refused >= LOCKED
+    assert not examples or refused >= 20  # a slow machine comes to little in 20 s
     assert "Traceback" not in (tmp_path / "server.log").read_text()
