@@ -9,6 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = ("models", "adapters", "tta_server")
 MOST_LINES = 350
+# Written by docs/write_answers.py: what the server says, for those who have no server.
+TOLD_AGAIN = ("client/answers.py", "client/drift_answers.py")
 ALIASES = {"np", "npt", "plt"}
 
 
@@ -33,7 +35,7 @@ def types(tree: ast.Module) -> set[str]:
 
 def test_each_type_lives_in_one_file():
     homes: defaultdict[str, set[str]] = defaultdict(set)
-    for path in files(*ROOMS):
+    for path in [each for each in files(*ROOMS) if not each.as_posix().endswith(TOLD_AGAIN)]:
         for name in types(ast.parse(path.read_text())):
             homes[name].add(str(path.relative_to(ROOT)))
 

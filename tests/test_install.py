@@ -160,6 +160,61 @@ def test_models_are_found_the_embedded_one_and_one_in_the_folder_of_the_start(pr
     assert (done.stdout, done.stderr) == ("36 3\n", "")
 
 
+# What the client needs: httpx, and rich for `tta-server streams`, with what these need.
+CLIENTS = ("httpx", "httpcore", "h11", "anyio", "sniffio", "certifi", "idna", "typing_extensions")
+CLIENTS += ("rich", "markdown_it", "mdurl", "pygments", "tta_server")
+CAMERA_HOST = """
+    import http.server
+    import json
+    import sys
+    import threading
+
+    class Absent:
+        def find_spec(self, name, path=None, target=None):
+            if name.partition(".")[0] not in {*sys.stdlib_module_names, *ALLOWED}:
+                raise ModuleNotFoundError(f"no module named {name!r}", name=name)
+
+    sys.meta_path.insert(0, Absent())
+
+    class Stub(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = json.dumps({"streams": [], "next": None, "replica": ""}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    import tta_server.cli
+    from tta_server.client import Client, list_streams, predict
+
+    stub = http.server.HTTPServer(("127.0.0.1", 0), Stub)
+    threading.Thread(target=stub.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{stub.server_port}"
+    predict(b"an image")
+    with Client(url) as client:
+        print(client.ask(list_streams()))
+    print(tta_server.cli.main(["streams", "ls", "--url", url]))
+    try:
+        import numpy
+    except ImportError as error:
+        print(error)
+"""
+
+
+def test_a_camera_host_needs_httpx_and_rich_beside_the_package(project, installed):
+    code = textwrap.dedent(CAMERA_HOST).replace("ALLOWED", repr(CLIENTS))
+
+    asked, *table, status, absent = run(project, installed, "-c", code).splitlines()
+
+    assert (asked, status) == ("{'streams': [], 'next': None, 'replica': ''}", "0")
+    assert "last verdict" in "".join(table)
+    assert absent == "no module named 'numpy'"
+
+
 def test_a_checkout_serves_as_a_library_where_nothing_else_is_installed(checkout, tmp_path):
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     (absent,) = [one["forbidden_modules"] for one in contracts if one["name"].endswith("bare GPU machine")]

@@ -21,7 +21,7 @@ EXECUTED = {
     ("README.md", "bash"): {"/predict": "five minutes"},
     ("docs/api.md", "bash"): {"curl": "the curl lines of the api"},
     ("docs/api.md", "python"): dict.fromkeys(
-        ("tritonclient", "tta_server.client", "requests"), "the curl lines of the api"
+        ("tritonclient", "tta_server.client", "import client", "requests"), "the curl lines of the api"
     ),
     ("docs/api.md", "yaml"): {"repository": "the curl lines of the api"},
     ("docs/api.md", "json"): {"state_version": "the example answer"},

@@ -69,8 +69,6 @@ def test_the_curl_lines_of_the_api_are_answered_by_the_server_that_the_configura
         address = server.url.removeprefix("http://")
         grpc_port = re.search(r"grpc\W+port (\d+)", (tmp_path / "server.log").read_text())[1]
         names: dict = {}
-        for verb in ("unload", "load"):
-            server.client.post(f"/v2/repository/models/second/{verb}").raise_for_status()
         for example in examples:
             code = example.text.replace("127.0.0.1:8000", address).replace("docs/", f"{ROOT}/docs/")
             code = code.replace("127.0.0.1:8001", f"127.0.0.1:{grpc_port}")
@@ -78,6 +76,9 @@ def test_the_curl_lines_of_the_api_are_answered_by_the_server_that_the_configura
 
     assert names["found"]["predictions"][0]["label"] == names["again"]["predictions"][0]["label"] == "Z"
     assert names["labelled"]["counted"] == 1
+    assert names["two"]["source"]["label"]
+    assert names["domains"][:2] == ["source", "gate-7@1"]
+    assert [each["verdict"] for each in names["entries"]].count("restore") == 1
     assert names["response"].json()["predictions"][0]["label"] == "Z"
     assert (tmp_path / "gate-7.safetensors").stat().st_size
     assert names["answer"].as_numpy("probabilities").shape == names["called"].as_numpy("probabilities").shape == (2, 36)

@@ -3,17 +3,19 @@
 Commands are serve, config, models, inspect, calibrate, evaluate, export, replay, streams, report, keys and demo.
 """
 
-# What takes seconds to import, torch above all, is imported by the commands that need it.
+# What takes seconds to import, torch above all, is imported by the commands that need it; so is what only
+# a server has, for `streams` and `report` work where that is not installed.
 import argparse
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tta_server import __version__
-from tta_server.settings import Settings
-from tta_server.settings_file import add_model_options, add_runtime_option, load_settings, model_overrides
+
+if TYPE_CHECKING:
+    from tta_server.settings import Settings
 
 _SERVER_OPTIONS = "host", "port", "grpc_port", "admin_port", "tls_certificate", "tls_key", "tls_client_ca"
 
@@ -142,6 +144,8 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
 
 
 def _configuration(parser: argparse.ArgumentParser) -> None:
+    from tta_server.settings_file import add_model_options, add_runtime_option
+
     add_model_options(parser)
     add_runtime_option(parser)
     add = parser.add_argument
@@ -157,7 +161,9 @@ def _configuration(parser: argparse.ArgumentParser) -> None:
     add("--adapter", help="how streams learn")
 
 
-def _settings(options: argparse.Namespace) -> Settings:
+def _settings(options: argparse.Namespace) -> "Settings":
+    from tta_server.settings_file import load_settings, model_overrides
+
     given: dict[str, dict[str, Any]] = {
         "server": {name: getattr(options, name) for name in _SERVER_OPTIONS},
         "model": model_overrides(options),

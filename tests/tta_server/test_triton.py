@@ -15,6 +15,7 @@ from PIL import Image
 from tests.server import Running, running
 from tests.tta_server import calls, pictures
 from tests.tta_server.calls import INFER, UNGUARDED, infer
+from tests.tta_server.triton_refusals import refusals, refused
 
 ROWS = 4
 CONFIG = {
@@ -33,6 +34,7 @@ def glyph_images(start: int, count: int = ROWS) -> np.ndarray:
 
 
 GOOD = calls.noise(1)
+REFUSALS = refusals(ROWS)
 
 
 @pytest.fixture(scope="module")
@@ -278,14 +280,36 @@ def test_tritonclient_unloads_and_loads_a_model(triton):
         triton.unload_model("glyphs")
 
 
-def test_tritonclient_can_read_what_was_wrong(triton):
+@pytest.mark.parametrize("what", REFUSALS)
+def test_tritonclient_can_read_what_was_wrong(triton, what):
     import tritonclient.http as http
-    from tritonclient.utils import InferenceServerException
 
-    wrong = http.InferInput("input", [1, 3, 31, 32], "UINT8")
-    wrong.set_data_from_numpy(GOOD[:, :, 1:])
+    wrong = REFUSALS[what]
 
-    with pytest.raises(InferenceServerException, match="unknown model 'nobody'; this server has 'glyphs', 'second'"):
-        triton.infer("nobody", [tensor_of(GOOD, True)])
-    with pytest.raises(InferenceServerException, match=r"shape \[1, 3, 31, 32\], expected \[N, 3, 32, 32\]"):
-        triton.infer("glyphs", [wrong])
+    error = refused(http, triton, wrong)
+
+    assert (error.status(), wrong.said in error.message()) == (str(wrong.status), True), error
+
+
+@pytest.mark.parametrize("rows", range(1, ROWS + 1))
+def test_the_asynchronous_client_gets_bytes_and_classes_of_any_number_of_images(server, triton, client, rows):
+    import tritonclient.http.aio as http
+
+    images = glyph_images(12, rows)
+
+    async def ask() -> tuple[np.ndarray, np.ndarray]:
+        async with http.InferenceServerClient(server.url.removeprefix("http://")) as waiting:
+            asked = {"model_name": "glyphs", "inputs": [tensor_of(images, True)], "parameters": {"stream_id": "frozen"}}
+            scores = await waiting.infer(**asked, outputs=wanted_of(True))
+            wanted = [http.InferRequestedOutput("probabilities", binary_data=True, class_count=2)]
+            best = await waiting.infer(**asked, outputs=wanted)
+            return scores.as_numpy("probabilities"), best.as_numpy("probabilities")
+
+    scores, best = asyncio.run(ask())
+
+    waited = triton.infer("glyphs", [tensor_of(images, True)], parameters={"stream_id": "frozen"})
+    expected, labels = (output["data"] for output in infer(client, "frozen", images)["outputs"])
+    assert scores.tolist() == waited.as_numpy("probabilities").tolist()
+    assert scores.ravel().tolist() == np.float32(expected).tolist()
+    assert [row[0].decode().split(":")[2] for row in best] == labels
+    assert best.shape == (rows, 2)

@@ -34,7 +34,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     gathering = find(models).gathering
 
     @routes.post("", **told(Gathered, 400, 409, 413, status=202))
-    async def take_home(asked: Gather, request: Request) -> dict[str, Any]:
+    async def calibrate(asked: Gather, request: Request) -> dict[str, Any]:
         """Make a reference bundle, without labels, of the next images that are answered; they are the home then.
 
         Answers stay as they are meanwhile: without a bundle, those of the frozen model. The bundle is made beside the
@@ -44,12 +44,12 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         return gathering.begin(asked.images, asked.stream or "", asked.replace, callers.who(request, asked.reason))
 
     @routes.get("", **told(Gathered))
-    async def how_far() -> dict[str, Any]:
+    async def read_calibration() -> dict[str, Any]:
         """Say how many images were gathered, and what became of them."""
         return gathering.told()
 
     @routes.delete("", **told(Gathered, 409))
-    async def cancel(request: Request) -> dict[str, Any]:
+    async def cancel_calibration(request: Request) -> dict[str, Any]:
         """Stop gathering, or making the bundle, and forget the images."""
         return await gathering.cancel(callers.who(request))
 

@@ -16,7 +16,7 @@ class DriftScoreAbout(Told):
 
 
 class EstimatedAccuracies(Told):
-    """Share of the last window that each model answers as surely as source images, not from features far from theirs.
+    """Share of the last window that each model answers as surely as source images, from features near theirs.
 
     No more than a hint: a model that collapses grows sure of its answers, and this may rise while the accuracy falls.
     """

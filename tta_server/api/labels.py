@@ -60,7 +60,7 @@ def router(models: Mapping[str, Served]) -> APIRouter:
         return places[label]
 
     @routes.post("/labels", **told(LabelsCounted, 400, 413))
-    async def take_labels(asked: Labels, request: Request) -> dict[str, Any]:
+    async def label_images(asked: Labels, request: Request) -> dict[str, Any]:
         """Count true labels of answered images; returns the exact accuracy, so far, of each stream they are about.
 
         `adapted` counts what was answered, `source` what the frozen model makes of the same images; with 95 %

@@ -80,7 +80,7 @@ def router(models: Roster) -> APIRouter:
         return _statistics([known(models, name, version)])
 
     @routes.post("/v2/repository/index", openapi_extra=_INDEX_OPENAPI, **_INDEX)
-    async def index(request: Request) -> Response:
+    async def model_index(request: Request) -> Response:
         """List the models and whether they are ready."""
         return _index(models, await request.body())
 
@@ -90,14 +90,14 @@ def router(models: Roster) -> APIRouter:
         return _index(models, await request.body())
 
     @routes.post("/v2/repository/models/{name}/load", openapi_extra=_CHANGE_OPENAPI, **told(Loaded, *_REFUSED))
-    async def load(request: Request, name: str) -> dict[str, Any]:
+    async def load_model(request: Request, name: str) -> dict[str, Any]:
         """Load a model that the configuration names; one that is loaded stays as it is."""
         _expect_plain(await request.body())
         await asyncio.to_thread(models.load, name)
         return {"name": name, "load": True}
 
     @routes.post("/v2/repository/models/{name}/unload", openapi_extra=_CHANGE_OPENAPI, **told(Unloaded, *_REFUSED))
-    async def unload(request: Request, name: str) -> dict[str, Any]:
+    async def unload_model(request: Request, name: str) -> dict[str, Any]:
         """Unload a model: what it has been asked is answered, what it has learnt is kept, and its memory is freed."""
         _expect_plain(await request.body())
         await asyncio.to_thread(models.unload, name)

@@ -1,7 +1,9 @@
 """A running server, as its operator asks it over HTTP."""
 
 import json
+import ssl
 from http.client import HTTPException
+from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlencode, urlsplit
@@ -24,21 +26,30 @@ class UnreachableError(Exception):
 class Server:
     """Ask one server; whatever it answers but success is an error."""
 
-    def __init__(self, url: str, key: str = "") -> None:
+    def __init__(self, url: str, key: str = "", certificate: tuple[Path, Path] | None = None) -> None:
         """Take where it is and the key to show it.
 
         Args:
             url: Its address, such as http://127.0.0.1:8000, with the path under which a proxy serves it.
             key: An API key; empty if the server takes none.
+            certificate: Files of a certificate and of its key, where the server asks for one.
 
         Raises:
             ValueError: If that is no address.
+            OSError: If the certificate cannot be read.
         """
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
             raise ValueError(f"'{url}' is no address of a server; expected one such as http://127.0.0.1:8000")
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._opener = straight_opener()
+        tls = ssl.create_default_context()
+        if certificate:
+            try:
+                tls.load_cert_chain(*certificate)
+            except OSError as error:
+                files = " and ".join(f"'{file}'" for file in certificate)
+                raise OSError(f"{files} are no certificate and its key in PEM that can be read: {error}") from error
+        self._opener = straight_opener(tls)
 
     def get(self, path: str, **query: str | int | None) -> Any:  # noqa: ANN401 (JSON)
         """Return what the server says under a path."""

@@ -74,6 +74,8 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     url = os.environ.get("TTA_URL", _URL)
     parser.add_argument("--url", default=url, help="address of the server (default: TTA_URL, else %(default)s)")
     parser.add_argument("--key", help="API key (default: TTA_KEY, which other users of the machine cannot see)")
+    parser.add_argument("--cert", type=Path, help="certificate to show, in PEM, where the server asks for one")
+    parser.add_argument("--cert-key", type=Path, help="its key, in PEM")
     parser.add_argument("--json", action="store_true", help="print what the server answers, as JSON")
 
 
@@ -88,7 +90,10 @@ def run(options: argparse.Namespace) -> int:
         ValueError: If an option is wrong.
         OSError: If a file cannot be read or written.
     """
-    server = Server(options.url, options.key or os.environ.get("TTA_KEY", ""))
+    if bool(options.cert) != bool(options.cert_key):
+        raise ValueError("--cert and --cert-key are given together")
+    certificate = (options.cert, options.cert_key) if options.cert else None
+    server = Server(options.url, options.key or os.environ.get("TTA_KEY", ""), certificate)
     try:
         answer, shown = options.verb(server, options)
     except (RefusedError, UnreachableError) as error:

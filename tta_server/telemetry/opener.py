@@ -1,6 +1,7 @@
 """How this program asks others over HTTP: at the address that was named, and at no other."""
 
-from urllib.request import HTTPRedirectHandler, OpenerDirector, build_opener
+import ssl
+from urllib.request import HTTPRedirectHandler, HTTPSHandler, OpenerDirector, build_opener
 
 
 class _NoRedirect(HTTPRedirectHandler):
@@ -10,6 +11,10 @@ class _NoRedirect(HTTPRedirectHandler):
         """Follow nobody."""
 
 
-def straight_opener() -> OpenerDirector:
-    """Return what opens requests; a redirect is an `HTTPError` like any other refusal."""
-    return build_opener(_NoRedirect)
+def straight_opener(tls: ssl.SSLContext | None = None) -> OpenerDirector:
+    """Return what opens requests; a redirect is an `HTTPError` like any other refusal.
+
+    Args:
+        tls: Whom to believe and what to show; Python's default if none.
+    """
+    return build_opener(_NoRedirect, HTTPSHandler(context=tls))

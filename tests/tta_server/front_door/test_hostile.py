@@ -1,16 +1,19 @@
 """A real server with the default sizes, whatever is done to it: it refuses in time, and good clients are answered."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import httpx
 import pytest
 
 from load_tests.attacks import ATTACKS, prepare
 from load_tests.good_client import TIMEOUT_S
+from load_tests.payloads import grey_png
 from load_tests.siege import memory, siege
 from load_tests.wire import connected, head, heard
 from tests.server import running
-from tests.tta_server.calls import INFER, PATIENCE_S, body, glyph_images, metric
+from tests.tta_server.calls import INFER, PATIENCE_S, body, glyph_images, metric, until
 
 MOST_BYTES = 768 * 2**20  # beyond what it has at rest, as docs/security.md says
 CONFIG = {  # times are short and names few, so that the test is
@@ -104,11 +107,42 @@ def test_what_was_turned_away_is_counted(server):
     assert metric(server.client, 'tta_refusals_total{model="glyphs",reason="no_http"}') == before + 1
 
 
-def test_a_server_that_is_told_to_stop_stops_with_connections_that_hang(server):
+def test_a_server_that_is_told_to_stop_stops_whatever_is_under_way(server):
     assert server.client.post(INFER, content=body(glyph_images(0, 1))).status_code == 200
-    with connected(server.url, START), connected(server.url, head("/predict", 2**20) + b"x"):
+    heard_of = [200]  # by two who have large images decoded, one after another without a pause
+
+    def decodes() -> None:
+        sent = grey_png(4000)
+        request = head("/predict", len(sent)) + sent
+        with suppress(ConnectionRefusedError):
+            while heard_of[-1]:
+                with connected(server.url, request) as connection:
+                    heard_of.append(heard(connection)[0])
+
+    def pipelines() -> int:
+        answers = 0
+        with connected(server.url) as connection, suppress(ConnectionError):
+            while True:
+                connection.sendall((START + b"\r\n") * 100)
+                if not (received := connection.recv(65536)):
+                    break
+                answers += received.count(b"HTTP/1.1 200")
+        return answers
+
+    with (
+        ThreadPoolExecutor(3) as clients,
+        connected(server.url, START),
+        connected(server.url, head("/predict", 2**20) + b"x"),
+    ):
+        decoding, pipelining = [clients.submit(decodes) for _ in range(2)], clients.submit(pipelines)
+        until(lambda: len(heard_of) > 2)
         server.process.terminate()
+
         assert server.process.wait(PATIENCE_S) == 0
+
+        assert [each.result(PATIENCE_S) for each in decoding] == [None, None]
+        assert pipelining.result(PATIENCE_S) > 100
+    assert set(heard_of) <= {200, 429, 503, 0}
 
 
 def one_answer(connection) -> bytes:

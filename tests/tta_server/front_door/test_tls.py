@@ -1,5 +1,7 @@
 """TLS both ways: who shows no certificate of the right CA gets no answer, over HTTP or gRPC."""
 
+import asyncio
+import json
 import re
 import signal
 import ssl
@@ -18,6 +20,7 @@ from load_tests.wire import connected
 from tests.server import running
 from tests.tta_server.calls import INFER, body, glyph_images
 from tta_server.cli import main
+from tta_server.client import AsyncClient, Client, infer, model_index
 from tta_server.grpc_door.messages import HEALTH, message, methods
 
 READY = "/v2/health/ready"
@@ -83,6 +86,31 @@ def test_the_right_certificate_is_answered(server, files):
         assert client.get(url + READY).json() == {"ready": True}
     asked = ["curl", "-sS", "--cacert", files.ca, "--cert", certificate, "--key", key, url + READY]
     assert subprocess.run(asked, capture_output=True, check=True, text=True).stdout == '{"ready":true}'
+
+
+def test_client_and_commands_show_a_certificate(server, files, monkeypatch, capsys):
+    url, admin, _ = server
+    monkeypatch.setenv("SSL_CERT_FILE", str(files.ca))
+    certificate, key = map(str, files.client)
+
+    async def awaited() -> list[str]:
+        async with AsyncClient(url, certificate=files.client) as client:
+            return [each["state"] for each in await client.ask(model_index())]
+
+    with Client(url, certificate=files.client) as client:
+        assert client.ask(infer("glyphs", glyph_images(0, 1)))["parameters"]["stream"] == "default"
+    with Client(url, tries=1) as client, pytest.raises(httpx.TransportError):
+        client.ask(model_index())
+    ls = ["streams", "ls", "--json", "--url", admin]
+    shown = [main([*ls, "--cert", certificate, "--cert-key", key]), main(ls), main([*ls, "--cert", certificate])]
+
+    said = capsys.readouterr()
+    assert shown == [0, 3, 2]
+    assert [each["name"] for each in json.loads(said.out)] == ["default"]
+    assert "--cert and --cert-key are given together" in said.err
+    assert asyncio.run(awaited()) == ["READY"]
+    assert main([*ls, "--cert", key, "--cert-key", key]) == 2
+    assert "are no certificate and its key in PEM" in capsys.readouterr().err
 
 
 def test_no_certificate_a_wrong_one_a_client_of_another_ca_and_plain_text_get_no_answer(server, files):

@@ -20,6 +20,7 @@ from tests.server import running
 from tests.tta_server import pictures
 from tests.tta_server.calls import INFER, UNGUARDED, body, glyph_images, noise
 from tests.tta_server.issuer import AUDIENCE, ISSUER, Issuer, write_jwks
+from tests.tta_server.triton_refusals import refusals, refused
 from tta_server.grpc_door.messages import HEALTH, INFERENCE, message, methods
 from tta_server.keys.keyring import new_key
 
@@ -219,6 +220,7 @@ def test_probes_are_answered_without_a_key(reached):
 
 
 GOOD = noise(1)
+REFUSALS = refusals(ROWS)
 HOSTILE = message("inference.ModelInferRequest")(model_name="glyphs", outputs=[{}] * 5000).SerializeToString()
 REFUSED = {
     "unknown model": (request_of(GOOD), {"model_name": "x/ready"}, "NOT_FOUND", "unknown model 'x%2Fready'"),
@@ -249,6 +251,35 @@ def test_what_is_wrong_is_refused_in_words(reached, what):
         call(reached, "ModelInfer", sent)
 
     assert (raised.value.code().name, said in raised.value.details()) == (code, True), raised.value.details()
+
+
+@pytest.mark.parametrize("what", REFUSALS)
+def test_tritonclient_can_read_what_was_wrong(reached, client, what):
+    wrong = REFUSALS[what]
+
+    error = refused(triton, client, wrong, headers=reached.headers)
+
+    assert (error.status(), wrong.said in error.message()) == (f"StatusCode.{wrong.code}", True), error
+
+
+@pytest.mark.parametrize("rows", range(1, ROWS + 1))
+def test_the_asynchronous_client_gets_values_and_classes_of_any_number_of_images(reached, rows):
+    images = glyph_images(12, rows)
+
+    async def ask() -> tuple[np.ndarray, np.ndarray]:
+        async with aio.InferenceServerClient(reached.address) as waiting:
+            asked = {"model_name": "glyphs", "inputs": [tensor_of(images)], "parameters": FROZEN}
+            scores = await waiting.infer(**asked, headers=reached.headers)
+            wanted = [triton.InferRequestedOutput("probabilities", class_count=2)]
+            best = await waiting.infer(**asked, outputs=wanted, headers=reached.headers)
+            return scores.as_numpy("probabilities"), best.as_numpy("probabilities")
+
+    scores, best = asyncio.run(ask())
+
+    expected, labels = over_http(reached, images)
+    assert np.array_equal(scores.ravel(), expected)
+    assert [row[0].decode().split(":")[2] for row in best] == labels
+    assert best.shape == (rows, 2)
 
 
 def test_keys_open_what_they_open_over_http(reached, client):

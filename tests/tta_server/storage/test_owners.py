@@ -192,6 +192,11 @@ def test_the_same_stops_and_kills_show_what_a_protocol_lacks(url, mutant):
     assert any(torture(f"{url}/{seed}", seed, 2000, mutant).wrong for seed in range(1, 9))
 
 
+@pytest.mark.parametrize("url", ["s3"], indirect=True)
+def test_an_object_store_shows_it_too(url):
+    assert torture(url, 6, 60, "without exclusive create").wrong  # the seed with the fewest steps: each takes its time
+
+
 @on_each
 def test_an_erased_stream_stays_erased_whatever_an_earlier_owner_still_writes(url):
     zombie, store = opened(url, "a"), opened(url, "b")
