@@ -318,7 +318,8 @@ class Registry(Stock):
         self._families.add(stream.name)
         if not stream.parent:
             self._metrics.stream.open(stream.name, stream.method.adapter.name)
-            self._metrics.stream.state(stream.name, stream.version, stream.answers == "source", bool(stream.frozen))
+            if now := self.present(stream.name):
+                self._metrics.stream.state(stream.name, stream.version, now.answers == "source", bool(now.frozen))
         self._count_domains(stream_of_domain(stream.name))
         self._settle(stream)
         self._report()
