@@ -199,9 +199,7 @@ class StreamAbout(Told):
     adapter: str
     state_version: int
     steps: int = Field(description="That made its state, from the source on.")
-    domain: str = Field(
-        description="The domain that it is in, which answers; empty at home, or if there is none."
-    )
+    domain: str = Field(description="The domain that it is in, which answers; empty at home, or if there is none.")
     answers: AnsweredBy = Field(description="Who answers its requests now: what was learnt, or the frozen model.")
     source_because: Because = Field(
         description="Why the frozen model answers: the input looks like the source's; the mode is `off` or `shadow`; "

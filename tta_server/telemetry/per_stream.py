@@ -43,7 +43,7 @@ class PerStream(Generic[Family]):
 
 
 class Flags(PerStream[Gauge]):
-    """A family that is 1 where something is so of a stream, and else 0; of those that share a label it says how many."""
+    """A family that is 1 where something is so of a stream, else 0; of those that share a label it says how many."""
 
     def __init__(self, family: Gauge) -> None:
         """Begin without series."""
