@@ -85,7 +85,7 @@ def test_restores_drift_domains_and_starts_are_marked_on_every_panel(dashboard):
         "Restores": {"tta_restores_total"},
         "Drift": {"tta_drift_events_total"},
         "Domains": {"tta_domain_events_total"},
-        "Starts": {"process_start_time_seconds"},
+        "Starts": {"process_start_time_seconds", "tta_build_info"},
     }
 
 
