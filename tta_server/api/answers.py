@@ -201,10 +201,7 @@ class StreamAbout(Told):
     steps: int = Field(description="That made its state, from the source on.")
     domain: str = Field(description="The domain that it is in, which answers; empty at home, or if there is none.")
     answers: AnsweredBy = Field(description="Who answers its requests now: what was learnt, or the frozen model.")
-    source_because: Because = Field(
-        description="Why the frozen model answers: the input looks like the source's; the mode is `off` or `shadow`; "
-        "the guard finds it more credible; the guard has switched learning off. Empty if it does not answer."
-    )
+    source_because: Because = Field(description="Why the frozen model answers; empty if it does not.")
     frozen: str = Field(description="Why the guard switched off what would answer; empty if it did not.")
     restores_in_a_row: int = Field(description="Times that the guard has taken what answers back, one after the other.")
     images: int
@@ -269,13 +266,8 @@ class DomainAbout(Told):
     answers: AnsweredBy = Field(description="Who answers its images.")
     source_because: Because = Field(description="Why the frozen model does, as for streams; empty if it does not.")
     frozen: str = Field(description="Why the guard switched it off; empty if it did not.")
-    estimated_gain: float | None = Field(
-        description="Recent images on which it is credible and the frozen model says otherwise, minus the reverse, as "
-        "a share. Null if the guard has not compared."
-    )
-    distance: float | None = Field(
-        description="Squared, from the source, over the spread of the wider one: below 1 hardly any. Null if unknown."
-    )
+    estimated_gain: float | None = Field(description="By the guard, as a share of images; null if unknown.")
+    distance: float | None = Field(description="Squared, from the source, over the wider spread; null if unknown.")
     spread: float | None = Field(description="How widely its images scatter; 1 for the source's. Null if unknown.")
     bytes: int = Field(description="Memory that it takes.")
     in_memory: bool

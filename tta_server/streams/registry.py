@@ -325,7 +325,6 @@ class Registry(Stock):
         self._report()
 
     def _forget(self, name: str) -> None:
-        """Know a stream or domain no more, wherever it is."""
         self._families.forget(name)
         self._count_domains(stream_of_domain(name))
         if name in self._streams:

@@ -1,7 +1,6 @@
 """The exported series: complete from the start, and bounded in number."""
 
 import itertools
-import re
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +8,6 @@ from hypothesis import strategies as st
 from prometheus_client import Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.pages import ROOT
 from tta_server.telemetry.closed_sets import (
     ACTIONS,
     CAUSES,
@@ -67,16 +65,6 @@ def use(metrics: Metrics, name: str) -> None:
     metrics.stream.drift.scores(name, dict.fromkeys(DRIFT_SCORES, 4.5), 3.0)
     metrics.stream.drift.beside(name, 0.9, 0.8, 0.85)
     metrics.stream.drift.began(name, "style")
-
-
-@pytest.mark.parametrize("names", [RESTORE_CAUSES, DROP_REASONS], ids=["causes", "reasons"])
-def test_the_operators_page_explains_every_cause_and_every_reason(names):
-    page = (ROOT / "docs/operations.md").read_text()
-    explained = {
-        name for row in re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", page, re.MULTILINE) for name in row.split(", ")
-    }
-
-    assert {f"`{name}`" for name in names} <= explained
 
 
 def test_closed_sets_start_at_zero():
