@@ -170,7 +170,7 @@ class StreamsSettings(Section):
         64 * 2**20, ge=0, description="Memory for recent images, so that labels that come later can be compared."
     )
     max_labelled: int = Field(
-        100, ge=0, description="Streams with metric series of their own; the rest share '_other'."
+        100, ge=0, description="Streams with metric series of their own; the rest share '_other', which counts them."
     )
     named: dict[StreamName, StreamSettings] = Field(
         default_factory=dict, description="Streams that differ from `mode` or `adapt_when`."

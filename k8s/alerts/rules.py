@@ -32,7 +32,7 @@ class Alert(NamedTuple):
 ALERTS: Final[tuple[Alert, ...]] = (
     Alert(
         "TtaDrift",
-        f'max by ({_STREAM}) (tta_drift_state{{state="drift"}}) == 1',
+        f'max by ({_STREAM}) (tta_drift_state{{state="drift"}}) > 0',
         "5m",
         "warning",
         "The input of stream {{ $labels.stream }} drifts.",
@@ -78,11 +78,21 @@ ALERTS: Final[tuple[Alert, ...]] = (
     ),
     Alert(
         "TtaStreamFrozen",
-        "tta_stream_frozen == 1",
+        "tta_stream_frozen > 0",
         "0m",
         "critical",
-        "The guard has switched stream {{ $labels.stream }} off.",
-        "The frozen model answers, and nothing is learnt until somebody resets the stream or gives it a mode.",
+        "The guard has switched stream {{ $labels.stream }} off, or the domain that it is in.",
+        "The frozen model answers, and nothing is learnt of such images until somebody resets the stream or gives it a "
+        "mode. GET /v1/streams/{{ $labels.stream }} says which domain and why.",
+    ),
+    Alert(
+        "TtaStreamsUnnamed",
+        "tta_stream_labels_dropped_total > 0",
+        "5m",
+        "info",
+        "{{ $labels.instance }} has more streams than streams.max_labelled.",
+        "The others share the stream '_other': of them alerts say that one drifts or is frozen, but not which, and no "
+        "alert sees one collapse or answer worse than the frozen model.",
     ),
     Alert(
         "TtaLearningStarved",

@@ -13,7 +13,8 @@ _DOMAINS: Final = [
         "Streams at home",
         "1 while what a stream sees looks like the source's images: the frozen model answers and nothing is learnt. 0 "
         "while it is away: a domain of its own answers, and GET /v1/streams/NAME/domains says which. Away since a "
-        "change of camera, lens or preprocessing: look at the images. Nothing here: domains.max is 1.",
+        "change of camera, lens or preprocessing: look at the images. Of '_other' it is how many streams are at home. "
+        "Nothing here: domains.max is 1.",
         [Query(f"tta_stream_at_home{{{STREAM}}}", BY_STREAM)],
         unit="none",
         look=Look(maximum=1),

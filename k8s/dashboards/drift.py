@@ -13,11 +13,13 @@ PANELS: Final[list[Panel]] = [
         "Drift of streams",
         "2 while a stream's input drifts, 1 while it may, 0 while it does not; nothing while too little was seen. GET "
         "/v1/streams/NAME/drift says since when and because of what. One stream: look at its images, its lens, its "
-        "sensor. All at once: what they share, such as a rollout or the preprocessing.",
+        "sensor. All at once: what they share, such as a rollout or the preprocessing. '_other': at least one of the "
+        "streams beyond streams.max_labelled.",
         [
             Query(
-                f'max by (stream, instance) (2 * tta_drift_state{{{STREAM},state="drift"}} '
-                f'or tta_drift_state{{{STREAM},state="warning"}} or 0 * tta_drift_state{{{STREAM},state="stable"}})',
+                f'max by (stream, instance) (2 * (tta_drift_state{{{STREAM},state="drift"}} > bool 0) '
+                f'or tta_drift_state{{{STREAM},state="warning"}} > bool 0 '
+                f'or 0 * tta_drift_state{{{STREAM},state="stable"}})',
                 BY_STREAM,
             )
         ],
@@ -51,8 +53,9 @@ PANELS: Final[list[Panel]] = [
     series(
         "Estimated accuracy",
         "Of the frozen model (source) on what it saw last, and of the stream (adapted) on what it learnt from last, as "
-        "their confidence suggests. A hint and no measurement: a stream that collapses is sure of its answers, and "
-        "this rises while its accuracy falls. Send labels to know. Nothing here: the bundle was made without labels.",
+        "their confidence and features suggest. A hint and no measurement: a stream that collapses is sure of its "
+        "answers, and this rises while its accuracy falls. Send labels to know. Nothing here: the bundle was made "
+        "without labels.",
         [Query(f"tta_estimated_accuracy_ratio{{{STREAM}}}", f"{{{{variant}}}}: {BY_STREAM}")],
         unit="percentunit",
         look=Look(maximum=1),

@@ -86,6 +86,12 @@ def _annotations() -> list[Json]:
             f"sum by (stream, cause) (increase(tta_drift_events_total{{{STREAM}}}[2m])) > 0",
             "{{stream}} ({{cause}})",
         ),
+        _events(
+            "Domains",
+            "green",
+            f'sum by (stream, event) (increase(tta_domain_events_total{{{STREAM},event!="recalled"}}[2m])) > 0',
+            "{{stream}} ({{event}})",
+        ),
         _events("Starts", "blue", f"(time() - process_start_time_seconds {OURS}) < 120", "{{instance}}"),
     ]
 

@@ -41,9 +41,9 @@ _VERDICTS: Final = [
     ),
     series(
         "Streams that do not adapt",
-        "answered by the source: the guard trusts the frozen model more, or the mode says so; mostly no fault. "
-        "frozen: the guard switched the stream off after several restores; read its last verdicts, then reset it or "
-        "set its mode to try again.",
+        "answered by the source: at home, by the mode, or because the guard trusts the frozen model more; mostly no "
+        "fault. frozen: the guard switched the stream, or the domain that it is in, off after several restores; read "
+        "its last verdicts, then reset it or set its mode to try again.",
         [
             Query(f"sum(tta_serving_source{{{MODEL}}})", "answered by the source"),
             Query(f"sum(tta_stream_frozen{{{MODEL}}})", "frozen"),

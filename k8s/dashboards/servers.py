@@ -54,8 +54,9 @@ _NUMBERS: Final = [
     ),
     stat(
         "Streams without own series",
-        "Streams past streams.max_labelled: they share the series '_other', whose gauges show whichever of them "
-        "answered last. Above 0: raise streams.max_labelled, or find the client that makes up names.",
+        "Streams past streams.max_labelled: they share the series '_other', which say how many of them are in drift, "
+        "frozen or at home, and nothing else. Above 0: raise streams.max_labelled, or find the client that makes up "
+        "names.",
         Query(f"sum(tta_stream_labels_dropped_total{{{MODEL}}})"),
         unit="none",
         steps=((None, "green"), (1.0, "orange")),

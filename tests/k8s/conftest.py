@@ -25,7 +25,7 @@ CONFIG = {
     "model": {"device": "cpu"},
     "streams": {"named": {"frozen": {"mode": "off"}}},
     "engine": {"window_rows": 16},
-    "guard": {"canary_every": 1},
+    "guard": {"canary_every": 1, "max_update": 100.0, "max_distance": 100.0},  # a reckless stream is taken back
     "domains": {"max": 16},
 }
 PROMETHEUS = """

@@ -37,6 +37,7 @@ HEALTHY = {
     f'tta_restores_total{{{STREAM},cause="canary"}}': "0x30 1x29",
     f'tta_restores_total{{{STREAM},cause="operator"}}': "0+1x60",
     f"tta_stream_frozen{{{STREAM}}}": "0x60",
+    f"tta_stream_labels_dropped_total{{{SERVER}}}": "0x60",
     f"tta_samples_offered_total{{{STREAM}}}": "0+64x60",
     f"tta_samples_learnt_total{{{STREAM}}}": "0+32x60",
 }
@@ -44,6 +45,11 @@ HEALTHY = {
 CALM = {
     f"tta_samples_learnt_total{{{STREAM}}}": "500x60",
     f'tta_samples_dropped_total{{{STREAM},reason="calm"}}': "0+64x60",
+}
+# Several of the streams that share their series are so at once.
+OTHERS = {
+    f'tta_drift_state{{{SERVER},stream="_other",state="drift"}}': "3x60",
+    f'tta_stream_frozen{{{SERVER},stream="_other"}}': "2x60",
 }
 # What is different when an alert must fire; None takes a series away.
 ILL = {
@@ -53,6 +59,7 @@ ILL = {
     "TtaCollapse": {f"tta_prediction_diversity_ratio{{{STREAM}}}": "0.9x30 0.2x29"},
     "TtaRestoresInARow": {f'tta_restores_total{{{STREAM},cause="canary"}}': "0x40 1x5 2x4 3x9"},
     "TtaStreamFrozen": {f"tta_stream_frozen{{{STREAM}}}": "0x50 1x9"},
+    "TtaStreamsUnnamed": {f"tta_stream_labels_dropped_total{{{SERVER}}}": "0x40 3x19"},
     "TtaLearningStarved": {f"tta_samples_learnt_total{{{STREAM}}}": "500x60"},
     "TtaStreamSetAside": {f"tta_streams_set_aside{{{SERVER}}}": "0x30 2x29"},
     "TtaQueueFull": {f'tta_requests_total{{{SERVER},outcome="overloaded"}}': "0+20x60"},
@@ -108,6 +115,7 @@ def test_each_alert_fires_when_it_should_and_none_does_on_a_healthy_server(root,
     cases = [
         case("healthy", {}, set()),
         case("calm", CALM, set()),
+        case("others", OTHERS, {"TtaDrift", "TtaStreamFrozen"}),
         *(case(name, changed, {name}) for name, changed in ILL.items()),
     ]
     path = tmp_path / "tests.yaml"

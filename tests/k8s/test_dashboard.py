@@ -78,6 +78,17 @@ def test_the_rows_are_there_in_order(dashboard):
     assert dashboard["schemaVersion"] >= 38
 
 
+def test_restores_drift_domains_and_starts_are_marked_on_every_panel(dashboard):
+    marked = {each["name"]: metrics_of(each["expr"]) for each in dashboard["annotations"]["list"]}
+
+    assert marked == {
+        "Restores": {"tta_restores_total"},
+        "Drift": {"tta_drift_events_total"},
+        "Domains": {"tta_domain_events_total"},
+        "Starts": {"process_start_time_seconds", "tta_build_info"},
+    }
+
+
 def test_every_query_goes_to_the_chosen_data_source(dashboard, panels):
     targets = [target for panel in panels for target in panel["targets"]]
     asking = [*panels, *targets, *dashboard["annotations"]["list"], *dashboard["templating"]["list"][1:]]

@@ -13,7 +13,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from k8s.alerts.rules import ALERTS
 from tests.k8s.manifests import K8S
+from tests.tta_server.calls import infer
+from tta_server.evaluate.corruptions import corrupt
 from tta_server.models.glyphs import images
 
 DEADLINE_S = 40
@@ -148,6 +151,38 @@ def test_of_the_alerts_only_drift_is_on_its_way_while_the_input_drifts(prometheu
 
     assert {rule["health"] for rule in rules()} == {"ok"}
     assert {name for name, streams in on.items() if streams} <= {"TtaDrift", "TtaEstimatedAccuracyFalls"}
+
+
+def test_a_frozen_domain_raises_an_alert_while_the_stream_is_in_it_and_a_stream_at_home_raises_none(
+    live_server, prometheus, query, poll
+):
+    clean = images("test")[0]
+    noisy = corrupt(clean[:256], "gaussian_noise", 5)
+
+    def fired(name: str) -> set[str]:
+        return {each["metric"].get("stream", "") for each in query(f'ALERTS{{alertname="{name}",alertstate="firing"}}')}
+
+    with httpx.Client(base_url=live_server, trust_env=False, timeout=30) as client:
+        reckless = {"name": "reckless", "adapter": {"name": "tent", "settings": {"lr": 10.0}}}
+        client.post("/v1/streams", json=reckless).raise_for_status()
+        starts = itertools.cycle(range(0, len(noisy), ROWS))
+
+        def show(shown: np.ndarray) -> None:
+            start = next(starts)
+            infer(client, "reckless", shown[start : start + ROWS])
+            infer(client, "calm", clean[start : start + ROWS])
+
+        def is_fired(shown: np.ndarray) -> bool:
+            show(shown)
+            return fired("TtaStreamFrozen") == {"reckless"}
+
+        poll(lambda: is_fired(noisy), DEADLINE_S, missing=lambda: client.get("/v1/streams/reckless").text)
+        poll(lambda: not is_fired(clean), DEADLINE_S, missing=lambda: client.get("/v1/streams/reckless").text)
+        on = {alert.name: {each["metric"].get("stream", "") for each in query(alert.expr)} for alert in ALERTS}
+        client.delete("/v1/streams/reckless").raise_for_status()
+
+    assert by_stream(query("tta_images_total"))["calm"] >= 3 * ROWS
+    assert {name for name, streams in on.items() if streams & {"calm", ""}} == set()
 
 
 def test_what_replicas_are_scaled_by_is_one_number_and_a_busy_device_is_at_most_all_of_it(query, replay, poll):

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tta_server.api.responses import refusals
 from tta_server.settings import Mode
+from tta_server.streams.present import Because
 from tta_server.telemetry.closed_sets import StateKind
 
 AnsweredBy = Literal["source", "adapted"]
@@ -198,8 +199,11 @@ class StreamAbout(Told):
     adapter: str
     state_version: int
     steps: int = Field(description="That made its state, from the source on.")
-    answers: AnsweredBy = Field(description="Who answers its requests.")
-    frozen: str = Field(description="Why the guard switched it off; empty if it did not.")
+    domain: str = Field(description="The domain that it is in, which answers; empty at home, or if there is none.")
+    answers: AnsweredBy = Field(description="Who answers its requests now: what was learnt, or the frozen model.")
+    source_because: Because = Field(description="Why the frozen model answers; empty if it does not.")
+    frozen: str = Field(description="Why the guard switched off what would answer; empty if it did not.")
+    restores_in_a_row: int = Field(description="Times that the guard has taken what answers back, one after the other.")
     images: int
     images_learnt: int
     images_dropped: int
@@ -242,7 +246,6 @@ class StreamDetails(StreamAbout):
     dropped: dict[str, int] = Field(description="Images that were not learnt from, by reason.")
     bytes: dict[StateKind, int] = Field(description="Memory that it takes.")
     versions_kept: list[int]
-    restores_in_a_row: int
     verdicts: list[LastVerdict] = Field(description="The last ones, newest last.")
     domains: list[str] = Field(description="Names of its domains, the oldest first.")
     labelled: Accuracies
@@ -261,10 +264,10 @@ class DomainAbout(Told):
     steps: int
     state_version: int
     answers: AnsweredBy = Field(description="Who answers its images.")
+    source_because: Because = Field(description="Why the frozen model does, as for streams; empty if it does not.")
     frozen: str = Field(description="Why the guard switched it off; empty if it did not.")
-    distance: float | None = Field(
-        description="Squared, from the source, over the spread of the wider one: below 1 hardly any. Null if unknown."
-    )
+    estimated_gain: float | None = Field(description="By the guard, as a share of images; null if unknown.")
+    distance: float | None = Field(description="Squared, from the source, over the wider spread; null if unknown.")
     spread: float | None = Field(description="How widely its images scatter; 1 for the source's. Null if unknown.")
     bytes: int = Field(description="Memory that it takes.")
     in_memory: bool

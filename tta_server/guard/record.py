@@ -84,6 +84,19 @@ class Record:
         return replace(self, **changes)
 
 
+def estimated_gain(memory: Memory) -> float | None:
+    """Return the recent images on which only the stream is credible, less those on which only the frozen model is.
+
+    Returns:
+        As a share of all recent images; None if the guard that remembers this has compared none.
+    """
+    read = [memory.get(_PREFIX + name) for name in ("stream_score", "frozen_score", "scored")]
+    if any(each is None or each.numel() != 1 or not each.isfinite() for each in read):
+        return None
+    won, lost, scored = (float(each) for each in read if each is not None)
+    return (won - lost) / scored if scored > 0 else None
+
+
 def _tensor(value: bool | float | Tensor) -> Tensor:
     if isinstance(value, Tensor):
         return value

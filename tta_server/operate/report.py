@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from tta_server.operate.drawing import Moment, Point, Threshold, course
 from tta_server.operate.server import RefusedError, Server
-from tta_server.operate.words import BY_THE_GUARD, HAPPENED, better, clock, drifting, percent, why
+from tta_server.operate.words import BY_THE_GUARD, HAPPENED, answering, better, clock, drifting, percent, why
 
 _LINES: Final = 1000  # of the audit log of the stream, and of each domain of it; the server gives no more
 _MOST_ROWS: Final = 200
@@ -98,6 +98,7 @@ def _answers(known: Known) -> Iterable[str]:
     yield _answer("Is it drifting, and since when?", said, drift["state"] if drift else "unknown")
     yield _answer("Is adapting better than not?", better(known.stream, drift))
     yield _answer("What did the guard do last, and why?", why(known.stream))
+    yield _answer("Who answers now?", answering(known.stream), "drift" if known.stream["frozen"] else "")
     if known.stream["trouble"]:
         yield _answer("The stream is set aside", known.stream["trouble"], "drift")
     yield "</div>"
@@ -166,16 +167,17 @@ def _guard(lines: Sequence[Mapping[str, Any]]) -> Iterable[str]:
 def _domains(domains: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     if domains:
         yield "<h2>Kinds of input that it tells apart</h2>"
-        heads = ["domain", "since", "images", "of the images of late", "steps", "who answers", "trouble"]
+        heads = ["domain", "since", "images", "of the images of late", "steps", "who answers", "gain", "trouble"]
         yield _table(heads, [_domain(each) for each in domains])
 
 
 def _domain(domain: Mapping[str, Any]) -> list[str]:
     name = f"{domain['id']} {domain['title']}".strip() + (", now" if domain["current"] else "")
-    who = "frozen model" if domain["answers"] == "source" else "its own state"
+    who = f"frozen model ({domain['source_because']})" if domain["answers"] == "source" else "its own state"
+    gain = "" if domain["estimated_gain"] is None else percent(domain["estimated_gain"])
     trouble = domain["trouble"] or (domain["frozen"] and f"frozen: {domain['frozen']}")
     numbers = [f"{domain['images']:,}", percent(domain["share"]), str(domain["steps"])]
-    return [name, clock(domain["since"]), *numbers, who, trouble]
+    return [name, clock(domain["since"]), *numbers, who, gain, trouble]
 
 
 def _sights(drift: Mapping[str, Any]) -> Iterable[str]:

@@ -18,7 +18,7 @@ from rich.console import Console, RenderableType
 
 from tta_server.operate.report import read, written
 from tta_server.operate.server import RefusedError, Server, UnreachableError
-from tta_server.operate.tables import drifting, many, one
+from tta_server.operate.tables import apart, drifting, many, one
 
 REPORT = "write what is known of a stream as a page of its own, for somebody who was not there"
 
@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--drift", action="store_true", help="say of each whether it drifts: one more question each")
     verb("show", _show, "say everything about a stream, with the last verdicts and their reasons")
     verb("drift", _drift, "say whether a stream's input drifts, since when, and what says so")
+    verb("domains", _domains, "list the kinds of input that a stream tells apart, and who answers each")
     reset = verb("reset", _reset, "put a stream back to the frozen model, and forget its domains")
     reset.add_argument("--reason", default="", help="why, for the audit log")
     rollback = verb("rollback", _roll_back, "put a stream back to a version that is kept")
@@ -54,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rollback.add_argument("--reason", required=True, help="why, for the audit log")
     freeze = verb("freeze", _freeze, "have the frozen model answer, and learn nothing, until the mode is changed")
     freeze.add_argument("--reason", default="", help="why, for the audit log")
+    thaw = verb("thaw", _thaw, "have a stream, or a domain, learn and answer again, whoever froze it")
+    thaw.add_argument("--mode", choices=("after", "inline", "shadow"), default="after", help="how (default: after)")
+    thaw.add_argument("--reason", default="", help="why, for the audit log")
     snapshot = verb("snapshot", _snapshot, "keep the state that a stream has now")
     snapshot.add_argument("--note", default="", help="what it is kept for")
     export = verb("export", _export, "save what a stream has learnt as a file")
@@ -136,6 +140,11 @@ def _drift(server: Server, options: argparse.Namespace) -> Done:
     return found, drifting(found)
 
 
+def _domains(server: Server, options: argparse.Namespace) -> Done:
+    found = server.get(_at(options, "/domains"))["domains"]
+    return found, apart(found)
+
+
 def _reset(server: Server, options: argparse.Namespace) -> Done:
     found = server.tell("POST", _at(options, "/reset"), {"reason": options.reason})
     return found, f"{options.stream} is reset, version {found['state_version']}"
@@ -149,6 +158,11 @@ def _roll_back(server: Server, options: argparse.Namespace) -> Done:
 def _freeze(server: Server, options: argparse.Namespace) -> Done:
     found = server.tell("PATCH", _at(options), {"mode": "off", "reason": options.reason})
     return found, f"{options.stream} learns nothing, and the frozen model answers"
+
+
+def _thaw(server: Server, options: argparse.Namespace) -> Done:
+    found = server.tell("PATCH", _at(options), {"mode": options.mode, "reason": options.reason})
+    return found, f"{options.stream} learns again, in mode {found['mode']}"
 
 
 def _snapshot(server: Server, options: argparse.Namespace) -> Done:

@@ -7,6 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tta_server.operate.words import answering
+
 _LAST_VERDICTS: Final = 10
 _MOST_LAYERS: Final = 5
 
@@ -24,9 +26,8 @@ def many(streams: Iterable[Mapping[str, Any]], replica: str = "", drift: Mapping
     for each in streams:
         last = each["last_verdict"] or {}
         told = f"{last.get('verdict', '')} {last.get('cause', '')}".strip()
-        wrong = each["trouble"] or (each["frozen"] and f"frozen: {each['frozen']}")
-        row = [each["name"], each["mode"], each["answers"], each["state_version"], each["images"]]
-        rows.append([*row, each["images_learnt"], told, wrong])
+        row = [each["name"], each["mode"], _who(each), each["state_version"], each["images"]]
+        rows.append([*row, each["images_learnt"], told, _wrong(each)])
         if drift is not None:
             rows[-1].insert(1, drift[each["name"]])
     if drift is not None:
@@ -44,7 +45,7 @@ def one(stream: Mapping[str, Any]) -> RenderableType:
         "stream": stream["name"],
         "mode": stream["mode"],
         "adapter": stream["adapter"],
-        "answers": f"the {'frozen model' if stream['answers'] == 'source' else 'stream itself'}",
+        "answers": answering(stream),
         "frozen": stream["frozen"],
         "trouble": stream["trouble"],
         "version": f"{stream['state_version']}; its state was made by {stream['steps']} steps",
@@ -61,6 +62,17 @@ def one(stream: Mapping[str, Any]) -> RenderableType:
         for each in stream["verdicts"][-_LAST_VERDICTS:]
     ]  # fmt: skip
     return Group(_facts(facts), _table(heads, last, "last verdicts, newest last"))
+
+
+def apart(domains: Iterable[Mapping[str, Any]]) -> Table:
+    """Return one row for what is at home, and for each domain."""
+    rows = [
+        [each["id"] + (", now" if each["current"] else ""), each["title"], each["images"], _share(each["share"]),
+         each["steps"], _who(each), _number(each["estimated_gain"]), _number(each["distance"]), _wrong(each)]
+        for each in domains
+    ]  # fmt: skip
+    heads = ["domain", "title", "images", "of late", "steps", "answers", "gain", "distance", "trouble"]
+    return _table(heads, rows)
 
 
 def drifting(drift: Mapping[str, Any]) -> RenderableType:
@@ -85,6 +97,16 @@ def drifting(drift: Mapping[str, Any]) -> RenderableType:
     return Group(
         _facts(facts), _table(["score", "value", "z", "p"], scores, "last window, as the frozen model sees it")
     )
+
+
+def _who(each: Mapping[str, Any]) -> str:
+    """Return who answers for a stream or a domain: of the frozen model also why, of a domain its name."""
+    more = each["source_because"] or each.get("domain")
+    return f"{each['answers']} ({more})" if more else str(each["answers"])
+
+
+def _wrong(each: Mapping[str, Any]) -> str:
+    return str(each["trouble"] or (each["frozen"] and f"frozen: {each['frozen']}"))
 
 
 def _facts(facts: Mapping[str, str]) -> Table:

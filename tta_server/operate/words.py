@@ -39,6 +39,16 @@ HAPPENED: Final[Mapping[str, str]] = {
     "aside": "was set aside",
     "delete": "was erased",
 }
+ANSWERS: Final[Mapping[str, str]] = {
+    "learnt": "What {whose} has learnt answers.",
+    "home": "The frozen model answers: the images look like the source's.",
+    "off": "The frozen model answers: the mode is off.",
+    "shadow": "The frozen model answers: the mode is shadow.",
+    "guard": "The frozen model answers: the guard finds it more credible than what {whose} has learnt.",
+    "frozen": "The frozen model answers: the guard has switched {whose} off.",
+}
+"""Who answers, by `source_because`; "learnt" where that is empty."""
+
 BY_THE_GUARD: Final = ("commit", "reject", "skip", "rollback", "reset", "freeze")
 
 
@@ -74,11 +84,11 @@ def better(stream: Mapping[str, Any], drift: Mapping[str, Any] | None) -> str:
             f"{found}. Of {source['labels']} images with true labels the stream is right on {_interval(adapted)}, the "
             f"frozen model on {_interval(source)}."
         )
-    who = "The frozen model answers." if stream["answers"] == "source" else "The stream's own state answers."
+    who = answering(stream)
     if not drift or not drift["learnt"]["rows"]:
         return f"Nothing was learnt lately, so there is nothing to compare. {who}"
     gain, agreement = drift["learnt"]["measures"].get("estimated_gain"), drift["learnt"]["agreement"]
-    credible = "what was learnt" if gain is not None and gain > 0 else "the frozen model"
+    credible = "neither" if not gain else "what was learnt" if gain > 0 else "the frozen model"
     guessed = "" if gain is None else f" Where the two differ, the guard finds {credible} more credible."
     return (
         f"Nobody sent true labels, so it is not known for sure.{guessed} On the last window both agree on "
@@ -86,10 +96,15 @@ def better(stream: Mapping[str, Any], drift: Mapping[str, Any] | None) -> str:
     )
 
 
+def answering(stream: Mapping[str, Any]) -> str:
+    """Say who answers a stream's requests now, and why."""
+    return ANSWERS[stream["source_because"] or "learnt"].replace("{whose}", stream["domain"] or "the stream")
+
+
 def why(stream: Mapping[str, Any]) -> str:
     """Say what the guard did last, and why."""
     if stream["frozen"]:
-        return f"It switched the stream off: {stream['frozen']}. Setting a mode lifts that."
+        return f"It switched {stream['domain'] or 'the stream'} off: {stream['frozen']}. Setting a mode lifts that."
     judged = [each for each in stream["verdicts"] if each["who"] == "engine" and each["verdict"] in BY_THE_GUARD]
     if not judged:
         return "It has judged nothing yet: it judges windows of images that are learnt from."

@@ -138,10 +138,11 @@ def assemble(
     ledger = Ledger(settings.streams.recent_bytes)
     journal = Journal(storage.keeper, shelf, None if storage.durable else storage.ring, settings.storage.keep_inputs)
     monitor = Monitor.of(reference, backbone.norm_stats(), settings.drift, settings.engine.window_rows)
-    news = News(keep_books, speak, Series(metrics, monitor).hear, ledger.hear, journal.hear)
+    news = News(keep_books, speak, ledger.hear, journal.hear)
     metrics.bundle(reference is not None)
     apart = Apart(len(space.mean) if space else 0, blind=not space and settings.domains.max > 1)
     registry = Registry(methods, settings.streams, _pace(settings.engine), metrics, shelf, news, apart)
+    news.listen(Series(metrics, monitor, registry).hear)
     watcher = Watcher(monitor if settings.drift.enabled else None, news.tell, settings.drift.keep_images)
     if not (settings.drift.enabled and (monitor.size or space)):
         _expect_no_wait_for_drift(settings)

@@ -119,4 +119,4 @@ class Desk:
     def told(self, stream: Stream) -> dict[str, Any]:
         """Return everything about a stream."""
         more = {"domains": self.streams.domain_names(stream.name), "labelled": self._ledger.accuracy(stream.name)}
-        return stream.details() | more
+        return self.streams.summary(stream.name).told() | stream.details() | more

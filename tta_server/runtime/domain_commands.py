@@ -154,7 +154,7 @@ class DomainCommands:
             raise BadRequest(f"stream '{other.name}' does not take the state over: {wrong.reason}")
 
     def _home(self, stream: Stream, share: float) -> _Domain:
-        current = stream.whereabouts is not None and not stream.whereabouts.current
+        current, now = stream.whereabouts is not None and not stream.whereabouts.current, stream.present
         return {
             "id": HOME,
             "title": "",
@@ -165,8 +165,10 @@ class DomainCommands:
             "share": share,
             "steps": 0,
             "state_version": 0,
-            "answers": "source",
+            "answers": now.answers,
+            "source_because": now.source_because,
             "frozen": "",
+            "estimated_gain": None,
             "distance": 0.0,
             "spread": 1.0,
             "bytes": 0,
@@ -189,7 +191,9 @@ class DomainCommands:
             "steps": summary.steps,
             "state_version": summary.state_version,
             "answers": summary.answers,
+            "source_because": summary.source_because,
             "frozen": summary.frozen,
+            "estimated_gain": known.gain if known else None,
             "distance": place.apart(Place.source(len(place.centre), 1)) if place else None,
             "spread": place.spread if place else None,
             "bytes": sum(there.bytes.values()) if there else 0,

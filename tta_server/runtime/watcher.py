@@ -80,8 +80,8 @@ class Watcher:
         whose.drift = self._monitor.learnt(whose.drift, sights, measures)
         if not seen:
             self.left(lesson, sights.frozen)
-        at = whose.standing
-        self._tell(StreamEvent(whose.name, "scored", at, at, whose))
+        at = lesson.stream.standing
+        self._tell(StreamEvent(lesson.stream.name, "scored", at, at, lesson.stream))
 
     def left(self, lesson: Lesson, frozen: Output) -> None:
         """Take in what the frozen model says of a window of images that it had not answered."""

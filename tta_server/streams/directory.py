@@ -9,6 +9,7 @@ from tta_server.errors import NotFound
 from tta_server.streams.families import Families
 from tta_server.streams.names import is_domain
 from tta_server.streams.parked import Parked
+from tta_server.streams.present import Present
 from tta_server.streams.stream import Stream
 from tta_server.streams.summary import Summary
 
@@ -50,16 +51,24 @@ class Directory:
         """Return the streams and domains that are in memory, the one that is idle longest first."""
         return list(self._streams.values())
 
+    def present(self, name: str) -> Present | None:
+        """Return who answers a stream's requests now, wherever it and its domain are; None if it cannot go on."""
+        if (known := self.known(name)) is None:
+            return None
+        domain = self.known(known.domain) if known.domain else None
+        return domain.present._replace(domain=known.domain) if domain else known.present
+
     def summary(self, name: str) -> Summary:
-        """Return the summary of a stream, wherever it is.
+        """Return the summary of a stream, wherever it is, with who answers now.
 
         Raises:
             NotFound: If there is none.
         """
-        if name in self._streams:
-            return self._streams[name].summary()
-        if summary := self._aside.get(name) or (name in self._parked and self._parked[name].summary):
-            return summary
+        if now := self.present(name):
+            stream = self._streams.get(name)
+            return (stream.summary() if stream else self._parked[name].summary).now(now)
+        if aside := self._aside.get(name):
+            return aside
         raise NotFound(f"unknown stream '{name}'; a stream exists from its first answered request")
 
     def domains(self, name: str) -> dict[str, Place]:

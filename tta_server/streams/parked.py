@@ -7,6 +7,7 @@ from tta_server.domains.place import Place
 from tta_server.guard.verdict import Serve
 from tta_server.settings import Mode
 from tta_server.streams.lately import Lately
+from tta_server.streams.present import Present, present
 from tta_server.streams.stream import Answering, Method, source_answers
 from tta_server.streams.summary import Summary
 
@@ -24,6 +25,8 @@ class Parked(NamedTuple):
         since: When it was opened, if it is one.
         lately: How much of what the stream sees is of this domain.
         domains: Names of its domains.
+        current: The one that its last image belonged to; empty if it was at home.
+        gain: What the guard estimates that it gains; None if it does not know.
     """
 
     summary: Summary
@@ -35,6 +38,8 @@ class Parked(NamedTuple):
     since: str = ""
     lately: Lately = Lately()
     domains: tuple[str, ...] = ()
+    current: str = ""
+    gain: float | None = None
 
     @property
     def answering(self) -> Answering:
@@ -45,5 +50,16 @@ class Parked(NamedTuple):
 
     def in_mode(self, mode: Mode) -> "Parked":
         """Return the same in another mode; its file is as it was until the stream has come back."""
-        answers: Serve = "source" if source_answers(mode, self.serve) else "adapted"
-        return self._replace(summary=replace(self.summary, mode=mode, answers=answers))
+        was = self.summary
+        now = present(mode, self.serve, self.tells_apart, was.frozen, was.restores_in_a_row)
+        return self._replace(summary=replace(was, mode=mode).now(now))
+
+    @property
+    def present(self) -> Present:
+        """Who answers its requests where it is in no domain; see `Directory.present`."""
+        return self.summary.present
+
+    @property
+    def domain(self) -> str:
+        """The domain that it is in; empty at home, and if it tells none apart now."""
+        return self.current if self.tells_apart and self.summary.mode != "off" else ""

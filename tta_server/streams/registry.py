@@ -318,13 +318,13 @@ class Registry(Stock):
         self._families.add(stream.name)
         if not stream.parent:
             self._metrics.stream.open(stream.name, stream.method.adapter.name)
-            self._metrics.stream.state(stream.name, stream.version, stream.answers == "source", bool(stream.frozen))
+            if now := self.present(stream.name):
+                self._metrics.stream.state(stream.name, stream.version, now.answers == "source", bool(now.frozen))
         self._count_domains(stream_of_domain(stream.name))
         self._settle(stream)
         self._report()
 
     def _forget(self, name: str) -> None:
-        """Know a stream or domain no more, wherever it is."""
         self._families.forget(name)
         self._count_domains(stream_of_domain(name))
         if name in self._streams:

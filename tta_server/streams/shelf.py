@@ -13,6 +13,7 @@ from tta_server.domains.place import Place
 from tta_server.domains.space import StyleSpace
 from tta_server.drift.watch import Watch
 from tta_server.errors import BadRequest
+from tta_server.guard.record import estimated_gain
 from tta_server.guard.verdict import Memory
 from tta_server.models import Backbone, Reference, Tensors
 from tta_server.models.backbone import size_bytes
@@ -127,8 +128,8 @@ class Shelf:
         summary = replace(summary, state_version=max(summary.state_version, least_version))
         # One that learnt before domains were told apart goes on as it was.
         apart = bool(self._space) and not found.located.place and not found.stored.steps
-        stored, place = found.stored, found.located.place
-        about = stored.title, stored.since, stored.lately, _domains(name, found.located.whereabouts)
+        stored, place, where = found.stored, found.located.place, found.located.whereabouts
+        about = stored.title, stored.since, stored.lately, *_where(name, where), estimated_gain(found.memory)
         return Parked(summary, stored.serve, method, place, apart, *about).in_mode(mode)
 
     def save(self, stream: Stream) -> None:
@@ -140,9 +141,9 @@ class Shelf:
         self._keeper.save(stream.name, stream.version, self._encoder(stream, whole=True), stream.generation)
         self._leaving_bytes += sum(stream.bytes.values())
         summary = replace(stream.summary(), in_memory=False)
-        apart = stream.whereabouts is not None
-        about = stream.title, stream.since, stream.lately, _domains(stream.name, stream.whereabouts)
-        return Parked(summary, stream.serve, stream.method, stream.place, apart, *about)
+        where = stream.whereabouts
+        about = stream.title, stream.since, stream.lately, *_where(stream.name, where), stream.gain
+        return Parked(summary, stream.serve, stream.method, stream.place, where is not None, *about)
 
     def drain(self, most_bytes: int) -> None:
         """Wait until parked streams are on disk if they may still take more memory than that.
@@ -296,8 +297,9 @@ def revive(stream: Stream, contents: Contents) -> None:
     stream.window.put_back(contents.window, map(bytes.fromhex, stored.recent))
 
 
-def _domains(name: str, where: Whereabouts | None) -> tuple[str, ...]:
-    return tuple(domain_name(name, number) for number in where.domains) if where else ()
+def _where(name: str, where: Whereabouts | None) -> tuple[tuple[str, ...], str]:
+    """Return the names of a stream's domains, and of the one that it is in."""
+    return (tuple(domain_name(name, number) for number in where.domains), where.current) if where else ((), "")
 
 
 class _Encoder:

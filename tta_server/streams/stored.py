@@ -209,6 +209,7 @@ class Stored:
             state_version=self.version,
             steps=self.steps,
             frozen=self.frozen,
+            restores_in_a_row=self.restores,
             images=self.images,
             images_learnt=self.learnt,
             images_dropped=sum(self.dropped.values()),

@@ -9,11 +9,13 @@ from tta_server.adapters import Adapter, State
 from tta_server.domains.place import Place
 from tta_server.drift.watch import Watch
 from tta_server.guard.judge import Judge
+from tta_server.guard.record import estimated_gain
 from tta_server.guard.verdict import Memory, Serve
 from tta_server.models.backbone import size_bytes
 from tta_server.settings import AdapterSettings, Mode
 from tta_server.streams.history import History, Kept
 from tta_server.streams.lately import Lately
+from tta_server.streams.present import Present, present
 from tta_server.streams.strange import StrangeImage
 from tta_server.streams.summary import Summary
 from tta_server.streams.whereabouts import Whereabouts
@@ -168,6 +170,11 @@ class Stream:
         return (self.steps > 0 or self.state is not self.method.initial) and not self.answers_as_source
 
     @property
+    def gain(self) -> float | None:
+        """What the guard estimates that it gains; None if it does not know."""
+        return estimated_gain(self.memory)
+
+    @property
     def base(self) -> State:
         """The state that the next step starts from: what was begun with is measured anew on a whole window."""
         return self.state if self.steps else self.method.initial
@@ -247,8 +254,7 @@ class Stream:
             adapter=self.method.adapter.name,
             state_version=self.version,
             steps=self.steps,
-            answers=self.answers,
-            frozen=self.frozen,
+            **self.present._asdict(),
             images=self.images,
             images_learnt=self.learnt,
             images_dropped=sum(self.dropped.values()),
@@ -260,19 +266,21 @@ class Stream:
         )
 
     @property
-    def answers(self) -> Serve:
-        """Which model answers its requests, as lists say it."""
-        if self.tells_apart and self.whereabouts:
-            return "adapted" if self.whereabouts.current and self.mode != "shadow" else "source"
-        return "source" if self.answers_as_source else "adapted"
+    def present(self) -> Present:
+        """Who answers its requests where it is in no domain; see `Directory.present`."""
+        return present(self.mode, self.serve, self.whereabouts is not None, self.frozen, self.restores)
+
+    @property
+    def domain(self) -> str:
+        """The domain that it is in; empty at home, and if it tells none apart now."""
+        return self.whereabouts.current if self.whereabouts and self.tells_apart else ""
 
     def details(self) -> dict[str, Any]:
-        """Return what `GET /v1/streams/{name}` says: more than the summary."""
-        return self.summary().told() | {
+        """Return what `GET /v1/streams/{name}` says beside the summary."""
+        return {
             "dropped": dict(self.dropped),
             "bytes": self.bytes,
             "versions_kept": self.history.versions,
-            "restores_in_a_row": self.restores,
             "verdicts": list(self.verdicts),
         }
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from tta_server.guard.verdict import Serve
 from tta_server.settings import Mode
+from tta_server.streams.present import Because, Present
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,7 @@ class Summary:
         adapter: Name of its adapter.
         state_version: Version of its state.
         steps: Steps that made the state.
-        answers: Which model answers its requests.
-        frozen: Why the guard switched it off; empty if it did not.
+        answers, source_because, frozen, restores_in_a_row, domain: Who answers its requests; see `Present`.
         images: Images answered.
         images_learnt: Images that committed steps learnt from.
         images_dropped: Images that were offered for learning but not learnt from.
@@ -39,7 +39,10 @@ class Summary:
     state_version: int = 0
     steps: int = 0
     answers: Serve = "source"
+    source_because: Because = "off"
     frozen: str = ""
+    restores_in_a_row: int = 0
+    domain: str = ""
     images: int = 0
     images_learnt: int = 0
     images_dropped: int = 0
@@ -50,6 +53,15 @@ class Summary:
     last_verdict: Mapping[str, Any] | None = None
     in_memory: bool = True
     trouble: str = ""
+
+    @property
+    def present(self) -> Present:
+        """Who answers its requests."""
+        return Present(self.answers, self.source_because, self.frozen, self.restores_in_a_row, self.domain)
+
+    def now(self, present: Present) -> "Summary":
+        """Return the same with who answers now."""
+        return replace(self, **present._asdict())
 
     def told(self) -> dict[str, Any]:
         """Return what `GET /v1/streams` says of the stream."""

@@ -51,14 +51,12 @@ ShownScore = Literal[
     "atc_accuracy",
     "doc_accuracy",
     "estimated_accuracy",
-    "norm_w2_mean",
-    "norm_w2_max",
-    "norm_kl_mean",
-    "norm_kl_max",
 ]
-"""The others; one that a bundle does not know without drift, because it was made before, has no z and no p."""
+LearntScore = Literal["norm_w2_mean", "norm_w2_max", "norm_kl_mean", "norm_kl_max"]
+"""The others, and those of windows that are learnt from; one that a bundle does not know without drift, because it was
+made before, has no z and no p."""
 
-DriftScore = JudgedScore | ShownScore
+DriftScore = JudgedScore | ShownScore | LearntScore
 DriftCause = JudgedScore | Literal["style"]
 """What says that the input drifts: the score that speaks loudest, or the look of the images."""
 
@@ -83,7 +81,9 @@ DRIFT_CAUSES: Final[tuple[DriftCause, ...]] = (*get_args(JudgedScore), "style")
 DRIFT_SCORES: Final[tuple[DriftScore, ...]] = (
     *get_args(JudgedScore),
     *get_args(ShownScore),
+    *get_args(LearntScore),
 )
+LEARNT_SCORES: Final[tuple[LearntScore, ...]] = get_args(LearntScore)
 WEBHOOK_OUTCOMES: Final[tuple[WebhookOutcome, ...]] = get_args(WebhookOutcome)
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 STATE_KINDS: Final[tuple[StateKind, ...]] = get_args(StateKind)

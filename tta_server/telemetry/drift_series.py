@@ -5,8 +5,15 @@ from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from tta_server.telemetry.closed_sets import DRIFT_CAUSES, DRIFT_STATES, DriftCause, DriftScore, DriftState
-from tta_server.telemetry.per_stream import PerStream
+from tta_server.telemetry.closed_sets import (
+    DRIFT_CAUSES,
+    DRIFT_STATES,
+    LEARNT_SCORES,
+    DriftCause,
+    DriftScore,
+    DriftState,
+)
+from tta_server.telemetry.per_stream import OTHER, Flags, PerStream
 
 
 class DriftSeries:
@@ -27,7 +34,11 @@ class DriftSeries:
         def gauge(name: str, text: str, *more: str) -> PerStream[Gauge]:
             return PerStream(Gauge(name, text, [*two, *more], registry=registry))
 
-        self._state = gauge("tta_drift_state", "1 for the state that the stream's input is in.", "state")
+        self._state = Flags(
+            Gauge(
+                "tta_drift_state", "1 for the state that the stream's input is in.", [*two, "state"], registry=registry
+            )
+        )
         self._since = gauge(
             "tta_drift_since_timestamp_seconds",
             "When that state began: the first window or request that speaks for it.",
@@ -60,32 +71,40 @@ class DriftSeries:
         labels = self._model, self._label(stream)
         for cause in DRIFT_CAUSES:
             self._events.labels(*labels, cause)
-        self._shown.pop(labels[1], None)
+        self._shown.pop(stream, None)
         self.state(stream, "unknown")
 
     def close(self, stream: str) -> None:
-        """Remove the series of a stream that has its own."""
+        """Remove the series of a stream; where it shares them it is counted there no more."""
         self._shown.pop(stream, None)
-        self._events.remove(self._model, stream)
-        for family in (self._state, *self._measured):
+        if self._label(stream) == OTHER:
+            self._state.leave(self._model, OTHER, stream)
+            return
+        for family in (self._events, self._state, *self._measured):
             family.remove(self._model, stream)
+
+    def unlearn(self, stream: str) -> None:
+        """Remove what was measured of what a stream learns."""
+        self._agreement.remove(self._model, stream)
+        self._accuracy.remove(self._model, stream, "adapted")
+        for name in LEARNT_SCORES:
+            self._sigmas.remove(self._model, stream, name)
 
     def state(self, stream: str, now: DriftState) -> None:
         """Record the state; what was measured goes when nothing is known."""
-        labels = self._model, self._label(stream)
-        if self._shown.get(labels[1]) == now:
+        if self._shown.get(stream) == now:
             return
-        self._shown[labels[1]] = now
+        self._shown[stream] = now
         for state in DRIFT_STATES:
-            self._state.labels(*labels, state).set(state == now)
+            self._state.set(self._model, self._label(stream), stream, state == now, state)
         if now == "unknown":
             for family in self._measured:
-                family.remove(*labels)
+                family.remove(self._model, stream)
 
     def since(self, stream: str, time: str) -> None:
         """Record when the state began: ISO 8601, or empty."""
         if time:
-            self._since.labels(self._model, self._label(stream)).set(datetime.fromisoformat(time).timestamp())
+            self._set(self._since, stream, datetime.fromisoformat(time).timestamp())
 
     def began(self, stream: str, cause: DriftCause) -> None:
         """Count that a stream began to drift."""
@@ -93,17 +112,19 @@ class DriftSeries:
 
     def scores(self, stream: str, sigmas: Mapping[DriftScore, float], decades: float) -> None:
         """Record how far the scores of the last window are off, and the evidence."""
-        labels = self._model, self._label(stream)
         for name, value in sigmas.items():
-            self._sigmas.labels(*labels, name).set(value)
+            self._set(self._sigmas, stream, value, name)
         if sigmas:
-            self._evidence.labels(*labels).set(decades)
+            self._set(self._evidence, stream, decades)
 
     def beside(self, stream: str, agreement: float | None, source: float | None, adapted: float | None) -> None:
         """Record the agreement with the frozen model and the estimated accuracy of both, in [0, 1], where known."""
-        labels = self._model, self._label(stream)
         if agreement is not None:
-            self._agreement.labels(*labels).set(agreement)
+            self._set(self._agreement, stream, agreement)
         for variant, value in (("source", source), ("adapted", adapted)):
             if value is not None:
-                self._accuracy.labels(*labels, variant).set(value)
+                self._set(self._accuracy, stream, value, variant)
+
+    def _set(self, family: PerStream[Gauge], stream: str, value: float, *more: str) -> None:
+        if (label := self._label(stream)) != OTHER:
+            family.labels(self._model, label, *more).set(value)

@@ -1,8 +1,12 @@
 """A metric family whose series come and go with streams."""
 
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from prometheus_client import Counter, Gauge
+
+OTHER: Final = "_other"
+"""Label of the streams that have no series of their own: their counters are added up, what is so of them is counted,
+and other numbers are not shown, for of several streams together they say nothing."""
 
 Family = TypeVar("Family", Counter, Gauge)
 
@@ -28,7 +32,37 @@ class PerStream(Generic[Family]):
             own[more] = self.family.labels(model, stream, *more)
         return own[more]
 
-    def remove(self, model: str, stream: str) -> None:
-        """Remove every series of a stream."""
-        for more in self._made.pop((model, stream), {}):
-            self.family.remove(model, stream, *more)
+    def remove(self, model: str, stream: str, *more: str) -> None:
+        """Remove every series of a stream, or that one alone whose other labels are `more`."""
+        own = self._made.get((model, stream), {})
+        for each in [more] if more else list(own):
+            if own.pop(each, None):
+                self.family.remove(model, stream, *each)
+        if not own:
+            self._made.pop((model, stream), None)
+
+
+class Flags(PerStream[Gauge]):
+    """A family that is 1 where something is so of a stream, else 0; of those that share a label it says how many."""
+
+    def __init__(self, family: Gauge) -> None:
+        """Begin without series."""
+        super().__init__(family)
+        self._so: dict[tuple[str, str], dict[tuple[str, ...], set[str]]] = {}
+
+    def set(self, model: str, label: str, stream: str, so: bool, *more: str) -> None:
+        """Say whether it is so of a stream with this label."""
+        streams = self._so.setdefault((model, label), {}).setdefault(more, set())
+        (streams.add if so else streams.discard)(stream)
+        self.labels(model, label, *more).set(len(streams))
+
+    def leave(self, model: str, label: str, stream: str) -> None:
+        """Count a stream no more among those that share a label."""
+        for more, streams in self._so.get((model, label), {}).items():
+            streams.discard(stream)
+            self.labels(model, label, *more).set(len(streams))
+
+    def remove(self, model: str, stream: str, *more: str) -> None:
+        """Remove series of a stream that has its own."""
+        super().remove(model, stream, *more)
+        self._so.pop((model, stream), None)

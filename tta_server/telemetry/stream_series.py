@@ -1,9 +1,9 @@
 """The metric families that tell streams apart.
 
-Streams are named by callers, so at most `max_labelled` of them get series of their own and the rest share `_other`.
+Streams are named by callers, so at most `max_labelled` of them get series of their own and the rest share `OTHER`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -19,9 +19,7 @@ from tta_server.telemetry.closed_sets import (
     WindowOutcome,
 )
 from tta_server.telemetry.drift_series import DriftSeries
-from tta_server.telemetry.per_stream import PerStream
-
-OTHER: Final = "_other"
+from tta_server.telemetry.per_stream import OTHER, Flags, PerStream
 
 _MEASURES: Final = {
     "parameter_distance": (
@@ -71,6 +69,7 @@ class StreamSeries:
         self._model = model
         self._max_labelled = max_labelled
         self._labelled: set[str] = set()
+        self._learners: dict[str, str] = {}  # of those: whose measures are shown
         self.erased = 0
         two = ["model", "stream"]
 
@@ -79,6 +78,9 @@ class StreamSeries:
 
         def gauge(name: str, text: str, *more: str) -> PerStream[Gauge]:
             return PerStream(Gauge(name, text, [*two, *more], registry=registry))
+
+        def flags(name: str, text: str) -> Flags:
+            return Flags(Gauge(name, text, two, registry=registry))
 
         self._unlabelled = Counter(
             "tta_stream_labels_dropped", "Streams that had to share '_other'.", ["model"], registry=registry
@@ -94,17 +96,19 @@ class StreamSeries:
         self._version = gauge(
             "tta_state_version", "Version of the stream's state; grows by one with every step and restore."
         )
-        self._source = gauge(
+        self._source = flags(
             "tta_serving_source",
-            "1 while the frozen model answers in the stream's place, by its mode or by the guard's choice.",
+            "1 while the frozen model answers: at home, by the mode, by the guard's choice or because it is frozen.",
         )
-        self._frozen = gauge("tta_stream_frozen", "1 if the guard switched the stream off for good.")
+        self._frozen = flags(
+            "tta_stream_frozen", "1 if the guard switched off the stream, or the domain that it is in, for good."
+        )
         self._entropy = gauge(
             "tta_predictive_entropy_ratio",
             "Recent mean entropy over ln K: 0 certain, 1 uniform; falls also when a stream collapses.",
         )
         self._confidence = gauge("tta_confidence_ratio", "Recent mean probability of the predicted class.")
-        self._at_home = gauge("tta_stream_at_home", "1 if what the stream saw last looks like the source's images.")
+        self._at_home = flags("tta_stream_at_home", "1 if what the stream saw last looks like the source's images.")
         self._distance = gauge(
             "tta_domain_distance_ratio",
             "Squared distance of the last request from its domain, over what chance explains: about 1 if it belongs.",
@@ -121,6 +125,7 @@ class StreamSeries:
         self.drift = DriftSeries(registry, model, self._label)
         self._families = [value for value in vars(self).values() if isinstance(value, PerStream)]
         self._families = [*self._families, *self._measures.values()]
+        self._flags = [each for each in self._families if isinstance(each, Flags)]
         self._gauges = [each for each in self._families if isinstance(each.family, Gauge) and each is not self._domains]
 
     def open(self, stream: str, adapter: str) -> None:
@@ -130,8 +135,9 @@ class StreamSeries:
         else:
             self._unlabelled.inc()
         labels = self._model, self._label(stream)
-        for family in (self._images, self._offered, self._learnt, self._version, self._source, self._frozen):
+        for family in (self._images, self._offered, self._learnt):
             family.labels(*labels)
+        self.state(stream, 0, as_source=False, frozen=False)
         for action in WINDOW_OUTCOMES:
             self._batches.labels(*labels, adapter, action)
         for cause in RESTORE_CAUSES:
@@ -145,24 +151,30 @@ class StreamSeries:
     def close(self, stream: str) -> None:
         """Remove the series of a stream; others may have its place."""
         self.erased += 1
-        if stream in self._labelled:
-            self._labelled.discard(stream)
-            for family in self._families:
-                family.remove(self._model, stream)
-            self.drift.close(stream)
+        self.drift.close(stream)
+        self._drop(stream, self._families)
+        self._labelled.discard(stream)
+        self._learners.pop(stream, None)
 
     def forget(self, stream: str) -> None:
         """Remove what was measured of a stream: it starts again, and `state` says from where."""
         self.erased += 1
-        for family in self._gauges:
-            family.remove(self._model, self._label(stream))
+        self._drop(stream, self._gauges)
+
+    def _drop(self, stream: str, families: Iterable[PerStream[Counter] | PerStream[Gauge]]) -> None:
+        """Remove the series of a stream; where it shares them it is counted there no more."""
+        if stream in self._labelled:
+            for family in families:
+                family.remove(self._model, stream)
+        else:
+            for flags in self._flags:
+                flags.leave(self._model, OTHER, stream)
 
     def answered(self, stream: str, rows: int, entropy_ratio: float, confidence: float) -> None:
         """Count answered images, and record the stream's recent entropy (over ln K) and confidence, both in [0, 1]."""
-        labels = self._model, self._label(stream)
-        self._images.labels(*labels).inc(rows)
-        self._entropy.labels(*labels).set(entropy_ratio)
-        self._confidence.labels(*labels).set(confidence)
+        self._images.labels(self._model, self._label(stream)).inc(rows)
+        self._set(self._entropy, stream, entropy_ratio)
+        self._set(self._confidence, stream, confidence)
 
     def offered(self, stream: str, rows: int) -> None:
         """Count images offered for learning."""
@@ -186,37 +198,52 @@ class StreamSeries:
 
     def state(self, stream: str, version: int, as_source: bool, frozen: bool) -> None:
         """Record which state a stream has, whether the source answers for it, and whether it was switched off."""
-        labels = self._model, self._label(stream)
-        self._version.labels(*labels).set(version)
-        self._source.labels(*labels).set(as_source)
-        self._frozen.labels(*labels).set(frozen)
+        self._set(self._version, stream, version)
+        for flags, so in ((self._source, as_source), (self._frozen, frozen)):
+            flags.set(self._model, self._label(stream), stream, so)
 
     def place(self, stream: str, at_home: bool, distance: float | None, from_source: float | None) -> None:
         """Record where a stream is, and how far what it saw last lies from there and from the source, if known."""
-        labels = self._model, self._label(stream)
-        self._at_home.labels(*labels).set(at_home)
+        self._at_home.set(self._model, self._label(stream), stream, at_home)
         for family, value in ((self._distance, distance), (self._from_source, from_source)):
             if value is not None:
-                family.labels(*labels).set(value)
+                self._set(family, stream, value)
 
     def domains(self, stream: str, count: int) -> None:
         """Record how many domains a stream has."""
-        self._domains.labels(self._model, self._label(stream)).set(count)
+        self._set(self._domains, stream, count)
 
     def domain(self, stream: str, outcome: DomainOutcome) -> None:
         """Count what happened to a domain."""
         self._domain_events.labels(self._model, self._label(stream), outcome).inc()
 
+    def learner(self, stream: str, name: str) -> None:
+        """Say whose measures are shown: the stream's, a domain's or, if it is empty, nobody's; others' go."""
+        if stream in self._labelled and self._learners.get(stream, name) != name:
+            self.unlearn(stream)
+        if stream in self._labelled:
+            self._learners[stream] = name
+
+    def unlearn(self, stream: str) -> None:
+        """Remove what was measured of what a stream learns."""
+        for family in self._measures.values():
+            family.remove(self._model, stream)
+        self.drift.unlearn(stream)
+
     def measures(self, stream: str, measures: Mapping[str, float]) -> None:
         """Record the guard's measures that have a gauge."""
         for name in measures.keys() & self._measures.keys():
-            self._measures[name].labels(self._model, self._label(stream)).set(measures[name])
+            self._set(self._measures[name], stream, measures[name])
 
     def accuracy(self, stream: str, adapted: float | None, source: float | None) -> None:
         """Record the exact accuracy of both variants on labelled images."""
         for variant, value in (("adapted", adapted), ("source", source)):
             if value is not None:
-                self._accuracy.labels(self._model, self._label(stream), variant).set(value)
+                self._set(self._accuracy, stream, value, variant)
+
+    def _set(self, family: PerStream[Gauge], stream: str, value: float, *more: str) -> None:
+        if stream in self._labelled:
+            family.labels(self._model, stream, *more).set(value)
 
     def _label(self, stream: str) -> str:
         return stream if stream in self._labelled else OTHER

@@ -95,6 +95,33 @@ def test_a_stream_that_ruins_an_adapter_does_not_ruin_a_guarded_one(bench, strea
     assert row <= TOGETHER
 
 
+def turns(first, second, run):
+    """Return images of two kinds of the same pictures, `run` windows of each in turn."""
+    (images, labels), (others, _) = first, second
+    changed = (np.arange(len(labels)) // (WINDOW * run)) % 2 == 1
+    return np.where(changed[:, None, None, None], others, images), labels
+
+
+@pytest.mark.parametrize(
+    ("stream", "lr"),
+    [
+        (turns(pictures(), drifting(), 1), DEMO_RATE),
+        (turns(drifting("by class"), pictures("by class"), 2), 30 * DEMO_RATE),
+        (turns(drifting(), (255 - pictures()[0], None), 3), 30 * DEMO_RATE),
+    ],
+    ids=["clean and fog, window by window", "fast, class by class, fog and clean", "fast, fog and negatives"],
+)
+def test_inputs_that_take_turns_are_answered_no_worse_than_by_the_frozen_model(bench, stream, lr):
+    frozen, _ = misread(bench, adapters.create("source"), *stream)
+
+    guarded, session = misread(bench, adapters.create("tent", lr=lr), *stream)
+
+    worst, row = harm(guarded, frozen, np.ones_like(guarded))
+    assert worst <= MARGIN
+    assert row <= TOGETHER
+    assert any(session.accepted)  # else nothing was at stake
+
+
 def test_the_guard_keeps_what_adapting_gains(bench):
     frozen, alone, guarded, session = errors(bench, drifting(), DEMO_RATE)
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from typing import get_args
 
 import pytest
 
@@ -10,8 +11,9 @@ from tests.server import Running, running
 from tests.tta_server.calls import until
 from tests.tta_server.test_page import browser, replay, serious
 from tta_server.cli import main
-from tta_server.operate.words import CAUSES, HAPPENED
+from tta_server.operate.words import ANSWERS, CAUSES, HAPPENED, answering, better, why
 from tta_server.storage.audit import EVENTS
+from tta_server.streams.present import Because
 
 HOSTILE = "<script>document.title = 'taken'</script>"
 
@@ -72,5 +74,35 @@ def test_every_event_has_words_and_the_live_page_has_the_same():
     page = dict(re.findall(r'^  (\w+): "(.*)",$', (ROOT / "tta_server/api/page/words.js").read_text(), re.MULTILINE))
 
     assert set(HAPPENED) == set(EVENTS)
-    assert page.items() <= (CAUSES | HAPPENED).items()
-    assert set(CAUSES) <= set(page)
+    assert set(ANSWERS) == {because or "learnt" for because in get_args(Because)}
+    assert page == {**CAUSES, **HAPPENED, **ANSWERS}
+
+
+NOBODY = {"labels": 0}
+STREAM = {"labelled": {"adapted": NOBODY, "source": NOBODY}, "domain": "door@2", "frozen": "", "verdicts": []}
+
+
+def drift(gain: float | None, rows: int = 16) -> dict:
+    measures = {} if gain is None else {"estimated_gain": gain}
+    return {"learnt": {"rows": rows, "agreement": 0.5, "measures": measures}}
+
+
+def test_the_live_page_and_the_report_say_the_same_of_who_answers_and_whether_that_is_better(server):
+    frozen = STREAM | {"source_because": "frozen", "frozen": "it was taken back"}
+    cases = [(STREAM | {"source_because": because}, drift(0.0)) for because in get_args(Because)]
+    cases += [(STREAM | {"source_because": "", "domain": ""}, drift(gain)) for gain in (None, -0.25, 0.25)]
+    cases += [(frozen, drift(0.0, rows=0)), (frozen | {"domain": ""}, None)]
+    with browser() as page:
+        page.goto(server.url)
+        said = page.evaluate(
+            """async (cases) => {
+              const own = document.querySelector("script[type=module]").src;
+              const { answering, better, why } = await import(new URL("words.js", own));
+              return cases.map(([stream, drift]) => [answering(stream), better(stream, drift), why(stream)]);
+            }""",
+            cases,
+        )
+
+    assert said == [[answering(stream), better(stream, drift), why(stream)] for stream, drift in cases]
+    assert "the guard finds neither more credible" in said[0][1]
+    assert "switched door@2 off" in said[-2][2]

@@ -109,13 +109,21 @@ def test_a_stream_is_kept_rolled_back_switched_off_and_reset(typed, server):
     typed("rollback", "door", "--version", "1", "--reason", "it got worse")
     typed("freeze", "door", "--reason", "it rains")
     off = stream(server.client, "door")["mode"]
+    assert "learns again, in mode shadow" in typed("thaw", "door", "--mode", "shadow", "--reason", "it is dry")
+    assert stream(server.client, "door")["mode"] == "shadow"
     typed("reset", "door", "--reason", "a new lens")
 
     about = stream(server.client, "door")
     assert kept in [each["id"] for each in server.client.get("/v1/streams/door/snapshots").json()["snapshots"]]
     assert (off, about["steps"]) == ("off", 0)
-    said = [(line["verdict"], line["reason"]) for line in lines(server.client, "door")[:4]]
-    assert said == [("reset", "a new lens"), ("mode", "it rains"), ("rollback", "it got worse"), ("snapshot", "before")]
+    said = [(line["verdict"], line["reason"]) for line in lines(server.client, "door")[:5]]
+    assert said == [
+        ("reset", "a new lens"),
+        ("mode", "it is dry"),
+        ("mode", "it rains"),
+        ("rollback", "it got worse"),
+        ("snapshot", "before"),
+    ]
 
 
 def test_what_the_server_refuses_is_one_line_and_status_1(server, capsys):

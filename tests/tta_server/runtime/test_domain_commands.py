@@ -206,7 +206,7 @@ def test_a_deleted_domain_is_gone_and_the_next_image_of_its_kind_opens_a_new_one
 
     subject.commands.delete("door@2", WHO).result(PATIENCE_S)
 
-    assert subject.stream("door").answers == "source"
+    assert subject.commands.read("door")["answers"] == "source"
     assert subject.stream("door").dropped["reset"] == 8
     assert list(told(subject)) == ["source", "door@1"]
     assert [entry.event for entry in subject.audited() if entry.stream == "door@2"][-1] == "delete"

@@ -47,7 +47,7 @@ def changed(data: bytes, change: Callable[[Tensors], Tensors] = dict, steps: str
 
 def everything(subject: Wired) -> tuple:
     stream = subject.stream("door")
-    return stream.details(), bits(stream.state), bits(stream.memory)
+    return stream.summary(), stream.details(), bits(stream.state), bits(stream.memory)
 
 
 def each(prefix: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Tensors], Tensors]:

@@ -40,7 +40,7 @@ def lived(subject: Wired, name: str = "door") -> Stream:
 def told(stream: Stream) -> dict:
     """Return everything about a stream, as values."""
     return {
-        "details": stream.details(),
+        "details": stream.summary().told() | stream.details(),
         "state": bits(stream.state),
         "memory": bits(stream.memory),
         "window": [(row.image.tobytes(), str(row.image.dtype), *row[1:]) for row in stream.window],

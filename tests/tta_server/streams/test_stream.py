@@ -1,5 +1,6 @@
 """The books of one stream."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tests.tta_server.runtime.fakes import hard_tent, rows
 from tta_server.guard.judge import Unguarded
 from tta_server.streams.history import History
+from tta_server.streams.present import present
 from tta_server.streams.stream import Method, Stream
 from tta_server.streams.window import Window, prepared
 
@@ -168,7 +170,28 @@ def test_only_some_modes_gather_windows():
     }
 
 
-def test_details_say_more_than_the_summary_and_nothing_else():
+def test_details_and_the_summary_say_different_things():
     door = stream()
 
-    assert door.details().items() >= door.summary().told().items()
+    assert not door.details().keys() & door.summary().told().keys()
+
+
+@pytest.mark.parametrize(
+    ("mode", "serve", "apart", "frozen", "because"),
+    [
+        ("after", "adapted", False, "", ""),
+        ("inline", "adapted", False, "", ""),
+        ("after", "source", False, "", "guard"),
+        ("inline", "source", False, "", "guard"),
+        ("shadow", "source", False, "", "shadow"),
+        ("off", "adapted", True, "", "off"),
+        ("after", "adapted", True, "", "home"),
+        ("off", "source", False, "it was taken back", "frozen"),
+    ],
+)
+def test_the_source_answers_for_one_reason(mode, serve, apart, frozen, because):
+    now = present(mode, serve, apart, frozen, 2)
+
+    assert (now.source_because, now.answers) == (because, "source" if because else "adapted")
+    assert (now.frozen, now.restores_in_a_row, now.domain) == (frozen, 2, "")
+    assert now.learner("door") == ("door" if because in ("", "guard", "shadow") else "")

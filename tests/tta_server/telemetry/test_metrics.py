@@ -16,6 +16,7 @@ from tta_server.telemetry.closed_sets import (
     DRIFT_SCORES,
     DRIFT_STATES,
     DROP_REASONS,
+    LEARNT_SCORES,
     MOVES,
     REQUEST_OUTCOMES,
     RESTORE_CAUSES,
@@ -115,14 +116,28 @@ def test_a_stream_of_whose_drift_nothing_is_known_has_its_state_and_no_number():
     }
 
 
-def test_streams_past_the_limit_share_one_series():
+def test_streams_past_the_limit_share_one_series_that_adds_up_or_counts_and_has_no_other_number():
     metrics = Metrics("m", "tent", max_labelled=2)
 
     for name in ("a", "b", "c", "d"):
         use(metrics, name)
+    metrics.stream.drift.state("d", "stable")
 
     assert values(metrics, "tta_samples_offered_total", "stream") == {"a": 2, "b": 2, "_other": 4}
     assert values(metrics, "tta_stream_labels_dropped_total", "model") == {"m": 2}
+    assert values(metrics, "tta_stream_frozen", "stream") == {"a": 1, "b": 1, "_other": 2}
+    shared = {key: value for key, value in samples(metrics).items() if ("stream", "_other") in key}
+    drift = {dict(key[1:])["state"]: value for key, value in shared.items() if key[0] == "tta_drift_state"}
+    assert drift == {"unknown": 0, "stable": 1, "warning": 0, "drift": 1}
+    assert {key[0] for key in shared if not key[0].endswith("_total")} == {
+        "tta_drift_state",
+        "tta_serving_source",
+        "tta_stream_at_home",
+        "tta_stream_frozen",
+    }
+    for name in ("c", "d", "a"):
+        metrics.stream.close(name)
+    assert values(metrics, "tta_stream_frozen", "stream") == {"b": 1, "_other": 0}
 
 
 def test_no_stream_can_take_the_shared_series_for_its_own():
@@ -259,6 +274,23 @@ def test_what_happened_is_what_is_exported():
     assert values(metrics, "tta_source_distance_ratio", "stream") == {}
     assert values(metrics, "tta_domain_events_total", "event") == dict.fromkeys(DOMAIN_OUTCOMES, 0) | {"recalled": 1}
     assert values(metrics, "tta_batches_total", "action")["rejected"] == 1
+
+
+def test_what_was_measured_of_one_learner_goes_with_the_next_and_nothing_else_does():
+    metrics = Metrics("m", "tent")
+    use(metrics, "door")
+    metrics.stream.learner("door", "door@1")
+    before = set(samples(metrics))
+
+    metrics.stream.learner("door", "door@1")
+    assert set(samples(metrics)) == before
+    metrics.stream.learner("door", "")
+
+    gone = before - set(samples(metrics))
+    names = {name for name, *_ in gone} - {"tta_drift_sigmas", "tta_estimated_accuracy_ratio"}
+    assert names == {"tta_source_agreement_ratio", *(family for family, _ in MEASURES.values())}
+    assert {dict(labels).get("variant") for name, *labels in gone if "estimated_acc" in name} == {"adapted"}
+    assert {dict(labels)["score"] for name, *labels in gone if name == "tta_drift_sigmas"} == set(LEARNT_SCORES)
 
 
 def test_what_starts_again_keeps_the_number_of_its_domains_and_no_distance():

@@ -80,8 +80,9 @@ function fill(row, stream, drift) {
   evidence.replaceChildren(history.length ? sparkline(history, drift.evidence_of_drift) : "");
   const current = drift?.domains.find((each) => each.current);
   like.textContent = current ? titled(current) : "";
-  mode.textContent = stream.frozen ? `${stream.mode}, frozen by the guard` : stream.mode;
-  answers.textContent = stream.answers === "source" ? "frozen model" : "its own state";
+  mode.textContent = stream.mode + (stream.frozen ? `, ${stream.domain && `${stream.domain} `}frozen by the guard` : "");
+  const own = stream.domain || "its own state";
+  answers.textContent = stream.answers === "source" ? `frozen model (${stream.source_because})` : own;
   version.textContent = stream.state_version;
   images.textContent = stream.images.toLocaleString();
 }

@@ -1,4 +1,4 @@
-// What the numbers say, in plain words.
+// What the numbers say, in plain words; tta_server/operate/words.py says it alike.
 const CAUSES = {
   style: "the images look different from the source's",
   entropy_ratio: "the frozen model is unsure of its answers",
@@ -7,6 +7,8 @@ const CAUSES = {
   prediction_divergence_ratio: "other classes are seen than in source images",
 };
 const HAPPENED = {
+  create: "was opened",
+  load: "went on after a restart",
   commit: "learnt from a window",
   reject: "refused what was learnt from a window",
   skip: "did not learn from a window",
@@ -22,6 +24,21 @@ const HAPPENED = {
   failed: "failed at a window",
   mode: "switched the mode",
   snapshot: "took a snapshot",
+  rename: "has another title",
+  offer: "was given to other streams",
+  settings: "learns in another way",
+  drift: "its input drifts, or no longer",
+  calibrate: "had images taken as home",
+  aside: "was set aside",
+  delete: "was erased",
+};
+const ANSWERS = {
+  learnt: "What {whose} has learnt answers.",
+  home: "The frozen model answers: the images look like the source's.",
+  off: "The frozen model answers: the mode is off.",
+  shadow: "The frozen model answers: the mode is shadow.",
+  guard: "The frozen model answers: the guard finds it more credible than what {whose} has learnt.",
+  frozen: "The frozen model answers: the guard has switched {whose} off.",
 };
 export const MARKED = new Set(["reject", "skip", "rollback", "reset", "freeze", "mode", "restore", "import", "failed"]);
 export const OF_DOMAINS = new Set(["open", "merge", "forget"]);
@@ -61,18 +78,20 @@ export function better(stream, drift) {
     const of = ({ accuracy, low, high }) => `${percent(accuracy)} (${percent(low)} to ${percent(high)})`;
     return `${found}. Of ${adapted.labels} images with true labels the stream is right on ${of(adapted)}, the frozen model on ${of(source)}.`;
   }
-  const answers = stream.answers === "source" ? "The frozen model answers." : "The stream's own state answers.";
-  if (!drift?.learnt.rows) return "Nothing was learnt yet, so there is nothing to compare.";
+  const answers = answering(stream);
+  if (!drift?.learnt.rows) return `Nothing was learnt lately, so there is nothing to compare. ${answers}`;
   const gain = drift.learnt.measures.estimated_gain;
-  const guessed =
-    gain == null
-      ? ""
-      : ` Where the two differ, the guard finds ${gain > 0 ? "what was learnt" : "the frozen model"} more credible.`;
+  const credible = !gain ? "neither" : gain > 0 ? "what was learnt" : "the frozen model";
+  const guessed = gain == null ? "" : ` Where the two differ, the guard finds ${credible} more credible.`;
   return `Nobody sent true labels, so it is not known for sure.${guessed} On the last window both agree on ${percent(drift.learnt.agreement)} of the images. ${answers}`;
 }
 
+export const answering = (stream) =>
+  ANSWERS[stream.source_because || "learnt"].replace("{whose}", stream.domain || "the stream");
+
 export function why(stream) {
-  if (stream.frozen) return `The guard switched the stream off: ${stream.frozen}. Setting a mode lifts that.`;
+  if (stream.frozen)
+    return `It switched ${stream.domain || "the stream"} off: ${stream.frozen}. Setting a mode lifts that.`;
   const last = stream.verdicts.findLast((each) => each.who === "engine" && BY_THE_GUARD.has(each.verdict));
   if (!last) return "It has judged nothing yet: it judges windows of images that are learnt from.";
   const whose = last.domain ? ` of ${last.domain}` : "";

@@ -1,0 +1,54 @@
+"""Who answers a stream's requests now, and why: a value, and the one place that says it."""
+
+from typing import Literal, NamedTuple
+
+from tta_server.guard.verdict import Serve
+from tta_server.settings import Mode
+
+Because = Literal["", "home", "off", "shadow", "guard", "frozen"]
+"""Why the frozen model answers: the input looks like the source's; the mode says so; the guard finds the frozen model
+more credible; the guard has switched learning off. Empty if the frozen model does not answer."""
+
+
+class Present(NamedTuple):
+    """Who answers a stream's requests now: the stream itself, or the domain that it is in.
+
+    Attributes:
+        answers: What was learnt, or the frozen model.
+        source_because: Why the frozen model does.
+        frozen: Why the guard switched that off; empty if it did not.
+        restores_in_a_row: Times in a row that the guard took it back, with no complete check passed in between.
+        domain: The domain; empty if the stream is at home, or tells none apart.
+    """
+
+    answers: Serve
+    source_because: Because
+    frozen: str = ""
+    restores_in_a_row: int = 0
+    domain: str = ""
+
+    def learner(self, stream: str) -> str:
+        """Return the name of what learns now, and may answer: the stream, or a domain of it; empty if nothing does."""
+        return "" if self.source_because in ("home", "off", "frozen") else self.domain or stream
+
+
+def present(mode: Mode, serve: Serve, apart: bool, frozen: str, restores: int) -> Present:
+    """Return who answers for one state.
+
+    Args:
+        mode: Whether and when it learns.
+        serve: Whom the guard wants to answer.
+        apart: Whether it tells domains apart, and is itself what answers at home.
+        frozen: Why the guard switched it off; empty if it did not.
+        restores: Times in a row that the guard took it back.
+    """
+    because: Because = ""
+    if frozen:
+        because = "frozen"
+    elif mode in ("off", "shadow"):
+        because = mode
+    elif apart:
+        because = "home"
+    elif serve == "source":
+        because = "guard"
+    return Present("source" if because else "adapted", because, frozen, restores)
