@@ -116,8 +116,11 @@ class StreamAbout(TypedDict):
     adapter: str
     state_version: int
     steps: int
+    domain: str
     answers: Literal["source", "adapted"]
+    source_because: Literal["", "home", "off", "shadow", "guard", "frozen"]
     frozen: str
+    restores_in_a_row: int
     images: int
     images_learnt: int
     images_dropped: int
@@ -162,8 +165,11 @@ class StreamDetails(TypedDict):
     adapter: str
     state_version: int
     steps: int
+    domain: str
     answers: Literal["source", "adapted"]
+    source_because: Literal["", "home", "off", "shadow", "guard", "frozen"]
     frozen: str
+    restores_in_a_row: int
     images: int
     images_learnt: int
     images_dropped: int
@@ -177,7 +183,6 @@ class StreamDetails(TypedDict):
     dropped: dict[str, int]
     bytes: dict[Literal["state", "history", "window"], int]
     versions_kept: list[int]
-    restores_in_a_row: int
     verdicts: list[LastVerdict]
     domains: list[str]
     labelled: Accuracies
@@ -228,7 +233,9 @@ class DomainAbout(TypedDict):
     steps: int
     state_version: int
     answers: Literal["source", "adapted"]
+    source_because: Literal["", "home", "off", "shadow", "guard", "frozen"]
     frozen: str
+    estimated_gain: float | None
     distance: float | None
     spread: float | None
     bytes: int

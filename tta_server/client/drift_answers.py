@@ -20,11 +20,8 @@ class DriftScoreAbout(TypedDict):
             "atc_accuracy",
             "doc_accuracy",
             "estimated_accuracy",
-            "norm_w2_mean",
-            "norm_w2_max",
-            "norm_kl_mean",
-            "norm_kl_max",
         ]
+        | Literal["norm_w2_mean", "norm_w2_max", "norm_kl_mean", "norm_kl_max"]
     )
     value: float
     z: float | None

@@ -110,9 +110,9 @@ def kin(styles: Tensor, classes: Tensor) -> list[Tensor]:
     """
     kinds, own, counts = torch.unique(classes, return_inverse=True, return_counts=True)
     many = counts >= LEAST_KIN
-    found = []
+    found: list[Tensor] = []
     for kind, count in zip(kinds[many], counts[many], strict=True):
         found += styles[classes == kind].chunk(max(1, int(count) // KIN_IMAGES))
     rest = ~many[own]
-    mixed = styles[rest][classes[rest].argsort(stable=True)].split(KIN_IMAGES)
+    mixed = torch.split(styles[rest][classes[rest].argsort(stable=True)], KIN_IMAGES)
     return [*found, *(window for window in mixed if len(window) == KIN_IMAGES)] or [styles]
