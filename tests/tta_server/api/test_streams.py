@@ -74,7 +74,7 @@ def test_beyond_the_limit_no_stream_is_opened_by_an_operator_or_a_request(client
     opened = client.post("/v1/streams", json={"name": "one-more"})
     asked = client.post("/predict", content=b"", headers={"X-Stream-Id": "one-more"})
 
-    assert (opened.status_code, opened.headers["Retry-After"]) == (429, "1")
+    assert (opened.status_code, opened.headers["Retry-After"]) == (429, "10")
     assert asked.status_code >= 400
     assert "one-more" not in names(client)
 
