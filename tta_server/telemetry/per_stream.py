@@ -51,8 +51,12 @@ class Flags(PerStream[Gauge]):
         self._so: dict[tuple[str, str], dict[tuple[str, ...], set[str]]] = {}
 
     def set(self, model: str, label: str, stream: str, so: bool, *more: str) -> None:
-        """Say whether it is so of a stream with this label."""
-        streams = self._so.setdefault((model, label), {}).setdefault(more, set())
+        """Say whether it is so of a stream with this label; said with every answer, so what is shown already is left."""
+        streams = self._so.get((model, label), {}).get(more)
+        if streams is None:
+            streams = self._so.setdefault((model, label), {})[more] = set()
+        elif (stream in streams) == so:
+            return
         (streams.add if so else streams.discard)(stream)
         self.labels(model, label, *more).set(len(streams))
 
