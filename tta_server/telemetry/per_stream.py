@@ -51,7 +51,7 @@ class Flags(PerStream[Gauge]):
         self._so: dict[tuple[str, str], dict[tuple[str, ...], set[str]]] = {}
 
     def set(self, model: str, label: str, stream: str, so: bool, *more: str) -> None:
-        """Say whether it is so of a stream with this label; said with every answer, so what is shown already is left."""
+        """Say whether it is so of a stream with this label; what is shown already, as it mostly is, is left alone."""
         streams = self._so.get((model, label), {}).get(more)
         if streams is None:
             streams = self._so.setdefault((model, label), {})[more] = set()
