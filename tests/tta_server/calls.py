@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import httpx
@@ -27,9 +28,15 @@ def until(condition: Callable[[], object], patience_s: float = PATIENCE_S) -> No
         time.sleep(0.01)
 
 
+@cache
+def _glyphs() -> np.ndarray:
+    """Return the images, read once: numpy parses a file's header, and Python 3.11 cannot parse in many threads."""
+    return glyphs.images("test")[0]
+
+
 def glyph_images(start: int, count: int) -> np.ndarray:
     """Return test images of the embedded model (count, 3, 32, 32), bytes."""
-    return glyphs.images("test")[0][start : start + count]
+    return _glyphs()[start : start + count].copy()
 
 
 def noise(count: int, seed: int = 0) -> np.ndarray:
