@@ -1,7 +1,8 @@
 """Where a domain lies among styles: a centre, a spread, and how well both are known. A value."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -9,9 +10,12 @@ import torch
 from torch import Tensor
 
 from tta_server.domains.space import KIN_IMAGES
+from tta_server.drift.different import different
 
 MEMORY_IMAGES = 256
 """A centre moves along with what comes as a mean over about so many."""
+
+_UNLIKE = 1.0  # half of how far styles of unlike source images are apart; those of one class hardly ever come nearer
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,16 +46,13 @@ class Place:
     def distance(self, styles: Tensor) -> float:
         """Return how far the mean of styles (N, D) lies from here, over what chance explains.
 
-        The squared distance of two means over D, divided by the spread times (1 / N + 1 / images + 1 / 16): below 1 if
-        the images are drawn from here at random, and about 1 if they are all of one class. That there are many of one
-        class brings them no nearer, so the last term stays; see `space.KIN_IMAGES`. The spread is the images' own if
-        they scatter less than the domain does: a wide domain does not take in what is narrow and lies beside it.
+        The squared distance of two means over D, divided by the spread times (1 / n + 1 / images + 1 / 16), where n is
+        how many different pictures the N are of: below 1 if the images are drawn from here at random, and about 1 if they are
+        all of one class. That there are many of one class brings them no nearer, so the last term stays; see
+        `space.KIN_IMAGES`. The spread is the images' own if they scatter less than the domain does: a wide domain does
+        not take in what is narrow and lies beside it.
         """
-        values = styles.numpy()
-        mean = _mean(values)
-        own = _spread(values, mean)
-        usual = self.spread if own is None else max(1.0, min(own, self.spread))
-        return self._over_chance(mean, len(values), usual)
+        return distances([self], styles)[0]
 
     def each(self, styles: Tensor) -> Tensor:
         """Return the distance of each of N images on its own (N,)."""
@@ -88,9 +89,28 @@ class Place:
         """Return how far two domains are apart, over what chance explains in the narrower one; see `distance`."""
         return self._over_chance(other.centre.numpy(), other.images, min(self.spread, other.spread))
 
-    def _over_chance(self, mean: npt.NDArray[Any], images: int, spread: float) -> float:
+    def from_images(self, shown: "_Shown") -> float:
+        """Return `distance` to images of which the mean, the spread and the number are known."""
+        usual = self.spread if shown.spread is None else max(1.0, min(shown.spread, self.spread))
+        return self._over_chance(shown.mean, shown.different, usual)
+
+    def _over_chance(self, mean: npt.NDArray[Any], images: float, spread: float) -> float:
         apart = float(np.square(mean - self.centre.numpy()).sum()) / len(mean)
         return apart / (spread * (1 / images + 1 / self.images + 1 / KIN_IMAGES))
+
+
+class _Shown(NamedTuple):
+    mean: npt.NDArray[Any]
+    spread: float | None
+    different: float
+
+
+def distances(places: Sequence[Place], styles: Tensor) -> list[float]:
+    """Return how far the mean of styles (N, D) lies from each place; see `Place.distance`."""
+    values = styles.numpy()
+    mean = _mean(values)
+    shown = _Shown(mean, _spread(values, mean), different(values, _UNLIKE))
+    return [place.from_images(shown) for place in places]
 
 
 def spread(styles: Tensor) -> float | None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tta_server.domains.place import Place, spread
+from tta_server.domains.place import Place, distances, spread
 from tta_server.domains.space import KIN_IMAGES
 
 NEW = -1
@@ -66,8 +66,10 @@ def follow(places: Sequence[Place], recent: Tensor, current: int, limit: float) 
     near = _near(places, recent, limit)
     if near is None:
         return NEW if _is_new(places, recent, limit) else 0
-    stays = current and near and _CLEARLY_NEARER * places[current].distance(recent) < places[near].distance(recent)
-    return current if stays else near
+    if not (current and near):
+        return near
+    stays, goes = distances([places[current], places[near]], recent)
+    return current if _CLEARLY_NEARER * stays < goes else near
 
 
 def settled(recent: Tensor, limit: float) -> Tensor:
@@ -119,15 +121,15 @@ def _cuts(count: int) -> tuple[npt.NDArray[np.float64], ...]:
 
 def _near(places: Sequence[Place], styles: Tensor, limit: float) -> int | None:
     """Return the source if images lie within its reach, else the nearest of the places within whose reach they lie."""
-    distances = [place.distance(styles) for place in places]
-    within = [index for index, distance in enumerate(distances) if distance < reach(index, limit)]
-    return 0 if 0 in within else min(within, key=distances.__getitem__, default=None)
+    found = distances(places, styles)
+    within = [index for index, distance in enumerate(found) if distance < reach(index, limit)]
+    return 0 if 0 in within else min(within, key=found.__getitem__, default=None)
 
 
 def _is_new(places: Sequence[Place], styles: Tensor, limit: float) -> bool:
     """Say whether images that lie nowhere are a domain: the fewer they are, the farther out they must lie."""
     needed = limit * max(1.0, KIN_IMAGES / len(styles))
-    return len(styles) >= _LEAST_OF_A_NEW_ONE and all(place.distance(styles) >= needed for place in places)
+    return len(styles) >= _LEAST_OF_A_NEW_ONE and min(distances(places, styles)) >= needed
 
 
 def _places_of(places: Sequence[Place], styles: Tensor, limit: float) -> list[int]:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from tta_server.drift.different import different
 from tta_server.drift.evidence import chances_of
 from tta_server.drift.nulls import Null, nulls, window_size
 from tta_server.drift.scores import (
@@ -27,6 +28,8 @@ from tta_server.settings import DriftSettings
 from tta_server.telemetry.closed_sets import DRIFT_SCORES, DriftScore
 
 _RECENT_WINDOWS = 4  # over which the shares of classes are smoothed
+_UNLIKE, _ENOUGH = 0.05, 16  # when answers are not alike, and how many different ones, or a quarter, are worth a bet
+_CEILING_SIGMAS = 2.326  # where 1 % of a normal distribution lies above
 
 PARTS = frozenset({"null", "null_moments", "features", "confidence", "energy", "histogram"})
 """What a reference bundle must have."""
@@ -188,7 +191,9 @@ class Monitor:
         found = window_scores(images, host)
         values = dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
         scores: dict[DriftScore, float] = {name: values[name] for name in _named(values)}
-        evidence = watch.evidence.after(chances_of(scores, self.known), time)
+        evidence = watch.evidence
+        if _pictures(rows, host) >= min(_ENOUGH, len(rows) / 4):  # else it is one scene, which says nothing of others
+            evidence = evidence.after(chances_of(scores, self.known), time)
         after = watch.after(evidence, self.limits, time)
         shares = _smoothed(watch.shares, class_shares(predicted, len(host.histogram)).numpy())
         return replace(after.scored(scores, self.history, time), shares=shares)
@@ -209,6 +214,13 @@ def rows_of(
     rows[:, 1], rows[:, 3] = answers.max(1), answers.argmax(1)
     rows[:, 2], rows[:, 4] = np.log(rows[:, 1]) - measured[:, 0], measured[:, 1]
     return rows
+
+
+def _pictures(rows: Rows, host: SourceStatistics) -> float:
+    """Return how many different pictures a window shows, by what the frozen model says of them: copies look alike."""
+    tiny = np.finfo(np.float64).tiny
+    sigmas = [float(host.energy_std), float(host.distance_ceiling - host.distance_mean) / _CEILING_SIGMAS]
+    return different(rows[:, [2, 4]] / np.maximum(sigmas, tiny), _UNLIKE, rows[:, 3])
 
 
 def _part(name: str) -> str:

@@ -86,8 +86,13 @@ class Guard:
         return Admission(True, "healthy", "the window may be learnt from", memory, _serve(record))
 
     def weigh(self, memory: Memory, x: Tensor, frozen: Output, answered: Output) -> tuple[Memory, Serve]:
-        """Say who answers before the first step, anew for each set of images; see `Judge.weigh`."""
+        """Say who answers before the first step, anew for each set of images; see `Judge.weigh`.
+
+        Not a stream that shows few pictures again and again: statistics of these say little of others.
+        """
         record = self._compare.begin(Record.of(memory), x, answered, frozen)
+        if distinct(x) < min(len(x), enough(len(x))):
+            record = record.but(source=True)
         return record.memory(), _serve(record)
 
     def judge(self, memory: Memory, old: State, step: Step, x: Tensor, frozen: Output, answered: Output) -> Verdict:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tta_server.domains.merge import alike
-from tta_server.domains.place import Place
+from tta_server.domains.place import Place, distances
 from tta_server.domains.route import NEW, follow, is_few, route
 from tta_server.domains.space import StyleSpace
 from tta_server.drift.scores import Yardstick
@@ -185,8 +185,7 @@ class Router:
     def _arrive(self, stream: Stream, last: Stream, styles: Tensor, known: dict[str, Place]) -> None:
         """Note where a stream is now: who answers the last image, which was judged by these styles (n, D)."""
         here = known.get(last.name) or last.place or self._source
-        distance = here.distance(styles)
-        from_source = distance if here is self._source else self._source.distance(styles)
+        distance, from_source = distances([here, self._source], styles)
         been = whereabouts_of(stream)
         stream.whereabouts = been.arrived(last.name if last.parent else "", distance, from_source)
         if last.name in known and last.name != been.current:

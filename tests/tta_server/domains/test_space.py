@@ -10,6 +10,7 @@ from tta_server.domains.space import KIN_IMAGES, LEAST_KIN, PART, StyleSpace, fi
 from tta_server.models import Reference, TorchBackbone
 
 LAYERS = ("bn1",)
+MANY = 40  # dimensions: in so many, images that are drawn apart are never alike
 FEW = settings(deadline=None, max_examples=20)
 
 
@@ -24,13 +25,13 @@ def some(n):
 
 
 def test_other_source_images_lie_at_a_distance_of_1():
-    held_out = styles(300, seed=1)
+    held_out = styles(300, MANY, seed=1)
 
-    space = fit(LAYERS, styles(300), held_out, some(300))
+    space = fit(LAYERS, styles(300, MANY), held_out, some(300))
 
-    home = Place.source(6, space.images)
+    home = Place.source(MANY, space.images)
     assert_close(home.each(space.whiten(held_out)).mean().item(), 1.0, atol=0.01, rtol=0)
-    windows = space.whiten(styles(1600, seed=2)).split(16)
+    windows = space.whiten(styles(1600, MANY, seed=2)).split(16)
     chance = (1 / 16 + 1 / 300) / (1 / 16 + 1 / 300 + 1 / KIN_IMAGES)
     assert_close(sum(home.distance(window) for window in windows) / len(windows), chance, rtol=0.2, atol=0)
 

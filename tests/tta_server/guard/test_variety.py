@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from tests.tta_server.guard.streams import clean
+from tests.tta_server.guard.streams import clean, make_guard, model
+from tta_server import adapters
 from tta_server.guard.variety import distinct, diversity, enough
 
 
@@ -29,3 +30,30 @@ def test_large_windows_may_repeat_themselves_more(images, needed):
 def test_diversity_is_one_for_all_alike_and_zero_for_one():
     assert diversity(torch.full((10,), 0.1)) == pytest.approx(1)
     assert diversity(torch.eye(10)[3]) == 0
+
+
+@pytest.mark.parametrize(
+    ("pictures", "images", "serve"),
+    [
+        (1, 1, "adapted"),
+        (1, 2, "source"),
+        (3, 8, "source"),
+        (4, 8, "adapted"),
+        (7, 16, "source"),
+        (8, 16, "adapted"),
+        (15, 64, "source"),
+        (16, 64, "adapted"),
+    ],
+)
+def test_before_the_first_step_the_source_answers_a_stream_of_few_pictures(pictures, images, serve):
+    noise = 0.004 * torch.rand(images, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    x = clean(0, pictures).repeat(-(-images // pictures), 1, 1, 1)[:images] + noise
+    bn = adapters.create("bn")
+    guard, home = make_guard(bn), model().backbone.forward(x)
+    lost = home._replace(logits=home.logits.roll(1, 1), features=home.features + 100)
+
+    memory, found = guard.weigh(guard.start(), x, lost, home)  # all that the stream says is credible
+
+    assert found == serve
+    if serve == "source" and images > 8:
+        assert guard.admit(memory, bn.init(model().backbone), x, lost).serve == "source"

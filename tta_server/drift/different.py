@@ -1,0 +1,26 @@
+"""How many different pictures images are of: a still camera sends many images and says as little as one of them."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def different(values: npt.NDArray[Any], unlike: float, kinds: npt.NDArray[Any] | None = None) -> float:
+    """Return how many different pictures there are among images, 1 to N.
+
+    N squared over the sum of how alike all pairs are, an image with itself included: Simpson's index of diversity as a
+    number of kinds (Hill, Ecology 1973), with likeness counted (Leinster & Cobbold, Ecology 2012, order 2). Two images
+    are alike by 1 less their mean squared difference over `unlike`.
+
+    Args:
+        values: Of each image, in units in which those of unlike source images differ by 2 in the mean square (N, D).
+        unlike: Mean squared difference from which on two images are not alike at all.
+        kinds: Images of two of these are not alike at all (N,); all are of one if it is None.
+    """
+    squares = np.square(values).sum(1)
+    apart = (squares[:, None] + squares - 2 * (values @ values.T)) / values.shape[1]
+    alike = np.clip(1 - apart / unlike, 0, 1)
+    if kinds is not None:
+        alike = alike * (kinds[:, None] == kinds)
+    return float(len(values) ** 2 / alike.sum())
