@@ -11,6 +11,7 @@ from tta_server.evaluate.protocols import STEPS
 CLEAN, CLEAN_AFTER = "clean", "clean again"
 ROUNDS = 20
 PERIODS = 16, 24, 64, 80
+SCENE = 32  # images of it, one after the other
 TURNS = (
     (CLEAN, "frost"),
     (CLEAN, "gaussian_noise"),
@@ -97,6 +98,11 @@ def _sorted(labels: np.ndarray, count: int, draw: Draw) -> dict[str, list[Stretc
     return found
 
 
+def _still(_labels: np.ndarray, count: int, draw: Draw) -> dict[str, list[Stretch]]:
+    scenes = max(1, count // SCENE)
+    return {name: [Stretch(name, 5, draw(scenes).repeat(SCENE))] for name in SORTED}
+
+
 def _turns(_labels: np.ndarray, count: int, draw: Draw) -> dict[str, list[Stretch]]:
     return {
         f"{', '.join(names)}: {period} each": [Stretch(names[turn % len(names)], 5, draw(period))
@@ -116,6 +122,7 @@ KINDS: dict[str, Callable[[np.ndarray, int, Draw], dict[str, list[Stretch]]]] = 
     "recurring": _recurring,
     "gradual": _gradual,
     "sorted": _sorted,
+    "still": _still,
     "turns": _turns,
     "clean": _clean,
 }

@@ -47,10 +47,10 @@ class Place:
         """Return how far the mean of styles (N, D) lies from here, over what chance explains.
 
         The squared distance of two means over D, divided by the spread times (1 / n + 1 / images + 1 / 16), where n is
-        how many different pictures the N are of: below 1 if the images are drawn from here at random, and about 1 if they are
-        all of one class. That there are many of one class brings them no nearer, so the last term stays; see
-        `space.KIN_IMAGES`. The spread is the images' own if they scatter less than the domain does: a wide domain does
-        not take in what is narrow and lies beside it.
+        how many different pictures the N are of: below 1 if the images are drawn from here at random, and about 1 if
+        they are all of one class or show one scene. That there are many of one class brings them no nearer, so the last
+        term stays; see `space.KIN_IMAGES`. The spread is the images' own if they scatter less than the domain does: a
+        wide domain does not take in what is narrow and lies beside it.
         """
         return distances([self], styles)[0]
 

@@ -9,7 +9,7 @@ Source: Shin, Ramdas & Rinaldo, arXiv:2203.03532 (the test, its CUSUM form and i
 arXiv:1912.06116, section 2 (the bet of a p value, and that a mean of bets is one).
 Differs: no window pays more than 100, so that no single one raises an alarm; scores are taken to spread a quarter wider
 than the bundle says, because it knows them from few images. Windows that depend on each other, as those of a camera do,
-make false alarms more likely than the rate says.
+make false alarms more likely than the rate says; on one that shows hardly more than one scene nothing is bet.
 """
 
 import math
