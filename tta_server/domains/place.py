@@ -15,7 +15,7 @@ from tta_server.drift.different import different
 MEMORY_IMAGES = 256
 """A centre moves along with what comes as a mean over about so many."""
 
-_UNLIKE = 1.0  # half of how far styles of unlike source images are apart; those of one class hardly ever come nearer
+_UNLIKE = 0.5  # styles of unlike source images are 2 apart; those of one class hardly ever come so near
 
 
 @dataclass(frozen=True, eq=False)
