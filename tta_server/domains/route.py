@@ -45,7 +45,7 @@ def route(places: Sequence[Place], styles: Tensor, limit: float) -> list[int]:
     found = torch.tensor(_places_of(places, styles, limit))
     strange = found == NEW
     if strange.any() and not _is_new(places, styles[strange], limit):
-        found[strange] = 0
+        found[strange] = _near(places, styles[strange], limit) or 0  # together they may lie where no part does
     return [int(index) for index in found]
 
 

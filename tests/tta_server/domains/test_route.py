@@ -73,6 +73,18 @@ def test_every_image_belongs_somewhere(n, at, width, seed):
 
 
 @FEW
+@given(lengths=st.lists(st.integers(3, 12), min_size=2, max_size=4), seed=st.integers(0, 99))
+def test_what_lies_in_a_wide_domain_is_its_own_though_its_parts_are_narrow_and_lie_apart(lengths, seed):
+    wide = Place(torch.full((DIMENSIONS,), 30.0, dtype=torch.float64), 50.0, 64)
+    centres = 30 + 4 * torch.randn(len(lengths), DIMENSIONS, generator=torch.Generator().manual_seed(seed)).double()
+    parts = [cloud(n, centre, seed=seed + i) for i, (n, centre) in enumerate(zip(lengths, centres, strict=True))]
+
+    found = route([HOME, wide], torch.cat(parts), LIMIT)
+
+    assert 0 not in found  # as far from the source as can be
+
+
+@FEW
 @given(lengths=st.lists(st.integers(4, 12), min_size=1, max_size=4), seed=st.integers(0, 99))
 def test_a_request_is_cut_where_it_changes(lengths, seed):
     at = [0.0, 9.0, -9.0, 9.0][: len(lengths)]
