@@ -12,6 +12,7 @@ from tests.server import Running, running
 from tests.tta_server.calls import UNGUARDED, glyph_images, infer, settled, stream
 from tta_server.cli import main
 from tta_server.evaluate.corruptions import corrupt
+from tta_server.storage.store import Store
 
 ROWS = 16
 CONFIG = {
@@ -65,6 +66,25 @@ def test_the_commands_of_the_runbook_do_what_it_says(typed, tmp_path):
         about = stream(server.client, "gate-7")
         assert (about["mode"], about["domains"]) == ("after", [])
         assert stream(server.client, "gate-8")["domains"] == ["gate-8@1"]
+
+
+def test_a_backup_that_is_put_beside_what_is_there_is_what_a_server_goes_on_from(tmp_path):
+    (written,) = [each for each in blocks("console", "docs/runbook.md") if "kept.tar" in each.text]
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    store = Store(str(volume), replica="tta-server-0")
+    generation = store.owners.acquire("gate-7").generation
+    store.save("gate-7", 1, b"good", generation)
+
+    for line, learnt in zip(written.commands(), (b"bad", b"worse"), strict=True):
+        inside = line.partition(" -- ")[2].replace("/var/lib/tta", str(volume))
+        subprocess.run(inside, shell=True, cwd=tmp_path, check=True, timeout=30)
+        store.save("gate-7", 2, learnt, generation)
+
+    restored = Store(str(volume / "restored"), replica="tta-server-0")
+    assert restored.owners.acquire("gate-7").generation == generation + 1
+    assert restored.load("gate-7") == b"good"
+    assert store.load("gate-7") == b"worse"
 
 
 def test_moving_the_storage_moves_everything_but_what_belongs_to_the_file_system(tmp_path):

@@ -1,12 +1,14 @@
 """Every way to deploy is what a cluster accepts, with what only its API server would refuse."""
 
 import json
+import os
 import re
+import shutil
 
 import kubernetes_validate
 import pytest
 
-from tests.k8s.manifests import FOLDERS, Manifest, Rendered, matches
+from tests.k8s.manifests import FOLDERS, K8S, Manifest, Rendered, kustomize, matches
 
 VERSIONS = ("1.33", "1.35", kubernetes_validate.latest_version())
 # Of operators: no Kubernetes knows their schemas.
@@ -249,6 +251,31 @@ def test_clients_reach_the_service_and_pass_no_balancer_by(deployed):
             if source.get("podSelector") == client
         ]
         assert entered == [way.one("Service")["spec"]["selector"]]
+
+
+def test_a_label_finds_the_claim_and_nothing_else(deployed):
+    for way in deployed:  # so the runbook makes a claim before the rest
+        found = [each["kind"] for each in way.objects if "tta-server/storage" in each["metadata"].get("labels", {})]
+        assert found == ["PersistentVolumeClaim"] * len(way.all("PersistentVolumeClaim"))
+
+
+def test_all_that_the_example_offers_can_be_taken(tmp_path):
+    example = K8S / "example"
+    shutil.copy(example / "namespace.yaml", tmp_path)
+    shutil.copy(K8S / "base/config.yaml", tmp_path)
+    with (tmp_path / "config.yaml").open("a") as config:
+        config.write("# mine")
+    written = (example / "kustomization.yaml").read_text().replace("../", f"{os.path.relpath(K8S, tmp_path)}/")
+    taken, mark, offered = written.partition("# What else is often yours; take away the sign of a comment:\n")
+    (tmp_path / "kustomization.yaml").write_text(taken + re.sub("^# ", "", offered, flags=re.MULTILINE))
+
+    got = Rendered("mine", kustomize(tmp_path))
+
+    assert mark
+    assert got.variables()["TTA_STORAGE__URL"] == "/var/lib/tta/my-model-2"
+    assert got.one("PersistentVolumeClaim", "tta-server-shared")["spec"]["storageClassName"] == "nfs"
+    assert got.one("ConfigMap")["data"]["config.yaml"].endswith("# mine")
+    assert got.all("Deployment")
 
 
 def test_what_is_applied_together_is_restricted_by_its_namespace(everything):

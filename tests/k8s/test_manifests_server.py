@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from tests.k8s.expressions import metrics_of
-from tests.k8s.manifests import K8S, Rendered
-from tests.replicas.balancer import CONFIG, started
+from tests.k8s.manifests import Rendered
+from tests.replicas.balancer import CONFIG
 from tta_server.app import build
 from tta_server.serve import _DRAIN_S
 from tta_server.settings import Settings
@@ -186,11 +186,10 @@ def test_a_replica_that_stops_answers_until_the_balancer_has_noticed(deployed, s
         assert way.most_replicas() == 1 or settings(way).server.drain_s > 2 * noticed_s
 
 
-def test_the_balancer_takes_its_configuration(tmp_path):
-    log = tmp_path / "log"
-
-    assert started(log, "-c", "-f", str(K8S / "components/replicas/haproxy.cfg")).wait(30) == 0, log.read_text()
-    assert log.read_text() == "Configuration file is valid\n"  # and no warning
+def test_in_an_update_the_next_replica_waits_until_names_are_known_anew(deployed):
+    dns_s = 30  # how long CoreDNS keeps an answer, as clusters come
+    for way in deployed:
+        assert way.most_replicas() == 1 or way.one("StatefulSet")["spec"]["minReadySeconds"] >= dns_s
 
 
 def test_the_balancer_knows_every_replica_that_there_may_be(deployed):

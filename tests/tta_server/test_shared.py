@@ -16,6 +16,7 @@ from tta_server.app import build
 from tta_server.runtime import tenure
 from tta_server.runtime.tenure import HAND_OVER, Tenure
 from tta_server.settings_file import load_settings
+from tta_server.storage.owners import Owners
 from tta_server.streams.stock import VERSIONS_PER_GENERATION
 
 WINDOW = 16
@@ -208,6 +209,26 @@ def test_who_waits_for_a_server_that_does_not_answer_is_told_what_another_has_fo
             assert each.result(60)
         assert not over.is_set()
         over.set()
+
+
+def test_a_server_whose_storage_says_nothing_is_not_ready_until_it_has_answered(servers, monkeypatch):
+    client, goes_on, owns = servers[0], threading.Event(), Owners.owns
+    infer(client, "hanging", glyph_images(0, 1))
+    monkeypatch.setattr(tenure, "_STORAGE_WITHIN_S", 0.05)
+    monkeypatch.setattr(Owners, "owns", lambda *about: goes_on.wait(60) and owns(*about))
+
+    def ready() -> int:
+        return client.get("/v2/health/ready").status_code
+
+    with ThreadPoolExecutor() as callers:
+        waiting = callers.submit(infer, client, "hanging", glyph_images(0, 1))
+        until(lambda: ready() == 503)
+        says = client.get("/v2/health/ready").json()["error"]
+        goes_on.set()
+
+        assert waiting.result(60)
+    assert says.startswith("the storage has not answered for")
+    assert ready() == 200
 
 
 def test_what_would_take_a_stream_from_the_server_that_has_it_is_refused(servers, store):

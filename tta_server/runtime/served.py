@@ -105,7 +105,8 @@ class Served:
 
     def trouble(self) -> str:
         """Return why nobody should ask this server, though it may answer; or an empty string."""
-        return self.engine.trouble() or ("the server is stopping" if self.leaving.is_set() else "")
+        storage = self.tenure.trouble() if self.tenure else ""
+        return self.engine.trouble() or storage or ("the server is stopping" if self.leaving.is_set() else "")
 
     def start(self) -> None:
         """Begin to answer; returns when the device is warm."""

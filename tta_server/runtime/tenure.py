@@ -37,6 +37,7 @@ _SILENT_S = 5.0
 _FLUSH_WITHIN_S = 1.0
 _TAKERS = 16
 _ANSWER_FIRST_S = 0.2  # where two are asked for one stream, so long each has it in turn
+_STORAGE_WITHIN_S = 10.0
 
 T = TypeVar("T")
 
@@ -88,10 +89,21 @@ class Tenure:
         self._asking: Counter[str] = Counter()  # how many wait for an answer of each stream
         self._silent_until_s: dict[str, float] = {}  # by address: so long it is not asked again
         self._silence: dict[str, asyncio.Future[None]] = {}  # done when somebody has waited there in vain
+        self._waiting: dict[object, float] = {}  # since when, for each question that the storage has not answered
         self._secret = store.secret()
         self._finished = finished
         # Apart from the threads that look who has a stream: who is asked may be dead, and is waited for.
         self._takers = ThreadPoolExecutor(_TAKERS, "take")
+
+    def trouble(self) -> str:
+        """Return why nobody's request would be answered, or an empty string.
+
+        A network's file system that is gone says nothing at all, and whoever asks it waits: then others must be asked,
+        until it has answered what waits.
+        """
+        now_s = time.monotonic()
+        silent_s = max((now_s - since_s for since_s in list(self._waiting.values())), default=0.0)
+        return f"the storage has not answered for {silent_s:.0f} s" if silent_s > _STORAGE_WITHIN_S else ""
 
     async def answer(self, name: str, ask: Callable[[], Awaitable[T]], opening: bool, changing: bool) -> T:
         """Return what `ask` gives while this server has a stream; asked again if the stream was lost meanwhile.
@@ -158,7 +170,7 @@ class Tenure:
             raise NotReady(f"what stream '{stream}' has learnt is not written yet")
 
     async def _hold(self, stream: str, opening: bool) -> Hold:
-        if not opening and stream not in self._held and not await asyncio.to_thread(self._store.may_exist, stream):
+        if not opening and stream not in self._held and not await self._told(self._store.may_exist, stream):
             raise NotFound(f"unknown stream '{stream}'; a stream exists from its first answered request")
         while (hold := self._held.get(stream)) is None:
             if stream not in self._coming:
@@ -169,10 +181,10 @@ class Tenure:
 
     async def _acquire(self, stream: str) -> None:
         self._device.refuse_if_full()  # a server that stops takes no more streams
-        before = await asyncio.to_thread(self._store.owners.newest, stream)
+        before = await self._told(self._store.owners.newest, stream)
         if before and before.address and before.replica != self._store.replica:
             await self._ask_for(stream, before.address)
-        generation, there = await asyncio.to_thread(self._take, stream)
+        generation, there = await self._told(self._take, stream)
         await self._run(lambda commands: commands.hold(stream, generation, there))
         self._held[stream] = Hold(stream, generation)  # not looked at: its files may have been cleared away in between
 
@@ -210,12 +222,25 @@ class Tenure:
         now_s = time.monotonic()
         if self._held.get(hold.stream) is hold and now_s - hold.looked_s <= self._store.files.look_every_s:
             return True
-        if await asyncio.to_thread(self._store.owners.owns, hold.stream, hold.generation):
+        if await self._told(self._store.owners.owns, hold.stream, hold.generation):
             hold.looked_s = now_s
             return True
         self._let_go(hold)
         await self._drop(hold)
         return False
+
+    async def _told(self, question: Callable[..., T], *about: Any) -> T:  # noqa: ANN401 (whatever it takes)
+        """Return what the storage says, and remember meanwhile that it was asked, even if nobody waits any more."""
+        asked = object()
+
+        def ask() -> T:
+            self._waiting[asked] = time.monotonic()
+            try:
+                return question(*about)
+            finally:
+                del self._waiting[asked]
+
+        return await asyncio.to_thread(ask)
 
     def _let_go(self, hold: Hold) -> None:
         if self._held.get(hold.stream) is hold:

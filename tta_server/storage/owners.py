@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from tta_server.storage.files import Files
+from tta_server.storage.manifest import from_name
 
 PER_GENERATION: Final = 10**9
 """Files that one owner may write of a stream, and the distance between the sequences of two owners."""
@@ -64,12 +65,7 @@ class Owners:
         Raises:
             OSError: If it cannot be read.
         """
-        while generation := self._newest(stream):
-            try:
-                return _parsed(generation, self._files.read(_path(stream, generation)))
-            except FileNotFoundError:  # a newer one took its place
-                continue
-        return None
+        return self._looked(stream)[0]
 
     def acquire(self, stream: str, erasing: int | None = None) -> Ownership:
         """Take a stream over, whoever has it; what is loaded of it afterwards is all that counts.
@@ -83,7 +79,8 @@ class Owners:
             OSError: If it cannot be done now.
         """
         while True:
-            before = self.newest(stream) or Ownership(0, "")
+            known, written = self._looked(stream)
+            before = known or Ownership(written, "")  # a copy of the place may lack the record
             if erasing is not None and before.generation > erasing and before.replica != self._replica:
                 raise LostError(f"stream '{stream}' belongs to another server now")
             generation = before.generation + 1
@@ -122,6 +119,20 @@ class Owners:
         """Return the sequence of the next file that the owner of a generation writes, given those that are there."""
         known = [one for one in sequences if not self._replica or one < (generation + 1) * PER_GENERATION]
         return max([generation * PER_GENERATION, *known]) + 1
+
+    def _looked(self, stream: str) -> tuple[Ownership | None, int]:
+        """Return the record that counts, and the newest generation that a state or snapshot is of."""
+        while True:
+            listing = self._files.listing(f"streams/{stream}")
+            saved = [one for found in listing if (one := from_name(found, None))]
+            written = max((one.sequence // PER_GENERATION for one in saved), default=0)
+            generation = max((generation_of(found.name) for found in listing), default=0)
+            if not generation:
+                return None, written
+            try:
+                return _parsed(generation, self._files.read(_path(stream, generation))), written
+            except FileNotFoundError:  # a newer one took its place
+                continue
 
     def _newest(self, stream: str) -> int:
         return max(self._generations(stream), default=0)

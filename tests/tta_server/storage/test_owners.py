@@ -139,6 +139,22 @@ def dead_in_a_save(url: str, mutant: str) -> None:
     assert third.load(STREAM) == b"three of b"
 
 
+@on_each
+def test_in_a_copy_without_the_owners_record_what_is_saved_later_counts_more(url):
+    first, second = opened(url, "a"), opened(url, "b")
+    for _ in range(3):
+        mine = first.owners.acquire(STREAM).generation
+    for version in range(3):
+        first.save(STREAM, version, b"copied", mine)
+    first.files.remove(f"streams/{STREAM}/owner-{mine:08d}")  # the stream moved while it was copied
+
+    theirs = second.owners.acquire(STREAM).generation
+    second.save(STREAM, 9, b"learnt since", theirs)
+
+    assert theirs > mine
+    assert opened(url, "c").load(STREAM) == b"learnt since"
+
+
 INTERLEAVINGS = {
     two_at_once: "without exclusive create",
     a_record_that_comes_late: "",
@@ -168,7 +184,7 @@ def test_a_record_made_late_would_deceive_its_server_without_a_second_look(url, 
 
     def once(self, stream: str) -> int:
         found = newest(self, stream)
-        return 1 if self._replica == "a" and next(looks) == 2 else found
+        return 1 if self._replica == "a" and next(looks) == 1 else found
 
     monkeypatch.setattr(Owners, "_newest", once)
 

@@ -1,0 +1,60 @@
+"""HAProxy with the configuration that a cluster gives it, before a server that answers everything."""
+
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx
+import pytest
+
+from tests.k8s.conftest import answers, free_port
+from tests.k8s.manifests import K8S
+from tests.replicas.balancer import CONFIG, balancing, started
+
+
+class Willing(BaseHTTPRequestHandler):
+    """Says 200 to whatever is asked."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def balancer(tmp_path_factory, poll) -> Iterator[str]:
+    """Start one before one server, and give its address."""
+    server, port = ThreadingHTTPServer(("127.0.0.1", 0), Willing), free_port()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with balancing(port, {"one": f"127.0.0.1:{server.server_port}"}, tmp_path_factory.mktemp("balancer")):
+        poll(lambda: answers(f"http://127.0.0.1:{port}/balancer/ready"), 20)
+        yield f"http://127.0.0.1:{port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("path", ["/v1/hand-over", "/v1/hand-over?a=b", "/v1/hand%2Dover", "/v1/%68and-over"])
+def test_nobody_asks_a_replica_to_hand_over_through_the_balancer(balancer, path):
+    assert httpx.post(f"{balancer}/v1/labels", trust_env=False).status_code == 200
+
+    assert httpx.post(f"{balancer}{path}", trust_env=False).status_code == 404
+
+
+def test_the_balancer_takes_its_configuration(tmp_path):
+    log = tmp_path / "log"
+
+    assert started(log, "-c", "-f", str(K8S / "components/replicas/haproxy.cfg")).wait(30) == 0, log.read_text()
+    assert log.read_text() == "Configuration file is valid\n"  # and no warning
+
+
+def test_names_that_nobody_answers_for_stay_known():
+    held = dict(re.findall(r"^    hold (\w+) (\w+)$", CONFIG, re.MULTILINE))
+
+    assert {held[trouble] for trouble in ("timeout", "refused", "other")} == {"1h"}
+    assert held["valid"] == "5s"  # a replica that comes back has another address
