@@ -1,9 +1,9 @@
 # docker build -t tta-server:0.1.0 .
 #
 # One file for GPU and CPU. On x86-64 the default registry's torch brings its own CUDA and also runs without a GPU; the
-# host adds only the driver (6 GB). For a much smaller image, without GPU support, name an index of CPU wheels, one that has
-# both torch and torchvision: docker build --build-arg TORCH_INDEX=ADDRESS -t tta-server:0.1.0-cpu . docs/deploy.md says
-# where PyTorch names its own.
+# host adds only the driver (6 GB). For a much smaller image, without GPU support, name an index of CPU wheels, one that
+# has both torch and torchvision: docker build --build-arg TORCH_INDEX=ADDRESS -t tta-server:0.1.0-cpu . docs/deploy.md
+# says where PyTorch names its own.
 #
 # podman and buildah need `--format docker`: images in the OCI format have no HEALTHCHECK.
 
