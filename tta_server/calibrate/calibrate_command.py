@@ -25,6 +25,8 @@ from tta_server.models.sources import own_file
 from tta_server.settings_file import add_model_options, load_settings, model_overrides
 from tta_server.settings_models import ModelSettings
 
+_BARELY = 0.1  # beyond chance: of two classes, an accuracy of 0.95 is not about chance
+
 _PARTS = {
     "fisher": "how much the answers depend on each scale and shift (eata)",
     "memory": "features and labels to vote (adanpc)",
@@ -163,6 +165,12 @@ def _report(reference: Reference, out: Path, classes: int, console: Console) -> 
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
+def about_chance(accuracy: float, classes: int) -> bool:
+    """Say whether guessing one of so many classes would be about as accurate."""
+    chance = 1 / classes
+    return accuracy < chance + min(chance, _BARELY)
+
+
 def _said(reference: Reference, out: Path, classes: int) -> Iterator[str]:
     """Say what the bundle lacks and what that costs, and what it was made of."""
     reasons = reference.about.get("left_out", {})
@@ -173,11 +181,13 @@ def _said(reference: Reference, out: Path, classes: int) -> Iterator[str]:
     yield f"{images} source images, {reads}; wrote {out} ({out.stat().st_size / 1024:.0f} KiB)"
     if found := reference.about.get(PART):
         share, errors = found["source_share"], found["errors"]
-        yield (
-            f"of spoilt source images {errors['1.0']:.0%} are misread, and {errors[str(share)]:.0%} with statistics "
-            f"that are {1 - share:.0%} their own: a stream's may move so far"
-        )
-    if accuracy is not None and accuracy < 2 / classes:
+        changed = f"{errors['1.0']:.0%} of source images are read otherwise once they are spoilt"
+        if share == 1:
+            yield f"{changed}, and no fewer with statistics of their own: a stream's stay the source's"
+        else:
+            own = f"{errors[str(share)]:.0%} with statistics that are {1 - share:.0%} their own"
+            yield f"{changed}, and {own}: a stream's may move so far"
+    if accuracy is not None and about_chance(accuracy, classes):
         yield (
             "that accuracy is about chance: the labels are in another order than the model's, or the preprocessing is "
             "not the one it was trained with"

@@ -15,6 +15,7 @@ from tests.tta_server.runtime import fakes
 from tta_server import adapters
 from tta_server.app import build, load_model
 from tta_server.calibrate import calibrate_command
+from tta_server.models import Reference
 from tta_server.settings_file import load_settings
 from tta_server.start import start_facts, start_table
 
@@ -91,6 +92,36 @@ def test_of_more_images_than_the_limit_each_class_keeps_its_share(options, folde
     printed = capsys.readouterr().out
     assert "48 source images" in printed
     assert "no fisher (needs at least 64 images, got 48): adapter 'eata' cannot be used as it is set" in printed
+
+
+@pytest.mark.parametrize(
+    ("share", "errors", "said"),
+    [
+        (0.5, {"1.0": 0.6, "0.5": 0.4}, "and 40% with statistics that are 50% their own: a stream's may move so far"),
+        (1.0, {"1.0": 0.6}, "and no fewer with statistics of their own: a stream's stay the source's"),
+    ],
+)
+def test_what_own_statistics_change_is_compared_with_the_networks_own_answers(
+    options, folder, capsys, monkeypatch, share, errors, said
+):
+    about = {"images": 260, "accuracy": 0.55, "statistics": {"source_share": share, "errors": errors}}
+    monkeypatch.setattr(
+        calibrate_command,
+        "calibrate",
+        lambda backbone, *_, **__: Reference(backbone.spec.digest, {"histogram/shares": torch.ones(4) / 4}, about),
+    )
+
+    calibrate_command.run(options("--data", folder))
+
+    assert f"60% of source images are read otherwise once they are spoilt, {said}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("classes", "accuracy", "chance"),
+    [(2, 0.95, False), (2, 0.52, True), (3, 0.65, False), (3, 0.36, True), (10, 0.12, True), (1000, 0.05, False)],
+)
+def test_an_accuracy_is_about_chance_where_guesses_are_as_good(classes, accuracy, chance):
+    assert calibrate_command.about_chance(accuracy, classes) is chance
 
 
 def test_images_of_any_names_in_any_folders_are_enough_without_labels(options, folder, tmp_path, capsys):
