@@ -155,7 +155,7 @@ class Engine:
         Raises:
             NotReady: If the server is stopping or damaged.
         """
-        job.future.add_done_callback(lambda future: self._withdraw(job) if future.cancelled() else None)
+        job.future.add_done_callback(self._withdraw)
         with self._changed:
             self._expect_ready()
             reserved.queued()
@@ -205,9 +205,13 @@ class Engine:
     def _retry_after_s(self) -> int:
         return self._batcher.emptied_in_s(time.monotonic())
 
-    def _withdraw(self, job: Job) -> None:
+    def _withdraw(self, future: "Future[Answer]") -> None:
+        """Drop a request whose caller no longer waits; known by its future, for one that knew it would be a cycle."""
+        if not future.cancelled():
+            return
         with self._changed:
-            self._batcher.remove(job)
+            for job in [job for job in self._batcher if job.future is future]:
+                self._batcher.remove(job)
             self._metrics.queue(self._batcher.rows)
 
     def _call(self, command: Callable[[], T]) -> "Future[T]":
