@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from tta_server.errors import BadRequest, NotReady
@@ -146,8 +147,8 @@ class Engine:
             job: Images of the backbone's shape, uint8 or finite float32 in [0, 1]; the name of its stream is valid.
                 The stream is created with its first answer.
             reserved: Its room.
-            soon: Wakes the device thread a little later, such as an event loop's `call_soon`: what comes together is
-                then answered together. None wakes it at once.
+            soon: Calls a little later, such as an event loop's `call_soon`: the device thread is woken once no more
+                come in between, so that what comes together is answered together. None wakes it at once.
 
         Returns:
             The answer to come, or the error; cancelling it drops the request if it still waits.
@@ -164,7 +165,7 @@ class Engine:
             self._batcher.put(job)
             self._metrics.queue(self._batcher.rows)
         if sleeps:
-            (soon or _at_once)(self._wake)
+            self._wake(soon)
         return job.future
 
     @property
@@ -194,7 +195,11 @@ class Engine:
         """
         return self._call(lambda: run(self._operator))
 
-    def _wake(self) -> None:
+    def _wake(self, soon: Callable[[Callable[[], None]], object] | None, seen: int = 0) -> None:
+        """Have the device thread begin once no more come: both would hold each other up over Python's interpreter."""
+        if soon and seen < (waiting := self._batcher.rows) < self._settings.max_rows:
+            soon(partial(self._wake, soon, waiting))
+            return
         with self._changed:
             self._changed.notify()
 
@@ -318,10 +323,6 @@ class Engine:
         if trouble:
             log.critical(trouble)
             self._trouble, self._broken = trouble, True
-
-
-def _at_once(run: Callable[[], None]) -> None:
-    run()
 
 
 def _settle(command: _Command) -> None:
