@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from tta_server.grpc_door.door import Door  # an extra: imported when it is asked for
 
 _TURN_S = 0.0005  # of a thread of Python
+_YOUNG = 10_000  # objects before the collector looks: a request leaves no cycles, and some at once are 700 objects
 _DESCRIPTION = "Predictions from a frozen network that adapts to each stream of input while it answers."
 
 
@@ -170,7 +171,10 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
         # What is alive now lives as long as the process: keep the collector from walking all of torch under load.
         gc.collect()
         gc.freeze()
+        usual = gc.get_threshold()
+        gc.set_threshold(_YOUNG)
         yield
+        gc.set_threshold(*usual)
         if following:
             following.cancel()
         if door:

@@ -13,6 +13,7 @@ import orjson
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from tta_server.api.receiving import WHOLE
 from tta_server.settings_door import LimitsSettings
 from tta_server.telemetry.closed_sets import TurnedAway
 
@@ -47,6 +48,8 @@ class Connection(HttpToolsProtocol):
         """Forget the connection."""
         self.idle.pop(self, None)
         self._stop_timer()
+        if self.scope:
+            self.scope["state"].pop(WHOLE, None)  # which knows this connection
         self.resume_writing()
         super().connection_lost(exc)
 
@@ -85,6 +88,7 @@ class Connection(HttpToolsProtocol):
         elif len(self.headers) > self.limits.max_headers:
             self._refuse_head(f"may have at most {self.limits.max_headers} headers (limits.max_headers)")
         else:
+            self.scope["state"][WHOLE] = self._is_whole
             super().on_headers_complete()
             self.cycle.transport = _Ending(self)  # type: ignore[assignment]
 
@@ -128,6 +132,9 @@ class Connection(HttpToolsProtocol):
                 self.limits.body_timeout_s + _LINGER_S, self._abort, "slow_body", self.transport
             )
         super()._start_asgi_task(cycle, app)
+
+    def _is_whole(self) -> bool:
+        return not self.cycle.more_body
 
     @property
     def _is_over(self) -> bool:

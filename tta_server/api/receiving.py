@@ -15,6 +15,9 @@ from tta_server.errors import Overloaded, TooLarge, TooSlow, TTAError
 from tta_server.settings_door import LimitsSettings
 from tta_server.telemetry.closed_sets import TurnedAway
 
+WHOLE: Final = "body_is_whole"
+"""In the state of a request: says whether all of its body is there, if its server knows; then nothing is waited for."""
+
 _SMALL_BYTES = 64 * 2**10
 _LABELS_BYTES = 2 * 2**20
 _RETRY_AFTER_S = 1
@@ -119,6 +122,8 @@ class Receiving:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        state = scope.setdefault("state", {})
+        is_whole: Callable[[], bool] = state.get(WHOLE, _unknown)
         most = most_bytes(path_of(scope), self._limits.max_body_bytes)
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if not declared.isdigit() or len(declared) > 20 or int(declared) > most:
@@ -135,7 +140,7 @@ class Receiving:
             if body.complete:
                 return await receive()
             try:
-                return await self._part(body, receive)
+                return await self._part(body, receive, is_whole())
             except TTAError as error:
                 refused = error
                 raise
@@ -148,7 +153,7 @@ class Receiving:
             await send(message)
 
         self._intake.begin(body)
-        scope.setdefault("state", {})["counted"] = lambda size: self._intake.add(body, size)
+        state["counted"] = lambda size: self._intake.add(body, size)
         try:
             await self._app(scope, counted, unless_refused)
         except TTAError as error:
@@ -162,8 +167,8 @@ class Receiving:
             refused = None  # through its traceback it holds what has come of the body, and itself
             await response(scope, receive, send)
 
-    async def _part(self, body: Incoming, receive: Receive) -> Message:
-        """Wait for the next part of a body.
+    async def _part(self, body: Incoming, receive: Receive, is_whole: bool) -> Message:
+        """Wait for the next part of a body, or take the whole of it.
 
         Raises:
             TooSlow: If the time of the body is over.
@@ -171,8 +176,11 @@ class Receiving:
             Overloaded: If all bodies together are, and this one is given up.
         """
         try:
-            async with asyncio.timeout_at(body.deadline_s) as body.waiting:
+            if is_whole:
                 part = await receive()
+            else:
+                async with asyncio.timeout_at(body.deadline_s) as body.waiting:
+                    part = await receive()
         except TimeoutError as error:
             raise (self._intake.full() if body.given_up else self._late()) from error
         if body.given_up:
@@ -187,3 +195,7 @@ class Receiving:
 
 def _too_large(most: int) -> str:
     return f"the body may have at most {most} bytes here; send fewer or smaller images"
+
+
+def _unknown() -> bool:
+    return False

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 
@@ -45,6 +45,9 @@ class Batcher(Generic[J]):
         self._jobs: deque[J] = deque()
         self._taken: deque[tuple[float, int]] = deque(maxlen=_RECENT_GROUPS)  # when, and how many images
         self.rows = 0
+
+    def __iter__(self) -> Iterator[J]:
+        return iter(self._jobs)
 
     def put(self, job: J) -> None:
         """Add a request at the end."""

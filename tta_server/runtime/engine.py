@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from tta_server.errors import BadRequest, NotReady
@@ -146,8 +147,8 @@ class Engine:
             job: Images of the backbone's shape, uint8 or finite float32 in [0, 1]; the name of its stream is valid.
                 The stream is created with its first answer.
             reserved: Its room.
-            soon: Wakes the device thread a little later, such as an event loop's `call_soon`: what comes together is
-                then answered together. None wakes it at once.
+            soon: Calls a little later, such as an event loop's `call_soon`: the device thread is woken once no more
+                come in between, so that what comes together is answered together. None wakes it at once.
 
         Returns:
             The answer to come, or the error; cancelling it drops the request if it still waits.
@@ -155,7 +156,7 @@ class Engine:
         Raises:
             NotReady: If the server is stopping or damaged.
         """
-        job.future.add_done_callback(lambda future: self._withdraw(job) if future.cancelled() else None)
+        job.future.add_done_callback(self._withdraw)
         with self._changed:
             self._expect_ready()
             reserved.queued()
@@ -164,7 +165,7 @@ class Engine:
             self._batcher.put(job)
             self._metrics.queue(self._batcher.rows)
         if sleeps:
-            (soon or _at_once)(self._wake)
+            self._wake(soon)
         return job.future
 
     @property
@@ -194,7 +195,11 @@ class Engine:
         """
         return self._call(lambda: run(self._operator))
 
-    def _wake(self) -> None:
+    def _wake(self, soon: Callable[[Callable[[], None]], object] | None, seen: int = 0) -> None:
+        """Have the device thread begin once no more come: both would hold each other up over Python's interpreter."""
+        if soon and seen < (waiting := self._batcher.rows) < self._settings.max_rows:
+            soon(partial(self._wake, soon, waiting))
+            return
         with self._changed:
             self._changed.notify()
 
@@ -205,9 +210,13 @@ class Engine:
     def _retry_after_s(self) -> int:
         return self._batcher.emptied_in_s(time.monotonic())
 
-    def _withdraw(self, job: Job) -> None:
+    def _withdraw(self, future: "Future[Answer]") -> None:
+        """Drop a request whose caller no longer waits; known by its future, for one that knew it would be a cycle."""
+        if not future.cancelled():
+            return
         with self._changed:
-            self._batcher.remove(job)
+            for job in [job for job in self._batcher if job.future is future]:
+                self._batcher.remove(job)
             self._metrics.queue(self._batcher.rows)
 
     def _call(self, command: Callable[[], T]) -> "Future[T]":
@@ -314,10 +323,6 @@ class Engine:
         if trouble:
             log.critical(trouble)
             self._trouble, self._broken = trouble, True
-
-
-def _at_once(run: Callable[[], None]) -> None:
-    run()
 
 
 def _settle(command: _Command) -> None:

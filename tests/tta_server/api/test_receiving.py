@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tests.tta_server.api.exchange import Exchange
-from tta_server.api.receiving import Incoming, Intake, Receiving, most_bytes
+from tta_server.api.receiving import WHOLE, Incoming, Intake, Receiving, most_bytes
 from tta_server.errors import Overloaded
 from tta_server.settings_door import LimitsSettings
 
@@ -120,6 +120,19 @@ def test_a_body_that_does_not_come_is_given_up_in_time():
 
     assert (start["status"], dict(start["headers"])[b"connection"]) == (408, b"close")
     assert "limits.body_timeout_s" in json.loads(body["body"])["error"]
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_body_that_came_with_its_head_is_taken_without_a_wait_that_must_be_timed(is_whole, monkeypatch):
+    timed, timeout_at = [], asyncio.timeout_at
+    monkeypatch.setattr(asyncio, "timeout_at", lambda when: (timed.append(when), timeout_at(when))[1])
+    exchange = Exchange([b"x" * LIMIT], path="/predict")
+    exchange.scope["state"] = {WHOLE: lambda: is_whole}
+
+    exchange.through(limited())
+
+    assert (exchange.status, exchange.body) == (200, b"x" * LIMIT)
+    assert len(timed) == (not is_whole)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 60), st.booleans()), max_size=40))

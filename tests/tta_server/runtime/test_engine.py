@@ -1,6 +1,11 @@
 """Many threads ask, one answers: starting, learning, overload."""
 
+import gc
 import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import wait
 
 import numpy as np
@@ -10,6 +15,8 @@ from tests.tta_server.runtime.engines import PATIENCE_S, answer, answer_of, gate
 from tests.tta_server.runtime.fakes import WHO, Fails, rows, submit
 from tta_server.errors import BadRequest, NotFound, NotReady, Overloaded
 from tta_server.runtime.engine import Engine
+from tta_server.runtime.job import Job
+from tta_server.streams.window import prepared
 
 
 def test_nothing_is_taken_before_the_start():
@@ -165,3 +172,35 @@ def test_a_stream_too_many_is_refused():
 
         with pytest.raises(Overloaded, match="'second' is new"):
             answer(engine, "second")
+
+
+def test_what_comes_while_a_loop_has_more_to_do_is_answered_in_one_forward():
+    later: deque[Callable[[], None]] = deque()  # what an event loop would call soon
+    with running(max_rows=4) as engine:
+        room = engine.reserve(1, 1)
+        jobs = [Job("door", prepared(rows(1, seed)), time.monotonic()) for seed in range(3)]
+        for job in jobs:
+            engine.submit(job, room, later.append)
+        assert len(later) == 1  # whoever waits already has had it woken
+        later.popleft()()  # three wait, one had been seen
+        assert not any(job.future.done() for job in jobs)
+        later.popleft()()
+        wait([job.future for job in jobs], PATIENCE_S)
+        room.release()
+        totals = engine._metrics.totals()
+
+    assert totals["tta_batch_size_images_count", ""] == 1
+    assert totals["tta_batch_size_images_sum", ""] == 3
+
+
+def test_an_answered_request_leaves_nothing_for_the_collector():
+    gc.disable()
+    try:
+        with running() as engine:
+            future = submit(engine, "door", rows(1))
+            future.result(PATIENCE_S)
+            gone = weakref.ref(future)
+            del future
+            until(lambda: gone() is None)
+    finally:
+        gc.enable()
