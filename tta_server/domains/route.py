@@ -2,9 +2,9 @@
 
 A request usually shows one domain, and the mean of many images tells domains apart that single images do not: so it is
 cut where it changes, and each part is judged as a whole. Only a part that scatters more than any one domain does is
-divided image by image: two cameras may share a stream. What belongs nowhere by itself is judged together. What lies
-within the source's reach is at home, however near a learnt domain is: there, the frozen model is what a user has asked
-for.
+divided image by image: two cameras may share a stream. What lies within the source's reach is at home, however near a
+learnt domain is: there, the frozen model is what a user has asked for. What lies nowhere, but is too little for a domain
+of its own, is the source's too, unless a learnt domain is clearly nearer.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def route(places: Sequence[Place], styles: Tensor, limit: float) -> list[int]:
     found = torch.tensor(_places_of(places, styles, limit))
     strange = found == NEW
     if strange.any() and not _is_new(places, styles[strange], limit):
-        found[strange] = _near(places, styles[strange], limit) or 0  # together they may lie where no part does
+        found[strange] = _least_strange(torch.stack([place.each(styles[strange]) for place in places]))
     return [int(index) for index in found]
 
 
@@ -62,11 +62,12 @@ def follow(places: Sequence[Place], recent: Tensor, current: int, limit: float) 
 
     Returns:
         An index of `places`, or `NEW`. To move from one learnt domain to another takes one that is clearly nearer.
-        Images that lie nowhere, but are too few for a domain of their own, are the source's.
     """
     near = _near(places, recent, limit)
     if near is None:
-        return NEW if _is_new(places, recent, limit) else 0
+        if _is_new(places, recent, limit):
+            return NEW
+        return int(_least_strange(torch.tensor(distances(places, recent))[:, None]))
     if not (current and near):
         return near
     stays, goes = distances([places[current], places[near]], recent)
@@ -131,6 +132,11 @@ def _is_new(places: Sequence[Place], styles: Tensor, limit: float) -> bool:
     """Say whether images that lie nowhere are a domain: the fewer they are, the farther out they must lie."""
     needed = limit * max(1.0, KIN_IMAGES / len(styles))
     return len(styles) >= _LEAST_OF_A_NEW_ONE and min(distances(places, styles)) >= needed
+
+
+def _least_strange(apart: Tensor) -> Tensor:
+    """Return where images belong that lie nowhere (N,), by their distances from each place (places, N)."""
+    return torch.where(apart.amin(0) < _CLEARLY_NEARER * apart[0], apart.argmin(0), 0)
 
 
 def _places_of(places: Sequence[Place], styles: Tensor, limit: float) -> list[int]:

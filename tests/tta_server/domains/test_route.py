@@ -156,6 +156,19 @@ def test_a_single_strange_image_opens_no_domain_and_is_the_sources(seen, expecte
     assert follow([HOME, learnt(-12.0)], cloud(seen, 12.0), 1, LIMIT) == expected
 
 
+@FEW
+@given(strange=st.integers(1, 3), off=st.sampled_from([-6.0, 6.0]), seed=st.integers(0, 99))
+def test_a_few_strange_images_are_the_sources_only_if_no_domain_is_clearly_nearer(strange, off, seed):
+    places, rest = [HOME, learnt(30.0)], cloud(16 - strange, 30.0, seed=seed)
+
+    def found(at):
+        return route(places, torch.cat([rest, cloud(strange, at, seed=seed + 1)]), LIMIT)[-strange:]
+
+    assert found(30.0 + off) == [1] * strange
+    assert found(off) == [0] * strange
+    assert follow(places, cloud(strange, 30.0 + off, seed=seed), 1, LIMIT) == 1
+
+
 def test_the_fewer_images_are_the_farther_out_a_new_domain_lies():
     def opens(n):
         return next(at for at in torch.arange(0, 9, 0.05).tolist() if follow([HOME], cloud(n, at), 0, LIMIT) == NEW)
