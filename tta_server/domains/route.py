@@ -3,8 +3,8 @@
 A request usually shows one domain, and the mean of many images tells domains apart that single images do not: so it is
 cut where it changes, and each part is judged as a whole. Only a part that scatters more than any one domain does is
 divided image by image: two cameras may share a stream. What lies within the source's reach is at home, however near a
-learnt domain is: there, the frozen model is what a user has asked for. What lies nowhere, but is too little for a domain
-of its own, is the source's too, unless a learnt domain is clearly nearer.
+learnt domain is: there, the frozen model is what a user has asked for. What lies nowhere, but is too little for a
+domain of its own, is the source's too, unless a learnt domain is clearly nearer.
 """
 
 from collections.abc import Sequence
