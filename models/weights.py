@@ -4,6 +4,7 @@ import hashlib
 import logging
 import re
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -96,7 +97,10 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], origin: str) -> 
             f"weights '{origin}' do not fit the network: '{name}' has shape {tuple(weights[name].shape)}, "
             f"expected {tuple(own[name].shape)}; check the number of classes"
         )
-    module.load_state_dict(weights, strict=False)
+    named = OrderedDict(weights)
+    # Some networks ask which version of their layout a file has, which few files say; names and shapes are today's.
+    named._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]
+    module.load_state_dict(named, strict=False)
 
 
 def _as_in(own: Mapping[str, Tensor], weights: dict[str, Tensor], origin: str) -> dict[str, Tensor]:

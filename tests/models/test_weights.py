@@ -229,6 +229,29 @@ def test_counters_of_training_steps_may_be_missing(weights):
     assert torch.equal(module[0].weight, weights["0.weight"] + 1)
 
 
+class Versioned(nn.Linear):
+    """Wants to know which version of its layout a file has, as torchvision's MNASNet does."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest):
+        if local_metadata.get("version") != self._version:
+            raise ValueError("version should be set to 2")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_network_that_asks_for_the_version_of_its_layout_is_told_todays(tmp_path, suffix):
+    file, module = tmp_path / f"weights{suffix}", nn.Sequential(Versioned(3, 2))
+    told = module.state_dict()
+    torch.save(told, file) if suffix == ".pth" else save_file(told, file)
+    other = nn.Sequential(Versioned(3, 2))
+
+    load_weights(other, read_weights(file), str(file))
+
+    assert same(other.state_dict(), told)
+
+
 def test_missing_and_unknown_names_are_counted_and_the_first_is_named(weights):
     weights["other.weight"] = weights.pop("0.weight")
     weights["more.weight"] = weights.pop("2.bias")
