@@ -80,7 +80,8 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], origin: str) -> 
     Raises:
         ValueError: If names or shapes differ; the message gives the first of them.
     """
-    own = {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
+    state = module.state_dict()
+    own = {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
     weights = _as_in(own, weights, origin)
     # Counters of training steps: some exporters drop them, and nothing here reads them.
     missing = [name for name in own if name not in weights and not name.endswith(_IGNORED)]
@@ -99,7 +100,7 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], origin: str) -> 
         )
     named = OrderedDict(weights)
     # Some networks ask which version of their layout a file has, which few files say; names and shapes are today's.
-    named._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]
+    named._metadata = state._metadata  # type: ignore[attr-defined]
     module.load_state_dict(named, strict=False)
 
 

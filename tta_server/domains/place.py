@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -89,28 +89,21 @@ class Place:
         """Return how far two domains are apart, over what chance explains in the narrower one; see `distance`."""
         return self._over_chance(other.centre.numpy(), other.images, min(self.spread, other.spread))
 
-    def from_images(self, shown: "_Shown") -> float:
-        """Return `distance` to images of which the mean, the spread and the number are known."""
-        usual = self.spread if shown.spread is None else max(1.0, min(shown.spread, self.spread))
-        return self._over_chance(shown.mean, shown.different, usual)
+    def _usual(self, own: float | None) -> float:
+        """Return what images that scatter by `own` are expected to scatter by: no more than the domain."""
+        return self.spread if own is None else max(1.0, min(own, self.spread))
 
     def _over_chance(self, mean: npt.NDArray[Any], images: float, spread: float) -> float:
         apart = float(np.square(mean - self.centre.numpy()).sum()) / len(mean)
         return apart / (spread * (1 / images + 1 / self.images + 1 / KIN_IMAGES))
 
 
-class _Shown(NamedTuple):
-    mean: npt.NDArray[Any]
-    spread: float | None
-    different: float
-
-
 def distances(places: Sequence[Place], styles: Tensor) -> list[float]:
     """Return how far the mean of styles (N, D) lies from each place; see `Place.distance`."""
     values = styles.numpy()
-    mean = _mean(values)
-    shown = _Shown(mean, _spread(values, mean), different(values, _UNLIKE))
-    return [place.from_images(shown) for place in places]
+    mean, pictures = _mean(values), different(values, _UNLIKE)
+    own = _spread(values, mean)
+    return [place._over_chance(mean, pictures, place._usual(own)) for place in places]
 
 
 def spread(styles: Tensor) -> float | None:

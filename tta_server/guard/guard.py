@@ -88,7 +88,7 @@ class Guard:
     def weigh(self, memory: Memory, x: Tensor, frozen: Output, answered: Output) -> tuple[Memory, Serve]:
         """Say who answers before the first step, anew for each set of images; see `Judge.weigh`.
 
-        Not a stream that shows few pictures again and again: statistics of these say little of others.
+        The frozen model does where a stream shows few pictures again and again: their statistics say little of others.
         """
         record = self._compare.begin(Record.of(memory), x, answered, frozen)
         if distinct(x) < min(len(x), enough(len(x))):
