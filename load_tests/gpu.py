@@ -115,13 +115,13 @@ def _waits(case: Case, backbone: TorchBackbone) -> list[str]:
     x = _images(backbone, 16, 0)
     case.adapter.adapt(backbone, case.state, x)
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as seen:
-            warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")  # warns that it is a prototype
+        try:
             case.adapter.adapt(backbone, case.state, x)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
     places = [f"{Path(each.filename).name}:{each.lineno}" for each in seen if "synchroniz" in str(each.message)]
     return list(dict.fromkeys(places))
 
