@@ -88,11 +88,11 @@ class EngineSettings(Section):
     window_max_age_s: float = Field(
         0.0, ge=0, allow_inf_nan=False, description="Age at which a window that is not full is learnt from; 0 never."
     )
-    max_lag_s: float = Field(
+    learn_share: float = Field(
         0.25,
         ge=0,
-        allow_inf_nan=False,
-        description="How long a due window waits while requests wait; then one step is taken between two answers.",
+        le=1,
+        description="Most of the device's time that steps take while requests wait; 0 learns only while none waits.",
     )
     stuck_after_s: float = Field(
         60.0,

@@ -44,7 +44,7 @@ CONFIG = {
     "model": {"device": "cpu"},
     "adapter": {"name": "tent", "settings": {"lr": 0.02}},
     # A request fills a forward and a window: answers can be compared bit for bit, and each is followed by a step.
-    "engine": {"max_rows": ROWS, "window_rows": ROWS, "stack_rows": 0, "max_lag_s": 0},
+    "engine": {"max_rows": ROWS, "window_rows": ROWS, "stack_rows": 0, "learn_share": 1},
     "streams": {"named": {"frozen": {"mode": "off"}}, "duplicate_memory": 4096},
     "limits": {"max_body_bytes": 2**20},
     "guard": UNGUARDED,

@@ -22,7 +22,7 @@ CONFIG = {
     "model": {"device": "cpu"},
     "adapter": {"name": "tent", "settings": {"lr": 0.02}},
     # Every request fills a forward, so that all forwards have one shape and answers can be compared bit for bit.
-    "engine": {"max_rows": ROWS, "max_queue_rows": ROWS, "window_rows": 2 * ROWS, "stack_rows": 0, "max_lag_s": 0},
+    "engine": {"max_rows": ROWS, "max_queue_rows": ROWS, "window_rows": 2 * ROWS, "stack_rows": 0, "learn_share": 1},
     "guard": UNGUARDED,
     "streams": {"named": {"frozen": {"mode": "off"}}},
     "repository": {"models": {"second": {"architecture": "glyphs", "device": "cpu"}}},

@@ -15,6 +15,7 @@ from tta_server.runtime.commands import Commands
 from tta_server.runtime.job import Answer, Job
 from tta_server.runtime.memory import hand_back
 from tta_server.runtime.pulse import Pulse
+from tta_server.runtime.rest import Rest
 from tta_server.runtime.room import Reservation, Room
 from tta_server.runtime.worker import Worker
 from tta_server.settings import EngineSettings
@@ -37,9 +38,8 @@ class _Command(NamedTuple):
 class Engine:
     """Let many threads ask, and one thread answer.
 
-    Answers go before learning: while requests wait, a step is taken only once a window has been due for `max_lag_s`,
-    so a request waits for at most one step every so often. While more than half the queue is full, windows are dropped
-    instead.
+    Answers go before learning: while requests wait, steps take at most `learn_share` of the time, so that few requests
+    wait for one. While more than half the queue is full, windows are dropped instead.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Engine:
         self._trouble = "the server is starting"
         self._broken = False
         self._pulse = Pulse()
+        self._rest = Rest(settings.learn_share)
         self._in_hand: list[Future[Any]] = []  # of what the device thread is at
         self._started = False
         self._inspect_s = time.monotonic() + _INSPECT_EVERY_S
@@ -276,13 +277,14 @@ class Engine:
             self._worker.shed(now_s)
         else:
             self._worker.learn(now_s)
+            self._rest.took(now_s, time.monotonic())
 
     def _turn_s(self) -> float | None:
         """Return when the next window may be learnt from or dropped, with requests waiting as they do now."""
         due_s = self._worker.due_s()
         if due_s is None or not self._batcher.rows or self._is_crowded():
             return due_s
-        return due_s + self._settings.max_lag_s
+        return max(due_s, self._rest.rested_s)
 
     def _is_crowded(self) -> bool:
         return self._batcher.rows > self._settings.max_queue_rows // 2

@@ -155,6 +155,18 @@ def test_overload_drops_windows_and_not_answers():
     assert summary["images_learnt"] == 28
 
 
+@pytest.mark.parametrize(("share", "learnt_meanwhile"), [(0, 0), (1, 1)])
+def test_while_requests_wait_steps_take_no_more_than_their_share(share, learnt_meanwhile):
+    with gated(learn_share=share) as (engine, adapter, _busy):
+        waiting = [submit(engine, "door", rows(8, seed)) for seed in range(2)]
+        adapter.gate.set()
+
+        versions = [future.result(PATIENCE_S).version for future in waiting]
+
+        until(lambda: read(engine)["images_learnt"] == 16)  # nobody waits any more
+    assert versions == [0, learnt_meanwhile]
+
+
 def test_a_request_that_is_cancelled_while_it_waits_costs_nothing():
     with gated() as (engine, adapter, _busy):
         gone, here = submit(engine, "gone", rows(4)), submit(engine, "here", rows(4))
