@@ -18,6 +18,7 @@ from tta_server.models.onnx_export import (
     serialised,
     source_only,
     streams_only,
+    styles_only,
 )
 from tta_server.models.onnx_session import OnnxSession
 from tta_server.models.reason import reason
@@ -33,11 +34,8 @@ _TRIED_ROWS = 1, 3
 class OnnxBackbone:
     """Answer with stored statistics through ONNX Runtime; batch statistics, gradients and other weights are torch's.
 
-    There are two graphs: the source, folded, and one whose normalisation layers are inputs. Streams that share a
-    forward take turns in it, so that each has the bits that it has alone.
-
-    Attributes:
-        rows: How many images a graph takes at once; torch takes others.
+    There are three graphs: the source, folded; its beginning, as far as styles need it; and one whose normalisation
+    layers are inputs. Streams that share a forward take turns in it, so that each has the bits that it has alone.
     """
 
     def __init__(self, backbone: TorchBackbone, layers: Sequence[str] = ()) -> None:
@@ -56,7 +54,9 @@ class OnnxBackbone:
         model = export(backbone, layers)
         self._source = OnnxSession(serialised(source_only(model)), backbone.device)
         self._streams = OnnxSession(serialised(streams_only(model)), backbone.device)
+        self._styles = OnnxSession(serialised(styles_only(model)), backbone.device) if layers else None
         self._inputs = replaceable(backbone)
+        self._stacks = backbone.stacks(self._inputs)
         self._check()
 
     @property
@@ -68,7 +68,7 @@ class OnnxBackbone:
     def findings(self) -> Findings:
         """What trials of the network showed; where torch would stack by `vmap`, streams take turns."""
         found = self._torch.findings
-        if not found.stacks or self.stacks(self._inputs):
+        if not found.stacks or self._stacks:
             return found
         remark = "off: what a stream may move is not all of BatchNorm layers; streams take turns"
         return replace(found, stacks=False, remarks={**found.remarks, "stacking": remark})
@@ -113,11 +113,11 @@ class OnnxBackbone:
         """Return the style of images as the frozen network sees them; see `Backbone.styles`."""
         if len(x) not in self.rows:
             return self._torch.styles(x, layers, answer)
-        if tuple(layers) != self._layers:
+        if tuple(layers) != self._layers or not self._styles:
             return self._torch.styles(x, layers, answer=False)[0], self.forward(x) if answer else None
         self._torch.check(x, EMPTY)
         if not answer:
-            return self._source.run({IMAGES: x}, [STYLE], path=True)[0], None
+            return self._styles.run({IMAGES: x}, [STYLE])[0], None
         logits, features, styles = self._source.run({IMAGES: x}, [*_ANSWER, STYLE])
         return styles, Output(logits, features)
 

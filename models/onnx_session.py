@@ -55,7 +55,6 @@ class OnnxSession:
             self._session = runtime.InferenceSession(graph, options, providers=providers)
         except Exception as error:  # classes of its own, which derive from nothing but Exception
             raise ValueError(f"ONNX Runtime refuses the graph: {reason(error, 300)}") from error
-        self._runtime = runtime
         self.device = device
         self.providers: list[str] = self._session.get_providers()
         self.about = f"ONNX Runtime {runtime.__version__}, {self.providers[0]}"
@@ -65,13 +64,12 @@ class OnnxSession:
                 "tta-server[onnx-gpu] and the CUDA version that it is made for, or set model.device to cpu"
             )
 
-    def run(self, feeds: Mapping[str, Tensor], made: Sequence[str], path: bool = False) -> list[Tensor]:
+    def run(self, feeds: Mapping[str, Tensor], made: Sequence[str]) -> list[Tensor]:
         """Return some outputs of the graph.
 
         Args:
             feeds: Its inputs by name; those that are not here have the values that the graph holds.
             made: Names of the outputs that are wanted.
-            path: Whether to run only what these depend on.
         """
         kind, index = self.device.type, self.device.index or 0
         binding, held = self._session.io_binding(), [tensor.detach().contiguous() for tensor in feeds.values()]
@@ -79,9 +77,7 @@ class OnnxSession:
             binding.bind_input(name, kind, index, ELEMENTS[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
         for name in made:
             binding.bind_output(name, kind, index)
-        options = self._runtime.RunOptions()
-        options.only_execute_path_to_fetches = path
         if kind == "cuda":  # it has a stream of its own
             torch.cuda.current_stream(self.device).synchronize()
-        self._session.run_with_iobinding(binding, options)
+        self._session.run_with_iobinding(binding)
         return [torch.from_numpy(output.numpy()).to(self.device) for output in binding.get_outputs()]

@@ -11,7 +11,7 @@ from tta_server.drift.watch import Watch
 from tta_server.guard.judge import Judge
 from tta_server.guard.record import estimated_gain
 from tta_server.guard.verdict import Memory, Serve
-from tta_server.models.backbone import size_bytes
+from tta_server.models.backbone import EMPTY, size_bytes
 from tta_server.settings import AdapterSettings, Mode
 from tta_server.streams.history import History, Kept
 from tta_server.streams.lately import Lately
@@ -143,6 +143,7 @@ class Stream:
     strange: tuple[StrangeImage, ...] = ()
     generation: int = 0
     mode_s: float = 0.0
+    _counted: tuple[State, int] = field(default=(EMPTY, 0), init=False, repr=False)
 
     @property
     def standing(self) -> Standing:
@@ -187,13 +188,22 @@ class Stream:
     @property
     def bytes(self) -> dict[StateKind, int]:
         """Memory that it takes, by kind; the state that all streams start from is not its own."""
-        own = 0 if self.state is self.method.initial else size_bytes(self.state)
-        kept = sum(size_bytes(kept.state) for kept in [self.history.find(self.version)] if kept)
+        own = 0 if self.state is self.method.initial else self.state_bytes
+        kept = self.state_bytes if self.history.find(self.version) else 0
         return {
             "state": own + size_bytes(self.memory) + self._where_bytes + self.drift.bytes,
             "history": self.history.bytes - kept,  # the current state is in there too
             "window": self.window.bytes + sum(each.image.nbytes for each in self.strange),
         }
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory that its state takes; asked with every request, and counted once a state."""
+        state, size = self._counted
+        if state is not self.state:
+            size = size_bytes(self.state)
+            self._counted = self.state, size
+        return size
 
     @property
     def _where_bytes(self) -> int:
@@ -261,7 +271,7 @@ class Stream:
             images_in_window=len(self.window),
             entropy_ratio=self.entropy_ratio,
             confidence_ratio=self.confidence,
-            state_bytes=size_bytes(self.state),
+            state_bytes=self.state_bytes,
             last_verdict=self.verdicts[-1] if self.verdicts else None,
         )
 
