@@ -89,10 +89,10 @@ class EngineSettings(Section):
         0.0, ge=0, allow_inf_nan=False, description="Age at which a window that is not full is learnt from; 0 never."
     )
     learn_share: float = Field(
-        0.25,
+        0.1,
         ge=0,
         le=1,
-        description="Most of the device's time that steps take while requests wait; 0 learns only while none waits.",
+        description="Most of the time that steps take while requests wait for one another; 0 takes none then.",
     )
     stuck_after_s: float = Field(
         60.0,

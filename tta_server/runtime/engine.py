@@ -1,6 +1,7 @@
 """The queue in front of the device thread, and the thread itself."""
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 _INSPECT_EVERY_S = 30.0
 _STOP_WITHIN_S = 10.0
 _LOOK_EVERY_S = 0.02
+_LULL_S = 0.05  # in which callers who were answered together ask again, if they do
 
 T = TypeVar("T")
 
@@ -38,8 +40,8 @@ class _Command(NamedTuple):
 class Engine:
     """Let many threads ask, and one thread answer.
 
-    Answers go before learning: while requests wait, steps take at most `learn_share` of the time, so that few requests
-    wait for one. While more than half the queue is full, windows are dropped instead.
+    Answers go before learning: while requests wait, or just did so for one another, steps take at most `learn_share`
+    of the time, so that few requests wait for one. While more than half the queue is full, windows are dropped instead.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Engine:
         self._broken = False
         self._pulse = Pulse()
         self._rest = Rest(settings.learn_share)
+        self._quiet_s = 0.0  # from when nobody is expected, unless requests wait
         self._in_hand: list[Future[Any]] = []  # of what the device thread is at
         self._started = False
         self._inspect_s = time.monotonic() + _INSPECT_EVERY_S
@@ -247,6 +250,8 @@ class Engine:
                 if jobs:
                     with self._pulse.at_work():
                         self._worker.answer(jobs)
+                    if len(jobs) > 1:  # who asked together comes back together
+                        self._quiet_s = time.monotonic() + _LULL_S
                 elif last:
                     return
                 if not last:
@@ -282,9 +287,10 @@ class Engine:
     def _turn_s(self) -> float | None:
         """Return when the next window may be learnt from or dropped, with requests waiting as they do now."""
         due_s = self._worker.due_s()
-        if due_s is None or not self._batcher.rows or self._is_crowded():
+        if due_s is None or self._is_crowded():
             return due_s
-        return max(due_s, self._rest.rested_s)
+        quiet_s = math.inf if self._batcher.rows else self._quiet_s
+        return max(due_s, min(quiet_s, self._rest.rested_s))
 
     def _is_crowded(self) -> bool:
         return self._batcher.rows > self._settings.max_queue_rows // 2

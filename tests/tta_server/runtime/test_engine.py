@@ -167,6 +167,19 @@ def test_while_requests_wait_steps_take_no_more_than_their_share(share, learnt_m
     assert versions == [0, learnt_meanwhile]
 
 
+@pytest.mark.parametrize(("lull_s", "steps"), [(0.0, 1), (3600.0, 0)])
+def test_callers_who_were_answered_together_are_expected_back(monkeypatch, lull_s, steps):
+    monkeypatch.setattr("tta_server.runtime.engine._LULL_S", lull_s)
+    with gated(learn_share=0) as (engine, adapter, _busy):
+        together = [submit(engine, "door", rows(2, seed)) for seed in range(2)]
+        adapter.gate.set()
+        for future in together:
+            future.result(PATIENCE_S)
+
+        until(lambda: read(engine)["steps"] >= steps)
+        assert read(engine)["steps"] == steps
+
+
 def test_a_request_that_is_cancelled_while_it_waits_costs_nothing():
     with gated() as (engine, adapter, _busy):
         gone, here = submit(engine, "gone", rows(4)), submit(engine, "here", rows(4))
