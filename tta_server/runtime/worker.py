@@ -253,7 +253,9 @@ class Worker:
         for draft in drafts:
             job, answer = draft.job, self._ready[draft]
             if job.request_id:
-                self.parts.ledger.add(job.request_id, stream.name, answer.probabilities.argmax(1), job.images)
+                by_source = all(part.stream.answers_as_source for part in draft.parts)
+                classes, images = answer.probabilities.argmax(1), None if by_source else job.images
+                self.parts.ledger.add(job.request_id, stream.name, classes, images)
             # Sums, for a mean of few numbers takes numpy longer than all else here.
             ratio = float(answer.entropy_nats.sum()) / job.rows / math.log(answer.probabilities.shape[1])
             stream.observe(ratio, float(answer.probabilities.max(1).sum()) / job.rows, job.rows)

@@ -16,25 +16,26 @@ from tta_server.streams.window import Images
 _MOST_REQUESTS = 100_000
 _Z = NormalDist().inv_cdf(0.975)
 
-_Key = tuple[str, str]  # of a request and of the stream that answered it
 Classes = npt.NDArray[np.integer[Any]]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Answered:
-    """What is kept of an answered request.
+    """What is kept of an answered request; of 100,000 each byte counts.
 
     Attributes:
         stream: Whose it was.
-        predicted: Class of each image that was answered (n,).
-        images: The images (n, C, H, W), as long as there is room: the source is asked when labels come.
+        predicted: Class of each image that was answered.
+        by_source: Whether the source gave this answer, so that nobody need ask it again.
+        images: Else the images (n, C, H, W), as long as there is room: the source is asked when labels come.
         labelled: Places that labels came for; each counts once.
     """
 
     stream: str
-    predicted: Classes
+    predicted: tuple[int, ...]
+    by_source: bool
     images: Images | None
-    labelled: set[int]
+    labelled: frozenset[int] = frozenset()
 
 
 class Ledger:
@@ -43,29 +44,37 @@ class Ledger:
     def __init__(self, max_bytes: int) -> None:
         """Keep images of at most `max_bytes` together, and the answers of at most 100,000 requests."""
         self._max_bytes = max_bytes
-        self._answers: OrderedDict[_Key, Answered] = OrderedDict()
-        self._with_images: OrderedDict[_Key, Answered] = OrderedDict()
-        self._streams: dict[str, dict[str, None]] = {}  # those with a request of that id; nobody owns an id
+        self._answers: OrderedDict[str, tuple[Answered, ...]] = OrderedDict()  # by id, which nobody owns
+        self._with_images: OrderedDict[Answered, None] = OrderedDict()
+        self._requests = 0
         self._bytes = 0
         self._counts: dict[str, Counter[str]] = {}
 
-    def add(self, request_id: str, stream: str, predicted: Classes, images: Images) -> None:
-        """Keep an answer; one of the same stream with the same id gives its place to it."""
-        key = (request_id, stream)
-        self._forget(key)
-        answered = Answered(stream, predicted, images, set())
-        self._answers[key] = self._with_images[key] = answered
-        self._streams.setdefault(request_id, {})[stream] = None
-        self._bytes += images.nbytes
+    def add(self, request_id: str, stream: str, predicted: Classes, images: Images | None) -> None:
+        """Keep an answer; one of the same stream with the same id gives its place to it.
+
+        Args:
+            request_id: Of the request.
+            stream: That answered it.
+            predicted: Class of each image (n,).
+            images: The images (n, C, H, W); None if it was the source that answered.
+        """
+        self._forget(request_id, stream)
+        answered = Answered(stream, tuple(predicted.tolist()), images is None, images)
+        self._answers[request_id] = (*self._answers.pop(request_id, ()), answered)
+        self._requests += 1
+        if images is not None:
+            self._with_images[answered] = None
+            self._bytes += images.nbytes
         while self._bytes > self._max_bytes and self._with_images:
-            _, oldest = self._with_images.popitem(last=False)
-            self._release(oldest)
-        while len(self._answers) > _MOST_REQUESTS:
-            self._forget(next(iter(self._answers)))
+            self._release(next(iter(self._with_images)))
+        while self._requests > _MOST_REQUESTS:
+            oldest, answers = next(iter(self._answers.items()))
+            self._forget(oldest, answers[0].stream)
 
     def streams_of(self, request_id: str) -> list[str]:
         """Return the streams that have a request with this id, the oldest first."""
-        return list(self._streams.get(request_id, ()))
+        return [answered.stream for answered in self._answers.get(request_id, ())]
 
     def label(
         self, request_id: str, stream: str, index: int, label: int, ask: Callable[[Images], Classes]
@@ -82,16 +91,19 @@ class Ledger:
         Returns:
             The stream that it counts for; None if the request or image is unknown, or was labelled before.
         """
-        answered = self._answers.get((request_id, stream))
+        answered = next((one for one in self._answers.get(request_id, ()) if one.stream == stream), None)
         if answered is None or not 0 <= index < len(answered.predicted) or index in answered.labelled:
             return None
-        answered.labelled.add(index)
+        answered.labelled |= {index}
+        right = answered.predicted[index] == label
         counts = self._counts.setdefault(answered.stream, Counter())
         counts["adapted"] += 1
-        counts["adapted_right"] += int(answered.predicted[index] == label)
+        counts["adapted_right"] += int(right)
         if answered.images is not None:
+            right = int(ask(answered.images[index : index + 1])[0]) == label
+        if answered.images is not None or answered.by_source:
             counts["source"] += 1
-            counts["source_right"] += int(ask(answered.images[index : index + 1])[0] == label)
+            counts["source_right"] += int(right)
         return answered.stream
 
     def accuracy(self, stream: str) -> dict[str, dict[str, float]]:
@@ -107,22 +119,25 @@ class Ledger:
     def forget(self, stream: str) -> None:
         """Erase everything of a stream."""
         self._counts.pop(stream, None)
-        for key in [key for key in self._answers if key[1] == stream]:
-            self._forget(key)
+        for request_id in [request_id for request_id in self._answers if stream in self.streams_of(request_id)]:
+            self._forget(request_id, stream)
 
-    def _forget(self, key: _Key) -> None:
-        answered = self._answers.pop(key, None)
-        if answered is None:
-            return
-        request_id, stream = key
-        del self._streams[request_id][stream]
-        if not self._streams[request_id]:
-            del self._streams[request_id]
-        if self._with_images.pop(key, None) is not None:
-            self._release(answered)
+    def _forget(self, request_id: str, stream: str) -> None:
+        """Forget what a stream answered under an id, if it did."""
+        answers = self._answers.get(request_id, ())
+        left = tuple(answered for answered in answers if answered.stream != stream)
+        for answered in answers:
+            if answered.stream == stream:
+                self._requests -= 1
+                self._release(answered)
+        if left:
+            self._answers[request_id] = left
+        elif answers:
+            del self._answers[request_id]
 
     def _release(self, answered: Answered) -> None:
         if answered.images is not None:
+            del self._with_images[answered]
             self._bytes -= answered.images.nbytes
             answered.images = None
 

@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 
 import tta_server.streams.ledger as module
 from tests.tta_server.runtime.fakes import rows
-from tta_server.streams.ledger import Ledger, wilson
+from tta_server.streams.ledger import Answered, Ledger, wilson
 
 IMAGE_BYTES = rows(1).nbytes
 
@@ -28,6 +28,10 @@ def ledger(*ids: str, most: int = 10**6, stream: str = "door") -> Ledger:
     for name in ids:
         filled.add(name, stream, np.array([1, 2]), rows(2))
     return filled
+
+
+def answers(books: Ledger) -> list[Answered]:
+    return [each for found in books._answers.values() for each in found]
 
 
 @given(count=st.integers(1, 100_000), share=st.floats(0, 1))
@@ -64,6 +68,17 @@ def test_the_source_is_asked_about_the_image_that_the_label_is_of():
     assert np.array_equal(asked[0], rows(2)[1:])
 
 
+def test_what_the_source_answered_needs_no_image():
+    books = Ledger(10**6)
+    books.add("r1", "door", np.array([1, 2]), None)
+
+    for index in range(2):
+        assert books.label("r1", "door", index, 1, never) == "door"
+
+    assert books.accuracy("door")["source"] == books.accuracy("door")["adapted"]
+    assert books.accuracy("door")["source"]["accuracy"] == 0.5
+
+
 @pytest.mark.parametrize(("request_id", "index"), [("r2", 0), ("r1", 2), ("r1", -1)])
 def test_a_label_of_nothing_that_was_answered_counts_for_nobody(request_id, index):
     books = ledger("r1")
@@ -96,7 +111,7 @@ def test_the_budget_is_never_exceeded(requests, images):
 
     for name, count in requests:
         books.add(str(name), "door", np.zeros(count, int), rows(count))
-        held = sum(each.images.nbytes for each in books._answers.values() if each.images is not None)
+        held = sum(each.images.nbytes for each in answers(books) if each.images is not None)
         assert books._bytes == held <= images * IMAGE_BYTES
 
 
@@ -106,6 +121,20 @@ def test_the_oldest_answers_go_first(monkeypatch):
 
     assert books.label("r1", "door", 0, 1, never) is None
     assert books.label("r2", "door", 0, 1, always(1)) == "door"
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from(["door", "yard"]), st.booleans()), max_size=40))
+def test_no_more_requests_are_kept_than_there_is_room_for(requests):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_MOST_REQUESTS", 5)
+        books = Ledger(10**6)
+
+        for name, stream, by_source in requests:
+            books.add(str(name), stream, np.zeros(1, int), None if by_source else rows(1))
+
+            assert books._requests == len(answers(books)) <= 5
+            assert books.streams_of(str(name))[-1] == stream
+            assert {*books._with_images} == {each for each in answers(books) if not each.by_source}
 
 
 def test_an_answer_with_a_known_id_takes_the_place_of_the_others_of_its_stream():
