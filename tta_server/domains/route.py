@@ -45,12 +45,12 @@ def route(places: Sequence[Place], styles: Tensor, limit: float) -> list[int]:
     """
     found = torch.tensor(_places_of(places, styles, limit))
     strange = found == NEW
-    if strange.any() and not _is_new(places, styles[strange], limit):
+    if strange.any() and not _is_new(distances(places, styles[strange]), int(strange.sum()), limit):
         found[strange] = _least_strange(torch.stack([place.each(styles[strange]) for place in places]))
     return [int(index) for index in found]
 
 
-def follow(places: Sequence[Place], recent: Tensor, current: int, limit: float) -> int:
+def follow(places: Sequence[Place], recent: Tensor, current: int, limit: float) -> tuple[int, list[float]]:
     """Say where a request of few images belongs, judged together with those before it.
 
     Args:
@@ -61,17 +61,18 @@ def follow(places: Sequence[Place], recent: Tensor, current: int, limit: float) 
         limit: As for `route`.
 
     Returns:
-        An index of `places`, or `NEW`. To move from one learnt domain to another takes one that is clearly nearer.
+        An index of `places`, or `NEW`; and how far the images lie from each place. To move from one learnt domain to
+        another takes one that is clearly nearer.
     """
-    near = _near(places, recent, limit)
+    apart = distances(places, recent)
+    near = _near(apart, limit)
     if near is None:
-        if _is_new(places, recent, limit):
-            return NEW
-        return int(_least_strange(torch.tensor(distances(places, recent))[:, None]))
-    if not (current and near):
-        return near
-    stays, goes = distances([places[current], places[near]], recent)
-    return current if _CLEARLY_NEARER * stays < goes else near
+        if _is_new(apart, len(recent), limit):
+            return NEW, apart
+        return int(_least_strange(torch.tensor(apart)[:, None])), apart
+    if current and near and _CLEARLY_NEARER * apart[current] < apart[near]:
+        return current, apart
+    return near, apart
 
 
 def settled(recent: Tensor, limit: float) -> Tensor:
@@ -121,17 +122,15 @@ def _cuts(count: int) -> tuple[npt.NDArray[np.float64], ...]:
     return before, after, 1 / before + 1 / after + 1 / KIN_IMAGES
 
 
-def _near(places: Sequence[Place], styles: Tensor, limit: float) -> int | None:
+def _near(apart: Sequence[float], limit: float) -> int | None:
     """Return the source if images lie within its reach, else the nearest of the places within whose reach they lie."""
-    found = distances(places, styles)
-    within = [index for index, distance in enumerate(found) if distance < reach(index, limit)]
-    return 0 if 0 in within else min(within, key=found.__getitem__, default=None)
+    within = [index for index, distance in enumerate(apart) if distance < reach(index, limit)]
+    return 0 if 0 in within else min(within, key=apart.__getitem__, default=None)
 
 
-def _is_new(places: Sequence[Place], styles: Tensor, limit: float) -> bool:
+def _is_new(apart: Sequence[float], images: int, limit: float) -> bool:
     """Say whether images that lie nowhere are a domain: the fewer they are, the farther out they must lie."""
-    needed = limit * max(1.0, KIN_IMAGES / len(styles))
-    return len(styles) >= _LEAST_OF_A_NEW_ONE and min(distances(places, styles)) >= needed
+    return images >= _LEAST_OF_A_NEW_ONE and min(apart) >= limit * max(1.0, KIN_IMAGES / images)
 
 
 def _least_strange(apart: Tensor) -> Tensor:
@@ -144,7 +143,7 @@ def _places_of(places: Sequence[Place], styles: Tensor, limit: float) -> list[in
     change = _change(styles, limit)
     if change:
         return _places_of(places, styles[:change], limit) + _places_of(places, styles[change:], limit)
-    near = _near(places, styles, limit)
+    near = _near(distances(places, styles), limit)
     if (spread(styles) or 0.0) > _WIDE * places[near or 0].spread:
         return _divide(places, styles, limit)
     return [NEW if near is None else near] * len(styles)

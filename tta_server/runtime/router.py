@@ -109,7 +109,8 @@ class Router:
             return [Piece(job, stream)]
         known, been = self._registry.domains(stream.name), stream.whereabouts
         stream.whereabouts = whereabouts_of(stream).after(look.styles, self._space.limit)
-        found = np.array(self._where(stream, stream.whereabouts, known, look.styles))
+        where, apart = self._where(stream, stream.whereabouts, known, look.styles)
+        found = np.array(where)
         asked = {0: stream}
         wanted = [(index, *one) for index, one in enumerate(known.items(), 1) if (found == index).any()]
         try:
@@ -125,7 +126,7 @@ class Router:
             asked[NEW] = self._open(stream, first, job, {*busy, *(one.name for one in asked.values())})
         index = int(found[-1])
         own = look.styles[torch.from_numpy(found == index)] if judged is None else judged
-        self._arrive(stream, asked[index], own, known)
+        self._arrive(stream, asked[index], own, known, (apart[index], apart[0]) if apart and index != NEW else None)
         shares = {index: np.flatnonzero(found == index) for index in dict.fromkeys(found.tolist())}
         return [Piece(job, asked[index], None if len(own) == job.rows else own) for index, own in shares.items()]
 
@@ -137,7 +138,7 @@ class Router:
         known = self._registry.domains(stream.name)
         where = whereabouts_of(stream).after(styles, self._space.limit)
         names = {NEW: ""} | dict(enumerate([HOME, *known]))
-        return [names[index] for index in self._where(stream, where, known, styles)]
+        return [names[index] for index in self._where(stream, where, known, styles)[0]]
 
     def begin(self, part: Piece) -> None:
         """Have a domain in which no step was taken answer with the statistics of what it has seen so far.
@@ -182,10 +183,25 @@ class Router:
         if whereabouts_of(stream).current == gone:
             stream.whereabouts = whereabouts_of(stream).at(kept)
 
-    def _arrive(self, stream: Stream, last: Stream, styles: Tensor, known: dict[str, Place]) -> None:
-        """Note where a stream is now: who answers the last image, which was judged by these styles (n, D)."""
+    def _arrive(
+        self,
+        stream: Stream,
+        last: Stream,
+        styles: Tensor,
+        known: dict[str, Place],
+        apart: tuple[float, float] | None,
+    ) -> None:
+        """Note where a stream is now.
+
+        Args:
+            stream: Whose images they were.
+            last: Who answers the last one.
+            styles: By which that one was judged (n, D).
+            known: The domains before them.
+            apart: How far these lie from there and from the source, if that is known.
+        """
         here = known.get(last.name) or last.place or self._source
-        distance, from_source = distances([here, self._source], styles)
+        distance, from_source = apart or distances([here, self._source], styles)
         been = whereabouts_of(stream)
         stream.whereabouts = been.arrived(last.name if last.parent else "", distance, from_source)
         if last.name in known and last.name != been.current:
@@ -202,15 +218,19 @@ class Router:
             found[job] = Look(styles[start:end], own)
         return found
 
-    def _where(self, stream: Stream, where: Whereabouts, known: dict[str, Place], styles: Tensor) -> list[int]:
+    def _where(
+        self, stream: Stream, where: Whereabouts, known: dict[str, Place], styles: Tensor
+    ) -> tuple[list[int], list[float]]:
+        """Return where each image belongs; and how far few images, judged as one, lie from each place, else nothing."""
         places, names = [self._source, *known.values()], ["", *known]
         if is_few(len(styles)):
             current = names.index(where.current) if where.current in names else 0
-            return [follow(places, where.recent, current, self._space.limit)] * len(styles)
+            index, apart = follow(places, where.recent, current, self._space.limit)
+            return [index] * len(styles), apart
         found = route(places, styles, self._space.limit)
         if stream.mode == "inline" or stream.method.adapter.batch_coupled:  # rows that one forward must see together
-            return [Counter(found).most_common(1)[0][0]] * len(found)
-        return found
+            found = [Counter(found).most_common(1)[0][0]] * len(found)
+        return found, []
 
     def _open(self, stream: Stream, styles: Tensor, job: Job, busy: set[str]) -> Stream:
         """Open a domain for images of these styles (n, D); if there is no room, one that can be spared goes.
