@@ -43,6 +43,7 @@ def test_planned_moves_lose_nothing(fleet, size, requests, tmp_path):
 def test_two_replicas_that_fight_over_a_stream_never_give_a_version_twice(fleet, tmp_path):
     callers = Callers(fleet.url, ["gate"], 1, tmp_path / "history.jsonl")
     fleet.start(2)
+    fleet.wait_until_balanced(2)
 
     with callers.asking():
         clients = [httpx.Client(base_url=f"http://{replica.address}", timeout=30) for replica in fleet.replicas[:2]]
