@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 _INSPECT_EVERY_S = 30.0
 _STOP_WITHIN_S = 10.0
 _LOOK_EVERY_S = 0.02
-_LULL_S = 0.05  # in which callers who were answered together ask again, if they do
+_LONGEST_LULL_S = 0.05
 
 T = TypeVar("T")
 
@@ -248,10 +248,12 @@ class Engine:
                     with self._pulse.at_work(), self._worker.at_work():
                         _settle(command)
                 if jobs:
+                    began_s = time.monotonic()
                     with self._pulse.at_work():
                         self._worker.answer(jobs)
-                    if len(jobs) > 1:  # who asked together comes back together
-                        self._quiet_s = time.monotonic() + _LULL_S
+                    if len(jobs) > 1:  # who asked together comes back together, if soon
+                        ended_s = time.monotonic()
+                        self._quiet_s = ended_s + _lull_s(ended_s - began_s)
                 elif last:
                     return
                 if not last:
@@ -289,8 +291,9 @@ class Engine:
         due_s = self._worker.due_s()
         if due_s is None or self._is_crowded():
             return due_s
-        quiet_s = math.inf if self._batcher.rows else self._quiet_s
-        return max(due_s, min(quiet_s, self._rest.rested_s))
+        waits_s = self._batcher.due_s()
+        waiting = waits_s is not None and waits_s <= time.monotonic()  # and not for company
+        return max(due_s, min(math.inf if waiting else self._quiet_s, self._rest.rested_s))
 
     def _is_crowded(self) -> bool:
         return self._batcher.rows > self._settings.max_queue_rows // 2
@@ -331,6 +334,11 @@ class Engine:
         if trouble:
             log.critical(trouble)
             self._trouble, self._broken = trouble, True
+
+
+def _lull_s(took_s: float) -> float:
+    """Return for how long callers are expected back whose answers took so long: a load, they ask again sooner."""
+    return min(_LONGEST_LULL_S, took_s)
 
 
 def _settle(command: _Command) -> None:

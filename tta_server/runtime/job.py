@@ -123,6 +123,20 @@ class Piece:
         return self.job.rows if self.places is None else len(self.places)
 
 
+class Author(NamedTuple):
+    """Whose answer it is, as it was when the answer was given.
+
+    Attributes:
+        version: Of the stream's state.
+        adapted: Whether a state answered that has learnt something.
+        source: Whether it was the frozen model that was asked.
+    """
+
+    version: int
+    adapted: bool
+    source: bool
+
+
 class Draft:
     """An answer that is put together from its parts."""
 
@@ -133,23 +147,19 @@ class Draft:
         self.parts = parts
         self._begun_s = begun_s
         self._apart = stream.tells_apart
-        self._version = 0
         self._found: dict[Piece, Scores] = {}
-        self._adapted = False
+        self._authors: dict[Piece, Author] = {}
 
-    def take(self, part: Piece, scores: Scores, version: int, adapted: bool) -> bool:
-        """Take the answer to a part; returns whether all parts are there.
-
-        Args:
-            part: The part.
-            scores: Its answer.
-            version: Of the stream's state when it answered.
-            adapted: Whether a state that has learnt something answered.
-        """
+    def take(self, part: Piece, scores: Scores, author: Author) -> bool:
+        """Take the answer to a part, and whose it is; returns whether all parts are there."""
         self._found[part] = scores
-        self._version = version
-        self._adapted |= adapted
+        self._authors[part] = author
         return len(self._found) == len(self.parts)
+
+    @property
+    def frozen(self) -> list[Piece]:
+        """The parts that the frozen model has answered."""
+        return [part for part, author in self._authors.items() if author.source]
 
     def scores(self, part: Piece) -> Scores:
         """Return the answer to a part that was taken."""
@@ -168,8 +178,8 @@ class Draft:
             probabilities,
             entropies,
             self.job.stream,
-            self._version,
-            self._adapted,
+            next(reversed(self._authors.values())).version,
+            any(author.adapted for author in self._authors.values()),
             self._domains(),
             self._begun_s - self.job.arrived_s,
             time.monotonic() - self._begun_s,

@@ -20,7 +20,7 @@ from tta_server.models import Backbone
 from tta_server.runtime.answerer import Answerer, warm_up
 from tta_server.runtime.damage import Damage
 from tta_server.runtime.device import read
-from tta_server.runtime.job import Answer, Draft, Job, Piece, Scores
+from tta_server.runtime.job import Answer, Author, Draft, Job, Piece, Scores
 from tta_server.runtime.learner import Learner
 from tta_server.runtime.router import Look, Router
 from tta_server.runtime.watcher import Watcher
@@ -110,7 +110,7 @@ class Worker:
             left = [part for draft in drafts.values() for part in draft.parts if part not in answered]
             for part, scores in answered.items():
                 draft = drafts[part.job]
-                self._take(draft, part, scores, (draft.stream.version, part.stream.adapted))
+                self._take(draft, part, scores, Author(draft.stream.version, part.stream.adapted, source=True))
             self._hand_out()
             for group in self.parts.answerer.groups(left):
                 self._answer(group, drafts)
@@ -216,11 +216,15 @@ class Worker:
         if not group:
             return
         started_s, first = time.monotonic(), group[0]
-        states = [(drafts[part.job].stream.version, part.stream.adapted) for part in group]
+        authors = [
+            Author(drafts[part.job].stream.version, part.stream.adapted, part.stream.answers_as_source)
+            for part in group
+        ]
         try:
             if first.stream.mode == "inline" and first.rows > 1 and not first.stream.answers_as_source:
                 scores, serve = self._inline(first)
-                states = [(version, adapted and serve == "adapted") for version, adapted in states]
+                by_source = serve == "source"
+                authors = [Author(version, adapted and not by_source, by_source) for version, adapted, _ in authors]
             else:
                 scores = self.parts.answerer.answer(group)
         except Exception as error:
@@ -229,9 +233,9 @@ class Worker:
         self._metrics.batch(len(scores.probabilities))
         self._metrics.stage("forward", time.monotonic() - started_s)
         end = 0
-        for part, state in zip(group, states, strict=True):
+        for part, author in zip(group, authors, strict=True):
             start, end = end, end + part.rows
-            self._take(drafts[part.job], part, scores.only(slice(start, end)), state)
+            self._take(drafts[part.job], part, scores.only(slice(start, end)), author)
         self._hand_out()
 
     def _hand_out(self) -> None:
@@ -253,15 +257,13 @@ class Worker:
         for draft in drafts:
             job, answer = draft.job, self._ready[draft]
             if job.request_id:
-                by_source = all(part.stream.answers_as_source for part in draft.parts)
-                classes, images = answer.probabilities.argmax(1), None if by_source else job.images
-                self.parts.ledger.add(job.request_id, stream.name, classes, images)
+                images = None if len(draft.frozen) == len(draft.parts) else job.images
+                self.parts.ledger.add(job.request_id, stream.name, answer.probabilities.argmax(1), images)
             # Sums, for a mean of few numbers takes numpy longer than all else here.
             ratio = float(answer.entropy_nats.sum()) / job.rows / math.log(answer.probabilities.shape[1])
             stream.observe(ratio, float(answer.probabilities.max(1).sum()) / job.rows, job.rows)
         self._tell(stream, "answered", sum(draft.job.rows for draft in drafts))
-        parts = [(draft, part) for draft in drafts for part in draft.parts]
-        frozen = [(part, draft.scores(part)) for draft, part in parts if part.stream.answers_as_source]
+        frozen = [(part, draft.scores(part)) for draft in drafts for part in draft.frozen]
         self.parts.watcher.answered(stream, frozen)
         at = now()
         for draft in drafts:
@@ -275,9 +277,9 @@ class Worker:
             if stream.tells_apart:
                 self.parts.watcher.looked(stream, draft.job.rows)
 
-    def _take(self, draft: Draft, part: Piece, scores: Scores, state: tuple[int, bool]) -> None:
+    def _take(self, draft: Draft, part: Piece, scores: Scores, author: Author) -> None:
         with self._whatever_happens(draft.job):
-            if draft.take(part, scores, *state):
+            if draft.take(part, scores, author):
                 self._reply(draft, draft.answer())
 
     def _fail(self, group: Sequence[Piece], drafts: Mapping[Job, Draft], error: Exception) -> None:

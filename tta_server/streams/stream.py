@@ -188,8 +188,9 @@ class Stream:
     @property
     def bytes(self) -> dict[StateKind, int]:
         """Memory that it takes, by kind; the state that all streams start from is not its own."""
-        own = 0 if self.state is self.method.initial else self.state_bytes
-        kept = self.state_bytes if self.history.find(self.version) else 0
+        size = self.state_bytes
+        own = 0 if self.state is self.method.initial else size
+        kept = size if self.history.find(self.version) else 0
         return {
             "state": own + size_bytes(self.memory) + self._where_bytes + self.drift.bytes,
             "history": self.history.bytes - kept,  # the current state is in there too

@@ -79,7 +79,7 @@ def test_a_stream_that_fails_on_every_touch_never_disturbs_twenty_others(touch, 
         ask(subject, name, rows(4))
     learn_all(subject)
     TOUCHES[touch](subject)
-    settings = EngineSettings(max_rows=64, max_queue_rows=64, window_rows=4)
+    settings = EngineSettings(max_rows=64, max_queue_rows=64, window_rows=4, learn_share=1)
     engine = Engine(subject.worker, subject.commands, Room(1024, 2**30), settings, subject.metrics)
     engine.start()
     try:

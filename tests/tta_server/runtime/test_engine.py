@@ -10,11 +10,13 @@ from concurrent.futures import wait
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.tta_server.runtime.engines import PATIENCE_S, answer, answer_of, gated, listed, make, read, running, until
 from tests.tta_server.runtime.fakes import WHO, Fails, rows, submit
 from tta_server.errors import BadRequest, NotFound, NotReady, Overloaded
-from tta_server.runtime.engine import Engine
+from tta_server.runtime.engine import Engine, _lull_s
 from tta_server.runtime.job import Job
 from tta_server.streams.window import prepared
 
@@ -169,7 +171,7 @@ def test_while_requests_wait_steps_take_no_more_than_their_share(share, learnt_m
 
 @pytest.mark.parametrize(("lull_s", "steps"), [(0.0, 1), (3600.0, 0)])
 def test_callers_who_were_answered_together_are_expected_back(monkeypatch, lull_s, steps):
-    monkeypatch.setattr("tta_server.runtime.engine._LULL_S", lull_s)
+    monkeypatch.setattr("tta_server.runtime.engine._lull_s", lambda _took_s: lull_s)
     with gated(learn_share=0) as (engine, adapter, _busy):
         together = [submit(engine, "door", rows(2, seed)) for seed in range(2)]
         adapter.gate.set()
@@ -178,6 +180,21 @@ def test_callers_who_were_answered_together_are_expected_back(monkeypatch, lull_
 
         until(lambda: read(engine)["steps"] >= steps)
         assert read(engine)["steps"] == steps
+
+
+@given(st.floats(0, 1e3))
+def test_they_are_expected_no_longer_than_their_answers_took(took_s):
+    assert 0 <= _lull_s(took_s) <= took_s
+
+
+def test_requests_that_only_wait_for_company_hold_up_no_step():
+    with running(max_delay_ms=60_000, learn_share=0) as engine:
+        wait([submit(engine, "door", rows(8))], PATIENCE_S)  # a group that is full; its window is due
+        lonely = submit(engine, "gate", rows(1))
+
+        until(lambda: read(engine)["steps"] > 0)
+
+        assert not lonely.done()
 
 
 def test_a_request_that_is_cancelled_while_it_waits_costs_nothing():

@@ -1,15 +1,31 @@
 """What a request, a step or a network that fails costs, and what it does not."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
 
 from tests.networks import layer_norm_network
 from tests.states import bits
-from tests.tta_server.runtime.fakes import SHAPE, BlindToWhite, Fails, ask, is_due, learn_all, queued, rows, tiny, wired
+from tests.tta_server.runtime.fakes import (
+    SHAPE,
+    BlindToWhite,
+    Fails,
+    Scripted,
+    ask,
+    is_due,
+    learn_all,
+    queued,
+    rows,
+    tiny,
+    wired,
+)
 from tta_server import adapters
+from tta_server.adapters import State, Step
 from tta_server.errors import BadRequest, Overloaded, TTAError
-from tta_server.models import TorchBackbone
+from tta_server.models import Backbone, Output, TorchBackbone
 from tta_server.models.onnx_backbone import OnnxBackbone
 
 WHITE = np.ones((1, *SHAPE), dtype=np.float32)
@@ -62,6 +78,37 @@ def test_an_answer_that_is_not_finite_fails_its_request_and_no_neighbour():
     learn_all(subject)
     assert subject.commands.read("door")["images"] == 5
     assert np.isfinite(ask(subject, "door", rows(2)).probabilities).all()
+
+
+@dataclass(frozen=True)
+class Turns(Fails):
+    """Gives each class the name of another once it has taken a step."""
+
+    name: ClassVar[str] = "turns"
+
+    def predict(self, backbone: Backbone, state: State, x: torch.Tensor) -> Output:
+        output = backbone.forward(x)
+        return Output(output.logits.roll(int(state["theta"][0]), 1), output.features)
+
+    def adapt(self, backbone: Backbone, state: State, x: torch.Tensor) -> Step:
+        after = {"theta": state["theta"] + 1}
+        return Step(after, self.predict(backbone, state, x), {"accepted": torch.tensor(True)})
+
+
+def test_an_answer_whose_own_step_switched_the_stream_off_is_not_taken_for_the_frozen_models():
+    subject = wired(Turns(), judge=Scripted(("reset", "reset", "commit", "reset")), mode="inline")
+    ledger, source = subject.worker.parts.ledger, subject.worker.parts.answerer.source
+
+    for turn in range(4):
+        answer = ask(subject, "lab", rows(8, turn), request_id="last")
+    predicted = source(rows(8, 3))
+    for place, label in enumerate(predicted):
+        ledger.label("last", "lab", place, int(label), source)
+
+    assert subject.stream("lab").frozen
+    assert answer.adapted
+    assert ledger.accuracy("lab")["source"]["accuracy"] == 1
+    assert ledger.accuracy("lab")["adapted"]["accuracy"] == 0
 
 
 def test_inline_learning_on_an_answer_that_is_not_finite_changes_nothing():

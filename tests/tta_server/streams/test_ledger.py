@@ -31,7 +31,8 @@ def ledger(*ids: str, most: int = 10**6, stream: str = "door") -> Ledger:
 
 
 def answers(books: Ledger) -> list[Answered]:
-    return [each for found in books._answers.values() for each in found]
+    held = books._answers.values()
+    return [each for found in held for each in (found.values() if isinstance(found, dict) else [found])]
 
 
 @given(count=st.integers(1, 100_000), share=st.floats(0, 1))
@@ -85,6 +86,15 @@ def test_a_label_of_nothing_that_was_answered_counts_for_nobody(request_id, inde
 
     assert books.label(request_id, "door", index, 1, never) is None
     assert books.accuracy("door") == {"adapted": {"labels": 0}, "source": {"labels": 0}}
+
+
+def test_a_network_may_have_more_classes_than_fit_into_two_bytes():
+    books = Ledger(10**6)
+    books.add("r1", "door", np.array([3, 70_000]), None)
+
+    assert books.label("r1", "door", 1, 70_000, never) == "door"
+
+    assert books.accuracy("door")["adapted"]["accuracy"] == 1
 
 
 def test_an_image_is_labelled_once():
