@@ -167,7 +167,9 @@ class StreamsSettings(Section):
         256, ge=0, description="An image that equals one of so many before it is not learnt from; 0 takes all."
     )
     recent_bytes: int = Field(
-        64 * 2**20, ge=0, description="Memory for recent images, so that labels that come later can be compared."
+        32 * 2**20,
+        ge=0,
+        description="Memory for recent images that the frozen model did not answer: it is asked when labels come.",
     )
     max_labelled: int = Field(
         100, ge=0, description="Streams with metric series of their own; the rest share '_other', which counts them."
