@@ -23,9 +23,11 @@ _PER_REQUEST = 16
 _FEWEST = 128
 SEED = 2026  # of the camera
 
-# Above the default rate, so that a few hundred images show what steps add to statistics.
+# Above the default rate, so that a few hundred images show what steps add to statistics; and every window is learnt
+# from, as at the pace of a camera.
 CONFIG: dict[str, Any] = {
     "adapter": {"name": "tent", "settings": {"lr": 0.005}},
+    "engine": {"learn_share": 1},
     "streams": {"named": {FROZEN: {"mode": "off"}}},
 }
 _ONE_STATE_CONFIG = {**CONFIG, "domains": {"max": 1}}
