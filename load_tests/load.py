@@ -78,9 +78,10 @@ def _run(options: argparse.Namespace, payloads: list[Body]) -> tuple[list[str], 
         return _measure(options, options.url.rstrip("/"), payloads)
     config = {
         "adapter": {"name": options.adapter},
-        # The load repeats itself, and nothing in it drifts: without these two, nothing would be learnt.
+        # The load repeats itself, is clean, and nothing in it drifts: without these three, nothing would be learnt.
         "streams": {"duplicate_memory": 0, "named": {_FROZEN: {"mode": "off"}, _ADAPTING: {"mode": "after"}}},
         "guard": {"enabled": False},
+        "domains": {"max": 1},
     }
     with tempfile.TemporaryDirectory() as folder, local_server(Path(folder), config, options.threads) as (url, _):
         return _measure(options, url, payloads)

@@ -92,6 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "recent_bytes": _MIB,  # the images kept for labels grow to a limit, which would look like a leak
         },
         "guard": {"enabled": options.guard},
+        "domains": {"max": 1},  # or these clean images are at home, and nothing is learnt
     }
     with tempfile.TemporaryDirectory() as folder, local_server(Path(folder), config, options.threads) as (url, _):
         closed_loop(url, 2.0, _CLIENTS, _STREAMS, payloads)  # warms up
