@@ -36,6 +36,9 @@ class OnnxBackbone:
 
     There are three graphs: the source, folded; its beginning, as far as styles need it; and one whose normalisation
     layers are inputs. Streams that share a forward take turns in it, so that each has the bits that it has alone.
+
+    Attributes:
+        rows: How many images a graph takes at once; torch takes others.
     """
 
     def __init__(self, backbone: TorchBackbone, layers: Sequence[str] = ()) -> None:

@@ -84,28 +84,7 @@ def source_only(model: Any) -> Any:  # noqa: ANN401
 
 def styles_only(model: Any) -> Any:  # noqa: ANN401
     """Return a model of the source that ends where styles are known: whoever loads a graph runs every node of it."""
-    alone = source_only(model)
-    graph, wanted, kept = alone.graph, {STYLE}, []
-    for node in reversed(graph.node):
-        if wanted.intersection(node.output):
-            kept.append(node)
-            wanted.update(_reads(node))
-    constants = [each for each in graph.initializer if each.name in wanted]
-    for held, left in ((graph.node, kept[::-1]), (graph.initializer, constants)):
-        left = [type(each).FromString(each.SerializeToString()) for each in left]
-        del held[:]
-        held.extend(left)
-    del graph.output[:2]
-    return alone
-
-
-def _reads(node: Any) -> Iterator[str]:  # noqa: ANN401
-    """Return the names of what a node reads, those that only a graph within it reads too."""
-    yield from node.input
-    for attribute in node.attribute:
-        for inner in (attribute.g, *attribute.graphs):
-            for each in inner.node:
-                yield from _reads(each)
+    return library("onnx.utils").Extractor(source_only(model)).extract_model([IMAGES], [STYLE])
 
 
 def streams_only(model: Any) -> Any:  # noqa: ANN401

@@ -94,6 +94,11 @@ class Batcher(Generic[J]):
         """Return when the next group is due at the latest, on the clock of `arrived_s`; None if nothing waits."""
         return self._jobs[0].arrived_s + self._max_delay_s if self._jobs else None
 
+    def waits(self, now_s: float) -> bool:
+        """Say whether requests wait for the device, on the clock of `arrived_s`, and not for company alone."""
+        due_s = self.due_s()
+        return self.rows >= self._max_rows or (due_s is not None and due_s <= now_s)
+
     def clear(self) -> list[J]:
         """Remove and return everything."""
         jobs, self._jobs, self.rows = list(self._jobs), deque(), 0

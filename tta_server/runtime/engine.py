@@ -291,9 +291,8 @@ class Engine:
         due_s = self._worker.due_s()
         if due_s is None or self._is_crowded():
             return due_s
-        waits_s = self._batcher.due_s()
-        waiting = waits_s is not None and waits_s <= time.monotonic()  # and not for company
-        return max(due_s, min(math.inf if waiting else self._quiet_s, self._rest.rested_s))
+        quiet_s = math.inf if self._batcher.waits(time.monotonic()) else self._quiet_s
+        return max(due_s, min(quiet_s, self._rest.rested_s))
 
     def _is_crowded(self) -> bool:
         return self._batcher.rows > self._settings.max_queue_rows // 2

@@ -117,6 +117,13 @@ class Queue(RuleBasedStateMachine):
             expected = self.waiting[0].arrived_s + self.delay_s if self.waiting else None
             assert self.batcher.due_s() == expected
 
+    @invariant()
+    def who_waits_for_the_device_does_not_wait_for_company_alone(self) -> None:
+        if hasattr(self, "batcher"):
+            full = sum(request.rows for request in self.waiting) >= self.max_rows
+            due = any(request.arrived_s + self.delay_s <= self.now_s for request in self.waiting)
+            assert self.batcher.waits(self.now_s) == (full or due)
+
     def teardown(self) -> None:
         if not hasattr(self, "batcher"):
             return

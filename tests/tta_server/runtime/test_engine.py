@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tta_server.runtime.engines import PATIENCE_S, answer, answer_of, gated, listed, make, read, running, until
-from tests.tta_server.runtime.fakes import WHO, Fails, rows, submit
+from tests.tta_server.runtime.fakes import WHO, Fails, Gated, rows, submit
 from tta_server.errors import BadRequest, NotFound, NotReady, Overloaded
 from tta_server.runtime.engine import Engine, _lull_s
 from tta_server.runtime.job import Job
@@ -195,6 +195,23 @@ def test_requests_that_only_wait_for_company_hold_up_no_step():
         until(lambda: read(engine)["steps"] > 0)
 
         assert not lonely.done()
+
+
+def test_a_group_that_is_full_waits_for_the_device_however_long_others_wait_for_company():
+    adapter = Gated()
+    adapter.gate.set()
+    with running(adapter, max_delay_ms=60_000, learn_share=0) as engine:
+        adapter.gate.clear()
+        adapter.entered.clear()
+        waiting = [submit(engine, "door", rows(8, 0))]
+        assert adapter.entered.wait(PATIENCE_S)
+        waiting += [submit(engine, "door", rows(8, seed)) for seed in (1, 2)]
+        adapter.gate.set()
+
+        versions = [future.result(PATIENCE_S).version for future in waiting]
+
+        until(lambda: read(engine)["images_learnt"] == 24)  # nobody waits any more
+    assert versions == [0, 0, 0]
 
 
 def test_a_request_that_is_cancelled_while_it_waits_costs_nothing():
