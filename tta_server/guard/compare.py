@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tta_server.guard.record import Record
 from tta_server.guard.referee import Referee
-from tta_server.guard.variety import diversity
+from tta_server.guard.variety import diversity, varied
 from tta_server.guard.verdict import Cause
 from tta_server.models import Output
 from tta_server.settings import GuardSettings
@@ -18,6 +18,8 @@ _GATHERED = 0.5  # of them, before their diversity is judged
 _SCORED_IMAGES = 64  # over which the score is gathered: quick to fall back, quick to return
 _DRAWN = 4  # images that count as a draw: very few decide nothing
 _CREDIBLE = 0.02  # of the images on which both differ: a stream that is credible on fewer shows nothing by that
+_KNOWN = 0.4  # of recent images gathered, 128 or so: before, a stream has to show a gain
+_LEAD = 0.15  # that is, to be so far ahead where all images seem to be of few classes
 
 Vouch = Callable[[Tensor, Tensor], bool]
 """Says of images (N, C, H, W) whether answers by their statistics are to be trusted, credible or not, beside the frozen
@@ -84,15 +86,30 @@ class Compare:
             differed=record.differed * kept + score.differ,
             scored=record.scored * kept + len(frozen.logits),
         )
-        # Few images may have been of one class, and where both hardly differ there is little to gain: then little less
-        # than a draw is let pass.
+        return record.but(source=not self._stands(record, self._referee, x, frozen))
+
+    def _stands(self, record: Record, referee: Referee, x: Tensor, frozen: Output) -> bool:
+        """Say whether a stream may answer, by all that is known and its last images `x` (N, C, H, W)."""
+        stands, doubt = balance(record), max(0.0, 1 - record.answered / _KNOWN)
+        # Where both hardly differ there is little to lose: then little less than a draw is let pass in the end.
         least = self._settings.min_balance * record.answered * record.differed / record.scored
-        worse = balance(record) < (least / 2 if record.source else least)
-        doubtful = record.stream_score < _CREDIBLE * record.differed
-        return record.but(source=worse or (doubtful and not self._vouch(x, frozen.logits.argmax(1))))
+        if stands < (least / 2 if record.source else least) or record.differed < doubt:
+            return False
+        if record.stream_score < _CREDIBLE * record.differed:
+            return self._vouch(x, frozen.logits.argmax(1))
+        return stands >= _LEAD * doubt or not _of_few_classes(referee, frozen)
 
 
 def balance(record: Record) -> float:
     """Return who has been right lately where both differ: 1 the stream alone, -1 the frozen model alone."""
     won, lost = record.stream_score, record.frozen_score
     return (won - lost) / (won + lost + _DRAWN)
+
+
+def _of_few_classes(referee: Referee, frozen: Output) -> bool:
+    """Say whether the frozen model takes images for few classes and is credible: their statistics say little of others.
+
+    A model that is lost says one class of everything too, but is not credible.
+    """
+    said = frozen.logits.argmax(1)[referee.credible(frozen)]
+    return 2 * len(said) >= len(frozen.logits) and not varied(said, frozen.logits.shape[1])

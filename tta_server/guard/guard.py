@@ -179,7 +179,7 @@ class Guard:
         cause: Cause = "healthy"
         reason = "nothing is wrong with the step"
         if record.source:
-            cause, reason = "contradicted", f"the frozen model answers: where both differ, {_standing(record)}"
+            cause, reason = "contradicted", _standing(record)
         elif state is not step.state:
             cause = "trust_region"
             reason = f"the parameters are drawn back to {self._settings.max_distance:.2g} from the source"
@@ -240,9 +240,10 @@ def _restore(record: Record) -> Action:
 
 
 def _standing(record: Record) -> str:
+    how_long = "" if record.stream_score < record.frozen_score else " until a gain shows"
     return (
-        f"its answers have lately been credible on {record.frozen_score:.0f} images and the stream's on "
-        f"{record.stream_score:.0f}"
+        f"the frozen model answers{how_long}: where both differ, its answers have lately been credible on "
+        f"{record.frozen_score:.0f} images and the stream's on {record.stream_score:.0f}"
     )
 
 

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+_VARIED = 0.55
+
 ALIKE = 0.02
 """Two images show the same picture if their mean squared difference is below this share of their own variances."""
 
@@ -31,3 +33,9 @@ def enough(images: int) -> int:
 def diversity(shares: Tensor) -> float:
     """Return the entropy of a distribution over K classes (K,) over ln K: 1 if all are alike, 0 if there is one."""
     return float(torch.special.entr(shares.double()).sum()) / math.log(len(shares))
+
+
+def varied(said: Tensor, classes: int) -> bool:
+    """Say whether what is said of images (N,) is of many classes: 0.55 of the entropy that so many could have."""
+    shares = said.bincount(minlength=classes).double() / max(1, len(said))
+    return float(torch.special.entr(shares).sum()) >= _VARIED * math.log(max(2, min(len(said), classes)))

@@ -34,7 +34,8 @@ def drifting():
 def admitted(guard, tent, drifting):
     """Return a state, the memory after admission, and what both models answer to a window that drifts."""
     state = tent.init(model().backbone)
-    frozen, answered = model().backbone.forward(drifting), tent.predict(model().backbone, state, drifting)
+    begun = tent.begin(model().backbone, state, drifting)
+    frozen, answered = model().backbone.forward(drifting), tent.predict(model().backbone, begun, drifting)
     memory = guard.admit(guard.start(), state, drifting, frozen).memory
     return state, memory, (frozen, answered)
 
@@ -214,14 +215,15 @@ def test_the_stream_answers_again_as_soon_as_it_is_not_contradicted(guard, tent,
     assert serves[2:] == ["adapted"] * 10
 
 
-def test_where_both_say_the_same_nobody_is_preferred(guard, tent, admitted, drifting, lost):
+def test_where_both_say_the_same_the_frozen_model_answers_at_first(guard, tent, admitted, drifting, lost):
     state, memory, _ = admitted
     home, badly = lost
     step = tent.adapt(model().backbone, state, drifting)
 
     verdict = guard.judge(memory, state, step, drifting, home, home._replace(features=badly.features))
 
-    assert (verdict.serve, verdict.measures["balance"]) == ("adapted", 0)
+    assert (verdict.serve, verdict.measures["balance"]) == ("source", 0)
+    assert "answers until a gain shows" in verdict.reason
 
 
 def test_before_the_first_step_each_look_counts_alone(guard, drifting, lost):

@@ -3,7 +3,7 @@ import torch
 
 from tests.tta_server.guard.streams import clean, make_guard, model
 from tta_server import adapters
-from tta_server.guard.variety import distinct, diversity, enough
+from tta_server.guard.variety import distinct, diversity, enough, varied
 
 
 def test_different_images_all_count():
@@ -30,6 +30,21 @@ def test_large_windows_may_repeat_themselves_more(images, needed):
 def test_diversity_is_one_for_all_alike_and_zero_for_one():
     assert diversity(torch.full((10,), 0.1)) == pytest.approx(1)
     assert diversity(torch.eye(10)[3]) == 0
+
+
+@pytest.mark.parametrize(
+    ("images", "classes", "said", "is_varied"),
+    [
+        (64, 10, 1, False),
+        (64, 10, 3, False),
+        (64, 10, 4, True),
+        (16, 1000, 4, False),
+        (16, 1000, 5, True),
+        (1, 2, 1, False),
+    ],
+)
+def test_answers_are_varied_from_about_half_the_entropy_on_that_so_many_could_have(images, classes, said, is_varied):
+    assert varied(torch.arange(images) % said, classes) is is_varied
 
 
 @pytest.mark.parametrize(
