@@ -37,6 +37,13 @@ def probe(backbone: Backbone) -> Findings:
         return _findings(backbone, x, generator)
 
 
+def equal(one: Backbone, other: Backbone) -> bool:
+    """Say whether two backbones answer a few random images alike, bit for bit."""
+    x = torch.rand(_ROWS, *one.spec.input_shape, generator=torch.Generator().manual_seed(0)).to(one.device)
+    with torch.no_grad():
+        return all(map(torch.equal, _parts(one.forward(x)), _parts(other.forward(x))))
+
+
 def _findings(backbone: Backbone, x: Tensor, generator: torch.Generator) -> Findings:
     remarks: dict[str, str] = {}
     base, again = (_parts(backbone.forward(x[:_ROWS])) for _ in range(2))

@@ -1,5 +1,6 @@
 """A frozen backbone over any torch classifier."""
 
+import copy
 import hashlib
 import logging
 import threading
@@ -21,7 +22,7 @@ from tta_server.models.freeze import buffers, freeze, written
 from tta_server.models.head import Reading, features_of, find_reading
 from tta_server.models.norm import NormCall, UnevenRowsError, replace_batch_norm
 from tta_server.models.normaliser import Normaliser
-from tta_server.models.probe import probe
+from tta_server.models.probe import equal, probe
 from tta_server.models.reason import reason
 from tta_server.models.style import listening
 from tta_server.models.traced import Traced
@@ -167,6 +168,21 @@ class TorchBackbone:
         """Give the network as exporters follow it, with the styles of some layers; nothing else runs it meanwhile."""
         with self._lock:
             yield Traced(self._module, self._reading, self._call, (self._normaliser.mean, self._normaliser.std), layers)
+
+    def twin(self) -> "TorchBackbone":
+        """Return the same network for another thread: both share their weights, and neither waits for the other.
+
+        It is this one, and both take turns, where nothing can be learnt or the network cannot be copied once more.
+        """
+        _ = self._probed  # what trials showed holds for both
+        twin, shared = copy.copy(self), [*self._module.parameters(), *self._module.buffers()]
+        memo: dict[int, Any] = {id(self): twin} | {id(tensor): tensor for tensor in shared}
+        twin._lock = threading.Lock()
+        try:
+            twin._call, twin._module = copy.deepcopy(self._call, memo), copy.deepcopy(self._module, memo)
+            return twin if "grad" in self.spec.capabilities and equal(self, twin) else self
+        except Exception:  # a network may hold anything
+            return self
 
     @property
     def findings(self) -> Findings:

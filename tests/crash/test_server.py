@@ -180,7 +180,8 @@ def test_after_a_kill_a_stream_finds_its_domains(tmp_path):
         assert victim.ready(), victim.said()
         for lesson in range(LESSONS):
             infer(victim.client, "camera", images("camera", lesson))
-        before = settled(victim)
+            before = settled(victim, lesson + 1)
+        time.sleep(1)  # the writer is at most a round behind
         victim.kill()
 
     with Victim(tmp_path, told_apart) as victim:
@@ -199,10 +200,9 @@ def domains(victim: Victim) -> dict[str, int]:
     return {each["id"]: each["steps"] for each in found}
 
 
-def settled(victim: Victim) -> dict[str, int]:
-    """Return the same, once all lessons are learnt and on disk."""
+def settled(victim: Victim, lessons: int) -> dict[str, int]:
+    """Return the same, once so many lessons are learnt."""
     deadline_s = time.monotonic() + 60
-    while domains(victim).get("camera@1") != LESSONS:
-        assert time.monotonic() < deadline_s, domains(victim)
-    time.sleep(1)  # the writer is at most a round behind
-    return domains(victim)
+    while (found := domains(victim)).get("camera@1") != lessons:
+        assert time.monotonic() < deadline_s, found
+    return found

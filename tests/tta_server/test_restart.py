@@ -13,7 +13,7 @@ from tta_server.domains.space import StyleSpace
 from tta_server.evaluate.corruptions import corrupt
 from tta_server.models import Backbone, Model, glyphs
 from tta_server.models.onnx_backbone import OnnxBackbone
-from tta_server.runtime.assemble import assemble
+from tta_server.runtime.assemble import Runs, assemble
 from tta_server.runtime.worker import Worker
 from tta_server.settings_file import load_settings
 from tta_server.telemetry.metrics import Metrics
@@ -62,7 +62,8 @@ def started(model: Model, folder: Path, domains: int, answers: Backbone) -> Work
     opened.append(kept)
     adapter = adapters.create("tent", lr=0.005)
     metrics = Metrics("glyphs", "tent")
-    return assemble(model.backbone, model.reference, adapter, settings, metrics, kept, answers)[0]
+    runs = Runs(answers, model.backbone, answers)
+    return assemble(model.backbone, model.reference, adapter, settings, metrics, kept, runs)[0]
 
 
 def seen(worker: Worker, window: np.ndarray) -> tuple:

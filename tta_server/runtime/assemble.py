@@ -4,6 +4,7 @@ import logging
 import math
 import threading
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -51,6 +52,20 @@ log = logging.getLogger(__name__)
 _LEAST_ROWS = 16
 
 
+class Runs(NamedTuple):
+    """What runs a network.
+
+    Attributes:
+        answers: The network, as it answers.
+        steps: The network, as it learns, on a thread of its own: it waits for no answer, and no answer for it.
+        compared: The network as it answers, on that thread: what the guard compares.
+    """
+
+    answers: Backbone
+    steps: Backbone
+    compared: Backbone
+
+
 def make_served(name: str, model: Model, settings: Settings, storage: Storage) -> Served:
     """Return what is served under a name; nothing runs before its `start`.
 
@@ -62,8 +77,12 @@ def make_served(name: str, model: Model, settings: Settings, storage: Storage) -
     metrics.on_render(lambda: metrics.stored(storage.keeper.behind_s, storage.keeper.failures, storage.keeper.lost))
     adapter = make_adapter(settings.adapter)
     learns = network(model, settings)
-    answers = network(model, settings, model.answers.backbone) if model.answers else learns
-    worker, commands = assemble(learns, model.reference, adapter, settings, metrics, storage, answers)
+    steps = network(model, settings, model.backbone.twin())
+    runs = Runs(learns, steps, steps)
+    if model.answers and model.answers.backbone is not model.backbone:  # which several threads may ask at once
+        other = network(model, settings, model.answers.backbone)
+        runs = Runs(other, steps, other)
+    worker, commands = assemble(learns, model.reference, adapter, settings, metrics, storage, runs)
     webhook = _webhook(settings.webhooks, metrics)
     if webhook:
         worker.parts.news.listen(Waking(name, webhook.post).hear)
@@ -113,7 +132,7 @@ def assemble(
     settings: Settings,
     metrics: Metrics,
     storage: Storage,
-    answers: Backbone | None = None,
+    runs: Runs | None = None,
 ) -> tuple[Worker, Commands]:
     """Return a worker with the streams that `storage` holds, and operators' commands for it.
 
@@ -124,14 +143,14 @@ def assemble(
         settings: The configuration.
         metrics: Where to report.
         storage: Where streams are kept.
-        answers: The network, as it answers, if that is another.
+        runs: What runs it, if that is not always the same.
 
     Raises:
         ValueError: If the adapter does not fit the network, or a stored state does not fit the adapter.
     """
-    answers = answers or backbone
+    answers, steps, compared = runs or Runs(backbone, backbone, backbone)
     space = _space(reference, settings.domains)
-    guard = partial(_guard, backbone, reference, settings.guard, settings.engine.window_rows)
+    guard = partial(_guard, steps, reference, settings.guard, settings.engine.window_rows)
     methods = Methods(backbone, reference, adapter, guard)
     source = adapters.create("source")
     shelf = Shelf(storage.keeper, backbone, reference, space)
@@ -160,7 +179,7 @@ def assemble(
         )
         if space
         else None,
-        learner=Learner(backbone, answers, metrics, news.tell, policy, watcher),
+        learner=Learner(steps, compared, metrics, news.tell, policy, watcher),
         ledger=ledger,
         news=news,
         watcher=watcher,

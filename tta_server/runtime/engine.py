@@ -1,25 +1,26 @@
 """The queue in front of the device thread, and the thread itself."""
 
 import logging
-import math
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from tta_server.errors import BadRequest, NotReady
 from tta_server.runtime.batcher import Batcher
 from tta_server.runtime.commands import Commands
-from tta_server.runtime.job import Answer, Job
+from tta_server.runtime.companion import Companion
+from tta_server.runtime.job import Answer, Command, Job
 from tta_server.runtime.memory import hand_back
 from tta_server.runtime.pulse import Pulse
 from tta_server.runtime.rest import Rest
 from tta_server.runtime.room import Reservation, Room
+from tta_server.runtime.trial import Trial
 from tta_server.runtime.worker import Worker
 from tta_server.settings import EngineSettings
+from tta_server.streams.lesson import Lesson
 from tta_server.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -27,21 +28,16 @@ log = logging.getLogger(__name__)
 _INSPECT_EVERY_S = 30.0
 _STOP_WITHIN_S = 10.0
 _LOOK_EVERY_S = 0.02
-_LONGEST_LULL_S = 0.05
 
 T = TypeVar("T")
 
 
-class _Command(NamedTuple):
-    run: Callable[[], Any]
-    future: "Future[Any]"
-
-
 class Engine:
-    """Let many threads ask, and one thread answer.
+    """Let many threads ask, and one thread answer; steps are worked out on another, and carried out by the first.
 
     Answers go before learning: while requests wait, or just did so for one another, steps take at most `learn_share`
-    of the time, so that few requests wait for one. While more than half the queue is full, windows are dropped instead.
+    of the time. While more than half the queue is full, windows are dropped instead. Operators' commands wait for a
+    step that is under way.
     """
 
     def __init__(
@@ -71,13 +67,14 @@ class Engine:
         self._batcher: Batcher[Job] = Batcher(settings.max_rows, settings.max_delay_ms / 1000)
         self._room = room
         self._changed = threading.Condition()
-        self._commands: deque[_Command] = deque()
+        self._commands: list[Command] = []
         self._closed = ""  # why nothing more is taken, for good
         self._trouble = "the server is starting"
         self._broken = False
         self._pulse = Pulse()
         self._rest = Rest(settings.learn_share)
-        self._quiet_s = 0.0  # from when nobody is expected, unless requests wait
+        self._steps: Companion[list[Trial]] = Companion("learning", self._wake_now)
+        self._step_began_s = 0.0
         self._in_hand: list[Future[Any]] = []  # of what the device thread is at
         self._started = False
         self._inspect_s = time.monotonic() + _INSPECT_EVERY_S
@@ -106,10 +103,10 @@ class Engine:
             self._changed.notify()
         if self._thread.ident is None:
             return True
-        while self._thread.is_alive() and self._pulse.busy_s(begun_s) < within_s:
+        while self._thread.is_alive() and self._busy_s(begun_s) < within_s:
             self._thread.join(_LOOK_EVERY_S)
         if self._thread.is_alive():
-            log.critical("the device thread does not end and is left behind; what waits is not answered")
+            log.critical("the device thread, or a step, does not end and is left behind; what waits is not answered")
             self._abandon()
         return not self._thread.is_alive()
 
@@ -204,6 +201,9 @@ class Engine:
         if soon and seen < (waiting := self._batcher.rows) < self._settings.max_rows:
             soon(partial(self._wake, soon, waiting))
             return
+        self._wake_now()
+
+    def _wake_now(self) -> None:
         with self._changed:
             self._changed.notify()
 
@@ -228,32 +228,38 @@ class Engine:
         with self._changed:
             if self._closed:
                 raise NotReady(self._closed)
-            self._commands.append(_Command(command, future))
+            self._commands.append(Command(command, future))
             self._changed.notify()
         return future
 
     def _stuck(self) -> str:
         """Return why nothing moves on, or an empty string."""
-        busy_s, most_s = self._pulse.busy_s(), self._settings.stuck_after_s
+        busy_s, most_s = self._busy_s(), self._settings.stuck_after_s
         if not (self._started and most_s and busy_s > most_s):
             return ""
-        return f"the device thread has been at one piece of work for {busy_s:.0f} s; restart the server"
+        return f"the server has been at one piece of work for {busy_s:.0f} s; restart it"
+
+    def _busy_s(self, since_s: float = 0.0) -> float:
+        """Return how long an answer or a step has taken that is at hand, counted from `since_s` at the earliest."""
+        return max(self._pulse.busy_s(since_s), self._steps.pulse.busy_s(since_s))
 
     def _run(self) -> None:
         try:
             while True:
                 jobs, commands, last = self._next()
                 self._in_hand = [*(job.future for job in jobs), *(command.future for command in commands)]
+                if self._steps.state == "done":
+                    with self._pulse.at_work():
+                        self._worker.lessons.carry_out(self._steps.outcome())
+                    self._rest.took(self._step_began_s, time.monotonic())
                 for command in commands:
                     with self._pulse.at_work(), self._worker.at_work():
-                        _settle(command)
+                        command.carry_out()
                 if jobs:
                     began_s = time.monotonic()
                     with self._pulse.at_work():
                         self._worker.answer(jobs)
-                    if len(jobs) > 1:  # who asked together comes back together, if soon
-                        ended_s = time.monotonic()
-                        self._quiet_s = ended_s + _lull_s(ended_s - began_s)
+                    self._rest.answered(len(jobs), began_s, time.monotonic())
                 elif last:
                     return
                 if not last:
@@ -261,6 +267,7 @@ class Engine:
                         self._learn()
                         if not jobs:
                             self._worker.read_on()
+                jobs, commands, self._in_hand = [], [], []  # nothing is held while nothing comes
         except Exception:
             log.exception("the device thread died")
             with self._changed:
@@ -272,6 +279,7 @@ class Engine:
         with self._changed:
             waiting = [*self._in_hand, *(job.future for job in self._batcher.clear())]
             waiting += [command.future for command in self._commands]
+            self._commands.clear()
         for future in waiting:
             if not future.done():
                 future.set_exception(NotReady(self._closed))
@@ -282,22 +290,28 @@ class Engine:
             return
         if self._is_crowded():
             self._worker.shed(now_s)
-        else:
-            self._worker.learn(now_s)
-            self._rest.took(now_s, time.monotonic())
+        elif lessons := self._worker.lessons.take(now_s):
+            self._step_began_s = now_s
+            self._steps.begin(partial(self._work_out, lessons))
+
+    def _work_out(self, lessons: Sequence[Lesson]) -> list[Trial]:
+        """Try the steps, on the thread for them."""
+        try:
+            return self._worker.lessons.work_out(lessons)
+        finally:
+            hand_back()
 
     def _turn_s(self) -> float | None:
         """Return when the next window may be learnt from or dropped, with requests waiting as they do now."""
-        due_s = self._worker.due_s()
+        due_s = self._worker.due_s() if self._steps.state == "idle" else None
         if due_s is None or self._is_crowded():
             return due_s
-        quiet_s = math.inf if self._batcher.waits(time.monotonic()) else self._quiet_s
-        return max(due_s, min(quiet_s, self._rest.rested_s))
+        return self._rest.turn_s(due_s, self._batcher.waits(time.monotonic()))
 
     def _is_crowded(self) -> bool:
         return self._batcher.rows > self._settings.max_queue_rows // 2
 
-    def _next(self) -> tuple[list[Job], list[_Command], bool]:
+    def _next(self) -> tuple[list[Job], list[Command], bool]:
         """Wait for something to do.
 
         Returns:
@@ -306,22 +320,22 @@ class Engine:
         """
         with self._changed:
             while True:
-                now_s = time.monotonic()
+                now_s, steps = time.monotonic(), self._steps.state
                 jobs = self._batcher.take(float("inf") if self._closed else now_s, self._worker.group)
                 if now_s >= self._inspect_s:
                     self._inspect_s = now_s + _INSPECT_EVERY_S
-                    self._commands.append(_Command(self._inspect, Future()))
+                    self._commands.append(Command(self._inspect, Future()))
                 window_s = self._turn_s()
-                if jobs or self._commands or self._closed or (window_s is not None and window_s <= now_s):
+                if jobs or steps == "done" or (window_s is not None and window_s <= now_s):
                     break
-                if self._worker.unread:
+                if steps == "idle" and (self._commands or self._closed or self._worker.unread):
                     break
                 due_s = [each for each in (self._inspect_s, window_s, self._batcher.due_s()) if each is not None]
                 self._changed.wait(max(0.0, min(due_s) - now_s))
-            commands = list(self._commands)
-            self._commands.clear()
+            commands = [] if steps == "busy" else list(self._commands)
+            del self._commands[: len(commands)]
             self._metrics.queue(self._batcher.rows)
-            return jobs, commands, bool(self._closed)
+            return jobs, commands, bool(self._closed) and steps != "busy"
 
     def _inspect(self) -> None:
         self._worker.park_idle(time.monotonic(), self._idle_s)
@@ -333,17 +347,3 @@ class Engine:
         if trouble:
             log.critical(trouble)
             self._trouble, self._broken = trouble, True
-
-
-def _lull_s(took_s: float) -> float:
-    """Return for how long callers are expected back whose answers took so long: a load, they ask again sooner."""
-    return min(_LONGEST_LULL_S, took_s)
-
-
-def _settle(command: _Command) -> None:
-    if not command.future.set_running_or_notify_cancel():
-        return
-    try:
-        command.future.set_result(command.run())
-    except Exception as error:
-        command.future.set_exception(error)

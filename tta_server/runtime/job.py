@@ -1,10 +1,11 @@
-"""A request on its way through the engine, the parts that it is answered in, and its answer."""
+"""A request on its way through the engine, the parts that it is answered in, and its answer; an operator's command."""
 
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -91,6 +92,27 @@ class Job:
     def rows(self) -> int:
         """Images in the request."""
         return len(self.images)
+
+
+class Command(NamedTuple):
+    """What an operator wants done between two groups of answers.
+
+    Attributes:
+        run: Does it.
+        future: What came of it, or the error.
+    """
+
+    run: Callable[[], Any]
+    future: "Future[Any]"
+
+    def carry_out(self) -> None:
+        """Do it, unless whoever asked is gone."""
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            self.future.set_result(self.run())
+        except Exception as error:
+            self.future.set_exception(error)
 
 
 @dataclass(frozen=True, eq=False)

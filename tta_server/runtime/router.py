@@ -103,7 +103,7 @@ class Router:
             job: The request.
             stream: Whose it is.
             look: What the frozen model says of it.
-            busy: Domains that are about to answer other requests, and cannot be spared.
+            busy: Domains that are about to answer other requests, or learn, and cannot be spared.
         """
         if not np.isfinite(look.styles.numpy()).all():  # the source answers, if anything can, and nobody learns from it
             return [Piece(job, stream)]
@@ -161,8 +161,11 @@ class Router:
             reason = f"it has seen {len(x)} images"
             self._news.tell(StreamEvent(domain.name, "begin", before, domain.standing, domain, reason=reason))
 
-    def tidy(self, stream: Stream) -> None:
-        """Merge two domains of a stream that have become alike, if there are two; places move only away from home."""
+    def tidy(self, stream: Stream, busy: Collection[str] = ()) -> None:
+        """Merge two domains of a stream that have become alike, if there are two that are not busy.
+
+        Places move only away from home.
+        """
         if not whereabouts_of(stream).current:
             return
         known = self._registry.domains(stream.name)
@@ -170,6 +173,8 @@ class Router:
         if not pair:
             return
         kept, gone = ([*known][index - 1] for index in pair)
+        if kept in busy or gone in busy:
+            return
         if self._registry.summary(gone).steps > self._registry.summary(kept).steps:
             kept, gone = gone, kept
         try:

@@ -22,6 +22,7 @@ from tta_server.runtime.damage import Damage
 from tta_server.runtime.device import read
 from tta_server.runtime.job import Answer, Author, Draft, Job, Piece, Scores
 from tta_server.runtime.learner import Learner
+from tta_server.runtime.lessons import Lessons
 from tta_server.runtime.router import Look, Router
 from tta_server.runtime.watcher import Watcher
 from tta_server.storage.audit import now
@@ -31,7 +32,7 @@ from tta_server.streams.methods import Methods
 from tta_server.streams.newcomers import Newcomers
 from tta_server.streams.registry import Registry
 from tta_server.streams.stream import Stream
-from tta_server.streams.window import Sample, as_samples
+from tta_server.streams.window import as_samples
 from tta_server.telemetry.closed_sets import DropReason
 from tta_server.telemetry.metrics import Metrics
 
@@ -74,11 +75,17 @@ class Parts:
 
 
 class Worker:
-    """Own the backbone and every stream; one thread at a time may call it."""
+    """Own the backbone and every stream; one thread at a time may call it.
+
+    Attributes:
+        parts: What it is made of.
+        lessons: What is learnt from while others are answered.
+    """
 
     def __init__(self, parts: Parts) -> None:
         """Take everything over."""
         self.parts = parts
+        self.lessons = Lessons(parts.registry, parts.learner, parts.answerer.sharing)
         self._registry = parts.registry
         self._metrics = parts.metrics
         self._ready: dict[Draft, Answer] = {}  # to be handed out
@@ -125,17 +132,7 @@ class Worker:
 
     def learn(self, now_s: float) -> None:
         """Learn from the window that is due longest, together with others that are due and fit into one step."""
-        windows: list[tuple[Stream, list[Sample]]] = []
-        room: int | None = None
-        with self._registry.at_work():
-            while window := self._registry.take_due(now_s, room):
-                windows.append(window)
-                room = self.parts.answerer.sharing.stack_rows - sum(len(rows) for _, rows in windows)
-            try:
-                self.parts.learner.learn(windows)
-            except Exception as error:  # not a step's: the learner answers for those
-                for stream, _ in windows:
-                    self._registry.set_aside(stream.name, error)
+        self.lessons.carry_out(self.lessons.work_out(self.lessons.take(now_s)))
 
     def shed(self, now_s: float) -> None:
         """Drop the window that is due longest: there is no time for it."""
@@ -188,13 +185,14 @@ class Worker:
                 continue
             with self._whatever_happens(job):
                 if stream.name not in tidied:  # before anything points at a domain of it
-                    router.tidy(stream)
+                    router.tidy(stream, self.lessons.under_way)
                     tidied.add(stream.name)
                 look = looks[job]
                 busy = {part.stream.name for draft in drafts.values() for part in draft.parts}
-                parts = router.place(job, stream, look, busy)
+                parts = router.place(job, stream, look, busy | self.lessons.under_way)
                 for part in parts:
-                    router.begin(part)
+                    if part.stream.name not in self.lessons.under_way:  # what is learnt is begun with anew in any case
+                        router.begin(part)
                 drafts[job] = Draft(job, stream, parts, begun_s)
                 answered |= {part: look.of(part) for part in parts if look.scores and part.stream.answers_as_source}
         return answered

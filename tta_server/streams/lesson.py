@@ -2,25 +2,42 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
-from tta_server.streams.stream import Stream
+from tta_server.adapters import State
+from tta_server.guard.verdict import Memory
+from tta_server.streams.stream import Method, Stream
 from tta_server.streams.window import Sample
+
+Purpose = Literal["learn", "look", "leave"]
+"""What is done about a window: a step is tried; the frozen model looks at it for the sake of drift; nothing, for it has
+looked already."""
 
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """A window on its way through a step.
+    """A window on its way through a step, and all that the step needs of its stream: values, as they are at the start.
 
     Attributes:
         stream: Whose it is.
         rows: Its images.
         x: The same as a tensor on the device (N, C, H, W).
         digest: Names the window in the audit log.
+        method: How the stream learns.
+        state: What it answers with.
+        base: What the step starts from.
+        memory: What the guard remembers of it.
+        purpose: What is done about the window.
     """
 
     stream: Stream
     rows: Sequence[Sample]
     x: Tensor
     digest: str
+    method: Method
+    state: State
+    base: State
+    memory: Memory
+    purpose: Purpose = "learn"

@@ -7,15 +7,29 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tests.tta_server.runtime.fakes import Gated, rows, submit, tiny, wired
-from tta_server.adapters import Adapter
+from tta_server.adapters import Adapter, State, Step
+from tta_server.models import Backbone, Output
 from tta_server.runtime.engine import Engine
 from tta_server.runtime.room import Room
 from tta_server.runtime.worker import Answer
 from tta_server.settings import EngineSettings
 
 PATIENCE_S = 30
+
+
+class SlowStep(Gated):
+    """Answers at once; a step waits for the gate."""
+
+    def predict(self, backbone: Backbone, state: State, x: Tensor) -> Output:
+        return backbone.forward(x)
+
+    def adapt(self, backbone: Backbone, state: State, x: Tensor) -> Step:
+        self.entered.set()
+        assert self.gate.wait(PATIENCE_S)
+        return super().adapt(backbone, state, x)
 
 
 def make(adapter: Adapter | None = None, backbone=None, streams: dict | None = None, **keys: object) -> Engine:
@@ -35,9 +49,9 @@ def running(*args: object, **keys: object) -> Iterator[Engine]:
 
 
 @contextmanager
-def gated(**keys: object) -> Iterator[tuple[Engine, Gated, "Future[Answer]"]]:
+def gated(kind: type[Gated] = Gated, **keys: object) -> Iterator[tuple[Engine, Gated, "Future[Answer]"]]:
     """Yield an engine whose device thread is busy with a request until the gate is opened."""
-    adapter = Gated()
+    adapter = kind()
     adapter.gate.set()
     with running(adapter, **keys) as engine:
         adapter.gate.clear()

@@ -20,7 +20,7 @@ from tta_server.guard.judge import Judge
 from tta_server.guard.verdict import Admission, Memory, Verdict
 from tta_server.models import Backbone, Output, Reference, TorchBackbone
 from tta_server.runtime import assemble as assembly
-from tta_server.runtime.assemble import assemble
+from tta_server.runtime.assemble import Runs, assemble
 from tta_server.runtime.commands import Commands
 from tta_server.runtime.desk import Who
 from tta_server.runtime.engine import Engine
@@ -283,7 +283,8 @@ def wired(
             patch.setattr(assembly, "Unguarded", lambda: judge)
         network = backbone or tiny()
         reference = styled(network) if domains > 1 and not styleless else None
-        parts = assemble(network, reference, adapter or hard_tent(), settings, books, kept, answers)
+        runs = Runs(answers, network, answers) if answers else None
+        parts = assemble(network, reference, adapter or hard_tent(), settings, books, kept, runs)
     return Wired(*parts, kept, books)
 
 

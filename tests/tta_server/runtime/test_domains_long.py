@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.tta_server.runtime.fakes import SHAPE, Wired, bright, dark, learn_all, queued, tiny
 from tests.tta_server.runtime.told_apart import domains, telling
-from tta_server.runtime import answerer, learner
+from tta_server.runtime import answerer, trial
 from tta_server.runtime.job import HOME, Job
 from tta_server.streams.window import Offered
 
@@ -70,7 +70,7 @@ def test_domains_of_several_streams_stacked_equal_those_one_after_another(rounds
 
 def test_domains_of_several_streams_share_forwards_and_steps(monkeypatch: pytest.MonkeyPatch):
     sizes: dict[str, list[int]] = {"predict_stacked": [], "adapt_stacked": []}
-    for module, verb in ((answerer, "predict_stacked"), (learner, "adapt_stacked")):
+    for module, verb in ((answerer, "predict_stacked"), (trial, "adapt_stacked")):
         usual = getattr(module, verb)
 
         def counts(*arguments, usual=usual, verb=verb):

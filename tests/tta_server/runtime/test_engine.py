@@ -10,14 +10,24 @@ from concurrent.futures import wait
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tests.tta_server.runtime.engines import PATIENCE_S, answer, answer_of, gated, listed, make, read, running, until
+from tests.tta_server.runtime.engines import (
+    PATIENCE_S,
+    SlowStep,
+    answer,
+    answer_of,
+    gated,
+    listed,
+    make,
+    read,
+    running,
+    until,
+)
 from tests.tta_server.runtime.fakes import WHO, Fails, Gated, rows, submit
 from tta_server.errors import BadRequest, NotFound, NotReady, Overloaded
-from tta_server.runtime.engine import Engine, _lull_s
+from tta_server.runtime.engine import Engine
 from tta_server.runtime.job import Job
+from tta_server.runtime.rest import Rest
 from tta_server.streams.window import prepared
 
 
@@ -157,21 +167,66 @@ def test_overload_drops_windows_and_not_answers():
     assert summary["images_learnt"] == 28
 
 
-@pytest.mark.parametrize(("share", "learnt_meanwhile"), [(0, 0), (1, 1)])
-def test_while_requests_wait_steps_take_no_more_than_their_share(share, learnt_meanwhile):
-    with gated(learn_share=share) as (engine, adapter, _busy):
+class Turnstile(Gated):
+    """Lets one group of answers through each time the gate is opened; says when a step begins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        object.__setattr__(self, "stepped", threading.Event())
+
+    def predict(self, backbone, state, x):
+        found = super().predict(backbone, state, x)
+        self.gate.clear()
+        return found
+
+    def adapt(self, backbone, state, x):
+        self.stepped.set()
+        return super().adapt(backbone, state, x)
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_while_requests_wait_steps_take_no_more_than_their_share(share):
+    with gated(Turnstile, learn_share=share) as (engine, adapter, busy):
+        adapter.stepped.clear()  # as it warmed up
         waiting = [submit(engine, "door", rows(8, seed)) for seed in range(2)]
+        for future in (busy, waiting[0]):
+            adapter.entered.clear()
+            adapter.gate.set()
+            future.result(PATIENCE_S)
+            assert adapter.entered.wait(PATIENCE_S)  # the next is at hand, and whether to learn has been decided
+
+        assert adapter.stepped.wait(PATIENCE_S if share else 0) is bool(share)
+        assert not waiting[1].done()
+
         adapter.gate.set()
-
-        versions = [future.result(PATIENCE_S).version for future in waiting]
-
         until(lambda: read(engine)["images_learnt"] == 16)  # nobody waits any more
-    assert versions == [0, learnt_meanwhile]
+
+
+def test_answers_do_not_wait_for_a_step_and_commands_do():
+    adapter = SlowStep()
+    adapter.gate.set()
+    with running(adapter) as engine:
+        adapter.gate.clear()
+        adapter.entered.clear()
+        answer(engine, images=rows(4))
+        assert adapter.entered.wait(PATIENCE_S)
+
+        assert [answer(engine).version for _ in range(3)] == [0, 0, 0]
+        summary = engine.command(lambda commands: commands.read("door"))
+        assert answer(engine, "gate").version == 0
+        assert not summary.done()
+
+        adapter.gate.set()
+        assert summary.result(PATIENCE_S)["steps"] == 1
+        assert answer(engine).version >= 1
 
 
 @pytest.mark.parametrize(("lull_s", "steps"), [(0.0, 1), (3600.0, 0)])
 def test_callers_who_were_answered_together_are_expected_back(monkeypatch, lull_s, steps):
-    monkeypatch.setattr("tta_server.runtime.engine._lull_s", lambda _took_s: lull_s)
+    def answered(rest, requests, _began_s, ended_s):
+        rest._quiet_s = ended_s + lull_s if requests > 1 else rest._quiet_s
+
+    monkeypatch.setattr(Rest, "answered", answered)  # for as long as their answers take
     with gated(learn_share=0) as (engine, adapter, _busy):
         together = [submit(engine, "door", rows(2, seed)) for seed in range(2)]
         adapter.gate.set()
@@ -180,11 +235,6 @@ def test_callers_who_were_answered_together_are_expected_back(monkeypatch, lull_
 
         until(lambda: read(engine)["steps"] >= steps)
         assert read(engine)["steps"] == steps
-
-
-@given(st.floats(0, 1e3))
-def test_they_are_expected_no_longer_than_their_answers_took(took_s):
-    assert 0 <= _lull_s(took_s) <= took_s
 
 
 def test_requests_that_only_wait_for_company_hold_up_no_step():

@@ -1,0 +1,132 @@
+"""Windows that are learnt from while others are answered: as if there had been no others."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.states import bits
+from tests.tta_server.runtime.fakes import Wired, ask, bright, dark, rows, wired
+from tests.tta_server.runtime.told_apart import domains, telling
+from tta_server.runtime.trial import Trial
+
+KINDS = {"dark": dark, "bright": bright, "home": rows}
+asked = st.lists(st.tuples(st.sampled_from(list(KINDS)), st.integers(1, 24)), max_size=6)
+
+
+def striped(count: int) -> np.ndarray:
+    """Images that are like neither."""
+    images = dark(count)
+    images[..., ::2] = 255
+    return images
+
+
+def beside(subject: Wired, lessons: list) -> list[Trial]:
+    """Work lessons out as the server does: on a thread of their own."""
+    found: list[Trial] = []
+    thread = threading.Thread(target=lambda: found.extend(subject.worker.lessons.work_out(lessons)))
+    thread.start()
+    thread.join()
+    return found
+
+
+@settings(max_examples=15, deadline=None)
+@given(before=asked, meanwhile=asked)
+def test_a_step_comes_to_the_same_whatever_is_answered_meanwhile(before, meanwhile):
+    waits, goes_on = telling(), telling()
+    for subject in (waits, goes_on):
+        for seed, (kind, count) in enumerate([("dark", 16), *before]):
+            ask(subject, "door", KINDS[kind](count, seed))
+    now_s = time.monotonic()
+    waits.worker.learn(now_s)
+
+    lessons = goes_on.worker.lessons.take(now_s)
+    learning = [lesson.stream for lesson in lessons]
+    answered = [stream.version for stream in learning]
+    for seed, (kind, count) in enumerate(meanwhile, 100):
+        ask(goes_on, "door", KINDS[kind](count, seed))
+    assert [stream.version for stream in learning] == answered
+    goes_on.worker.lessons.carry_out(beside(goes_on, lessons))
+
+    for stream in learning:
+        expected = waits.worker.parts.registry.existing(stream.name)
+        assert (stream.version, stream.steps, stream.learnt) == (expected.version, expected.steps, expected.learnt)
+        assert bits(stream.state) == bits(expected.state)
+        assert bits(stream.memory) == bits(expected.memory)
+
+
+def test_books_balance_when_a_step_and_answers_overlap():
+    subject = wired(window=4)
+    ask(subject, "door", rows(4))
+    lessons = subject.worker.lessons.take(time.monotonic())
+    ask(subject, "door", rows(6, 1))
+    subject.worker.lessons.carry_out(beside(subject, lessons))
+
+    summary = subject.commands.read("door")
+
+    assert (summary["images"], summary["images_learnt"], summary["images_in_window"]) == (10, 4, 6)
+    assert summary["steps"] == 1
+
+
+@pytest.mark.parametrize("learning", [True, False])
+def test_a_domain_that_learns_is_not_spared_for_another(learning):
+    subject = telling(domains=2)
+    ask(subject, "door", dark(16))
+    lessons = subject.worker.lessons.take(time.monotonic() if learning else 0.0)
+
+    for number, images in enumerate((bright(8), striped(8))):
+        ask(subject, "door", images, request_id=str(number))
+
+    assert domains(subject) == (["door@1", "door@3"] if learning else ["door@2", "door@3"])
+    if learning:
+        subject.worker.lessons.carry_out(beside(subject, lessons))
+        assert subject.worker.parts.registry.existing("door@1").steps == 1
+
+
+def test_a_stream_that_is_set_aside_meanwhile_stays_aside():
+    subject = wired(window=4)
+    for name in ("door", "gate"):
+        ask(subject, name, rows(4))
+    lessons = subject.worker.lessons.take(time.monotonic())
+    assert len(lessons) == 2
+    subject.worker.parts.registry.set_aside("door", ValueError("damaged"))
+
+    subject.worker.lessons.carry_out(beside(subject, lessons))
+
+    assert subject.commands.read("gate")["steps"] == 1
+    assert "door" in subject.worker.parts.registry._aside
+
+
+def test_no_stream_goes_to_disk_while_windows_are_learnt_from(tmp_path):
+    subject = wired(window=4, storage=str(tmp_path), max_bytes=1)
+    ask(subject, "door", rows(4))
+    lessons = subject.worker.lessons.take(time.monotonic())
+    ask(subject, "gate", rows(1))
+    registry = subject.worker.parts.registry
+    assert registry.in_memory("door")
+
+    subject.worker.lessons.carry_out(beside(subject, lessons))
+
+    assert not registry.in_memory("door")
+    assert subject.stream("door").steps == 1
+
+
+@pytest.mark.parametrize("take", [True, False])
+def test_after_a_step_that_fails_others_are_taken(monkeypatch, take):
+    subject = wired(window=4)
+    ask(subject, "door", rows(4))
+    target = subject.worker.parts.learner
+    verb = "_lesson" if take else "_carry_out"
+    with monkeypatch.context() as patch:
+        patch.setattr(target, verb, lambda *_: 1 / 0)
+        subject.worker.learn(time.monotonic())
+    assert subject.commands.read("door")["images_dropped"] == 4
+
+    ask(subject, "door", rows(4, 1))
+    subject.worker.learn(time.monotonic())
+
+    assert subject.commands.read("door")["steps"] == 1
+    assert not subject.worker.lessons.under_way
