@@ -154,6 +154,13 @@ class Backbone(Protocol):
         """Return all parameters."""
         ...
 
+    def twin(self) -> "Backbone":
+        """Return the same network for another thread: both share their weights, and neither waits for the other.
+
+        It may be this one, where that cannot be had: then both take turns.
+        """
+        ...
+
     def digest(self) -> str:
         """Compute the sha256 of the weights as they are now; differs from `spec.digest` only if they were damaged."""
         ...

@@ -1,5 +1,6 @@
 """A backbone that answers through ONNX Runtime, and leaves to torch what only torch can do."""
 
+import copy
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -61,6 +62,12 @@ class OnnxBackbone:
         self._inputs = replaceable(backbone)
         self._stacks = backbone.stacks(self._inputs)
         self._check()
+
+    def twin(self) -> "OnnxBackbone":
+        """Return the same for another thread; see `Backbone.twin`. Sessions take several at once."""
+        twin = copy.copy(self)
+        twin._torch = self._torch.twin()
+        return twin
 
     @property
     def spec(self) -> Spec:

@@ -170,10 +170,7 @@ class TorchBackbone:
             yield Traced(self._module, self._reading, self._call, (self._normaliser.mean, self._normaliser.std), layers)
 
     def twin(self) -> "TorchBackbone":
-        """Return the same network for another thread: both share their weights, and neither waits for the other.
-
-        It is this one, and both take turns, where nothing can be learnt or the network cannot be copied once more.
-        """
+        """Return the same network for another thread, or this one where nothing is learnt; see `Backbone.twin`."""
         _ = self._probed  # what trials showed holds for both
         twin, shared = copy.copy(self), [*self._module.parameters(), *self._module.buffers()]
         memo: dict[int, Any] = {id(self): twin} | {id(tensor): tensor for tensor in shared}

@@ -9,6 +9,9 @@ from tests.models import odd
 from tests.models.odd import SHAPE, drawn
 from tests.models.small import images, small
 from tests.models.test_odd import SERVED, served
+from tests.states import bits
+from tta_server import adapters
+from tta_server.adapters.stack import adapt_stacked
 from tta_server.models import EMPTY, TorchBackbone
 
 
@@ -74,6 +77,30 @@ def test_overrides_and_statistics_of_one_are_not_the_others():
     asked.join()
 
     assert not wrong
+
+
+@pytest.mark.parametrize("name", ["tent", "cotta"])
+def test_a_step_on_a_twin_is_that_of_the_network_while_that_answers(name):
+    backbone = TorchBackbone(small(), SHAPE)
+    twin, x, adapter = backbone.twin(), images(8), adapters.create(name)
+    state = adapter.init(backbone)
+    expected, stop = adapter.adapt(backbone, state, x), threading.Event()
+
+    def answer() -> None:
+        while not stop.is_set():
+            adapter.predict(backbone, state, x[:3])
+
+    answers = threading.Thread(target=answer)
+    answers.start()
+    try:
+        steps = [adapter.adapt(twin, state, x) for _ in range(20)]
+        together = adapt_stacked(adapter, twin, [state, state], torch.stack([x, x])) if adapter.stackable else []
+    finally:
+        stop.set()
+        answers.join()
+
+    assert all(bits(step.state) == bits(expected.state) for step in steps)
+    assert len(together) == (2 if adapter.stackable else 0)
 
 
 class Unique(odd.Plain):

@@ -110,7 +110,7 @@ def order() -> list[tuple[str, int]]:
 
 
 def replay(scene: Scene, feeds: Mapping[str, Feed], per_request: int) -> dict[str, Replayed]:
-    """Post a scene to every feed at once, each as one camera that waits for its answers.
+    """Post a scene to every feed at once, each as one camera that waits for answers and for what is learnt of them.
 
     Args:
         scene: What is sent.
@@ -135,6 +135,7 @@ def _send(scene: Scene, feed: Feed, per_request: int) -> Replayed:
             begun_s = time.perf_counter()
             response = client.post("/predict?top_k=1", files=[("image", ("frame.png", file)) for file in files])
             latencies_s.append(time.perf_counter() - begun_s)
+            client.get(f"/v1/streams/{feed.stream}").raise_for_status()  # says nothing while a step is under way
             expected = scene.labels[start : start + per_request]
             for prediction, label in zip(response.raise_for_status().json()["predictions"], expected, strict=True):
                 wrong.append(prediction["top"][0]["index"] != label)

@@ -24,7 +24,7 @@ _FEWEST = 128
 SEED = 2026  # of the camera
 
 # Above the default rate, so that a few hundred images show what steps add to statistics; and every window is learnt
-# from, as at the pace of a camera.
+# from, as at the pace of a camera: without a rest, and the camera waits for it.
 CONFIG: dict[str, Any] = {
     "adapter": {"name": "tent", "settings": {"lr": 0.005}},
     "engine": {"learn_share": 1},

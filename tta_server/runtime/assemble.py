@@ -57,7 +57,7 @@ class Runs(NamedTuple):
 
     Attributes:
         answers: The network, as it answers.
-        steps: The network, as it learns, on a thread of its own: it waits for no answer, and no answer for it.
+        steps: The network, as it learns, on a thread of its own.
         compared: The network as it answers, on that thread: what the guard compares.
     """
 
@@ -79,9 +79,9 @@ def make_served(name: str, model: Model, settings: Settings, storage: Storage) -
     learns = network(model, settings)
     steps = network(model, settings, model.backbone.twin())
     runs = Runs(learns, steps, steps)
-    if model.answers and model.answers.backbone is not model.backbone:  # which several threads may ask at once
-        other = network(model, settings, model.answers.backbone)
-        runs = Runs(other, steps, other)
+    if model.answers and model.answers.backbone is not model.backbone:
+        other = model.answers.backbone
+        runs = Runs(network(model, settings, other), steps, network(model, settings, other.twin()))
     worker, commands = assemble(learns, model.reference, adapter, settings, metrics, storage, runs)
     webhook = _webhook(settings.webhooks, metrics)
     if webhook:

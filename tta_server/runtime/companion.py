@@ -1,4 +1,7 @@
-"""A thread for one piece of work at a time, beside the thread that hands it out."""
+"""A thread for one piece of work at a time, beside the thread that hands it out.
+
+Work may take much memory for a moment, which is handed back after each piece.
+"""
 
 import threading
 from collections.abc import Callable
@@ -6,13 +9,14 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Generic, Literal, TypeVar
 
+from tta_server.runtime.memory import hand_back
 from tta_server.runtime.pulse import Pulse
 
 T = TypeVar("T")
 
 
 class Companion(Generic[T]):
-    """Do what one other thread hands over; that thread alone may call it, but for `pulse`.
+    """Do what one other thread hands over; that thread alone may call it, but for `pulse` and `leave`.
 
     Attributes:
         pulse: Whether the work at hand gets anywhere.
@@ -27,16 +31,15 @@ class Companion(Generic[T]):
         """
         self.pulse = Pulse()
         self._done = done
-        self._orders: SimpleQueue[tuple[Callable[[], T], Future[T]]] = SimpleQueue()
+        self._orders: SimpleQueue[tuple[Callable[[], T], Future[T]] | None] = SimpleQueue()
         self._at_hand: Future[T] | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     @property
     def state(self) -> Literal["idle", "busy", "done"]:
         """Whether nothing was handed over; or it is being done; or it is done, and `outcome` has it."""
-        if self._at_hand is None:
-            return "idle"
-        return "done" if self._at_hand.done() else "busy"
+        future = self._at_hand
+        return "idle" if future is None else "done" if future.done() else "busy"
 
     def begin(self, work: Callable[[], T]) -> None:
         """Hand over a piece of work, if nothing is at hand."""
@@ -45,26 +48,32 @@ class Companion(Generic[T]):
         self._at_hand = future = Future[T]()
         self._orders.put((work, future))
 
-    def outcome(self) -> T:
-        """Return what came of the work, or raise what it raised; after that nothing is at hand.
-
-        Raises:
-            RuntimeError: If nothing was.
-        """
-        future, self._at_hand = self._at_hand, None
-        if future is None:
-            raise RuntimeError("no work was handed over")
+    def outcome(self) -> T | None:
+        """Return what came of the work, or raise what it raised, if it is done; after that nothing is at hand."""
+        future = self._at_hand
+        if future is None or not future.done():
+            return None
+        self._at_hand = None
         return future.result()
 
+    def leave(self) -> None:
+        """Have nothing at hand, whatever is being done; any thread may call it."""
+        self._at_hand = None
+
+    def close(self) -> None:
+        """Have the thread end, once it is done with what is at hand."""
+        self._orders.put(None)
+
     def _run(self) -> None:
-        while True:
-            work, future = self._orders.get()
+        while order := self._orders.get():
             with self.pulse.at_work():
-                try:
-                    found = work()
-                except BaseException as error:  # whatever it is, the other thread is to know
-                    future.set_exception(error)
-                else:
-                    future.set_result(found)
-            del work, future
+                self._do(*order)
+            del order  # nothing is held while nothing comes
             self._done()
+            hand_back()
+
+    def _do(self, work: Callable[[], T], future: Future[T]) -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # whatever it is, the other thread is to know
+            future.set_exception(error)

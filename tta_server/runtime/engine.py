@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
@@ -20,7 +20,6 @@ from tta_server.runtime.room import Reservation, Room
 from tta_server.runtime.trial import Trial
 from tta_server.runtime.worker import Worker
 from tta_server.settings import EngineSettings
-from tta_server.streams.lesson import Lesson
 from tta_server.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -103,10 +102,14 @@ class Engine:
             self._changed.notify()
         if self._thread.ident is None:
             return True
-        while self._thread.is_alive() and self._busy_s(begun_s) < within_s:
+        while self._thread.is_alive() and self._pulse.busy_s(begun_s) < within_s:
+            if self._steps.state == "busy" and self._steps.pulse.busy_s(begun_s) >= within_s:
+                log.critical("a step does not end and is left behind; its streams stay as they are")
+                self._steps.leave()
+                self._wake_now()
             self._thread.join(_LOOK_EVERY_S)
         if self._thread.is_alive():
-            log.critical("the device thread, or a step, does not end and is left behind; what waits is not answered")
+            log.critical("the device thread does not end and is left behind; what waits is not answered")
             self._abandon()
         return not self._thread.is_alive()
 
@@ -248,9 +251,9 @@ class Engine:
             while True:
                 jobs, commands, last = self._next()
                 self._in_hand = [*(job.future for job in jobs), *(command.future for command in commands)]
-                if self._steps.state == "done":
+                if (trials := self._steps.outcome()) is not None:
                     with self._pulse.at_work():
-                        self._worker.lessons.carry_out(self._steps.outcome())
+                        self._worker.lessons.carry_out(trials)
                     self._rest.took(self._step_began_s, time.monotonic())
                 for command in commands:
                     with self._pulse.at_work(), self._worker.at_work():
@@ -273,6 +276,8 @@ class Engine:
             with self._changed:
                 self._closed, self._broken = "the device thread has died; restart the server", True
             self._abandon()
+        finally:
+            self._steps.close()
 
     def _abandon(self) -> None:
         """Fail whatever is at hand or waits: nobody will see to it."""
@@ -292,14 +297,7 @@ class Engine:
             self._worker.shed(now_s)
         elif lessons := self._worker.lessons.take(now_s):
             self._step_began_s = now_s
-            self._steps.begin(partial(self._work_out, lessons))
-
-    def _work_out(self, lessons: Sequence[Lesson]) -> list[Trial]:
-        """Try the steps, on the thread for them."""
-        try:
-            return self._worker.lessons.work_out(lessons)
-        finally:
-            hand_back()
+            self._steps.begin(partial(self._worker.lessons.work_out, lessons))
 
     def _turn_s(self) -> float | None:
         """Return when the next window may be learnt from or dropped, with requests waiting as they do now."""

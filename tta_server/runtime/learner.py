@@ -38,7 +38,10 @@ class Policy:
 
 
 class Learner:
-    """Change streams by what steps have come to; the device thread alone may call it, but for `work_out`."""
+    """Change streams by what steps have come to; the device thread alone may call it, but for `work_out`.
+
+    Where a stream is answered inline, both threads may be at a step at the same time.
+    """
 
     def __init__(
         self, learns: Backbone, answers: Backbone, metrics: Metrics, tell: Tell, policy: Policy, watcher: Watcher
@@ -75,16 +78,25 @@ class Learner:
         """Try the steps, stacked where that is possible; any one thread may, and no stream is touched."""
         return self._trials.run(lessons)
 
-    def carry_out(self, trial: Trial) -> None:
-        """Do with a stream what a trial has come to; an error costs the window, and the stream stays as it was."""
-        stream, error = trial.lesson.stream, trial.error
+    def carry_out(self, trial: Trial, here: bool) -> None:
+        """Do with a stream what a trial has come to; an error costs the window, and the stream stays as it was.
+
+        Args:
+            trial: Of one of its windows.
+            here: Whether the stream is still in memory: else the window is lost, and counted.
+        """
+        stream, error, rows = trial.lesson.stream, trial.error, len(trial.lesson.rows)
+        if not here:
+            reason, at = "the stream was set aside while a step was worked out", stream.standing
+            self._tell(StreamEvent(stream.name, "failed", at, at, reason=reason, rows=rows))
+            return
         if not error:
             try:
                 self._carry_out(trial)
             except Exception as wrong:
                 error = wrong
         if error:
-            self._fail(stream, len(trial.lesson.rows), error)
+            self._fail(stream, rows, error)
 
     def inline(self, stream: Stream, rows: Sequence[Sample]) -> tuple[Output, Serve]:
         """Answer a request by the forward that is learnt from, as the papers do.

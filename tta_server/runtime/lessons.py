@@ -15,10 +15,8 @@ from tta_server.streams.window import Sample
 class Lessons:
     """Take windows that are due, and do with their streams what came of them; the device thread alone may call it.
 
-    In between, any thread may call `work_out`; the streams are answered as they were, and stay where they are.
-
-    Attributes:
-        under_way: Names of the streams that were taken windows of, until these lessons are carried out.
+    In between, any thread may call `work_out`; the streams are answered as they were, and stay where they are
+    (`Directory.learning`).
     """
 
     def __init__(self, registry: Registry, learner: Learner, sharing: Sharing) -> None:
@@ -33,7 +31,6 @@ class Lessons:
         self._learner = learner
         self._sharing = sharing
         self._kept = ExitStack()
-        self.under_way: frozenset[str] = frozenset()
 
     def take(self, now_s: float) -> list[Lesson]:
         """Take the window that is due longest, and others that are due and fit into one step; none is under way yet.
@@ -50,22 +47,24 @@ class Lessons:
             lessons = self._learner.set_out(windows)
             if lessons:
                 self._kept = kept.pop_all()
-        self.under_way = frozenset(lesson.stream.name for lesson in lessons)
+        self._registry.learning = frozenset(lesson.stream.name for lesson in lessons)
         return lessons
 
     def work_out(self, lessons: Sequence[Lesson]) -> list[Trial]:
-        """Try the steps; another thread may."""
-        return self._learner.work_out(lessons)
+        """Try the steps; another thread may. Whatever goes wrong is in what is returned."""
+        try:
+            return self._learner.work_out(lessons)
+        except BaseException as error:  # an adapter may be anybody's
+            wrong = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+            return [Trial(lesson, error=wrong) for lesson in lessons]
 
     def carry_out(self, trials: Sequence[Trial]) -> None:
-        """Have the streams be what came of their lessons; one that is not here any more stays as it is."""
-        self.under_way = frozenset()
+        """Have the streams be what came of their lessons; one that was set aside meanwhile stays as it is."""
+        self._registry.learning = frozenset()
         with self._kept:
             for trial in trials:
                 stream = trial.lesson.stream
-                if self._registry.in_memory(stream.name) is not stream:
-                    continue
                 try:
-                    self._learner.carry_out(trial)
+                    self._learner.carry_out(trial, self._registry.in_memory(stream.name) is stream)
                 except Exception as error:  # not the step's: the learner answers for those
                     self._registry.set_aside(stream.name, error)

@@ -103,7 +103,7 @@ class Router:
             job: The request.
             stream: Whose it is.
             look: What the frozen model says of it.
-            busy: Domains that are about to answer other requests, or learn, and cannot be spared.
+            busy: Domains that are about to answer other requests, and cannot be spared.
         """
         if not np.isfinite(look.styles.numpy()).all():  # the source answers, if anything can, and nobody learns from it
             return [Piece(job, stream)]
@@ -150,6 +150,8 @@ class Router:
         grown = seen >= max(_GROWN * domain.begun, 1 + adapter.batch_coupled) and domain.begun < self._window_rows
         if domain.place is None or domain.steps or domain.mode != "after" or not grown:
             return
+        if domain.name in self._registry.learning:  # what it is to start from is taken
+            return
         images = [*(row.image for row in domain.window), part.images]
         x = on_device(images, self._backbone.device)[: self._window_rows]
         method, before = domain.method, domain.standing
@@ -161,11 +163,8 @@ class Router:
             reason = f"it has seen {len(x)} images"
             self._news.tell(StreamEvent(domain.name, "begin", before, domain.standing, domain, reason=reason))
 
-    def tidy(self, stream: Stream, busy: Collection[str] = ()) -> None:
-        """Merge two domains of a stream that have become alike, if there are two that are not busy.
-
-        Places move only away from home.
-        """
+    def tidy(self, stream: Stream) -> None:
+        """Merge two domains of a stream that have become alike, if there are two; places move only away from home."""
         if not whereabouts_of(stream).current:
             return
         known = self._registry.domains(stream.name)
@@ -173,7 +172,7 @@ class Router:
         if not pair:
             return
         kept, gone = ([*known][index - 1] for index in pair)
-        if kept in busy or gone in busy:
+        if {kept, gone} & self._registry.learning:
             return
         if self._registry.summary(gone).steps > self._registry.summary(kept).steps:
             kept, gone = gone, kept

@@ -47,7 +47,7 @@ class Trial:
 
 
 class Trials:
-    """Try steps; one thread at a time may ask."""
+    """Try steps; it keeps nothing, and several threads may ask: the network has a lock, and all else are values."""
 
     def __init__(self, learns: Backbone, answers: Backbone, metrics: Metrics) -> None:
         """Prepare.

@@ -46,7 +46,7 @@ class Parts:
     """What a worker is made of; `assemble` makes them.
 
     Attributes:
-        learns: The network, as steps run it.
+        learns: The network, as torch runs it; steps run a twin of it, if they have a thread.
         answers: The network, as answers run it.
         methods: How streams learn.
         registry: The streams.
@@ -185,14 +185,13 @@ class Worker:
                 continue
             with self._whatever_happens(job):
                 if stream.name not in tidied:  # before anything points at a domain of it
-                    router.tidy(stream, self.lessons.under_way)
+                    router.tidy(stream)
                     tidied.add(stream.name)
                 look = looks[job]
                 busy = {part.stream.name for draft in drafts.values() for part in draft.parts}
-                parts = router.place(job, stream, look, busy | self.lessons.under_way)
+                parts = router.place(job, stream, look, busy)
                 for part in parts:
-                    if part.stream.name not in self.lessons.under_way:  # what is learnt is begun with anew in any case
-                        router.begin(part)
+                    router.begin(part)
                 drafts[job] = Draft(job, stream, parts, begun_s)
                 answered |= {part: look.of(part) for part in parts if look.scores and part.stream.answers_as_source}
         return answered

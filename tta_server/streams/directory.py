@@ -27,10 +27,15 @@ class Apart(NamedTuple):
 
 
 class Directory:
-    """Find streams and domains by name; who changes what is where is the registry."""
+    """Find streams and domains by name; who changes what is where is the registry.
+
+    Attributes:
+        learning: Names of those that a step is worked out for: nobody spares, merges or begins one anew meanwhile.
+    """
 
     def __init__(self) -> None:
         """Start without a stream."""
+        self.learning: frozenset[str] = frozenset()
         self._streams: OrderedDict[str, Stream] = OrderedDict()  # the one that is idle longest first
         self._parked: dict[str, Parked] = {}
         self._aside: dict[str, Summary] = {}
@@ -101,7 +106,7 @@ class Directory:
             name: The stream.
             busy: Domains that cannot.
         """
-        domains = [one for one in self._families.of(name) if one not in busy]
+        domains = [one for one in self._families.of(name) if one not in busy and one not in self.learning]
         order = [one for one in self._aside if one in domains]
         order += [one for one in self._parked if one in domains]
         order += [one for one in self._streams if one in domains]

@@ -102,8 +102,9 @@ class Newcomers:
             self._know(name, Newcomer("", now_s, now_s))
 
     def _idle(self, now_s: float, longer_than_s: float) -> str | None:
-        """Return the one that is idle longest, if it is so for longer than that."""
-        name, first = next(iter(self._newcomers.items()), ("", None))
+        """Return the one that is idle longest, if it is so for longer than that; none that is just learning."""
+        learning = self._learning()
+        name, first = next(((name, each) for name, each in self._newcomers.items() if name not in learning), ("", None))
         return name if first and now_s - first.touched_s > longer_than_s else None
 
     def _surplus(self, asking: str) -> str | None:
@@ -111,7 +112,16 @@ class Newcomers:
         most = next((client for client, count in self._clients.items() if client and 2 * count > self._most), asking)
         if most == asking:
             return None
-        return max((each.opened_s, name) for name, each in self._newcomers.items() if each.client == most)[1]
+        learning = self._learning()
+        theirs = [
+            (each.opened_s, name)
+            for name, each in self._newcomers.items()
+            if each.client == most and name not in learning
+        ]
+        return max(theirs)[1] if theirs else None
+
+    def _learning(self) -> set[str]:
+        return {stream_of_domain(name) for name in self._registry.learning}
 
     def _erase(self, name: str, why: str) -> None:
         self.forget(name)

@@ -1,10 +1,11 @@
 """One piece of work at a time on another thread."""
 
 import threading
+import weakref
 
 import pytest
 
-from tests.tta_server.runtime.engines import PATIENCE_S
+from tests.tta_server.runtime.engines import PATIENCE_S, until
 from tta_server.runtime.companion import Companion
 
 
@@ -26,8 +27,7 @@ def test_what_the_work_makes_is_handed_back_once():
     assert companion.state == "done"
     assert companion.outcome() == "work"
     assert companion.state == "idle"
-    with pytest.raises(RuntimeError, match="no work"):
-        companion.outcome()
+    assert companion.outcome() is None
 
 
 def test_what_it_raises_is_raised_where_it_is_fetched_and_the_next_is_done():
@@ -54,3 +54,28 @@ def test_it_says_how_long_the_work_at_hand_has_taken():
     gate.set()
     assert done.wait(PATIENCE_S)
     assert companion.pulse.busy_s() == 0
+
+
+def test_what_is_left_behind_is_done_and_thrown_away():
+    companion, done = at_hand()
+    gate = threading.Event()
+    companion.begin(lambda: gate.wait(PATIENCE_S))
+
+    companion.leave()
+
+    assert companion.state == "idle"
+    gate.set()
+    assert done.wait(PATIENCE_S)
+    assert companion.outcome() is None
+
+
+def test_a_thread_that_is_closed_ends_and_holds_nothing():
+    companion, done = at_hand()
+    companion.begin(type("Found", (), {}))
+    assert done.wait(PATIENCE_S)
+    gone = weakref.ref(companion.outcome())
+    until(lambda: gone() is None)
+
+    companion.close()
+
+    until(lambda: not companion._thread.is_alive())

@@ -1,6 +1,8 @@
 """How an engine ends: stopped, damaged, dead."""
 
+import gc
 import threading
+import weakref
 from concurrent.futures import wait
 
 import pytest
@@ -29,6 +31,20 @@ def test_stop_answers_what_waits_and_refuses_what_comes():
 
         assert not stopper.is_alive()
         assert all(future.result(0).probabilities.size for future in [busy, *waiting])
+
+
+def test_an_engine_that_has_learnt_and_is_stopped_is_gone():
+    def worked() -> weakref.ref:
+        engine = make()
+        engine.start()
+        answer(engine, images=rows(8))
+        until(lambda: listed(engine)[0]["steps"] == 2)
+        engine.stop()
+        return weakref.ref(engine._worker)
+
+    gone = worked()
+
+    until(lambda: (gc.collect(), gone())[1] is None)
 
 
 def test_stop_does_not_wait_for_the_delay():

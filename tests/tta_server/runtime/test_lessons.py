@@ -86,8 +86,8 @@ def test_a_domain_that_learns_is_not_spared_for_another(learning):
         assert subject.worker.parts.registry.existing("door@1").steps == 1
 
 
-def test_a_stream_that_is_set_aside_meanwhile_stays_aside():
-    subject = wired(window=4)
+def test_a_stream_that_is_set_aside_meanwhile_stays_aside(tmp_path):
+    subject = wired(window=4, storage=str(tmp_path))
     for name in ("door", "gate"):
         ask(subject, name, rows(4))
     lessons = subject.worker.lessons.take(time.monotonic())
@@ -98,6 +98,10 @@ def test_a_stream_that_is_set_aside_meanwhile_stays_aside():
 
     assert subject.commands.read("gate")["steps"] == 1
     assert "door" in subject.worker.parts.registry._aside
+    failed = [entry for entry in subject.audited() if entry.event == "failed"]
+    assert [(entry.stream, entry.reason) for entry in failed] == [
+        ("door", "the stream was set aside while a step was worked out")
+    ]
 
 
 def test_no_stream_goes_to_disk_while_windows_are_learnt_from(tmp_path):
@@ -112,6 +116,71 @@ def test_no_stream_goes_to_disk_while_windows_are_learnt_from(tmp_path):
 
     assert not registry.in_memory("door")
     assert subject.stream("door").steps == 1
+
+
+def test_a_domain_that_learns_is_not_begun_anew():
+    subject = telling(engine={"window_min_rows": 4, "window_max_age_s": 0.01})
+    ask(subject, "door", dark(8))
+    domain = subject.worker.parts.registry.existing("door@1")
+    time.sleep(0.02)
+    lessons = subject.worker.lessons.take(time.monotonic())
+    assert [lesson.stream for lesson in lessons] == [domain]
+    assert domain.begun < 12
+    before = domain.state, domain.version
+
+    ask(subject, "door", dark(12, 1))
+
+    assert (domain.state, domain.version) == before
+    subject.worker.lessons.carry_out(beside(subject, lessons))
+    assert domain.steps == 1
+
+
+@pytest.mark.parametrize("learning", [True, False])
+def test_domains_that_have_become_alike_are_merged_once_neither_learns(learning):
+    subject = telling()
+    for kind in (dark, bright):
+        ask(subject, "door", kind(16))
+    registry = subject.worker.parts.registry
+    registry.existing("door@2").place = registry.existing("door@1").place
+    lessons = subject.worker.lessons.take(time.monotonic() if learning else 0.0)
+    assert bool(lessons) is learning
+
+    ask(subject, "door", dark(16, 2))
+    assert len(domains(subject)) == (2 if learning else 1)
+
+    subject.worker.lessons.carry_out(beside(subject, lessons))
+    ask(subject, "door", dark(16, 3))
+    assert len(domains(subject)) == 1
+
+
+def test_a_newcomer_that_learns_gives_way_to_nobody():
+    subject = wired(window=4, max_streams=1)
+    ask(subject, "first", rows(4))
+    later = time.monotonic() + 3600
+    lessons = subject.worker.lessons.take(later)
+
+    subject.worker.parts.newcomers.make_room("", later)
+    assert "first" in subject.worker.parts.registry
+
+    subject.worker.lessons.carry_out([])
+    subject.worker.parts.newcomers.make_room("", later)
+    assert lessons
+    assert "first" not in subject.worker.parts.registry
+
+
+@pytest.mark.parametrize("wrong", [ValueError("no groups today"), SystemExit(1)])
+def test_whatever_goes_wrong_in_a_step_is_the_steps(monkeypatch, wrong):
+    def fails(_lessons):
+        raise wrong
+
+    subject = wired(window=4)
+    ask(subject, "door", rows(4))
+    monkeypatch.setattr(subject.worker.parts.learner, "work_out", fails)
+
+    subject.worker.learn(time.monotonic())
+
+    summary = subject.commands.read("door")
+    assert (summary["steps"], summary["images_dropped"]) == (0, 4)
 
 
 @pytest.mark.parametrize("take", [True, False])
@@ -129,4 +198,4 @@ def test_after_a_step_that_fails_others_are_taken(monkeypatch, take):
     subject.worker.learn(time.monotonic())
 
     assert subject.commands.read("door")["steps"] == 1
-    assert not subject.worker.lessons.under_way
+    assert not subject.worker.parts.registry.learning
