@@ -69,8 +69,10 @@ def test_work_that_nobody_waits_for_is_cancelled_and_cancelled_work_ends_the_wai
 def test_nothing_is_left_for_the_collector():
     async def ask():
         work: Future[None] = Future()
-        threading.Timer(0.001, work.set_result, [None]).start()
+        timer = threading.Timer(0.001, work.set_result, [None])
+        timer.start()
         await settled(work)
+        timer.join()  # it holds the work, too
         return weakref.ref(work)
 
     gc.disable()
