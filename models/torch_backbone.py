@@ -171,13 +171,15 @@ class TorchBackbone:
 
     def twin(self) -> "TorchBackbone":
         """Return the same network for another thread, or this one where nothing is learnt; see `Backbone.twin`."""
+        if "grad" not in self.spec.capabilities:
+            return self
         _ = self._probed  # what trials showed holds for both
         twin, shared = copy.copy(self), [*self._module.parameters(), *self._module.buffers()]
         memo: dict[int, Any] = {id(self): twin} | {id(tensor): tensor for tensor in shared}
         twin._lock = threading.Lock()
         try:
             twin._call, twin._module = copy.deepcopy(self._call, memo), copy.deepcopy(self._module, memo)
-            return twin if "grad" in self.spec.capabilities and equal(self, twin) else self
+            return twin if equal(self, twin) else self
         except Exception:  # a network may hold anything
             return self
 
