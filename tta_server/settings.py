@@ -234,8 +234,9 @@ class GuardSettings(Section):
         le=0,
         description="Where a stream and the frozen model differ, whose answers are credible: 1 the stream's alone, -1 "
         "the frozen model's alone. Below this, times the share of images on which they differ, the frozen model "
-        "answers, until it is above half of it. The less a stream has answered, the nearer to 0 this is; until some "
-        "128 images it must be ahead if they are of few classes.",
+        "answers, until it is above half of it. The less a stream has answered, the nearer to 0 this is; where "
+        "images are of few classes, or the frozen model is sure of nearly all, it must be ahead for some 128 images, "
+        "and level from then on.",
     )
 
 

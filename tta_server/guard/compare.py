@@ -19,7 +19,9 @@ _SCORED_IMAGES = 64  # over which the score is gathered: quick to fall back, qui
 _DRAWN = 4  # images that count as a draw: very few decide nothing
 _CREDIBLE = 0.02  # of the images on which both differ: a stream that is credible on fewer shows nothing by that
 _KNOWN = 0.4  # of recent images gathered, 128 or so: before, a stream has to show a gain
-_LEAD = 0.15  # that is, to be so far ahead where all images seem to be of few classes
+_SURE = 0.85  # of the images on which the frozen model is credible: there is hardly anything left to gain
+_LEAD_OF_SURE = 0.25  # of a balance, about two images: by so much a newcomer has to be ahead there
+_LEAD_OF_FEW = 0.15  # and by so much where all images seem to be of few classes
 
 Vouch = Callable[[Tensor, Tensor], bool]
 """Says of images (N, C, H, W) whether answers by their statistics are to be trusted, credible or not, beside the frozen
@@ -97,7 +99,8 @@ class Compare:
             return False
         if record.stream_score < _CREDIBLE * record.differed:
             return self._vouch(x, frozen.logits.argmax(1))
-        return stands >= _LEAD * doubt or not _of_few_classes(referee, frozen)
+        lead = _lead(referee, frozen)
+        return lead is None or stands >= lead * doubt
 
 
 def balance(record: Record) -> float:
@@ -106,10 +109,14 @@ def balance(record: Record) -> float:
     return (won - lost) / (won + lost + _DRAWN)
 
 
-def _of_few_classes(referee: Referee, frozen: Output) -> bool:
-    """Say whether the frozen model takes images for few classes and is credible: their statistics say little of others.
+def _lead(referee: Referee, frozen: Output) -> float | None:
+    """Return by how much a newcomer has to be ahead, and a stream that is known level; None if it may be behind.
 
-    A model that is lost says one class of everything too, but is not credible.
+    A frozen model that is credible on nearly all images is hardly ever wrong. Statistics of few classes say little of
+    others; a model that is lost says one class of everything too, but is not credible.
     """
     said = frozen.logits.argmax(1)[referee.credible(frozen)]
-    return 2 * len(said) >= len(frozen.logits) and not varied(said, frozen.logits.shape[1])
+    if len(said) >= _SURE * len(frozen.logits):
+        return _LEAD_OF_SURE
+    few = 2 * len(said) >= len(frozen.logits) and not varied(said, frozen.logits.shape[1])
+    return _LEAD_OF_FEW if few else None
