@@ -37,6 +37,7 @@ from tta_server.api import (
     strange,
     streams,
 )
+from tta_server.api.application import Application
 from tta_server.api.caller import Callers
 from tta_server.api.hot import Hot
 from tta_server.api.manners import Heads
@@ -184,13 +185,14 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
             tracer.stop()
         gc.unfreeze()
 
-    app = FastAPI(
+    app = Application(
         title="tta-server",
         version=__version__,
         description=_DESCRIPTION,
         docs_url=None,  # FastAPI's pages load scripts from elsewhere; `page` has one that does not
         redoc_url=None,
         lifespan=lifespan,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         generate_unique_id_function=responses.operation_id,
         dependencies=[Depends(parameters.refuse_unknown)],
     )
@@ -213,8 +215,8 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
     app.include_router(repository.router(models))
     app.include_router(metadata.router(models, __version__))
     responses.install(app, OPEN if keyring else None)
-    app.add_middleware(Hot, routes=[route for router in asked_most for route in router.routes])
     app.add_middleware(Heads)
+    app.add_middleware(Hot, routes=[route for router in asked_most for route in router.routes])
     app.add_middleware(Receiving, limits=settings.limits, told=first.metrics.refused)
     app.add_middleware(
         Gatekeeper,

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 _INSPECT_EVERY_S = 30.0
 _STOP_WITHIN_S = 10.0
 _LOOK_EVERY_S = 0.02
+_QUIET_TURNS = 3  # of an event loop, in which no request came; each takes microseconds
 
 T = TypeVar("T")
 
@@ -199,10 +200,12 @@ class Engine:
         """
         return self._call(lambda: run(self._operator))
 
-    def _wake(self, soon: Callable[[Callable[[], None]], object] | None, seen: int = 0) -> None:
+    def _wake(self, soon: Callable[[Callable[[], None]], object] | None, seen: int = 0, quiet: int = 0) -> None:
         """Have the device thread begin once no more come: both would hold each other up over Python's interpreter."""
-        if soon and seen < (waiting := self._batcher.rows) < self._settings.max_rows:
-            soon(partial(self._wake, soon, waiting))
+        waiting = self._batcher.rows
+        quiet = quiet + 1 if waiting == seen else 0
+        if soon and quiet < _QUIET_TURNS and waiting < self._settings.max_rows:
+            soon(partial(self._wake, soon, waiting, quiet))
             return
         self._wake_now()
 

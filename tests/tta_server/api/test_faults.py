@@ -98,3 +98,18 @@ def test_an_adapter_that_cannot_be_had_is_the_callers(tmp_path, section):
 
     assert [answer.status_code for answer in answers.values()] == [400, 200, 400, 200]
     assert [each["name"] for each in answers["GET /v1/streams"].json()["streams"]] == ["door"]
+
+
+@pytest.mark.parametrize("where", ["tta_server.api.receiving.Intake.begin", "tta_server.runtime.engine.Engine.reserve"])
+def test_a_bug_in_a_layer_or_in_what_predicts_is_told_as_one_in_a_route(tmp_path, monkeypatch, where):
+    service = make(tmp_path)
+
+    def bug(*_args: object, **_keys: object) -> None:
+        raise RuntimeError("a bug, and nobody's request")
+
+    monkeypatch.setattr(where, bug)
+    answers = asked(service, {"POST /predict": {"content": png()}, "GET /v2/health/live": {}})
+
+    assert (answers["POST /predict"].status_code, answers["POST /predict"].json()["code"]) == (500, "internal")
+    assert "a bug" not in answers["POST /predict"].text
+    assert answers["GET /v2/health/live"].status_code == (500 if "Intake" in where else 200)
