@@ -2,8 +2,9 @@
 
     python -m load_tests.http --peers-python ~/peers/bin/python
 
-All servers of one network run at the same time and take turns under the same client, each round in another order; only
-ratios within a round say much on a shared machine. LitServe and mosec are left out unless `--peers-python` has them.
+All servers of one network take turns under the same client, each round in another order, and are stopped meanwhile,
+for some are busy while nobody asks; only ratios within a round say much on a shared machine. LitServe and mosec are
+left out unless `--peers-python` has them.
 """
 
 import argparse
@@ -123,6 +124,8 @@ def _start(stack: ExitStack, network: str, runtimes: Sequence[str], peers_python
             sides.append(Side(f"{ours}, {asked}", process, port, requests))
     for side in sides:
         _wait(side, folder)
+    for side in sides:
+        os.killpg(side.process.pid, signal.SIGSTOP)
     return sides
 
 
@@ -140,23 +143,34 @@ def _measured(network: str, sides: Sequence[Side], options: argparse.Namespace) 
     classifier, found = Classifier(network), defaultdict[str, list[Reading]](list)
     alone_s, waits_s = [], defaultdict[str, list[float]](list)
     for side in sides:
-        saturate(side.port, side.requests, options.clients, options.seconds, side.process.pid)  # warms up
+        with _awake(side):
+            saturate(side.port, side.requests, options.clients, options.seconds, side.process.pid)  # warms up
     for count in range(options.rounds):
         print(f"{network}, round {count + 1} of {options.rounds} (load {load_average():.1f})", file=sys.stderr)
         alone_s.append(_alone_s(classifier, options.seconds / 4))
         for place in range(len(sides)):
             side = sides[(place + count) % len(sides)]
-            found[side.name].append(
-                saturate(side.port, side.requests, options.clients, options.seconds, side.process.pid)
-            )
-            time.sleep(0.3)  # what is left to learn is learnt
-            idle = saturate(side.port, side.requests, 1, options.seconds / 4, side.process.pid)
+            asked = side.port, side.requests
+            with _awake(side):
+                found[side.name].append(saturate(*asked, options.clients, options.seconds, side.process.pid))
+                time.sleep(0.3)  # what is left to learn is learnt
+                idle = saturate(*asked, 1, options.seconds / 4, side.process.pid)
             waits_s[side.name].append(statistics.median(idle.latencies_s))
     rows = [_row(side.name, found[side.name], found["bare"], waits_s[side.name], alone_s) for side in sides]
     head = [f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
     return ["", f"**{network}**, {options.clients} clients, {options.rounds} rounds of {options.seconds:g} s; the "
             f"model alone takes {1000 * statistics.median(alone_s):.2f} ms an image, decoding included.",
             "", *head, *rows]  # fmt: skip
+
+
+@contextmanager
+def _awake(side: Side) -> Iterator[None]:
+    """Let a server run while the block does."""
+    os.killpg(side.process.pid, signal.SIGCONT)
+    try:
+        yield
+    finally:
+        os.killpg(side.process.pid, signal.SIGSTOP)
 
 
 def _row(
@@ -224,6 +238,8 @@ def _running(command: Sequence[str], log: Path) -> Iterator["subprocess.Popen[by
         yield process
     finally:
         process.terminate()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGCONT)
         try:
             process.wait(20)
         finally:
