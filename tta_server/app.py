@@ -192,7 +192,7 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
         docs_url=None,  # FastAPI's pages load scripts from elsewhere; `page` has one that does not
         redoc_url=None,
         lifespan=lifespan,
-        telemetry={"tracing": False, "metrics": False, "logs": False},
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # this server has its own of each
         generate_unique_id_function=responses.operation_id,
         dependencies=[Depends(parameters.refuse_unknown)],
     )
