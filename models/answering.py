@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tta_server.models.backbone import EMPTY, Backbone, Tensors
+from tta_server.models.onnx_apart import graphs_apart
 from tta_server.models.onnx_backbone import OnnxBackbone
 from tta_server.models.onnx_export import replaceable
 from tta_server.models.torch_backbone import TorchBackbone
@@ -50,7 +51,7 @@ def answering(backbone: TorchBackbone, runtime: Runtime, layers: Sequence[str] =
     if runtime == "torch":
         return Chosen(backbone, "torch")
     try:
-        other = OnnxBackbone(backbone, layers)
+        other = OnnxBackbone(backbone, layers, graphs_apart)
     except ValueError as error:
         if runtime == "onnx":
             raise

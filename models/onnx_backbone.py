@@ -2,7 +2,7 @@
 
 import copy
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -14,12 +14,9 @@ from tta_server.models.onnx_export import (
     IMAGES,
     LOGITS,
     STYLE,
-    export,
+    Graphs,
+    graphs,
     replaceable,
-    serialised,
-    source_only,
-    streams_only,
-    styles_only,
 )
 from tta_server.models.onnx_session import OnnxSession
 from tta_server.models.reason import reason
@@ -42,12 +39,18 @@ class OnnxBackbone:
         rows: How many images a graph takes at once; torch takes others.
     """
 
-    def __init__(self, backbone: TorchBackbone, layers: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        backbone: TorchBackbone,
+        layers: Sequence[str] = (),
+        exporter: Callable[[TorchBackbone, Sequence[str]], Graphs] = graphs,
+    ) -> None:
         """Export `backbone` and compare the two.
 
         Args:
             backbone: The network, as torch runs it.
             layers: Normalisation layers whose style will be asked for.
+            exporter: Makes the graphs of them.
 
         Raises:
             ValueError: If a package is missing, the network cannot be exported, or answers are too far apart.
@@ -55,10 +58,9 @@ class OnnxBackbone:
         self.rows = range(sys.maxsize)
         self._torch = backbone
         self._layers = tuple(layers)
-        model = export(backbone, layers)
-        self._source = OnnxSession(serialised(source_only(model)), backbone.device)
-        self._streams = OnnxSession(serialised(streams_only(model)), backbone.device)
-        self._styles = OnnxSession(serialised(styles_only(model)), backbone.device) if layers else None
+        made = exporter(backbone, layers)
+        self._source, self._streams = (OnnxSession(graph, backbone.device) for graph in (made.source, made.streams))
+        self._styles = OnnxSession(made.styles, backbone.device) if made.styles else None
         self._inputs = replaceable(backbone)
         self._stacks = backbone.stacks(self._inputs)
         self._check()

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +28,27 @@ KEY = "tta_server"
 
 _TALKATIVE = "torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript", "onnx_ir"
 _MOST_BYTES = 2**31 - 1  # of one protobuf message
+
+
+class Graphs(NamedTuple):
+    """The graphs that answer for a network, as ONNX files.
+
+    Attributes:
+        source: The frozen network, with styles if layers are named.
+        streams: The network whose normalisation layers are inputs.
+        styles: The beginning of the frozen network, as far as styles need it; None if no layers are named.
+    """
+
+    source: bytes
+    streams: bytes
+    styles: bytes | None
+
+
+def graphs(backbone: TorchBackbone, layers: Sequence[str] = ()) -> Graphs:
+    """Return the graphs that answer for a network; see `export`."""
+    model = export(backbone, layers)
+    beginning = serialised(styles_only(model)) if layers else None
+    return Graphs(serialised(source_only(model)), serialised(streams_only(model)), beginning)
 
 
 def export(backbone: TorchBackbone, layers: Sequence[str] = ()) -> Any:  # noqa: ANN401
