@@ -63,8 +63,8 @@ class Engine:
         self._worker = worker
         self._operator = commands
         self._settings = settings
-        self._metrics = metrics
-        self._batcher: Batcher[Job] = Batcher(settings.max_rows, settings.max_delay_ms / 1000)
+        self._batcher = batcher = Batcher[Job](settings.max_rows, settings.max_delay_ms / 1000)
+        metrics.on_render(lambda: metrics.queue(batcher.rows))
         self._room = room
         self._changed = threading.Condition()
         self._commands: list[Command] = []
@@ -168,7 +168,6 @@ class Engine:
             # Whoever waits already has had the thread woken; only a delay may be over with this one.
             sleeps = not self._batcher.rows or self._settings.max_delay_ms > 0
             self._batcher.put(job)
-            self._metrics.queue(self._batcher.rows)
         if sleeps:
             self._wake(soon)
         return job.future
@@ -227,7 +226,6 @@ class Engine:
         with self._changed:
             for job in [job for job in self._batcher if job.future is future]:
                 self._batcher.remove(job)
-            self._metrics.queue(self._batcher.rows)
 
     def _call(self, command: Callable[[], T]) -> "Future[T]":
         future: Future[T] = Future()
@@ -335,7 +333,6 @@ class Engine:
                 self._changed.wait(max(0.0, min(due_s) - now_s))
             commands = [] if steps == "busy" else list(self._commands)
             del self._commands[: len(commands)]
-            self._metrics.queue(self._batcher.rows)
             return jobs, commands, bool(self._closed) and steps != "busy"
 
     def _inspect(self) -> None:

@@ -67,7 +67,7 @@ class Registry(Stock):
         self._working = 0
         news.listen(self._hear)
         news.on_failure(self.set_aside)
-        self._report()
+        metrics.on_render(self._report)
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -178,7 +178,6 @@ class Registry(Stock):
             return
         self._remove(name)
         self._metrics.moved("evicted")
-        self._report()
 
     def evict_idle(self, now_s: float, idle_s: float) -> None:
         """Move streams to disk that were not asked for `idle_s`; 0 moves none."""
@@ -197,7 +196,6 @@ class Registry(Stock):
             self._remove(name)
         self._parked.pop(name, None)
         self._aside[name] = summary.aside(trouble)
-        self._report()
         standing = Standing(summary.state_version)
         self._news.tell(StreamEvent(name, "aside", standing, standing, reason=trouble))
 
@@ -227,7 +225,6 @@ class Registry(Stock):
         erased = self._shelf.erase(name, self._generation(name))
         self._generations.pop(name, None)
         self._metrics.moved("deleted")
-        self._report()
         return erased
 
     def drop(self, stream: str, generation: int) -> None:
@@ -241,7 +238,6 @@ class Registry(Stock):
             self._shelf.forget(name)
         self._unread.pop(stream, None)
         self._generations.pop(stream, None)
-        self._report()
 
     def summaries(self, after: str = "") -> Iterator[Summary]:
         """Yield the summaries of all streams whose names come after `after`, by name; domains are not listed."""
@@ -266,7 +262,6 @@ class Registry(Stock):
             standing = Standing(found.summary.state_version, found.serve)
             extra = {"to": standing.version}
             self._news.tell(StreamEvent(name, "load", standing, standing, reason="it was on disk", extra=extra))
-        self._report()
 
     def _hear(self, event: StreamEvent) -> None:
         """Count a stream's memory anew, and see when its window is due."""
@@ -290,7 +285,6 @@ class Registry(Stock):
                 self._sizes.measure(stream)
             except Exception as error:
                 self.set_aside(stream.name, error)
-        self._report()
 
     def _fresh(self, name: str, mode: Mode, method: Method) -> Stream:
         window = Window(self.pace.rows, self._settings.max_client_share, self._settings.duplicate_memory)
@@ -322,7 +316,6 @@ class Registry(Stock):
                 self._metrics.stream.state(stream.name, stream.version, now.answers == "source", bool(now.frozen))
         self._count_domains(stream_of_domain(stream.name))
         self._settle(stream)
-        self._report()
 
     def _forget(self, name: str) -> None:
         self._families.forget(name)
