@@ -110,25 +110,30 @@ class Router:
         known, been = self._registry.domains(stream.name), stream.whereabouts
         stream.whereabouts = whereabouts_of(stream).after(look.styles, self._space.limit)
         where, apart = self._where(stream, stream.whereabouts, known, look.styles)
-        found = np.array(where)
+        found = dict.fromkeys(where)
+
+        def styles(index: int) -> Tensor:
+            return look.styles if len(found) == 1 else look.styles[[one == index for one in where]]
+
         asked = {0: stream}
-        wanted = [(index, *one) for index, one in enumerate(known.items(), 1) if (found == index).any()]
+        wanted = [(index, *one) for index, one in enumerate(known.items(), 1) if index in found]
         try:
             asked |= {index: self._registry.open(name, job.arrived_s) for index, name, _ in wanted}
         except SetAside:  # one domain alone: the others are what is known now
             stream.whereabouts = been
             return self.place(job, stream, look, busy)
         for index, _, place in wanted:  # once all are there: a request is folded in once
-            asked[index].place = place.seen(look.styles[torch.from_numpy(found == index)])
+            asked[index].place = place.seen(styles(index))
         judged = whereabouts_of(stream).recent if is_few(job.rows) else None
-        if (found == NEW).any():
-            first = look.styles[torch.from_numpy(found == NEW)] if judged is None else judged
+        if NEW in found:
+            first = styles(NEW) if judged is None else judged
             asked[NEW] = self._open(stream, first, job, {*busy, *(one.name for one in asked.values())})
-        index = int(found[-1])
-        own = look.styles[torch.from_numpy(found == index)] if judged is None else judged
-        self._arrive(stream, asked[index], own, known, (apart[index], apart[0]) if apart and index != NEW else None)
-        shares = {index: np.flatnonzero(found == index) for index in dict.fromkeys(found.tolist())}
-        return [Piece(job, asked[index], None if len(own) == job.rows else own) for index, own in shares.items()]
+        last = where[-1]
+        own = styles(last) if judged is None else judged
+        self._arrive(stream, asked[last], own, known, (apart[last], apart[0]) if apart and last != NEW else None)
+        if len(found) == 1:
+            return [Piece(job, asked[last])]
+        return [Piece(job, asked[index], np.flatnonzero(np.array(where) == index)) for index in found]
 
     def would(self, job: Job, stream: Stream) -> list[str]:
         """Return the domain that each image of a request would be taken for, `HOME`, or empty; nothing is changed."""

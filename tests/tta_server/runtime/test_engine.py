@@ -300,7 +300,7 @@ def test_what_comes_while_a_loop_has_more_to_do_is_answered_in_one_forward():
         assert turns == [2, 2, 4]  # of the last, one that finds it and three that are quiet
         wait([job.future for job in jobs], PATIENCE_S)
         room.release()
-        totals = engine._metrics.totals()
+        totals = engine._worker._metrics.totals()
 
     assert totals["tta_batch_size_images_count", ""] == 1
     assert totals["tta_batch_size_images_sum", ""] == 3
