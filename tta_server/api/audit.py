@@ -27,7 +27,7 @@ def router(models: Mapping[str, Served]) -> APIRouter:
     served = find(models)
     kept = served.storage
     declared = told(AuditLines, 400, 404, 429)
-    reading = 0
+    reading, turn = 0, asyncio.Lock()
 
     async def newest(name: str, limit: int) -> dict[str, Any]:
         def read() -> list[dict[str, Any]]:
@@ -38,10 +38,11 @@ def router(models: Mapping[str, Served]) -> APIRouter:
 
         nonlocal reading
         if reading >= _MOST_READING:
-            raise Overloaded(f"{reading} others are reading the audit log; try again later")
+            raise Overloaded(f"{reading} others read the audit log or wait for it; try again later")
         reading += 1
         try:
-            entries = await asyncio.to_thread(read)
+            async with turn:  # several at once would take the interpreter from whoever answers
+                entries = await asyncio.to_thread(read)
         finally:
             reading -= 1
         if name and not entries:

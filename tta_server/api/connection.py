@@ -19,6 +19,8 @@ from tta_server.telemetry.closed_sets import TurnedAway
 
 _LINGER_S = 5.0  # how long what a client still sends is thrown away, so that it hears why
 _MOST_THROWN_BYTES = 16 * 2**20  # and how much: whoever sends more does not listen
+_MOST_WAITING = 16  # requests on one connection behind the one that is answered; what comes then is read later
+_AT_ONCE_BYTES = 8 * 2**10  # what is parsed before it is seen how many requests that was: some 200 at most
 
 
 class Connection(HttpToolsProtocol):
@@ -35,6 +37,8 @@ class Connection(HttpToolsProtocol):
         self._reading_head = True
         self._thrown_bytes = 0  # after the last answer
         self._barren_bytes = 0  # since the parser last had something
+        self._body_bytes = 0  # that are still to come of a body whose length was said
+        self._unparsed = memoryview(b"")  # while too many requests wait
         self._timer: TimerHandle | None = None
         self._unread: TimerHandle | None = None
         if len(self.connections) > self.limits.max_connections:
@@ -59,14 +63,26 @@ class Connection(HttpToolsProtocol):
             self._thrown_bytes += len(data)
             if self._thrown_bytes > _MOST_THROWN_BYTES:
                 self.transport.abort()
-        if self._is_over:
-            return
-        self._barren_bytes += len(data)
-        if self._reading_head and not self._timer:
-            self._wait_for_a_head()
-        super().data_received(data)
-        if self._barren_bytes > self.limits.max_header_bytes:
-            self._refuse_head(f"may have at most {self.limits.max_header_bytes} bytes (limits.max_header_bytes)")
+        self._unparsed = memoryview(b"".join((self._unparsed, data))) if self._unparsed else memoryview(data)
+        self._parse()
+
+    def _parse(self) -> None:
+        """Have what has come parsed, as long as there is room for the requests in it."""
+        while self._unparsed and len(self.pipeline) < _MOST_WAITING and not self._is_over:
+            size = self._body_bytes or _AT_ONCE_BYTES
+            part, self._unparsed = self._unparsed[:size], self._unparsed[size:]
+            self._barren_bytes += len(part)
+            if self._reading_head and not self._timer:
+                self._wait_for_a_head()
+            super().data_received(part)  # type: ignore[arg-type]  # the parser takes any bytes
+            if self._barren_bytes > self.limits.max_header_bytes:
+                self._refuse_head(f"may have at most {self.limits.max_header_bytes} bytes (limits.max_header_bytes)")
+
+    def _parse_on(self) -> None:
+        """Parse what had to wait, and read on once there is nothing more to parse."""
+        self._parse()
+        if not (self._unparsed or self.pipeline or self._is_over):
+            self.flow.resume_reading()
 
     def on_message_begin(self) -> None:
         """Begin a head."""
@@ -90,11 +106,14 @@ class Connection(HttpToolsProtocol):
         else:
             self.scope["state"][WHOLE] = self._is_whole
             super().on_headers_complete()
+            length = next((value for name, value in self.headers if name == b"content-length"), b"")
+            self._body_bytes = int(length) if length.isdigit() and len(length) < 20 else 0
             self.cycle.transport = _Ending(self)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         """Take a part of a body."""
         self._barren_bytes = 0
+        self._body_bytes = max(0, self._body_bytes - len(body))
         if self.cycle is not None and not self._is_over:
             super().on_body(body)
 
@@ -106,10 +125,13 @@ class Connection(HttpToolsProtocol):
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request."""
+        """Go on with the next request, or wait for it."""
         if not self._is_over:
             super().on_response_complete()
-            if not self.pipeline:
+            if self._unparsed:
+                self.flow.pause_reading()
+                self.loop.call_soon(self._parse_on)
+            elif not self.pipeline:
                 self.idle[self] = None
 
     def pause_writing(self) -> None:

@@ -4,6 +4,7 @@ Source: kserve/open-inference-protocol, specification/protocol/inference_rest.md
 Differs: an output's data is flat, and health answers carry KServe's bodies.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,8 @@ from tta_server.api.tensors import OPENAPI, Expected, InferRequest, WantedOutput
 from tta_server.runtime.answer import Question, answer
 from tta_server.runtime.job import Answer
 from tta_server.runtime.served import Served
+
+_AT_ONCE_BYTES = 2**20  # which are looked through in less than a millisecond
 
 
 def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
@@ -47,7 +50,8 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         """
         served = known(models, name, version)
         served.engine.refuse_if_full()
-        sent = parse(await body_of(request), _expected(served), request.headers.get(HEADER))
+        asked = await body_of(request), _expected(served), request.headers.get(HEADER)
+        sent = parse(*asked) if len(asked[0]) <= _AT_ONCE_BYTES else await asyncio.to_thread(parse, *asked)
         request_id = request_id_of(request, sent.request_id)
         header = request.headers.get("x-stream-id")
         stream = stream_of(header, sent.parameters.get("stream_id"), sent.parameters.get("sequence_id"))
@@ -55,9 +59,9 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
             expect_header(header, stream)
         key_of(request).expect_streams(stream)
         take(request, sent.rows)
-        asked = Question(stream, sent.images, callers.client(request), request_id)
-        found = await answer(served, asked, hung_up(request))
-        return await compressed(request, _encode(served, sent, asked, found))
+        question = Question(stream, sent.images, callers.client(request), request_id)
+        found = await answer(served, question, hung_up(request))
+        return await compressed(request, _encode(served, sent, question, found))
 
     return routes
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from tta_server.errors import BadRequest
 
 _MOST_HEAD_BYTES = 8 * 2**10
+_WINDOW_BYTES = 2**18
 _MOST_BOUNDARY = 70  # RFC 2046
 
 
@@ -49,33 +50,51 @@ def files(body: bytes, boundary: bytes, most: int) -> list[FormFile]:
         BadRequest: If it is no form, has more parts, or one that is no file.
     """
     divider = b"\r\n--" + boundary
-    # The first divider may stand at the very beginning; one cut more shows that there are too many.
-    pieces = (b"\r\n" + body).split(divider, most + 2)
-    end = next((place for place, piece in enumerate(pieces) if piece.startswith(b"--")), 0)
-    if not end and len(pieces) > most + 1:
-        raise BadRequest(f"the form has more than {most} parts, which is how many images a request may have")
-    if not end:
+    begun = list[int]()  # where parts begin, behind their dividers
+    ended = list[int]()  # where the divider behind each begins
+    # The first may stand at the very beginning.
+    place = -2 if body.startswith(divider[2:]) else _find(body, divider, 0)
+    while place is not None:
+        after = place + len(divider)
+        if body.startswith(b"--", after):
+            break
+        if len(begun) > most:
+            raise BadRequest(f"the form has more than {most} parts, which is how many images a request may have")
+        begun.append(after)
+        place = _find(body, divider, after)
+        ended += [] if place is None else [place]
+    else:
         raise BadRequest("the form has no end: its last boundary must be followed by two hyphens")
-    if end > most + 1:
-        raise BadRequest(f"the form has {end - 1} parts, and a request may have {most} images")
-    return [_part(piece, place, end - 1) for place, piece in enumerate(pieces[1:end], 1)]
+    if len(begun) > most:
+        raise BadRequest(f"the form has {len(begun)} parts, and a request may have {most} images")
+    parts = zip(begun, ended, strict=True)
+    return [_part(body, start, stop, f"part {number} of {len(begun)}") for number, (start, stop) in enumerate(parts, 1)]
 
 
-def _part(piece: bytes, place: int, count: int) -> FormFile:
-    head_end = piece.find(b"\r\n\r\n", 0, _MOST_HEAD_BYTES)
-    if head_end < 0 or not piece.lstrip(b" \t").startswith(b"\r\n"):
-        raise BadRequest(f"part {place} of {count} has no head that ends within {_MOST_HEAD_BYTES} bytes")
-    for line in piece[:head_end].decode("utf-8", "replace").split("\r\n"):
-        name, _, value = line.partition(":")
-        if name.strip().lower() == "content-disposition":
+def _find(body: bytes, divider: bytes, start: int) -> int | None:
+    """Return where a divider is; other threads have their turns meanwhile."""
+    for at in range(start, len(body), _WINDOW_BYTES):
+        if (place := body.find(divider, at, at + _WINDOW_BYTES + len(divider) - 1)) >= 0:
+            return place
+    return None
+
+
+def _part(body: bytes, start: int, stop: int, name: str) -> FormFile:
+    head_end = body.find(b"\r\n\r\n", start, min(stop, start + _MOST_HEAD_BYTES))
+    lines = body[start:head_end] if head_end >= 0 else b""
+    if head_end < 0 or not body[start : head_end + 2].lstrip(b" \t").startswith(b"\r\n"):
+        raise BadRequest(f"{name} has no head that ends within {_MOST_HEAD_BYTES} bytes")
+    for line in lines.decode("utf-8", "replace").split("\r\n"):
+        key, _, value = line.partition(":")
+        if key.strip().lower() == "content-disposition":
             said = _parameters("content-disposition", value.strip())
             if "filename" not in said:
                 raise BadRequest(
-                    f"part {place} of {count} ('{said.get('name', '')[:80]}') has no file name, so it is no image; "
+                    f"{name} ('{said.get('name', '')[:80]}') has no file name, so it is no image; "
                     "send every image as a file: curl -F image=@FILE"
                 )
-            return FormFile(said["filename"], piece[head_end + 4 :])
-    raise BadRequest(f"part {place} of {count} has no Content-Disposition")
+            return FormFile(said["filename"], body[head_end + 4 : stop])
+    raise BadRequest(f"{name} has no Content-Disposition")
 
 
 def _parameters(header: str, value: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ ONLY_NUMBERS: Final = (
 )
 """What a caller hears whose list holds something else."""
 
-_PIECE_BYTES = 2**16  # what is read in one go: other threads wait so long, which is about a millisecond
+_PIECE_BYTES = 2**14  # what is read in one go: other threads wait so long, which is about a quarter of a millisecond
 _STRUCTURE = b"[],"
 _NO_STRUCTURE = bytes(set(range(256)) - set(_STRUCTURE))
 _OPENED = bytes.maketrans(b"[]", b"  ")

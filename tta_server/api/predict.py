@@ -1,9 +1,9 @@
 """`POST /predict`: image files in, labels out."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
@@ -23,6 +23,8 @@ from tta_server.runtime.codec import FORMATS, Upload
 from tta_server.runtime.decoding import TINY_BYTES
 from tta_server.runtime.job import Answer
 from tta_server.runtime.served import Served, find
+
+T = TypeVar("T")
 
 _NOTHING = (
     "no image in the request; send one or several files as multipart/form-data or as base64 in JSON, or one as the body"
@@ -54,7 +56,7 @@ async def uploads(request: Request, max_images: int, quick: Executor) -> tuple[U
     Args:
         request: Its body is read.
         max_images: Most files that it may have.
-        quick: Where more than a little base64 is read, so that others are served meanwhile.
+        quick: Where more than a little is read of base64 or a form, so that others are served meanwhile.
 
     Raises:
         BadRequest: If there is none, or there are too many.
@@ -63,20 +65,24 @@ async def uploads(request: Request, max_images: int, quick: Executor) -> tuple[U
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "application/json":
-        if len(body) <= TINY_BYTES:
-            sent = base64_files.files(body, max_images)
-        else:
-            sent = await asyncio.wrap_future(quick.submit(base64_files.files, body, max_images))
+        sent = await _read(quick, base64_files.files, body, max_images)
         return tuple(Upload(f"image {place} of {len(sent)}", data) for place, data in enumerate(sent, 1))
     if kind != "multipart/form-data":
         if not body:
             raise BadRequest(_NOTHING)
         return (Upload("the body", body),)
-    parts = files(body, boundary_of(content_type), max_images)
+    parts = await _read(quick, files, body, boundary_of(content_type), max_images)
     if not parts:
         raise BadRequest(_NOTHING)
     names = [f"image {place} of {len(parts)} ('{part.file_name[:80]}')" for place, part in enumerate(parts, 1)]
     return tuple(Upload(name, part.data) for name, part in zip(names, parts, strict=True))
+
+
+async def _read(quick: Executor, read: Callable[..., list[T]], body: bytes, *more: object) -> list[T]:
+    """Read a body where that takes little time, else on another thread."""
+    if len(body) <= TINY_BYTES:
+        return read(body, *more)
+    return await asyncio.wrap_future(quick.submit(read, body, *more))
 
 
 def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:

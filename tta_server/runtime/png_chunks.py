@@ -3,10 +3,14 @@
 They say nothing that the server uses, and Pillow refuses a whole file for a large or damaged one.
 """
 
+import struct
+
 from tta_server.errors import BadRequest
 
 _START = b"\x89PNG\r\n\x1a\n"
 _WANTED = frozenset((b"tRNS", b"eXIf"))  # of what is no part of every picture: what is seen through, which way is up
+_HEAD = struct.Struct(">I4s")  # length and kind
+_SMALL = range(ord("a"), ord("z") + 1)  # with these begins the kind of what is no part of the picture
 _MOST_CHUNKS = 10_000  # encoders make one for 8 KiB
 _AROUND = 12  # bytes of a chunk's length, kind and checksum
 
@@ -26,9 +30,9 @@ def only_the_picture(name: str, data: bytes) -> bytes:
     kept: list[tuple[int, int]] = []
     place, chunks, dropped = len(_START), 0, False
     while place + _AROUND <= len(data):
-        kind = data[place + 4 : place + 8]
-        end = place + _AROUND + int.from_bytes(data[place : place + 4], "big")
-        ancillary = bool(kind[:1].islower()) and kind not in _WANTED
+        length, kind = _HEAD.unpack_from(data, place)
+        end = place + _AROUND + length
+        ancillary = kind[0] in _SMALL and kind not in _WANTED
         dropped |= ancillary
         if not ancillary:
             kept.append((place, end))

@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from tta_server.domains.merge import alike

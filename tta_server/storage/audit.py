@@ -49,6 +49,7 @@ Event = Literal[
 EVENTS: Final[tuple[Event, ...]] = get_args(Event)
 
 _FOLDER = "audit"
+_BLOCK_BYTES = 2**16
 
 
 def now() -> str:
@@ -167,19 +168,32 @@ class Audit:
         except FileNotFoundError:  # rotated away since
             return
         named = json.dumps(stream).encode() if stream else b""  # only lines that hold it are parsed, which takes long
-        if named not in content:
-            return
-        lines = content.split(b"\n")
-        for index in reversed(range(len(lines))) if newest_first else range(len(lines)):
-            number, line = index + 1, lines[index]
-            if named not in line:
+        blocks = list(_blocks(content))
+        for start, stop in reversed(blocks) if newest_first else blocks:
+            block = content[start:stop]
+            if named not in block:
                 continue
-            entry = _parsed(line)
-            # The last may be torn, or still be written; one that lacks its newline only counts from the beginning.
-            if entry is None and line and number < len(lines):
-                log.warning("line %d of audit segment %s is damaged and is left out", number, segment.name)
-            if entry and stream in ("", entry.stream):
-                yield entry
+            lines = block.split(b"\n")
+            for index in reversed(range(len(lines))) if newest_first else range(len(lines)):
+                line = lines[index]
+                if named not in line:
+                    continue
+                entry = _parsed(line)
+                # The last may be torn, or still be written; one that lacks its newline only counts from the beginning.
+                if entry is None and line and index + 1 < len(lines):
+                    number = content.count(b"\n", 0, start) + index + 1
+                    log.warning("line %d of audit segment %s is damaged and is left out", number, segment.name)
+                if entry and stream in ("", entry.stream):
+                    yield entry
+
+
+def _blocks(content: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where blocks of whole lines begin and end; other threads have their turns between two."""
+    start = 0
+    while start < len(content):
+        stop = content.find(b"\n", start + _BLOCK_BYTES) + 1 or len(content)
+        yield start, stop
+        start = stop
 
 
 def _number(segment: Found) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 from load_tests.attacks import ATTACKS, prepare
 from load_tests.good_client import TIMEOUT_S
-from load_tests.payloads import grey_png
+from load_tests.payloads import grey_png, small_png
 from load_tests.siege import memory, siege
 from load_tests.wire import connected, head, heard
 from tests.server import running
@@ -97,6 +97,58 @@ def test_an_idle_connection_lives_on_between_requests(server):
         time.sleep(1.5)  # longer than a head may take: what is measured is that nothing happens
         connection.sendall(START + b"\r\n")
         assert one_answer(connection).startswith(b"HTTP/1.1 200")
+
+
+def answers(connection, count: int) -> list[tuple[int, bytes]]:
+    """Return status and body of so many answers of one connection, each with its length said, in their order."""
+    received, found = b"", []
+    while len(found) < count:
+        first, end, rest = received.partition(b"\r\n\r\n")
+        length = int(first.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]) if end else 0
+        if end and len(rest) >= length:
+            found.append((int(first.split()[1]), rest[:length]))
+            received = rest[length:]
+            continue
+        part = connection.recv(65536)
+        assert part, (len(found), received)
+        received += part
+    return found
+
+
+def chunked(sent: bytes) -> bytes:
+    """Return a request for a prediction in chunks of a few bytes and of many."""
+    lines = b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    parts = sent[:3], sent[3:]
+    return lines + b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize("piece", [2**20, 8192, 1000, 7])
+def test_requests_that_come_at_once_are_all_answered_in_their_order(server, piece):
+    image = small_png()
+    whole = head("/predict", len(image)).replace(b"Connection: close\r\n", b"") + image
+    one = START + b"\r\n" + whole + chunked(image) + b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"
+    times = 2 if piece < 1000 else 60
+    sent = one * times
+    with connected(server.url) as connection, ThreadPoolExecutor(1) as reader:
+        heard_of = reader.submit(answers, connection, 4 * times)
+        for start in range(0, len(sent), piece):
+            connection.sendall(sent[start : start + piece])
+        found = heard_of.result(PATIENCE_S)
+        connection.sendall(START + b"\r\n")
+        again = answers(connection, 1)
+
+    assert [status for status, _ in found] == [200, 200, 200, 404] * times
+    assert again == found[:1]
+
+
+def test_what_comes_after_too_many_waiting_requests_is_read_once_they_are_answered(server):
+    half = len(START) // 2
+    with connected(server.url) as connection:
+        connection.sendall((START + b"\r\n") * 500 + START[:half])
+        assert {status for status, _ in answers(connection, 500)} == {200}
+        connection.sendall(START[half:] + b"\r\n")
+
+        assert answers(connection, 1)[0][0] == 200
 
 
 def test_what_was_turned_away_is_counted(server):
