@@ -2,11 +2,12 @@
 
     python -m load_tests.hostile --seconds 5 --out hostile.md
 
-The server has its defaults and the embedded model. Attackers and good client run on the machine of the server, so the
-good client also waits for CPUs that the attackers take.
+The server has its defaults and the embedded model. Attackers would have machines of their own; here they share the
+server's, and so run at the lowest priority: they have the CPUs that neither the server nor the good client wants.
 """
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -22,6 +23,7 @@ from load_tests.local_server import local_server
 from load_tests.machine import describe, load_average
 from load_tests.siege import Siege, Stood, memory, siege
 
+_LOWEST = 19
 _MIB = 2**20
 _COLUMNS = (
     *("attack", "its connections got", "longest, s", "due, s", "memory, MiB", "good: lost", "p99 without, ms"),
@@ -38,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prepare(folder / "kept")
         with local_server(folder, {"storage": {"url": str(folder / "kept")}}, options.threads) as server:
             with siege(server.url, server.pid, folder) as begun:
+                os.nice(_LOWEST)  # of this process, which attacks
                 begun.quiet(options.seconds)  # warms up
                 at_rest = memory(server.pid, "VmRSS")
                 for attack in [each for each in ATTACKS if options.only in each.name]:

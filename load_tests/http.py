@@ -3,8 +3,9 @@
     python -m load_tests.http --peers-python ~/peers/bin/python
 
 All servers of one network take turns under the same client, each round in another order, and are stopped meanwhile,
-for some are busy while nobody asks; only ratios within a round say much on a shared machine. LitServe and mosec are
-left out unless `--peers-python` has them.
+for some are busy while nobody asks; only ratios within a round say much on a shared machine. Each round starts them
+anew: by what its allocations happen to cost, none or a hundred page faults a request, the bare application is a third
+faster in some processes than in others. LitServe and mosec are left out unless `--peers-python` has them.
 """
 
 import argparse
@@ -76,9 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = load_average()
     lines = []
     for network in options.networks:
-        with ExitStack() as stack:
-            sides = _start(stack, network, options.runtimes, options.peers_python)
-            lines += _measured(network, sides, options)
+        lines += _measured(network, options)
     facts = describe(torch.device("cpu")) | {"load average": f"{before:.1f} before, {load_average():.1f} after"}
     report = "\n".join([*(f"- {name}: {fact}" for name, fact in facts.items() if name != "device"), *lines])
     print(report)
@@ -138,29 +137,38 @@ def _config(network: str, runtime: str) -> dict[str, object]:
     return config | {"model": model, "adapter": {"name": "source"}}
 
 
-def _measured(network: str, sides: Sequence[Side], options: argparse.Namespace) -> list[str]:
+def _measured(network: str, options: argparse.Namespace) -> list[str]:
     """Return the table of one network."""
     classifier, found = Classifier(network), defaultdict[str, list[Reading]](list)
     alone_s, waits_s = [], defaultdict[str, list[float]](list)
-    for side in sides:
-        with _awake(side):
-            saturate(side.port, side.requests, options.clients, options.seconds, side.process.pid)  # warms up
     for count in range(options.rounds):
         print(f"{network}, round {count + 1} of {options.rounds} (load {load_average():.1f})", file=sys.stderr)
-        alone_s.append(_alone_s(classifier, options.seconds / 4))
-        for place in range(len(sides)):
-            side = sides[(place + count) % len(sides)]
-            asked = side.port, side.requests
-            with _awake(side):
-                found[side.name].append(saturate(*asked, options.clients, options.seconds, side.process.pid))
-                time.sleep(0.3)  # what is left to learn is learnt
-                idle = saturate(*asked, 1, options.seconds / 4, side.process.pid)
-            waits_s[side.name].append(statistics.median(idle.latencies_s))
-    rows = [_row(side.name, found[side.name], found["bare"], waits_s[side.name], alone_s) for side in sides]
+        with ExitStack() as stack:
+            sides = _start(stack, network, options.runtimes, options.peers_python)
+            for side in sides:
+                with _awake(side):
+                    saturate(side.port, side.requests, options.clients, options.seconds, side.process.pid)  # warms up
+            alone_s.append(_alone_s(classifier, options.seconds / 4))
+            for place in range(len(sides)):
+                side = sides[(place + count) % len(sides)]
+                busy, wait_s = _asked(side, options)
+                found[side.name].append(busy)
+                waits_s[side.name].append(wait_s)
+    rows = [_row(name, own, found["bare"], waits_s[name], alone_s) for name, own in found.items()]
     head = [f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
     return ["", f"**{network}**, {options.clients} clients, {options.rounds} rounds of {options.seconds:g} s; the "
             f"model alone takes {1000 * statistics.median(alone_s):.2f} ms an image, decoding included.",
             "", *head, *rows]  # fmt: skip
+
+
+def _asked(side: Side, options: argparse.Namespace) -> tuple[Reading, float]:
+    """Ask a server by many clients, then by one; returns the first, and how long one waits for an answer."""
+    asked = side.port, side.requests
+    with _awake(side):
+        busy = saturate(*asked, options.clients, options.seconds, side.process.pid)
+        time.sleep(0.3)  # what is left to learn is learnt
+        idle = saturate(*asked, 1, options.seconds / 4, side.process.pid)
+    return busy, statistics.median(idle.latencies_s)
 
 
 @contextmanager

@@ -67,7 +67,7 @@ from tta_server.wanted import make_preprocess
 if TYPE_CHECKING:
     from tta_server.grpc_door.door import Door  # an extra: imported when it is asked for
 
-_TURN_S = 0.0001  # of a thread of Python
+_TURN_S = 0.00002  # of a thread of Python
 _YOUNG = 10_000  # objects before the collector looks: a request leaves no cycles, and some at once are 700 objects
 _DESCRIPTION = "Predictions from a frozen network that adapts to each stream of input while it answers."
 

@@ -6,7 +6,9 @@ these limits around the parser.
 
 import asyncio
 from asyncio import TimerHandle
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import orjson
@@ -20,7 +22,8 @@ from tta_server.telemetry.closed_sets import TurnedAway
 _LINGER_S = 5.0  # how long what a client still sends is thrown away, so that it hears why
 _MOST_THROWN_BYTES = 16 * 2**20  # and how much: whoever sends more does not listen
 _MOST_WAITING = 16  # requests on one connection behind the one that is answered; what comes then is read later
-_AT_ONCE_BYTES = 8 * 2**10  # what is parsed before it is seen how many requests that was: some 200 at most
+_AT_ONCE_BYTES = 2**10  # what is parsed before it is seen how many requests that was: some 30 at most
+_OF_A_BODY_BYTES = 64 * 2**10  # the same amid a body that does not say its length
 
 
 class Connection(HttpToolsProtocol):
@@ -29,6 +32,7 @@ class Connection(HttpToolsProtocol):
     limits: ClassVar[LimitsSettings]
     told: ClassVar[Callable[[TurnedAway], None]]
     idle: ClassVar[dict["Connection", None]]  # those without a request at work, the oldest first
+    behind: ClassVar[deque[Callable[[], None]]]  # begin requests that waited for others of their connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the head of a request; if there are too many connections, close one that is idle."""
@@ -39,6 +43,7 @@ class Connection(HttpToolsProtocol):
         self._barren_bytes = 0  # since the parser last had something
         self._body_bytes = 0  # that are still to come of a body whose length was said
         self._unparsed = memoryview(b"")  # while too many requests wait
+        self._goes_on = False  # from one request to the next that waits
         self._timer: TimerHandle | None = None
         self._unread: TimerHandle | None = None
         if len(self.connections) > self.limits.max_connections:
@@ -63,13 +68,16 @@ class Connection(HttpToolsProtocol):
             self._thrown_bytes += len(data)
             if self._thrown_bytes > _MOST_THROWN_BYTES:
                 self.transport.abort()
+        if self._is_over:
+            return
         self._unparsed = memoryview(b"".join((self._unparsed, data))) if self._unparsed else memoryview(data)
         self._parse()
 
     def _parse(self) -> None:
         """Have what has come parsed, as long as there is room for the requests in it."""
         while self._unparsed and len(self.pipeline) < _MOST_WAITING and not self._is_over:
-            size = self._body_bytes or _AT_ONCE_BYTES
+            in_body = self.cycle is not None and self.cycle.more_body
+            size = self._body_bytes or (_OF_A_BODY_BYTES if in_body else _AT_ONCE_BYTES)
             part, self._unparsed = self._unparsed[:size], self._unparsed[size:]
             self._barren_bytes += len(part)
             if self._reading_head and not self._timer:
@@ -127,7 +135,9 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Go on with the next request, or wait for it."""
         if not self._is_over:
+            self._goes_on = True
             super().on_response_complete()
+            self._goes_on = False
             if self._unparsed:
                 self.flow.pause_reading()
                 self.loop.call_soon(self._parse_on)
@@ -153,7 +163,19 @@ class Connection(HttpToolsProtocol):
             self._timer = self.loop.call_later(
                 self.limits.body_timeout_s + _LINGER_S, self._abort, "slow_body", self.transport
             )
-        super()._start_asgi_task(cycle, app)
+        begin = partial(super()._start_asgi_task, cycle, app)
+        if not self._goes_on:
+            begin()
+            return
+        self.behind.append(begin)
+        if len(self.behind) == 1:
+            self.loop.call_soon(self._begin_next)
+
+    def _begin_next(self) -> None:
+        """Begin one request that waited for others of its connection, in each turn of the loop: they are no hurry."""
+        self.behind.popleft()()
+        if self.behind:
+            self.loop.call_soon(self._begin_next)
 
     def _is_whole(self) -> bool:
         return not self.cycle.more_body
@@ -238,4 +260,8 @@ class _Ending:
 
 def connection_class(limits: LimitsSettings, told: Callable[[TurnedAway], None]) -> type[Connection]:
     """Return the protocol of a server with these limits, which tells what it refuses."""
-    return type("LimitedConnection", (Connection,), {"limits": limits, "told": staticmethod(told), "idle": {}})
+    return type(
+        "LimitedConnection",
+        (Connection,),
+        {"limits": limits, "told": staticmethod(told), "idle": {}, "behind": deque()},
+    )

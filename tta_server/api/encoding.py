@@ -2,19 +2,21 @@
 
 import asyncio
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from typing import Final
+from typing import Final, TypeVar
 
 from fastapi import Request, Response
 
 from tta_server.errors import BadRequest, Unsupported
 
+T = TypeVar("T")
+
 _WINDOW_BITS: Final = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 _KNOWN: Final = "gzip and deflate"
 _PIECE_BYTES = 2**18  # what is opened before others have their turn: less than a millisecond
-_OPENING: Final = ThreadPoolExecutor(1, thread_name_prefix="open")  # one for all, so that it leaves CPUs for answers
+_ASIDE: Final = ThreadPoolExecutor(1, thread_name_prefix="body")
 _WORTH_BYTES = 1024  # smaller answers leave as they are
 _AT_ONCE_BYTES = 2**16
 _FAST = 1
@@ -60,12 +62,24 @@ async def _next_part(opener: "zlib._Decompress", rest: bytes, at_once: bool) -> 
     """Open a piece; the first is mostly all that there is, and not worth another thread."""
     if at_once:
         return opener.decompress(rest, _PIECE_BYTES)
-    return await asyncio.get_running_loop().run_in_executor(_OPENING, opener.decompress, rest, _PIECE_BYTES)
+    return await aside(opener.decompress, rest, _PIECE_BYTES)
 
 
-async def _joined(parts: Sequence[bytes]) -> bytes:
-    """Put a body together; a large one on another thread, for it takes 10 ms for 32 MiB."""
-    return b"".join(parts) if sum(map(len, parts)) <= _PIECE_BYTES else await asyncio.to_thread(b"".join, parts)
+async def _joined(parts: list[bytes]) -> bytes:
+    """Put a body together; a large one aside, for it takes 10 ms for 32 MiB."""
+    return b"".join(parts) if sum(map(len, parts)) <= _PIECE_BYTES else await aside(_join, parts)
+
+
+def _join(parts: list[bytes]) -> bytes:
+    body = b"".join(parts)
+    while parts:  # to free them all at once takes milliseconds, in which no other thread has a turn
+        parts.pop()
+    return body
+
+
+async def aside(work: Callable[..., T], *given: object) -> T:
+    """Have a large body worked on by a thread: one for all bodies, which leaves CPUs and memory for answers."""
+    return await asyncio.get_running_loop().run_in_executor(_ASIDE, work, *given)
 
 
 async def compressed(request: Request, response: Response) -> Response:

@@ -4,7 +4,6 @@ Source: kserve/open-inference-protocol, specification/protocol/inference_rest.md
 Differs: an output's data is flat, and health answers carry KServe's bodies.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from fastapi import APIRouter, Request, Response
 from tta_server.api.answers import Inferred, told
 from tta_server.api.binary import HEADER, written
 from tta_server.api.caller import Callers, hung_up
-from tta_server.api.encoding import body_of, compressed
+from tta_server.api.encoding import aside, body_of, compressed
 from tta_server.api.metadata import OUTPUTS, SCORES, VERSION, known
 from tta_server.api.permission import key_of, take
 from tta_server.api.request_id import request_id_of
@@ -51,7 +50,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         served = known(models, name, version)
         served.engine.refuse_if_full()
         asked = await body_of(request), _expected(served), request.headers.get(HEADER)
-        sent = parse(*asked) if len(asked[0]) <= _AT_ONCE_BYTES else await asyncio.to_thread(parse, *asked)
+        sent = parse(*asked) if len(asked[0]) <= _AT_ONCE_BYTES else await aside(parse, *asked)
         request_id = request_id_of(request, sent.request_id)
         header = request.headers.get("x-stream-id")
         stream = stream_of(header, sent.parameters.get("stream_id"), sent.parameters.get("sequence_id"))

@@ -19,6 +19,7 @@ WHOLE: Final = "body_is_whole"
 """In the state of a request: says whether all of its body is there, if its server knows; then nothing is waited for."""
 
 _SMALL_BYTES = 64 * 2**10
+_LARGE_BYTES = 64 * 2**10  # from which on the server reads no more of a body until it is asked for
 _LABELS_BYTES = 2 * 2**20
 _RETRY_AFTER_S = 1
 _REASONS: Final[Mapping[type[TTAError], TurnedAway]] = {TooSlow: "slow_body", Overloaded: "bodies", TooLarge: "body"}
@@ -116,6 +117,7 @@ class Receiving:
         self._app = app
         self._limits = limits
         self._intake = Intake(limits.receiving_bytes)
+        self._one = asyncio.Lock()  # of the large parts in each turn of the loop: small requests are answered between
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -186,7 +188,11 @@ class Receiving:
         if body.given_up:
             raise self._intake.full()
         body.complete = part["type"] != "http.request" or not part.get("more_body")
-        self._intake.add(body, len(part.get("body", b"")))
+        size = len(part.get("body", b""))
+        self._intake.add(body, size)
+        if size >= _LARGE_BYTES:
+            async with self._one:
+                await asyncio.sleep(0)
         return part
 
     def _late(self) -> TooSlow:

@@ -12,6 +12,7 @@ _WANTED = frozenset((b"tRNS", b"eXIf"))  # of what is no part of every picture: 
 _HEAD = struct.Struct(">I4s")  # length and kind
 _SMALL = range(ord("a"), ord("z") + 1)  # with these begins the kind of what is no part of the picture
 _MOST_CHUNKS = 10_000  # encoders make one for 8 KiB
+_MANY_CHUNKS, _SMALL_BYTES = 1_000, 256  # beyond so many, so many bytes each is what no encoder makes
 _AROUND = 12  # bytes of a chunk's length, kind and checksum
 
 
@@ -23,7 +24,7 @@ def only_the_picture(name: str, data: bytes) -> bytes:
         data: The file.
 
     Raises:
-        BadRequest: If it is in more than 10,000 pieces.
+        BadRequest: If it is in more than 10,000 pieces, or in more than 1,000 that have less than 256 bytes on average.
     """
     if not data.startswith(_START):
         return data
@@ -37,8 +38,8 @@ def only_the_picture(name: str, data: bytes) -> bytes:
         if not ancillary:
             kept.append((place, end))
         chunks += 1
-        if chunks > _MOST_CHUNKS:
-            raise BadRequest(f"{name} is a PNG in more than {_MOST_CHUNKS} pieces; save it anew")
+        if chunks > _MOST_CHUNKS or (chunks > _MANY_CHUNKS and place < chunks * _SMALL_BYTES):
+            raise BadRequest(f"{name} is a PNG in more than {chunks - 1} pieces; save it anew")
         place = end
         if kind == b"IEND":
             break
