@@ -4,11 +4,12 @@ import torch
 from torch import Tensor
 
 
-def entropy(logits: Tensor) -> Tensor:
+def entropy(logits: Tensor, shares: Tensor | None = None) -> Tensor:
     """Return the softmax entropy of each row.
 
     Args:
         logits: Unnormalised scores (N, K), K >= 2, any float type.
+        shares: Their softmax (N, K), if it is there already.
 
     Returns:
         Entropy in nats (N,), in [0, log K].
@@ -18,7 +19,8 @@ def entropy(logits: Tensor) -> Tensor:
     """
     if logits.dim() != 2:
         raise ValueError(f"logits have shape {tuple(logits.shape)}, expected (N, K)")
-    return -(logits.softmax(1) * torch.log_softmax(logits, 1)).sum(1)
+    shares = logits.softmax(1) if shares is None else shares
+    return -(shares * torch.log_softmax(logits, 1)).sum(1)
 
 
 def one_hot(labels: Tensor, classes: int) -> Tensor:

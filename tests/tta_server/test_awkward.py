@@ -2,6 +2,8 @@
 
 import base64
 import logging
+import struct
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +116,20 @@ def test_what_a_png_shows_does_not_depend_on_what_is_left_out():
     data = encoded(scene().convert("P"), exif=exif, transparency=3, pnginfo=None)
 
     assert only_the_picture("it", data) == data
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "refused"),
+    [(999, 0, False), (1100, 0, True), (1100, 300, False), (9000, 300, False), (10_001, 300, True)],
+)
+def test_a_png_in_as_many_pieces_as_encoders_make_passes_and_one_in_too_many_or_too_small_ones_does_not(
+    count, size, refused
+):
+    piece = struct.pack(">I4s", size, b"IDAT") + bytes(size + 4)
+    data = png_with(b"tEXt", b"")[:33] + piece * count
+
+    with pytest.raises(BadRequest, match="pieces; save it anew") if refused else nullcontext():
+        assert only_the_picture("it", data) == data
 
 
 @pytest.mark.parametrize(

@@ -241,6 +241,11 @@ def test_predict_answers_compressed_whom_takes_that(client, encoding):
     assert packed.json() == plain.json()
 
 
+def gzip_of(size: int) -> bytes:
+    """Return a gzip stream of so many bytes."""
+    return next(packed for less in range(200) if len(packed := gzip.compress(bytes(size - less), 0)) == size)
+
+
 @pytest.mark.parametrize(
     ("body", "encoding", "status", "said"),
     [
@@ -249,9 +254,15 @@ def test_predict_answers_compressed_whom_takes_that(client, encoding):
         (b"x" * 100, "gzip", 400, "the body is not gzip"),
         (gzip.compress(b"{}" * 100)[:-4], "gzip", 400, "not one whole gzip stream"),
         (gzip.compress(b"{}") * 2, "gzip", 400, "not one whole gzip stream"),
+        (
+            gzip_of(2**18) + b"x",
+            "gzip",
+            400,
+            "not one whole gzip stream",
+        ),  # whose end is the end of what is opened at once
         (b"x", "br", 501, "'br'; this server reads gzip and deflate"),
     ],
-    ids=["gzip bomb", "deflate bomb", "not gzip", "cut off", "twice", "unknown"],
+    ids=["gzip bomb", "deflate bomb", "not gzip", "cut off", "twice", "and more", "unknown"],
 )
 @pytest.mark.parametrize("path", [INFER, "/predict"])
 def test_bombs_and_broken_bodies_are_refused(client, body, encoding, status, said, path):

@@ -185,6 +185,8 @@ class Receiving:
                     part = await receive()
         except TimeoutError as error:
             raise (self._intake.full() if body.given_up else self._late()) from error
+        finally:
+            body.waiting = None
         if body.given_up:
             raise self._intake.full()
         body.complete = part["type"] != "http.request" or not part.get("more_body")
@@ -193,6 +195,8 @@ class Receiving:
         if size >= _LARGE_BYTES:
             async with self._one:
                 await asyncio.sleep(0)
+            if body.given_up:
+                raise self._intake.full()
         return part
 
     def _late(self) -> TooSlow:

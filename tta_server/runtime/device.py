@@ -16,7 +16,7 @@ def on_device(parts: Iterable[Images], device: torch.device) -> torch.Tensor:
     tensors = [torch.from_numpy(part) for part in parts]
     if len({tensor.dtype for tensor in tensors}) > 1:
         tensors = [_floats(tensor) for tensor in tensors]
-    return _floats(torch.cat(tensors).to(device))
+    return _floats((torch.cat(tensors) if len(tensors) > 1 else tensors[0]).to(device))
 
 
 def read(output: Output, yardstick: Yardstick | None = None) -> Scores:
@@ -27,7 +27,8 @@ def read(output: Output, yardstick: Yardstick | None = None) -> Scores:
         yardstick: The source's, if it is the frozen model and drift is to be seen.
     """
     logits = output.logits.float()
-    columns = [logits.softmax(1), entropy(logits)[:, None]]
+    shares = logits.softmax(1)
+    columns = [shares, entropy(logits, shares)[:, None]]
     if yardstick is None:
         host = torch.cat(columns, 1).cpu().numpy()
         return Scores(host[:, :-1], host[:, -1])

@@ -173,3 +173,21 @@ def test_the_body_that_takes_longest_makes_room_and_complete_ones_stay():
 
     with pytest.raises(Overloaded, match=r"limits\.max_receiving_bytes"):
         intake.add(new, 1)
+
+
+def test_large_parts_of_many_bodies_take_turns_and_whoever_is_given_up_hears_it_at_once():
+    part, room = b"x" * 2**16, 3
+    limits = LimitsSettings(max_body_bytes=2 * len(part), max_receiving_bytes=room * len(part), body_timeout_s=60)
+    app = Receiving(Starlette(routes=[Route("/predict", echo, methods=["POST"])]), limits, [].append)
+    exchanges = [Exchange([part] * 2, path="/predict") for _ in range(6)]
+    small = Exchange([b"a", b"b"], path="/predict")
+
+    async def together() -> None:
+        calls = [app(each.scope, each.receive, each.send) for each in (*exchanges, small)]
+        await asyncio.wait_for(asyncio.gather(*calls), 10)
+
+    asyncio.run(together())
+
+    assert (small.status, small.body) == (200, b"ab")
+    assert {each.status for each in exchanges} == {200, 429}
+    assert all(each.body == part * 2 for each in exchanges if each.status == 200)
