@@ -23,7 +23,7 @@ _LINGER_S = 5.0  # how long what a client still sends is thrown away, so that it
 _MOST_THROWN_BYTES = 16 * 2**20  # and how much: whoever sends more does not listen
 _MOST_WAITING = 16  # requests on one connection behind the one that is answered; what comes then is read later
 _AT_ONCE_BYTES = 2**10  # what is parsed before it is seen how many requests that was: some 30 at most
-_FEW_BYTES = 4 * 2**10  # what is not worth cutting: one request with a small image
+_FIRST_BYTES = 4 * 2**10  # the same of a connection that has no request at work: mostly one with a small image
 _OF_A_BODY_BYTES = 64 * 2**10  # the same amid a body that does not say its length
 
 
@@ -78,8 +78,9 @@ class Connection(HttpToolsProtocol):
         """Have what has come parsed, as long as there is room for the requests in it."""
         while self._unparsed and len(self.pipeline) < _MOST_WAITING and not self._is_over:
             in_body = self.cycle is not None and self.cycle.more_body
-            few = len(self._unparsed) <= _FEW_BYTES
-            size = _FEW_BYTES if few else self._body_bytes or (_OF_A_BODY_BYTES if in_body else _AT_ONCE_BYTES)
+            size = self._body_bytes or (_OF_A_BODY_BYTES if in_body else _AT_ONCE_BYTES)
+            if self.cycle is None or self.cycle.response_complete:
+                size = max(size, _FIRST_BYTES)
             part, self._unparsed = self._unparsed[:size], self._unparsed[size:]
             self._barren_bytes += len(part)
             if self._reading_head and not self._timer:
