@@ -3,7 +3,9 @@
     python -m load_tests.hostile --seconds 5 --out hostile.md
 
 The server has its defaults and the embedded model. Attackers would have machines of their own; here they share the
-server's, and so run at the lowest priority: they have the CPUs that neither the server nor the good client wants.
+server's, and so run at the lowest priority: they have the CPUs that neither the server nor the good client wants. The
+ratio is to the good client's p99 of all times without an attack together: that of five seconds is of two hundred
+answers.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from load_tests.attacks import ATTACKS, Attack, prepare
 from load_tests.clock import quantile
 from load_tests.local_server import local_server
 from load_tests.machine import describe, load_average
-from load_tests.siege import Siege, Stood, memory, siege
+from load_tests.siege import Good, Siege, Stood, memory, siege
 
 _LOWEST = 19
 _MIB = 2**20
@@ -34,7 +36,7 @@ _COLUMNS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print a Markdown report, and write it to a file if asked; returns 1 if an answer was wrong or lost."""
     options = _parser().parse_args(arguments)
-    before, rows, failed = load_average(), [], []
+    before, seen, failed = load_average(), list[tuple[Attack, Stood, Stood]](), []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder / "kept")
@@ -44,15 +46,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 begun.quiet(options.seconds)  # warms up
                 at_rest = memory(server.pid, "VmRSS")
                 for attack in [each for each in ATTACKS if options.only in each.name]:
+                    print(attack.name, file=sys.stderr)
                     quiet, stood = begun.quiet(options.seconds), _again(begun, attack, options.seconds)
-                    rows.append(_row(attack, quiet, stood, at_rest))
+                    seen.append((attack, quiet, stood))
                     failed += [attack.name] if _fails(attack, stood) else []
-                    print(rows[-1], file=sys.stderr)
             stopping_s = time.monotonic()
         stopping_s = time.monotonic() - stopping_s
     facts = describe(torch.device("cpu")) | {"load average": f"{before:.1f} before, {load_average():.1f} after"}
     lines = [f"- {name}: {fact}" for name, fact in facts.items() if name != "device"]
-    lines += [f"- memory at rest: {at_rest / _MIB:.0f} MiB", f"- stopped {stopping_s:.1f} s after it was told", ""]
+    lines += [f"- memory at rest: {at_rest / _MIB:.0f} MiB", f"- stopped {stopping_s:.1f} s after it was told"]
+    usual_ms = _slow_ms([good for _, quiet, _ in seen for good in quiet.good])
+    lines += [f"- the good client's p99 without an attack, of all times together: {usual_ms:.0f} ms", ""]
+    rows = [_row(*one, at_rest, usual_ms) for one in seen]
     lines += [f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}", *rows]
     lines += [f"\nnot as it should be: {', '.join(failed)}"] if failed else []
     print("\n".join(lines))
@@ -93,14 +98,17 @@ def _lost(stood: Stood) -> int:
     return sum(each.status != 200 for each in stood.good)
 
 
-def _row(attack: Attack, quiet: Stood, stood: Stood, at_rest: int) -> str:
+def _slow_ms(good: Sequence[Good]) -> float:
+    return 1000 * quantile([each.took_s for each in good], 0.99)
+
+
+def _row(attack: Attack, quiet: Stood, stood: Stood, at_rest: int, usual_ms: float) -> str:
     got = Counter(each.status for each in stood.heard)
     told = ", ".join(f"{count} x {status or 'closed'}" for status, count in got.most_common())
-    without, during = (1000 * quantile([each.took_s for each in one.good], 0.99) for one in (quiet, stood))
     cells = [
         *(attack.name, told, f"{max(each.took_s for each in stood.heard):.1f}", f"{attack.within_s:g}"),
         *(f"+{max(0, stood.peak_bytes - at_rest) / _MIB:.0f}", f"{_lost(stood)} of {len(stood.good)}"),
-        *(f"{without:.0f}", f"{during:.0f}", f"{during / without:.1f}"),
+        *(f"{_slow_ms(quiet.good):.0f}", f"{_slow_ms(stood.good):.0f}", f"{_slow_ms(stood.good) / usual_ms:.1f}"),
     ]
     return f"| {' | '.join(cells)} |"
 

@@ -22,6 +22,7 @@ from tta_server.telemetry.closed_sets import TurnedAway
 _LINGER_S = 5.0  # how long what a client still sends is thrown away, so that it hears why
 _MOST_THROWN_BYTES = 16 * 2**20  # and how much: whoever sends more does not listen
 _MOST_WAITING = 16  # requests on one connection behind the one that is answered; what comes then is read later
+_APART_S = 0.001  # how soon after another of all these one is begun, so that they leave the event loop to others
 _AT_ONCE_BYTES = 2**10  # what is parsed before it is seen how many requests that was: some 30 at most
 _FIRST_BYTES = 4 * 2**10  # the same of a connection that has no request at work: mostly one with a small image
 _OF_A_BODY_BYTES = 64 * 2**10  # the same amid a body that does not say its length
@@ -34,6 +35,7 @@ class Connection(HttpToolsProtocol):
     told: ClassVar[Callable[[TurnedAway], None]]
     idle: ClassVar[dict["Connection", None]]  # those without a request at work, the oldest first
     behind: ClassVar[deque[Callable[[], None]]]  # begin requests that waited for others of their connection
+    paced: ClassVar[bool] = False  # whether one of those has just begun
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the head of a request; if there are too many connections, close one that is idle."""
@@ -171,14 +173,16 @@ class Connection(HttpToolsProtocol):
             begin()
             return
         self.behind.append(begin)
-        if len(self.behind) == 1:
+        if not self.paced:
+            type(self).paced = True
             self.loop.call_soon(self._begin_next)
 
     def _begin_next(self) -> None:
-        """Begin one request that waited for others of its connection, in each turn of the loop: they are no hurry."""
-        self.behind.popleft()()
+        """Begin one request that waited for others of its connection, and soon the next one, whosever it is."""
+        type(self).paced = bool(self.behind)
         if self.behind:
-            self.loop.call_soon(self._begin_next)
+            self.behind.popleft()()
+            self.loop.call_later(_APART_S, self._begin_next)
 
     def _is_whole(self) -> bool:
         return not self.cycle.more_body
