@@ -128,7 +128,9 @@ def test_domains_move_with_their_stream(tmp_path):
         infer(second, "gate", dark[:4])
 
         after = domains(second)
-    assert [(each["id"], each["steps"]) for each in after] == [(each["id"], each["steps"]) for each in before]
+    assert [each["id"] for each in after] == [each["id"] for each in before]
+    # A step may have been under way when they were read; none is lost.
+    assert all(now["steps"] >= then["steps"] for now, then in zip(after, before, strict=True))
     assert all(each["state_version"] >= 2 * VERSIONS_PER_GENERATION for each in after if each["steps"])
 
 
