@@ -21,11 +21,8 @@ from tta_server.telemetry.closed_sets import TurnedAway
 
 _LINGER_S = 5.0  # how long what a client still sends is thrown away, so that it hears why
 _MOST_THROWN_BYTES = 16 * 2**20  # and how much: whoever sends more does not listen
-_MOST_WAITING = 16  # requests on one connection behind the one that is answered; what comes then is read later
+_MOST_WAITING = 64  # requests behind the one that is answered; the connection ends after them, as RFC 9112 lets it
 _APART_S = 0.001  # how soon after another of all these one is begun, so that they leave the event loop to others
-_AT_ONCE_BYTES = 2**10  # what is parsed before it is seen how many requests that was: some 30 at most
-_FIRST_BYTES = 4 * 2**10  # the same of a connection that has no request at work: mostly one with a small image
-_OF_A_BODY_BYTES = 64 * 2**10  # the same amid a body that does not say its length
 
 
 class Connection(HttpToolsProtocol):
@@ -34,7 +31,7 @@ class Connection(HttpToolsProtocol):
     limits: ClassVar[LimitsSettings]
     told: ClassVar[Callable[[TurnedAway], None]]
     idle: ClassVar[dict["Connection", None]]  # those without a request at work, the oldest first
-    behind: ClassVar[deque[Callable[[], None]]]  # begin requests that waited for others of their connection
+    behind: ClassVar[deque[tuple["Connection", Callable[[], None]]]]  # begin requests that waited for others of theirs
     paced: ClassVar[bool] = False  # whether one of those has just begun
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -44,8 +41,7 @@ class Connection(HttpToolsProtocol):
         self._reading_head = True
         self._thrown_bytes = 0  # after the last answer
         self._barren_bytes = 0  # since the parser last had something
-        self._body_bytes = 0  # that are still to come of a body whose length was said
-        self._unparsed = memoryview(b"")  # while too many requests wait
+        self._overfull = False  # more requests wait than may
         self._goes_on = False  # from one request to the next that waits
         self._timer: TimerHandle | None = None
         self._unread: TimerHandle | None = None
@@ -67,35 +63,19 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on; what never becomes a head or a body is cut off."""
-        if self._ended:
+        if self._ended or self._overfull:
             self._thrown_bytes += len(data)
             if self._thrown_bytes > _MOST_THROWN_BYTES:
                 self.transport.abort()
+            return
         if self._is_over:
             return
-        self._unparsed = memoryview(b"".join((self._unparsed, data))) if self._unparsed else memoryview(data)
-        self._parse()
-
-    def _parse(self) -> None:
-        """Have what has come parsed, as long as there is room for the requests in it."""
-        while self._unparsed and len(self.pipeline) < _MOST_WAITING and not self._is_over:
-            in_body = self.cycle is not None and self.cycle.more_body
-            size = self._body_bytes or (_OF_A_BODY_BYTES if in_body else _AT_ONCE_BYTES)
-            if self.cycle is None or self.cycle.response_complete:
-                size = max(size, _FIRST_BYTES)
-            part, self._unparsed = self._unparsed[:size], self._unparsed[size:]
-            self._barren_bytes += len(part)
-            if self._reading_head and not self._timer:
-                self._wait_for_a_head()
-            super().data_received(part)  # type: ignore[arg-type]  # the parser takes any bytes
-            if self._barren_bytes > self.limits.max_header_bytes:
-                self._refuse_head(f"may have at most {self.limits.max_header_bytes} bytes (limits.max_header_bytes)")
-
-    def _parse_on(self) -> None:
-        """Parse what had to wait, and read on once there is nothing more to parse."""
-        self._parse()
-        if not (self._unparsed or self.pipeline or self._is_over):
-            self.flow.resume_reading()
+        self._barren_bytes += len(data)
+        if self._reading_head and not self._timer:
+            self._wait_for_a_head()
+        super().data_received(data)
+        if self._barren_bytes > self.limits.max_header_bytes and not self._overfull:
+            self._refuse_head(f"may have at most {self.limits.max_header_bytes} bytes (limits.max_header_bytes)")
 
     def on_message_begin(self) -> None:
         """Begin a head."""
@@ -111,6 +91,10 @@ class Connection(HttpToolsProtocol):
         self.idle.pop(self, None)
         if self._is_over:
             return
+        if len(self.pipeline) >= _MOST_WAITING:
+            self._overfull = True
+            self.pipeline[0][0].keep_alive = False  # of the last that is answered
+            return
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > self.limits.max_header_bytes:
             self._refuse_head(f"may have at most {self.limits.max_header_bytes} bytes (limits.max_header_bytes)")
@@ -119,35 +103,29 @@ class Connection(HttpToolsProtocol):
         else:
             self.scope["state"][WHOLE] = self._is_whole
             super().on_headers_complete()
-            length = next((value for name, value in self.headers if name == b"content-length"), b"")
-            self._body_bytes = int(length) if length.isdigit() and len(length) < 20 else 0
             self.cycle.transport = _Ending(self)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         """Take a part of a body."""
         self._barren_bytes = 0
-        self._body_bytes = max(0, self._body_bytes - len(body))
-        if self.cycle is not None and not self._is_over:
+        if self.cycle is not None and not (self._is_over or self._overfull):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """End a request."""
         self._barren_bytes = 0
         self._stop_timer()
-        if self.cycle is not None and not self._is_over:
+        if self.cycle is not None and not (self._is_over or self._overfull):
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Go on with the next request, or wait for it."""
         if not self._is_over:
-            self._goes_on = True
+            self._goes_on = bool(self.pipeline)
             super().on_response_complete()
-            self._goes_on = False
-            if self._unparsed:
-                self.flow.pause_reading()
-                self.loop.call_soon(self._parse_on)
-            elif not self.pipeline:
+            if not self._goes_on:
                 self.idle[self] = None
+            self._goes_on = False
 
     def pause_writing(self) -> None:
         """Give a client that does not read its answer so much time."""
@@ -172,17 +150,20 @@ class Connection(HttpToolsProtocol):
         if not self._goes_on:
             begin()
             return
-        self.behind.append(begin)
+        self.behind.append((self, begin))
         if not self.paced:
             type(self).paced = True
             self.loop.call_soon(self._begin_next)
 
     def _begin_next(self) -> None:
         """Begin one request that waited for others of its connection, and soon the next one, whosever it is."""
-        type(self).paced = bool(self.behind)
-        if self.behind:
-            self.behind.popleft()()
-            self.loop.call_later(_APART_S, self._begin_next)
+        while self.behind:
+            connection, begin = self.behind.popleft()
+            if not connection.transport.is_closing():
+                begin()
+                self.loop.call_later(_APART_S, self._begin_next)
+                return
+        type(self).paced = False
 
     def _is_whole(self) -> bool:
         return not self.cycle.more_body
@@ -248,6 +229,8 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP; nothing is sent amid another answer."""
+        if self._overfull:
+            return  # it is not looked at any more
         self._refuse("no_http", 400, msg.lower().rstrip("."), "bad_request")
 
 

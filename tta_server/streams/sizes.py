@@ -25,8 +25,9 @@ class Footprints:
 
     def measure(self, stream: Stream) -> None:
         """Count a stream anew."""
+        now = stream.bytes  # first: whoever looks at the sums meanwhile would miss it
         self.forget(stream.name)
-        self._of[stream.name] = stream.bytes
+        self._of[stream.name] = now
         self.by_kind.update(self._of[stream.name])
 
     def forget(self, name: str) -> None:
