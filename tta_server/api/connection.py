@@ -63,18 +63,19 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on; what never becomes a head or a body is cut off."""
-        if self._ended or self._overfull:
+        if self._ended:
             self._thrown_bytes += len(data)
             if self._thrown_bytes > _MOST_THROWN_BYTES:
                 self.transport.abort()
-            return
-        if self._is_over:
+        elif self._overfull:
+            self.flow.pause_reading()  # until an answer resumes it: whoever sends on has those that wait all the same
+        if self._is_deaf:
             return
         self._barren_bytes += len(data)
         if self._reading_head and not self._timer:
             self._wait_for_a_head()
         super().data_received(data)
-        if self._barren_bytes > self.limits.max_header_bytes and not self._overfull:
+        if self._barren_bytes > self.limits.max_header_bytes and not self._is_deaf:
             self._refuse_head(f"may have at most {self.limits.max_header_bytes} bytes (limits.max_header_bytes)")
 
     def on_message_begin(self) -> None:
@@ -108,14 +109,14 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Take a part of a body."""
         self._barren_bytes = 0
-        if self.cycle is not None and not (self._is_over or self._overfull):
+        if self.cycle is not None and not self._is_deaf:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """End a request."""
         self._barren_bytes = 0
         self._stop_timer()
-        if self.cycle is not None and not (self._is_over or self._overfull):
+        if self.cycle is not None and not self._is_deaf:
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -171,6 +172,10 @@ class Connection(HttpToolsProtocol):
     @property
     def _is_over(self) -> bool:
         return self._ended or self.transport.is_closing()
+
+    @property
+    def _is_deaf(self) -> bool:
+        return self._overfull or self._is_over
 
     def end(self) -> None:
         """Send nothing more, and throw away for a while what still comes.

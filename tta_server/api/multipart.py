@@ -7,10 +7,10 @@ from email.message import Message
 from email.utils import collapse_rfc2231_value
 from typing import NamedTuple
 
+from tta_server.api.search import first_of
 from tta_server.errors import BadRequest
 
 _MOST_HEAD_BYTES = 8 * 2**10
-_WINDOW_BYTES = 2**18
 _MOST_BOUNDARY = 70  # RFC 2046
 
 
@@ -53,7 +53,7 @@ def files(body: bytes, boundary: bytes, most: int) -> list[FormFile]:
     begun = list[int]()  # where parts begin, behind their dividers
     ended = list[int]()  # where the divider behind each begins
     # The first may stand at the very beginning.
-    place = -2 if body.startswith(divider[2:]) else _find(body, divider, 0)
+    place = -2 if body.startswith(divider[2:]) else first_of(body, [divider], 0)
     while place is not None:
         after = place + len(divider)
         if body.startswith(b"--", after):
@@ -61,7 +61,7 @@ def files(body: bytes, boundary: bytes, most: int) -> list[FormFile]:
         if len(begun) > most:
             raise BadRequest(f"the form has more than {most} parts, which is how many images a request may have")
         begun.append(after)
-        place = _find(body, divider, after)
+        place = first_of(body, [divider], after)
         ended += [] if place is None else [place]
     else:
         raise BadRequest("the form has no end: its last boundary must be followed by two hyphens")
@@ -69,14 +69,6 @@ def files(body: bytes, boundary: bytes, most: int) -> list[FormFile]:
         raise BadRequest(f"the form has {len(begun)} parts, and a request may have {most} images")
     parts = zip(begun, ended, strict=True)
     return [_part(body, start, stop, f"part {number} of {len(begun)}") for number, (start, stop) in enumerate(parts, 1)]
-
-
-def _find(body: bytes, divider: bytes, start: int) -> int | None:
-    """Return where a divider is; other threads have their turns meanwhile."""
-    for at in range(start, len(body), _WINDOW_BYTES):
-        if (place := body.find(divider, at, at + _WINDOW_BYTES + len(divider) - 1)) >= 0:
-            return place
-    return None
 
 
 def _part(body: bytes, start: int, stop: int, name: str) -> FormFile:

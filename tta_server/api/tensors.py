@@ -8,6 +8,7 @@ import orjson
 from tta_server.api.binary import HEADER, RawTensor, split, uploads
 from tta_server.api.image_tensor import DATATYPES, size_bytes
 from tta_server.api.number_text import ONLY_NUMBERS, NumberText
+from tta_server.api.search import first_of
 from tta_server.errors import BadRequest
 from tta_server.runtime.codec import Upload
 
@@ -91,7 +92,6 @@ OPENAPI: dict[str, Any] = {
 MOST_BESIDE_BYTES = 64 * 2**10
 """Bytes that a request may have beside the values of its input."""
 
-_WINDOW_BYTES = 2**18
 _DATA = re.compile(rb'(?<!\\)"data"\s*:\s*\[')
 _TAKEN_OUT = "the values, which were taken out"
 
@@ -223,19 +223,11 @@ def _values(body: bytes) -> tuple[int, int]:
     if not found:
         return 0, 0
     start = found.end() - 1
-    stop = _first(body, start)
+    found_stop = first_of(body, (b'"', b"}", b"{"), start)
+    stop = len(body) if found_stop is None else found_stop
     end = body.rfind(b"]", start, stop) + 1
     # What follows the list may close it no further: then something is in it that is no number.
     return (start, end) if end and not body[end:stop].strip(b" \t\r\n,") else (0, 0)
-
-
-def _first(body: bytes, start: int) -> int:
-    """Return where the first quote or brace is; other threads have their turns meanwhile."""
-    for at in range(start, len(body), _WINDOW_BYTES):
-        window = at, at + _WINDOW_BYTES
-        if found := [place for mark in (b'"', b"}", b"{") if (place := body.find(mark, *window)) >= 0]:
-            return min(found)
-    return len(body)
 
 
 def _parameters(request: dict[str, Any]) -> dict[str, Any]:

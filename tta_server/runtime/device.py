@@ -16,7 +16,7 @@ def on_device(parts: Iterable[Images], device: torch.device) -> torch.Tensor:
     tensors = [torch.from_numpy(part) for part in parts]
     if len({tensor.dtype for tensor in tensors}) > 1:
         tensors = [_floats(tensor) for tensor in tensors]
-    return _floats((torch.cat(tensors) if len(tensors) > 1 else tensors[0]).to(device))
+    return _floats(torch.cat(tensors).to(device))
 
 
 def read(output: Output, yardstick: Yardstick | None = None) -> Scores:

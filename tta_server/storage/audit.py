@@ -51,7 +51,7 @@ EVENTS: Final[tuple[Event, ...]] = get_args(Event)
 
 _FOLDER = "audit"
 _BLOCK_BYTES = 2**16
-_PAUSE_S = 0.0005  # after each: so whoever reads all of a large log leaves the interpreter to those who answer
+_PAUSE_S = 0.0005  # after one in which nothing is: so whoever reads a large log leaves the interpreter to others
 
 
 def now() -> str:

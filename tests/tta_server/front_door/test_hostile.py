@@ -11,7 +11,7 @@ from load_tests.attacks import ATTACKS, prepare
 from load_tests.good_client import TIMEOUT_S
 from load_tests.payloads import grey_png, small_png
 from load_tests.siege import memory, siege
-from load_tests.wire import connected, head, heard
+from load_tests.wire import connected, head, heard, pour
 from tests.server import running
 from tests.tta_server.calls import INFER, PATIENCE_S, body, glyph_images, metric, until
 
@@ -150,6 +150,14 @@ def test_of_more_requests_than_may_wait_on_a_connection_those_are_answered_and_i
 
         assert ({status for status, _ in found}, rest) == ({200}, b"")
     assert server.client.get("/v2/health/ready").status_code == 200
+
+
+def test_whoever_sends_on_without_end_behind_too_many_requests_has_the_answers_that_wait(server):
+    with connected(server.url, (START + b"\r\n") * 70) as connection, ThreadPoolExecutor(1) as reader:
+        heard_of = reader.submit(answers, connection, 65)
+        pour(connection, [bytes(2**20)] * 64, deaf=True)
+
+        assert {status for status, _ in heard_of.result(PATIENCE_S)} == {200}
 
 
 def test_what_was_turned_away_is_counted(server):
