@@ -41,7 +41,7 @@ class Connection(HttpToolsProtocol):
         self._reading_head = True
         self._thrown_bytes = 0  # after the last answer
         self._barren_bytes = 0  # since the parser last had something
-        self._overfull = False  # more requests wait than may
+        self._overfull = False  # nothing more is read: too many requests wait, or the next head is too slow
         self._goes_on = False  # from one request to the next that waits
         self._timer: TimerHandle | None = None
         self._unread: TimerHandle | None = None
@@ -72,11 +72,13 @@ class Connection(HttpToolsProtocol):
         if self._is_deaf:
             return
         self._barren_bytes += len(data)
-        if self._reading_head and not self._timer:
-            self._wait_for_a_head()
         super().data_received(data)
-        if self._barren_bytes > self.limits.max_header_bytes and not self._is_deaf:
+        if self._is_deaf:
+            return
+        if self._barren_bytes > self.limits.max_header_bytes:
             self._refuse_head(f"may have at most {self.limits.max_header_bytes} bytes (limits.max_header_bytes)")
+        elif self._reading_head and not self._timer:
+            self._wait_for_a_head()
 
     def on_message_begin(self) -> None:
         """Begin a head."""
@@ -93,8 +95,7 @@ class Connection(HttpToolsProtocol):
         if self._is_over:
             return
         if len(self.pipeline) >= _MOST_WAITING:
-            self._overfull = True
-            self.pipeline[0][0].keep_alive = False  # of the last that is answered
+            self._end_after_those_that_wait()
             return
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > self.limits.max_header_bytes:
@@ -196,8 +197,18 @@ class Connection(HttpToolsProtocol):
         else:
             self.transport.close()
 
+    def _end_after_those_that_wait(self) -> None:
+        """Read no more, and answer what has come."""
+        self._overfull = True
+        (self.pipeline[0][0] if self.pipeline else self.cycle).keep_alive = False  # of the last that is answered
+
+    @property
+    def _is_at_work(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
     def _wait_for_a_head(self) -> None:
-        self.idle[self] = None
+        if not self._is_at_work:
+            self.idle[self] = None
         self._stop_timer()
         self._timer = self.loop.call_later(self.limits.header_timeout_s, self._late)
 
@@ -211,6 +222,11 @@ class Connection(HttpToolsProtocol):
             self._timer = None
 
     def _late(self) -> None:
+        self._timer = None
+        if self._is_at_work:
+            type(self).told("slow_head")
+            self._end_after_those_that_wait()
+            return
         message = f"the head of a request took longer than {self.limits.header_timeout_s:g} s (limits.header_timeout_s)"
         self._refuse("slow_head", 408, message, "too_slow")
 
@@ -222,7 +238,7 @@ class Connection(HttpToolsProtocol):
         if self._is_over:
             return
         type(self).told(reason)
-        if self.cycle is None or self.cycle.response_complete:
+        if not self._is_at_work:
             body = orjson.dumps({"error": message, "code": code})
             more = b"retry-after: 1\r\n" if status == 503 else b""
             head = [b"content-type: application/json\r\nconnection: close\r\n", more]
