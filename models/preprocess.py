@@ -93,7 +93,8 @@ class Preprocess:
         Raises:
             ValueError: If the image holds no levels but floating-point numbers.
         """
-        image = _eight_bits(_upright(image), self.sixteen_bit).convert("RGB" if self.channels == 3 else "L")
+        image, mode = _eight_bits(_upright(image), self.sixteen_bit), "RGB" if self.channels == 3 else "L"
+        image = image if image.mode == mode else image.convert(mode)  # which copies it in any case
         pixels = np.asarray(self._cropped(self._resized(image)), dtype=np.uint8)
         # Always a copy: Pillow's buffer is read-only.
         return np.array(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), order="C")

@@ -4,10 +4,10 @@ import asyncio
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
 from typing import Final, TypeVar
 
 from fastapi import Request, Response
+from starlette.requests import ClientDisconnect
 
 from tta_server.errors import BadRequest, Unsupported
 
@@ -31,14 +31,25 @@ async def body_of(request: Request) -> bytes:
         Overloaded: If all bodies together are.
         Unsupported: If it is compressed in another way.
     """
-    async with aclosing(request.stream()) as stream:
-        body = await _joined([part async for part in stream])
+    body = await _joined(await _parts(request))
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding in ("", "identity"):
         return body
     if encoding not in _WINDOW_BITS:
         raise Unsupported(f"the body has Content-Encoding '{encoding[:80]}'; this server reads {_KNOWN}")
     return await _opened(request, body, encoding)
+
+
+async def _parts(request: Request) -> list[bytes]:
+    """Return what comes of a body; Starlette's `stream` is two layers more."""
+    parts, more = list[bytes](), True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return parts
 
 
 async def _opened(request: Request, body: bytes, encoding: str) -> bytes:

@@ -53,7 +53,7 @@ class Accounting:
             nonlocal status, code
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[HEADER] = scope["state"]["request_id"]
+                MutableHeaders(scope=message).append(HEADER, scope["state"]["request_id"])
             elif status >= 400:
                 code = code or _code(message.get("body", b""))
             await send(message)

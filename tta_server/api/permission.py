@@ -161,7 +161,7 @@ def _expect_port(scope: Scope, admin_port: int) -> None:
 
 def key_of(request: Request) -> Key:
     """Return the key that a request was let in by; `ANYBODY` if the server has none."""
-    key: Key = request.state.key
+    key: Key = request.scope["state"]["key"]
     return key
 
 
@@ -171,7 +171,7 @@ def take(request: Request, images: int) -> None:
     Raises:
         RateLimited: If that is used up.
     """
-    keyring: Keyring | None = request.state.keyring
+    keyring: Keyring | None = request.scope["state"]["keyring"]
     if keyring is not None:
         keyring.take(key_of(request), images, time.monotonic())
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
-import numpy as np
 import orjson
 from fastapi import APIRouter, Request, Response
 
@@ -124,7 +123,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
 def _encode(served: Served, asked: Question, found: Answer, top_k: int) -> bytes:
     labels = served.model.labels
     domains = found.domains or [None] * len(found.probabilities)
-    order = np.argsort(-found.probabilities, axis=1, kind="stable")[:, :top_k]
+    order = (-found.probabilities).argsort(1, kind="stable")[:, :top_k]
     body = {
         "model": served.name,
         "request_id": asked.request_id,

@@ -27,13 +27,13 @@ def request_id_of(request: Request, given: str | None = None) -> str:
     Raises:
         BadRequest: If a given name cannot be one.
     """
-    for source, name in ((f"header {HEADER.title()}", request.headers.get(HEADER)), ("'id'", given)):
-        if name:
-            if not _PATTERN.fullmatch(name):
-                raise BadRequest(f"{source} {name[:80]!r} {_RULE}")
-            request.state.request_id = name
-            return name
-    return str(request.state.request_id)
+    state = request.scope["state"]
+    if name := request.headers.get(HEADER) or given:
+        if not _PATTERN.fullmatch(name):
+            source = f"header {HEADER.title()}" if request.headers.get(HEADER) else "'id'"
+            raise BadRequest(f"{source} {name[:80]!r} {_RULE}")
+        state["request_id"] = name
+    return str(state["request_id"])
 
 
 def _made_up() -> str:

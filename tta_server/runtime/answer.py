@@ -3,9 +3,8 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -14,13 +13,12 @@ from tta_server.runtime.codec import Opened, Upload, open_image
 from tta_server.runtime.compare_commands import Beside
 from tta_server.runtime.constant import refuse_constant
 from tta_server.runtime.decoding import SMALL_PIXELS, TINY_BYTES, TINY_PIXELS, Patience, decode_all
+from tta_server.runtime.hung_up import Gone, Watched
 from tta_server.runtime.job import Answer, Job
 from tta_server.runtime.served import Served
 from tta_server.runtime.settled import settled
 from tta_server.streams.window import Images, Offered, prepared
-from tta_server.telemetry.tracing import note
-
-_WATCHED_AFTER_S = 0.1
+from tta_server.telemetry.tracing import note, traced
 
 T = TypeVar("T")
 
@@ -65,7 +63,7 @@ class Question:
     request_id: str = ""
 
 
-async def answer(served: Served, asked: Question, gone: Callable[[], Coroutine[Any, Any, object]]) -> Answer:
+async def answer(served: Served, asked: Question, gone: Gone) -> Answer:
     """Answer a request; if its caller hangs up before the device has begun with it, drop it.
 
     A request that the device has begun is answered, and learnt from, whether or not anybody still listens.
@@ -81,7 +79,7 @@ async def answer(served: Served, asked: Question, gone: Callable[[], Coroutine[A
         NotReady: If the server is starting, stopping or damaged.
         TTAError: If an image is no good, or the request cannot be answered.
     """
-    with served.engine.reserve(*_size(served, asked)) as room, _watched(gone) as hung_up:
+    with served.engine.reserve(*_size(served, asked)) as room, Watched(gone) as hung_up:
         with served.metrics.timed("decode"):
             offered = await _images(served, asked, hung_up)
         _expect_caller(hung_up)
@@ -99,6 +97,8 @@ async def answer(served: Served, asked: Question, gone: Callable[[], Coroutine[A
 
 def _trace(found: Answer) -> None:
     """Write down who answered and how long it took, if the request is traced."""
+    if not traced():
+        return
     note(
         stream=found.stream,
         version=found.version,
@@ -110,45 +110,18 @@ def _trace(found: Answer) -> None:
     )
 
 
-async def compare(
-    served: Served, asked: Question, gone: Callable[[], Coroutine[Any, Any, object]]
-) -> tuple[int, list[Beside]]:
+async def compare(served: Served, asked: Question, gone: Gone) -> tuple[int, list[Beside]]:
     """Have a stream and the frozen model say what they see, one beside the other; nothing is learnt or counted.
 
     Args, returns and errors are those of `answer` and of `CompareCommands.compare`.
     """
-    with served.engine.reserve(*_size(served, asked)), _watched(gone) as hung_up:
+    with served.engine.reserve(*_size(served, asked)), Watched(gone) as hung_up:
         offered = await _images(served, asked, hung_up)
 
         def ask() -> Coroutine[Any, Any, tuple[int, list[Beside]]]:
             return _unless(hung_up, served.engine.command(lambda c: c.beside.compare(asked.stream, offered)))
 
         return await served.answer(asked.stream, ask, opening=False)
-
-
-@contextmanager
-def _watched(gone: Callable[[], Coroutine[Any, Any, object]]) -> "Iterator[asyncio.Future[object]]":
-    """Yield what is done once the caller has hung up; nobody looks before a while, for most are answered by then."""
-    loop = asyncio.get_running_loop()
-    hung_up: asyncio.Future[object] = loop.create_future()
-    watches: list[asyncio.Task[None]] = []
-
-    async def watch() -> None:
-        try:
-            await gone()
-        except Exception as error:
-            hung_up.set_exception(error)
-        else:
-            hung_up.set_result(None)
-
-    begin = loop.call_later(_WATCHED_AFTER_S, lambda: watches.append(loop.create_task(watch())))
-    try:
-        yield hung_up
-    finally:
-        begin.cancel()
-        for each in watches:
-            each.cancel()
-        hung_up.cancel()
 
 
 async def _unless(hung_up: "asyncio.Future[object]", work: "Future[T]") -> T:

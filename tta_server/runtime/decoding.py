@@ -123,4 +123,4 @@ def decode_all(opened: list[Opened], transform: Transform, patience: Patience) -
     for place, each in enumerate(opened):
         patience.expect(each.name, place, len(opened))
         images.append(each.decode(transform))
-    return np.stack(images)
+    return np.stack(images) if len(images) > 1 else images[0][None]

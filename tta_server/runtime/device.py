@@ -16,7 +16,8 @@ def on_device(parts: Iterable[Images], device: torch.device) -> torch.Tensor:
     tensors = [torch.from_numpy(part) for part in parts]
     if len({tensor.dtype for tensor in tensors}) > 1:
         tensors = [_floats(tensor) for tensor in tensors]
-    return _floats(torch.cat(tensors).to(device))
+    becomes_another = len(tensors) == 1 and tensors[0].dtype == torch.uint8  # floats would stay the caller's own
+    return _floats((tensors[0] if becomes_another else torch.cat(tensors)).to(device))
 
 
 def read(output: Output, yardstick: Yardstick | None = None) -> Scores:
@@ -37,4 +38,4 @@ def read(output: Output, yardstick: Yardstick | None = None) -> Scores:
 
 
 def _floats(batch: torch.Tensor) -> torch.Tensor:
-    return batch.float() / 255 if batch.dtype == torch.uint8 else batch
+    return batch / 255 if batch.dtype == torch.uint8 else batch

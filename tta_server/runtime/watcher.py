@@ -48,22 +48,19 @@ class Watcher:
 
     def answered(self, stream: Stream, parts: Sequence[tuple[Piece, Scores]]) -> None:
         """Take in what the frozen model has answered to parts of requests to a stream."""
-        seen = [
-            (part, rows_of(scores.probabilities, scores.entropies, scores.beside))
-            for part, scores in parts
-            if scores.beside is not None
-        ]
+        seen = [part for part, scores in parts if scores.beside is not None]
         if self._monitor and seen:
-            rows = np.concatenate([rows for _, rows in seen])
+            columns = zip(*(scores for _, scores in parts if scores.beside is not None), strict=True)
+            rows = rows_of(*map(np.concatenate, columns))
             self._saw(self._monitor, stream, rows)
             if self.keep:
-                images = [part.images[i : i + 1] for part, _ in seen for i in range(part.rows)]
+                images = [part.images[i : i + 1] for part in seen for i in range(part.rows)]
                 self._look(self._monitor, stream, images, rows)
 
-    def looked(self, stream: Stream, rows: int) -> None:
-        """Take in that a request of so many images was told apart, and where the stream is since."""
+    def looked(self, stream: Stream, rows: int, time: str) -> None:
+        """Take in that a request of so many images was told apart at a time, and where the stream is since."""
         if self._monitor and stream.whereabouts:
-            self._go_on(stream, self._monitor.looked(stream.drift, rows, not stream.whereabouts.current, now()))
+            self._go_on(stream, self._monitor.looked(stream.drift, rows, not stream.whereabouts.current, time))
 
     def learnt(self, lesson: Lesson, sights: Sights, measures: Mapping[str, float], seen: bool) -> None:
         """Take in a window that a step was tried on; see `Monitor.learnt`.

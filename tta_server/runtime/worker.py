@@ -272,7 +272,7 @@ class Worker:
                 if part.stream.learns_later:
                     self._offer(part)
             if stream.tells_apart:
-                self.parts.watcher.looked(stream, draft.job.rows)
+                self.parts.watcher.looked(stream, draft.job.rows, at)
 
     def _take(self, draft: Draft, part: Piece, scores: Scores, author: Author) -> None:
         with self._whatever_happens(draft.job):

@@ -165,10 +165,10 @@ class Window:
 
 def is_constant(images: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Return which of images (n, C, H, W) are of one colour (n,)."""
-    corners = images[:, :, :1, :1]
-    found: npt.NDArray[np.bool_] = (images[:, :, :1] == corners).all((1, 2, 3))  # tells nearly all of them apart
+    first, corners = images[:, :, 0], images[:, :, 0, :1]
+    found: npt.NDArray[np.bool_] = (first == corners).reshape(len(images), -1).all(1)  # tells nearly all of them apart
     for index in np.flatnonzero(found):
-        found[index] = (images[index] == corners[index]).all()
+        found[index] = (images[index] == corners[index][:, None]).all()
     return found
 
 

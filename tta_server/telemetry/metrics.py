@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from prometheus_client import (
     CollectorRegistry,
@@ -185,14 +185,9 @@ class Metrics:
         """Record the time that one stage took."""
         self._stages[stage].observe(duration_s)
 
-    @contextmanager
-    def timed(self, stage: Stage) -> Iterator[None]:
+    def timed(self, stage: Stage) -> AbstractContextManager[object]:
         """Record the time that the block takes, also when it fails."""
-        started_s = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.stage(stage, time.perf_counter() - started_s)
+        return self._stages[stage].time()
 
     def batch(self, rows: int) -> None:
         """Count one forward over `rows` images."""

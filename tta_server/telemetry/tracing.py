@@ -75,6 +75,11 @@ class Tracer:
         self._provider.shutdown()
 
 
+def traced() -> bool:
+    """Say whether the request at hand is traced."""
+    return _span.get() is not None
+
+
 def note(**said: str | float | bool | list[str]) -> None:
     """Write down what is known of the request at hand, if it is traced."""
     span = _span.get()
