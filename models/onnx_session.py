@@ -74,12 +74,16 @@ class OnnxSession:
             made: Names of the outputs that are wanted.
         """
         kind, index = self.device.type, self.device.index or 0
-        binding, held = self._session.io_binding(), [tensor.detach().contiguous() for tensor in feeds.values()]
+        held = [tensor.detach().contiguous() for tensor in feeds.values()]
+        if kind == "cpu":  # where binding costs as much as a small network
+            arrays = {name: tensor.numpy() for name, tensor in zip(feeds, held, strict=True)}
+            return [torch.from_numpy(output) for output in self._session.run(list(made), arrays)]
+        binding = self._session.io_binding()
         for name, tensor in zip(feeds, held, strict=True):
             binding.bind_input(name, kind, index, ELEMENTS[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
         for name in made:
             binding.bind_output(name, kind, index)
-        if kind == "cuda":  # it has a stream of its own
+        if kind == "cuda":  # ONNX Runtime has a stream of its own
             torch.cuda.current_stream(self.device).synchronize()
         self._session.run_with_iobinding(binding)
         return [torch.from_numpy(output.numpy()).to(self.device) for output in binding.get_outputs()]

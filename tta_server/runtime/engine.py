@@ -324,8 +324,10 @@ class Engine:
                 if now_s >= self._inspect_s:
                     self._inspect_s = now_s + _INSPECT_EVERY_S
                     self._commands.append(Command(self._inspect, Future()))
+                if jobs or steps == "done":
+                    break
                 window_s = self._turn_s()
-                if jobs or steps == "done" or (window_s is not None and window_s <= now_s):
+                if window_s is not None and window_s <= now_s:
                     break
                 if steps == "idle" and (self._commands or self._closed or self._worker.unread):
                     break
