@@ -22,6 +22,8 @@ from tta_server.telemetry.closed_sets import TurnedAway
 _LINGER_S = 5.0  # how long what a client still sends is thrown away, so that it hears why
 _MOST_THROWN_BYTES = 16 * 2**20  # and how much: whoever sends more does not listen
 _MOST_WAITING = 64  # requests behind the one that is answered; the connection ends after them, as RFC 9112 lets it
+_GO_ON = b"HTTP/1.1 100 "  # is no answer yet
+_SMALL_BYTES = 2**16  # of a body that is copied behind its head
 _APART_S = 0.001  # how soon after another of all these one is begun, so that they leave the event loop to others
 
 
@@ -105,7 +107,8 @@ class Connection(HttpToolsProtocol):
         else:
             self.scope["state"][WHOLE] = self._is_whole
             super().on_headers_complete()
-            self.cycle.transport = _Ending(self)  # type: ignore[assignment]
+            has_body = self.scope["method"] != "HEAD"
+            self.cycle.transport = _Ending(self, has_body)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         """Take a part of a body."""
@@ -256,17 +259,42 @@ class Connection(HttpToolsProtocol):
 
 
 class _Ending:
-    """What a request's answer is written to: the connection's transport, whose end is the connection's."""
+    """What a request's answer is written to: the connection's transport, whose end is the connection's.
 
-    def __init__(self, connection: Connection) -> None:
-        """Write to a connection."""
+    A head leaves with what follows it at once: by itself it would cost the server a call of the system, and wake a
+    client who can do nothing with it.
+    """
+
+    def __init__(self, connection: Connection, has_body: bool) -> None:
+        """Write an answer with or without a body to a connection."""
         self._connection = connection
-        self.write = connection.transport.write
+        self._transport = connection.transport
+        self._head = None if has_body else b""  # None before it; empty once it has left
         self.is_closing = connection.transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        """Write a head or a part of a body."""
+        if self._head is None and not data.startswith(_GO_ON):
+            self._head = data
+            self._connection.loop.call_soon(self._let_go)
+        elif self._head and len(data) <= _SMALL_BYTES:
+            head, self._head = self._head, b""
+            self._transport.write(head + data)
+        else:
+            self._let_go()
+            self._transport.write(data)
 
     def close(self) -> None:
         """End the connection."""
+        self._let_go()
         self._connection.end()
+
+    def _let_go(self) -> None:
+        """Write a head that nothing has followed yet."""
+        if self._head:
+            head, self._head = self._head, b""
+            if not self.is_closing():
+                self._transport.write(head)
 
 
 def connection_class(limits: LimitsSettings, told: Callable[[TurnedAway], None]) -> type[Connection]:

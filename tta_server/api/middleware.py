@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 import orjson
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tta_server.api.path import path_of
@@ -53,7 +52,8 @@ class Accounting:
             nonlocal status, code
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).append(HEADER, scope["state"]["request_id"])
+                named = HEADER.encode(), scope["state"]["request_id"].encode("latin-1")
+                message["headers"] = [*message.get("headers", ()), named]
             elif status >= 400:
                 code = code or _code(message.get("body", b""))
             await send(message)

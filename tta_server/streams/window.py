@@ -167,7 +167,7 @@ def is_constant(images: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Return which of images (n, C, H, W) are of one colour (n,)."""
     first, corners = images[:, :, 0], images[:, :, 0, :1]
     found: npt.NDArray[np.bool_] = (first == corners).reshape(len(images), -1).all(1)  # tells nearly all of them apart
-    for index in np.flatnonzero(found):
+    for index in found.nonzero()[0]:
         found[index] = (images[index] == corners[index][:, None]).all()
     return found
 

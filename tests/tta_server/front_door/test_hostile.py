@@ -161,6 +161,25 @@ def test_requests_that_come_at_once_are_all_answered_in_their_order(server, piec
     assert again == found[:1]
 
 
+def test_a_head_without_a_body_leaves_before_the_answer_behind_it(server):
+    last = b"GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with connected(server.url, START.replace(b"GET", b"HEAD") + b"\r\n" + last) as connection:
+        first, second, text = b"".join(iter(lambda: connection.recv(65536), b"")).split(b"\r\n\r\n")
+
+    assert (first[9:12], second[9:12]) == (b"200", b"404")
+    assert b"no such path" in text
+
+
+def test_whoever_asks_whether_to_go_on_is_told_so_and_then_answered(server):
+    sent = small_png()
+    with connected(server.url, head("/predict", len(sent), headers={"Expect": "100-continue"})) as connection:
+        said_first = connection.recv(65536)
+        connection.sendall(sent)
+
+        assert heard(connection)[0] == 200
+    assert said_first == b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
 def test_of_more_requests_than_may_wait_on_a_connection_those_are_answered_and_it_ends(server):
     whole = head("/predict", len(small_png())).replace(b"Connection: close\r\n", b"") + small_png()
     for more in ((START + b"\r\n") * 500, whole * 40, b"nonsense" * 1000):
