@@ -21,6 +21,7 @@ from tta_server import __version__
 from tta_server.api.connection import connection_class
 from tta_server.api.responses import SECURITY_HEADERS
 from tta_server.app import Service, build, use_threads
+from tta_server.runtime.memory import share_arenas
 from tta_server.settings import Settings
 from tta_server.settings_door import ServerSettings
 from tta_server.start import start_facts, start_table
@@ -44,6 +45,7 @@ def serve(settings: Settings) -> None:
     # uvicorn drains and then raises the signal again: to be told to stop and to stop is a success.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     console = Console(stderr=True, quiet=settings.logging.format == "json")  # the log says it then
+    share_arenas()
     use_threads(settings.engine)
     _expect_keys(settings)
     tls = _tls_options(settings.server)

@@ -1,6 +1,22 @@
 """Memory that was freed, and that the C library keeps for this process."""
 
 import ctypes
+import os
+from typing import Final
+
+_ARENA_MAX: Final = -8  # what glibc calls this option of `mallopt`
+_ARENAS: Final = 2
+
+
+def share_arenas() -> None:
+    """Have all threads but the main one take their memory from one place: each would keep what its peak has taken.
+
+    Whoever sets `MALLOC_ARENA_MAX` decides himself. It does nothing where the C library is not glibc, and is to be
+    called before there are threads.
+    """
+    option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if option and "MALLOC_ARENA_MAX" not in os.environ:
+        option(_ARENA_MAX, _ARENAS)
 
 
 def hand_back() -> None:
