@@ -57,6 +57,7 @@ class OnnxSession:
             self._session = runtime.InferenceSession(graph, options, providers=providers)
         except Exception as error:  # classes of its own, which derive from nothing but Exception
             raise ValueError(f"ONNX Runtime refuses the graph: {reason(error, 300)}") from error
+        self._session._model_bytes = None  # the file, kept for other providers: as much again as the weights
         self.device = device
         self.providers: list[str] = self._session.get_providers()
         self.about = f"ONNX Runtime {runtime.__version__}, {self.providers[0]}"

@@ -1,6 +1,7 @@
 """ONNX Runtime answers as torch does, and leaves to torch what only torch can do."""
 
 import importlib
+import sys
 from functools import cache
 
 import pytest
@@ -16,7 +17,8 @@ from tta_server.adapters.laws.subject import bundle
 from tta_server.adapters.stack import predict_stacked
 from tta_server.models import Output, TorchBackbone
 from tta_server.models.onnx_backbone import MOST_APART, OnnxBackbone, distance
-from tta_server.models.onnx_export import replaceable
+from tta_server.models.onnx_export import graphs, replaceable
+from tta_server.models.onnx_session import OnnxSession
 from tta_server.models.robust import robust
 
 
@@ -225,3 +227,11 @@ def test_every_input_of_the_graph_moves_the_answer():
     ]
 
     assert still == []
+
+
+def test_a_session_does_not_keep_the_file_that_it_was_made_of():
+    graph = graphs(TorchBackbone(reference_network(), SHAPE)).source
+    before = sys.getrefcount(graph)
+    session = OnnxSession(graph, torch.device("cpu"))
+
+    assert (sys.getrefcount(graph), session.device.type) == (before, "cpu")

@@ -79,7 +79,7 @@ class Connection(HttpToolsProtocol):
             return
         if self._barren_bytes > self.limits.max_header_bytes:
             self._refuse_head(f"may have at most {self.limits.max_header_bytes} bytes (limits.max_header_bytes)")
-        elif self._reading_head and not self._timer:
+        elif not self._timer and (self._reading_head or not self._is_at_work):
             self._wait_for_a_head()
 
     def on_message_begin(self) -> None:
@@ -226,6 +226,9 @@ class Connection(HttpToolsProtocol):
 
     def _late(self) -> None:
         self._timer = None
+        if self._is_at_work and self.flow.read_paused:  # by this server: what is missing may have come
+            self._wait_for_a_head()
+            return
         if self._is_at_work:
             type(self).told("slow_head")
             self._end_after_those_that_wait()
@@ -274,7 +277,7 @@ class _Ending:
 
     def write(self, data: bytes) -> None:
         """Write a head or a part of a body."""
-        if self._head is None and not data.startswith(_GO_ON):
+        if self._head is None and not data.startswith(_GO_ON) and not self.is_closing():
             self._head = data
             self._connection.loop.call_soon(self._let_go)
         elif self._head and len(data) <= _SMALL_BYTES:
@@ -293,8 +296,7 @@ class _Ending:
         """Write a head that nothing has followed yet."""
         if self._head:
             head, self._head = self._head, b""
-            if not self.is_closing():
-                self._transport.write(head)
+            self._transport.write(head)
 
 
 def connection_class(limits: LimitsSettings, told: Callable[[TurnedAway], None]) -> type[Connection]:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from types import TracebackType
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -11,6 +12,7 @@ Gone = Callable[[], Coroutine[Any, Any, object]]
 """Returns when the caller has hung up."""
 
 _AFTER_S = 0.1
+_TICK_S = 0.001  # of uvloop's clock
 
 
 class Watched:
@@ -38,6 +40,7 @@ class Watched:
         if self._task:
             self._task.cancel()
         self._hung_up.cancel()
+        del self._task, self._hung_up  # which hold the loop
 
     @property
     def is_over(self) -> bool:
@@ -47,15 +50,16 @@ class Watched:
     def begin(self) -> None:
         """Watch from now on."""
         if self._gone:
-            self._task = asyncio.get_running_loop().create_task(self._watch(self._gone()))
+            self._task = asyncio.get_running_loop().create_task(_watch(self._gone, self._hung_up))
 
-    async def _watch(self, gone: Coroutine[Any, Any, object]) -> None:
-        try:
-            await gone
-        except Exception as error:
-            self._hung_up.set_exception(error)
-        else:
-            self._hung_up.set_result(None)
+
+async def _watch(gone: Gone, hung_up: "asyncio.Future[object]") -> None:
+    try:
+        await gone()
+    except Exception as error:
+        hung_up.set_exception(error)
+    else:
+        hung_up.set_result(None)
 
 
 class _Round:
@@ -66,16 +70,19 @@ class _Round:
 
     def put(self, each: Watched) -> None:
         if not self._waiting:
-            asyncio.get_running_loop().call_later(_AFTER_S, self._go)
+            self._come_back(_AFTER_S)
         self._waiting.append(each)
 
     def _go(self) -> None:
-        loop = asyncio.get_running_loop()
-        now_s = loop.time()
-        while self._waiting and (self._waiting[0].is_over or self._waiting[0].due_s <= now_s):
+        now_s = asyncio.get_running_loop().time()
+        while self._waiting and (self._waiting[0].is_over or self._waiting[0].due_s <= now_s + _TICK_S):
             self._waiting.popleft().begin()
         if self._waiting:
-            loop.call_later(self._waiting[0].due_s - now_s, self._go)
+            self._come_back(self._waiting[0].due_s - now_s)
+
+    def _come_back(self, delay_s: float) -> None:
+        # In a context of its own: that of the request at hand would be held for as long as others follow.
+        asyncio.get_running_loop().call_later(delay_s, self._go, context=Context())
 
 
 _rounds: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Round]] = WeakKeyDictionary()

@@ -9,13 +9,14 @@ _ARENAS: Final = 2
 
 
 def share_arenas() -> None:
-    """Have all threads but the main one take their memory from one place: each would keep what its peak has taken.
+    """Have all threads take their memory from two places: each would have its own, and keep what its peak has taken.
 
-    Whoever sets `MALLOC_ARENA_MAX` decides himself. It does nothing where the C library is not glibc, and is to be
-    called before there are threads.
+    Whoever sets `MALLOC_ARENA_MAX`, or the tunable of that name, decides himself. It does nothing where the C library
+    is not glibc, and is to be called before there are threads.
     """
     option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if option and "MALLOC_ARENA_MAX" not in os.environ:
+    decided = "MALLOC_ARENA_MAX" in os.environ or "malloc.arena_max" in os.environ.get("GLIBC_TUNABLES", "")
+    if option and not decided:
         option(_ARENA_MAX, _ARENAS)
 
 

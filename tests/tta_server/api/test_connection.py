@@ -1,0 +1,57 @@
+"""One connection of the server's protocol, in front of an application that answers when it is told to."""
+
+import asyncio
+
+import uvicorn
+from uvicorn.server import ServerState
+
+from tta_server.api.connection import connection_class
+from tta_server.settings_door import LimitsSettings
+
+PATIENCE_S = 30
+HEAD_S = 0.1
+START = b"GET /v2 HTTP/1.1\r\nHost: x\r\n"
+
+
+def heard(sent, then=b""):
+    """Return what comes back once the first request is answered, long after a head may take, and what was refused."""
+    refused = []
+
+    async def ask():
+        may_answer = asyncio.Event()
+
+        async def app(_scope, _receive, send):
+            await may_answer.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+            await send({"type": "http.response.body", "body": b"{}"})
+
+        limits = LimitsSettings(header_timeout_s=HEAD_S)
+        protocol = connection_class(limits, refused.append)
+        config = uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None)
+        config.load()
+        made = asyncio.get_running_loop().create_server(lambda: protocol(config, ServerState(), {}), "127.0.0.1", 0)
+        async with await made as server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(sent)
+            await asyncio.sleep(3 * HEAD_S)
+            may_answer.set()
+            writer.write(then)
+            try:
+                return await asyncio.wait_for(reader.read(), PATIENCE_S)
+            finally:
+                writer.close()
+
+    return asyncio.run(ask()), refused
+
+
+def test_a_head_that_is_too_slow_costs_no_answer_to_what_came_before_it():
+    answers, refused = heard(START + b"\r\n" + START)
+
+    assert (answers.count(b"HTTP/1.1 200"), refused) == (1, ["slow_head"])
+
+
+def test_nobody_is_too_slow_while_the_server_does_not_read():
+    last = b"Connection: close\r\n\r\n"
+    answers, refused = heard((START + b"\r\n") * 3 + START, then=last)
+
+    assert (answers.count(b"HTTP/1.1 200"), refused) == (4, [])
