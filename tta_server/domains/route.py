@@ -107,8 +107,7 @@ def _change(styles: Tensor, limit: float) -> int:
         return 0
     steps = np.square(values[1:] - values[:-1]).sum(1) / dimensions
     usual = max(1.0, float(np.sort(steps)[(count - 2) // 2]) / 2)
-    before, after, chance = _cuts(count)
-    sums = _first(count) @ values if count <= RECENT else values.cumsum(0)  # the same, in a third of the time
+    sums, (before, after, chance) = values.cumsum(0), _cuts(count)
     means, later = sums[:-1] / before[:, None], (sums[-1] - sums[:-1]) / after[:, None]
     apart = np.square(means - later).sum(1) / dimensions / chance
     most = int(apart.argmax())
@@ -121,12 +120,6 @@ def _cuts(count: int) -> tuple[npt.NDArray[np.float64], ...]:
     before = np.arange(1.0, count)
     after = count - before
     return before, after, 1 / before + 1 / after + 1 / KIN_IMAGES
-
-
-@lru_cache(RECENT)
-def _first(count: int) -> npt.NDArray[np.float64]:
-    """Return the matrix that sums up the first image, the first two, and so on."""
-    return np.tri(count)
 
 
 def _near(apart: Sequence[float], limit: float) -> int | None:
