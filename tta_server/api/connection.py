@@ -279,7 +279,7 @@ class _Ending:
         """Write a head or a part of a body."""
         if self._head is None and not data.startswith(_GO_ON) and not self.is_closing():
             self._head = data
-            self._connection.loop.call_soon(self._let_go)
+            self._connection.loop.call_soon(self._go_alone)
         elif self._head and len(data) <= _SMALL_BYTES:
             head, self._head = self._head, b""
             self._transport.write(head + data)
@@ -292,8 +292,13 @@ class _Ending:
         self._let_go()
         self._connection.end()
 
+    def _go_alone(self) -> None:
+        """Have a head leave that nothing has followed at once, if anybody still hears it."""
+        if not self.is_closing():
+            self._let_go()
+
     def _let_go(self) -> None:
-        """Write a head that nothing has followed yet."""
+        """Write a head that is held."""
         if self._head:
             head, self._head = self._head, b""
             self._transport.write(head)
