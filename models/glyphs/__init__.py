@@ -3,6 +3,7 @@
 The network takes normalised images; `MEAN` and `STD` are applied by the caller. See MODEL_CARD.md.
 """
 
+import threading
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,8 @@ __all__ = ["INPUT_SHAPE", "LABELS", "MEAN", "REFERENCE", "STD", "WEIGHTS", "buil
 WEIGHTS = Path(__file__).with_name("weights.safetensors")
 REFERENCE = WEIGHTS.with_name("reference.safetensors")
 """What `tta-server calibrate --model glyphs --data glyphs` made of the source images."""
+
+_READING = threading.Lock()  # numpy parses headers by `ast`, which CPython 3.11 lets no two threads do at once
 
 
 def build() -> nn.Module:
@@ -39,5 +42,5 @@ def images(split: Literal["test", "source"]) -> tuple[NDArray[np.uint8], NDArray
     """
     if split not in ("test", "source"):
         raise ValueError(f"unknown split {split!r}, expected 'test' or 'source'")
-    with np.load(WEIGHTS.with_name(f"{split}.npz"), allow_pickle=False) as arrays:
+    with _READING, np.load(WEIGHTS.with_name(f"{split}.npz"), allow_pickle=False) as arrays:
         return arrays["images"], arrays["labels"]
