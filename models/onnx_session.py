@@ -50,7 +50,7 @@ class OnnxSession:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # torch has work for the cores, too
         options.log_severity_level = 3  # errors are raised
         options.enable_cpu_mem_arena = False  # each graph would keep what its largest batch has ever taken
-        options.enable_mem_pattern = False
+        options.enable_mem_pattern = False  # nor a block for each number of rows
         index = device.index or 0
         providers = [(_CUDA, {"device_id": index}), _CPU] if device.type == "cuda" else [_CPU]
         try:

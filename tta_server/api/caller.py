@@ -1,14 +1,14 @@
 """Who calls, for a window, which one client may not fill, and for the audit log; and whether he still waits."""
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
-from typing import Any
 
 from fastapi import Request
 
 from tta_server.api.permission import key_of
 from tta_server.errors import BadRequest
 from tta_server.runtime.desk import Who
+from tta_server.runtime.hung_up import Gone
 
 _MOST_CHARACTERS = 64
 _RESERVED = "engine"  # whom the audit log calls the server itself
@@ -69,7 +69,7 @@ class Callers:
         return any(found in each for each in self._proxies)
 
 
-def hung_up(request: Request) -> Callable[[], Coroutine[Any, Any, None]]:
+def hung_up(request: Request) -> Gone:
     """Return what returns when the caller has hung up; the request's body must have been read."""
 
     async def wait() -> None:

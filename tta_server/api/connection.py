@@ -226,15 +226,14 @@ class Connection(HttpToolsProtocol):
 
     def _late(self) -> None:
         self._timer = None
-        if self._is_at_work and self.flow.read_paused:  # by this server: what is missing may have come
+        if not self._is_at_work:
+            most = f"{self.limits.header_timeout_s:g} s (limits.header_timeout_s)"
+            self._refuse("slow_head", 408, f"the head of a request took longer than {most}", "too_slow")
+        elif self.flow.read_paused:  # by this server: what is missing may have come
             self._wait_for_a_head()
-            return
-        if self._is_at_work:
+        else:
             type(self).told("slow_head")
             self._end_after_those_that_wait()
-            return
-        message = f"the head of a request took longer than {self.limits.header_timeout_s:g} s (limits.header_timeout_s)"
-        self._refuse("slow_head", 408, message, "too_slow")
 
     def _refuse_head(self, what: str) -> None:
         self._refuse("head", 431, f"the head of a request {what}", "too_large")

@@ -69,21 +69,18 @@ class Batcher(Generic[J]):
         """
         if not self._jobs:
             return []
-        first: Hashable = None
+        first = key(self._jobs[0])
         group: list[J] = []
         left: deque[J] = deque()
         rows = 0
         closed = False  # a request may not overtake an older one of its own group
         for job in self._jobs:
-            if not closed:
-                own = key(job)
-                first = own if not group else first
-                if own == first:
-                    if not group or rows + job.rows <= self._max_rows:
-                        group.append(job)
-                        rows += job.rows
-                        continue
-                    closed = True
+            if not closed and (not group or key(job) == first):
+                if not group or rows + job.rows <= self._max_rows:
+                    group.append(job)
+                    rows += job.rows
+                    continue
+                closed = True
             left.append(job)
         full = closed or rows >= self._max_rows
         if not full and now_s < group[0].arrived_s + self._max_delay_s:
