@@ -41,7 +41,11 @@ from tta_server.models import glyphs
 _START_WITHIN_S = 120.0
 _IMAGES = 512  # more than a stream remembers, so that none is refused as a duplicate
 _PEERS = {"bare": "/", "litserve": "/predict", "mosec": "/inference"}
-_OURS = {"torch": "ours", "onnx": "ours on ONNX Runtime"}
+_OURS: dict[str, tuple[str, dict[str, str]]] = {  # option: what the table calls it, and its settings of `model`
+    "torch": ("ours", {}),
+    "auto": ("ours in the faster memory format", {"memory_format": "auto"}),
+    "onnx": ("ours on ONNX Runtime", {"runtime": "onnx"}),
+}
 _ASKED = {  # label: what requests to ours say
     "off": (b"X-Stream-Id: bench-off\r\n", False),
     "at home": (b"X-Stream-Id: bench-home\r\n", False),
@@ -89,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m load_tests.http", description="Compare servers of one network.")
     parser.add_argument("--networks", nargs="+", default=["null", "glyphs"], choices=["null", "glyphs"])
-    parser.add_argument("--runtimes", nargs="+", default=["torch"], choices=_OURS, help="of ours (default: torch)")
+    parser.add_argument("--ours", nargs="+", default=["torch"], choices=_OURS, help="how it runs (default: torch)")
     parser.add_argument("--clients", type=int, default=16, help="requests under way (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="(default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of one turn (default: %(default)s)")
@@ -98,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _start(stack: ExitStack, network: str, runtimes: Sequence[str], peers_python: str) -> list[Side]:
+def _start(stack: ExitStack, network: str, ways: Sequence[str], peers_python: str) -> list[Side]:
     """Start the servers of a network; they stop with `stack`."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     files, spoilt = _pngs(False), _pngs(True)
@@ -111,10 +115,10 @@ def _start(stack: ExitStack, network: str, runtimes: Sequence[str], peers_python
             asked = [_as_json(file) for file in files] if name == "litserve" else files
             requests = tuple(_request(path, file) for file in asked)
             sides.append(Side(name, stack.enter_context(_running(command, folder / name)), port, requests))
-    for runtime in runtimes:
-        ours, port = _OURS[runtime], _free_port()
-        config = folder / f"{runtime}.yaml"
-        config.write_text(yaml.safe_dump(_config(network, runtime)))
+    for way in ways:
+        (ours, model), port = _OURS[way], _free_port()
+        config = folder / f"{way}.yaml"
+        config.write_text(yaml.safe_dump(_config(network, model)))
         command = [sys.executable, "-m", "tta_server", "serve", "--config", str(config), "--port", str(port)]
         process = stack.enter_context(_running(command, folder / ours))
         for asked in _ASKED if network == "glyphs" else ["off"]:
@@ -128,13 +132,13 @@ def _start(stack: ExitStack, network: str, runtimes: Sequence[str], peers_python
     return sides
 
 
-def _config(network: str, runtime: str) -> dict[str, object]:
+def _config(network: str, model: dict[str, str]) -> dict[str, object]:
     config = {"engine": {"threads": 1}, "streams": {"named": {"bench-off": {"mode": "off"}}}}
     if network == "glyphs":
-        return config | {"model": {"runtime": runtime}}
+        return config | {"model": model}
     preprocess = {"size": [*glyphs.INPUT_SHAPE[1:]], "mean": [*glyphs.MEAN], "std": [*glyphs.STD]}
-    model = {"architecture": "load_tests.peers.classifier:Null", "preprocess": preprocess, "runtime": runtime}
-    return config | {"model": model, "adapter": {"name": "source"}}
+    null = {"architecture": "load_tests.peers.classifier:Null", "preprocess": preprocess}
+    return config | {"model": null | model, "adapter": {"name": "source"}}
 
 
 def _measured(network: str, options: argparse.Namespace) -> list[str]:
@@ -144,7 +148,7 @@ def _measured(network: str, options: argparse.Namespace) -> list[str]:
     for count in range(options.rounds):
         print(f"{network}, round {count + 1} of {options.rounds} (load {load_average():.1f})", file=sys.stderr)
         with ExitStack() as stack:
-            sides = _start(stack, network, options.runtimes, options.peers_python)
+            sides = _start(stack, network, options.ours, options.peers_python)
             for side in sides:
                 with _awake(side):
                     saturate(side.port, side.requests, options.clients, options.seconds, side.process.pid)  # warms up

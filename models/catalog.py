@@ -12,6 +12,7 @@ from torch import nn
 
 from tta_server.models.answering import Chosen, compare
 from tta_server.models.arrange import MemoryFormat, NumberType, convert
+from tta_server.models.onnx_backbone import MOST_APART, distance
 from tta_server.models.onnx_file import SUFFIX
 from tta_server.models.origin import Origin
 from tta_server.models.preprocess import Preprocess
@@ -165,14 +166,29 @@ def _arranged(
     if asked == "contiguous":
         return plain, plain.spec.memory_format
     nn.Module.to(module, memory_format=torch.channels_last)  # a network may have a `to` of its own
+    if asked == "auto":
+        return _faster(plain, freeze)
     other = freeze()
-    if asked == "channels_last" and other.spec.memory_format != asked:
+    if other.spec.memory_format != asked:
         raise ValueError(
             "model.memory_format: this model holds no weights that could lie as channels_last; leave it out"
         )
-    if asked == "channels_last" or other.spec.memory_format == plain.spec.memory_format:
-        return other, other.spec.memory_format
-    share = compare(other, plain)
+    return other, asked
+
+
+def _faster(plain: TorchBackbone, freeze: Callable[[], TorchBackbone]) -> tuple[TorchBackbone, str]:
+    """Return a network, or the same in channels_last where that is clearly faster and says the same, and why."""
+    try:
+        other = freeze()
+        if other.spec.memory_format == plain.spec.memory_format:
+            return plain, plain.spec.memory_format
+        images = torch.rand(2, *plain.spec.input_shape, generator=torch.Generator().manual_seed(0)).to(plain.device)
+        apart = distance(other.forward(images), plain.forward(images))
+        share = compare(other, plain)
+    except Exception as error:  # a network that takes a view of its maps, for one
+        return plain, f"contiguous: it does not run in channels_last: {reason(error)}"
+    if not apart <= MOST_APART:
+        return plain, f"contiguous: in channels_last it answers otherwise, {apart:.1e} of its largest logit or feature"
     if share < _WORTH:
         return other, f"channels_last, in which an answer takes {share:.2f} of its time here"
     return plain, f"contiguous: in channels_last an answer takes {share:.2f} of its time here"

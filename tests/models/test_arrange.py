@@ -32,6 +32,35 @@ def batch_norm_channels_last() -> nn.Module:
     return batch_norm().to(memory_format=torch.channels_last)
 
 
+class View(nn.Module):
+    """A network that only runs where each channel is one piece of memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.conv, self.head = nn.Conv2d(3, 4, 8, 8), nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).view(len(x), -1))
+
+
+class Order(View):
+    """A network that answers by how its maps lie."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.conv(x)
+        return self.head(maps.as_strided((len(x), 64), (64, 1)))
+
+
+def view() -> nn.Module:
+    return View()
+
+
+def order() -> nn.Module:
+    return Order()
+
+
 def images(rows: int = 4) -> Tensor:
     return torch.rand(rows, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -97,6 +126,22 @@ def test_auto_takes_the_order_that_answers_clearly_faster_and_says_so(share, tak
     assert model.backbone.spec.memory_format == taken
     assert model.memory.startswith(taken)
     assert f"{share:.2f} of its time" in model.memory
+
+
+@pytest.mark.parametrize(("kind", "said"), [("view", "does not run"), ("order", "answers otherwise")])
+def test_auto_leaves_a_network_as_it_is_that_fails_or_answers_otherwise_in_another_order(kind, said, monkeypatch):
+    monkeypatch.setattr(catalog, "compare", lambda _other, _plain: 0.5)
+
+    model = served(kind, memory_format="auto")
+
+    assert model.backbone.spec.memory_format == "contiguous"
+    assert said in model.memory
+    assert torch.equal(*(each.backbone.forward(images()).logits for each in (model, served(kind))))
+
+
+def test_a_network_that_fails_in_the_order_that_is_asked_for_is_refused():
+    with pytest.raises(ValueError, match="view"):
+        served("view", memory_format="channels_last")
 
 
 def test_a_network_without_convolutions_of_maps_is_left_as_it_is():

@@ -7,6 +7,7 @@ which of the ways the stream's stored statistics happen to suit.
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -39,26 +40,45 @@ class CanaryReading(NamedTuple):
         return self.source - self.accuracy
 
 
-class Canary:
-    """The bank of spoilt images, and what the source's parameters say of it."""
+class CanaryImages:
+    """The canary images of a bundle, spoilt when they are first asked for: one bank for all canaries of a network."""
 
-    def __init__(self, backbone: Backbone, adapter: Adapter, reference: Reference, initial: State) -> None:
-        """Spoil the images of the bundle, and answer them as a fresh stream would.
+    def __init__(self, reference: Reference, device: torch.device) -> None:
+        """Take the images of a bundle.
 
         Args:
-            backbone: The frozen network.
-            adapter: One that answers from a batch alone, see `Adapter.alone`.
             reference: With the canary images.
-            initial: The state of a fresh stream.
+            device: Where the bank is kept.
 
         Raises:
             ValueError: If the bundle has no canary.
         """
-        images, labels = (reference.part("canary")[name] for name in ("images", "labels"))
+        self._images, labels = (reference.part("canary")[name] for name in ("images", "labels"))
+        self._device = device
+        self.labels = labels.to(device)
+
+    @cached_property
+    def ways(self) -> list[Tensor]:
+        """The images (N, C, H, W) spoilt in each way, as bytes: at 224 pixels a bank of floats has 360 MB."""
+        clean = self._images.cpu().float() / 255
+        return [(255 * spoilt).round().to(self._device, torch.uint8) for spoilt in bank(clean).values()]
+
+
+class Canary:
+    """What the source's parameters say of the bank of spoilt images, and what others do."""
+
+    def __init__(self, backbone: Backbone, adapter: Adapter, shown: CanaryImages, initial: State) -> None:
+        """Answer the bank as a fresh stream would.
+
+        Args:
+            backbone: The frozen network.
+            adapter: One that answers from a batch alone, see `Adapter.alone`.
+            shown: The bank.
+            initial: The state of a fresh stream.
+        """
         self._backbone = backbone
         self._adapter = adapter
-        self._labels = labels.to(backbone.device)
-        self._bank = [spoilt.to(backbone.device) for spoilt in bank(images.cpu().float() / 255).values()]
+        self._shown = shown
         self._right = self._answers(initial)
 
     def read(self, state: State) -> CanaryReading:
@@ -71,8 +91,8 @@ class Canary:
     @torch.no_grad()
     def _answers(self, state: State) -> Tensor:
         right = [
-            self._adapter.predict(self._backbone, state, images).logits.argmax(1) == self._labels
-            for images in self._bank
+            self._adapter.predict(self._backbone, state, images.float() / 255).logits.argmax(1) == self._shown.labels
+            for images in self._shown.ways
         ]
         return torch.cat(right)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from tta_server.adapters import Adapter, State, Step
 from tta_server.adapters.base import group
 from tta_server.guard import referee
-from tta_server.guard.canary import Canary, CanaryReading, obstacle
+from tta_server.guard.canary import Canary, CanaryImages, CanaryReading, obstacle
 from tta_server.guard.compare import Compare
 from tta_server.guard.halves import determined
 from tta_server.guard.ranges import unsound
@@ -37,6 +37,7 @@ class Guard:
         reference: Reference | None,
         settings: GuardSettings,
         window_rows: int,
+        canary: CanaryImages | None = None,
     ) -> None:
         """Prepare everything that does not depend on a stream.
 
@@ -46,6 +47,7 @@ class Guard:
             reference: The model's bundle; without one, only numbers, distances and diversity are judged.
             settings: What is let pass.
             window_rows: Images of a usual window.
+            canary: The bundle's, if others have it too; its own when None.
         """
         self._settings = settings
         self._backbone = backbone
@@ -60,7 +62,8 @@ class Guard:
         self._no_canary = obstacle(adapter, initial, reference)
         self._canary: Canary | None = None
         if reference is not None and not self._no_canary:
-            self._canary = Canary(backbone, adapter.alone(), reference, initial)
+            shown = canary or CanaryImages(reference, backbone.device)
+            self._canary = Canary(backbone, adapter.alone(), shown, initial)
 
     def start(self) -> Memory:
         """Return what is remembered of a fresh stream; its layout never changes."""

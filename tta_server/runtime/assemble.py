@@ -3,7 +3,7 @@
 import logging
 import math
 import threading
-from functools import partial
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from tta_server import adapters
 from tta_server.adapters import Adapter
 from tta_server.domains.space import PART, StyleSpace
 from tta_server.drift.monitor import Monitor
+from tta_server.guard.canary import CanaryImages
 from tta_server.guard.guard import Guard
 from tta_server.guard.judge import Judge, Unguarded
 from tta_server.models import Backbone, Model, Reference
@@ -29,7 +30,7 @@ from tta_server.runtime.sharing import Sharing
 from tta_server.runtime.tenure import Tenure
 from tta_server.runtime.watcher import Watcher
 from tta_server.runtime.worker import Parts, Worker
-from tta_server.settings import DomainsSettings, EngineSettings, GuardSettings, Settings
+from tta_server.settings import DomainsSettings, EngineSettings, Settings
 from tta_server.settings_voice import WebhooksSettings
 from tta_server.streams.directory import Apart
 from tta_server.streams.event import News, keep_books
@@ -150,7 +151,7 @@ def assemble(
     """
     answers, steps, compared = runs or Runs(backbone, backbone, backbone)
     space = _space(reference, settings.domains)
-    guard = partial(_guard, steps, reference, settings.guard, settings.engine.window_rows)
+    guard = _guards(steps, reference, settings)
     methods = Methods(backbone, reference, adapter, guard)
     source = adapters.create("source")
     shelf = Shelf(storage.keeper, backbone, reference, space)
@@ -214,10 +215,12 @@ def _expect_no_wait_for_drift(settings: Settings) -> None:
         raise ValueError(f"{which} is 'drift', but nothing would ever be learnt: {wrong}")
 
 
-def _guard(
-    backbone: Backbone, reference: Reference | None, settings: GuardSettings, window_rows: int, adapter: Adapter
-) -> Judge:
-    return Guard(backbone, adapter, reference, settings, window_rows) if settings.enabled else Unguarded()
+def _guards(backbone: Backbone, reference: Reference | None, settings: Settings) -> Callable[[Adapter], Judge]:
+    """Return what makes the guard of a method; all have one bank of canary images."""
+    if not settings.guard.enabled:
+        return lambda _adapter: Unguarded()
+    canary = CanaryImages(reference, backbone.device) if reference and "canary" in reference.parts else None
+    return lambda adapter: Guard(backbone, adapter, reference, settings.guard, settings.engine.window_rows, canary)
 
 
 def _webhook(settings: WebhooksSettings, metrics: Metrics) -> Webhook | None:

@@ -6,7 +6,8 @@ import torch
 from tests.networks import bundle, layer_norm_network, reference_network
 from tests.tta_server.guard.streams import model
 from tta_server import adapters
-from tta_server.guard.canary import Canary, bank, obstacle
+from tta_server.guard import canary as canary_module
+from tta_server.guard.canary import Canary, CanaryImages, bank, obstacle
 from tta_server.models import TorchBackbone
 
 
@@ -28,9 +29,13 @@ def initial(tent):
     return tent.init(model().backbone)
 
 
+def shown():
+    return CanaryImages(model().reference, torch.device("cpu"))
+
+
 @pytest.fixture(scope="module")
 def canary(tent, initial):
-    return Canary(model().backbone, tent.alone(), model().reference, initial)
+    return Canary(model().backbone, tent.alone(), shown(), initial)
 
 
 def test_the_source_reads_as_well_as_itself(canary, initial):
@@ -60,7 +65,8 @@ def test_the_error_is_that_of_the_paired_difference(canary, initial, tent):
         own = dataclasses.replace(tent, stats="batch")
         images, labels = (model().reference.part("canary")[name] for name in ("images", "labels"))
         answers = [
-            own.predict(model().backbone, state, x).logits.argmax(1) == labels for x in bank(images / 255).values()
+            own.predict(model().backbone, state, (255 * x).round() / 255).logits.argmax(1) == labels
+            for x in bank(images / 255).values()
         ]
         right.append(torch.cat(answers).double())
 
@@ -79,6 +85,18 @@ def test_the_bank_is_the_same_every_time_and_stays_in_range():
     assert all(torch.equal(one[way], other[way]) for way in one)
     assert all(spoilt.shape == x.shape and spoilt.min() >= 0 and spoilt.max() <= 1 for spoilt in one.values())
     assert all(not torch.equal(spoilt, x) for spoilt in one.values())
+
+
+def test_the_bank_is_kept_as_bytes_and_made_once(monkeypatch):
+    images, made = shown(), []
+    monkeypatch.setattr(canary_module, "bank", lambda x: made.append(x) or bank(x))
+
+    ways = [images.ways for _ in range(2)][1]
+
+    assert len(made) == 1
+    assert {way.dtype for way in ways} == {torch.uint8}
+    for way, spoilt in zip(ways, bank(made[0]).values(), strict=True):
+        assert (way / 255 - spoilt).abs().max() <= 0.5 / 255 + 1e-6
 
 
 @pytest.mark.parametrize("side", [1, 2, 7])
@@ -100,7 +118,7 @@ def test_it_judges_adapters_that_learn(name):
     initial = adapter.init(model().backbone, model().reference)
 
     assert not obstacle(adapter, initial, model().reference)
-    assert Canary(model().backbone, adapter.alone(), model().reference, initial).read(initial).drop == 0
+    assert Canary(model().backbone, adapter.alone(), shown(), initial).read(initial).drop == 0
 
 
 @pytest.mark.parametrize(("name", "why"), UNJUDGED.items())
@@ -124,4 +142,6 @@ def test_networks_without_batch_norm_are_judged_too(tent):
     initial = tent.init(backbone)
 
     assert not obstacle(tent, initial, reference)
-    assert Canary(backbone, tent.alone(), reference, initial).read(initial).drop == 0
+    canary = Canary(backbone, tent.alone(), CanaryImages(reference, backbone.device), initial)
+
+    assert canary.read(initial).drop == 0
