@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tta_server.api.image_tensor import DATATYPES, ImageTensor, expect_allowed, names
+from tta_server.api.search import Buffer
 from tta_server.errors import BadRequest
 from tta_server.runtime.codec import Upload
 
@@ -43,7 +44,7 @@ class RawTensor(ImageTensor):
         return values
 
 
-def split(body: bytes, length: str | None) -> tuple[bytes, memoryview | None]:
+def split(body: Buffer, length: str | None) -> tuple[Buffer, memoryview | None]:
     """Return the JSON of a body, and the bytes behind it; None without the header that tells them apart.
 
     Args:

@@ -114,6 +114,8 @@ class Connection(HttpToolsProtocol):
         """Take a part of a body."""
         self._barren_bytes = 0
         if self.cycle is not None and not self._is_deaf:
+            if not self.cycle.body:  # a bytearray, to which a part would be copied, and copied again out of it
+                self.cycle.body = b""  # type: ignore[assignment]
             super().on_body(body)
 
     def on_message_complete(self) -> None:

@@ -1,17 +1,21 @@
-"""Bodies that were made smaller on their way, in and out: gzip and deflate."""
+"""The body of a request as a whole, and bodies that were made smaller on their way, in and out: gzip and deflate."""
 
 import asyncio
+import mmap
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Final, TypeVar
 
 from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 
+from tta_server.api.search import Buffer
 from tta_server.errors import BadRequest, Unsupported
 
 T = TypeVar("T")
+B = TypeVar("B", bytes, Buffer)
 
 _WINDOW_BITS: Final = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 _KNOWN: Final = "gzip and deflate"
@@ -31,7 +35,47 @@ async def body_of(request: Request) -> bytes:
         Overloaded: If all bodies together are.
         Unsupported: If it is compressed in another way.
     """
-    body = await _joined(await _parts(request))
+    parts = list[bytes]()
+    await _receive(request, parts.append)
+    return await _plain(request, await _joined(parts))
+
+
+async def buffer_of(request: Request) -> Buffer:
+    """Return what `body_of` does; a large body whose length is known beforehand is put together while it comes.
+
+    At its end that would take 10 ms for 32 MiB, in which others wait for their answers, and as much memory again.
+
+    Raises:
+        BadRequest: As `body_of`, and if more or less comes than its `Content-Length` says.
+        TooLarge: As `body_of`.
+        Overloaded: As `body_of`.
+        Unsupported: As `body_of`.
+    """
+    declared = int(request.headers.get("content-length", "0"))
+    if declared <= _PIECE_BYTES:
+        return await body_of(request)
+    body = mmap.mmap(-1, declared, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # takes memory as it is filled
+
+    def put(part: bytes) -> None:
+        if body.tell() + len(part) > declared:
+            raise BadRequest(f"the body has more than the {declared} bytes that its Content-Length says")
+        body.write(part)
+
+    await _receive(request, put)
+    if body.tell() < declared:
+        raise BadRequest(f"the body has {body.tell()} bytes, but its Content-Length says {declared}")
+    return await _plain(request, body)
+
+
+def let_go(body: Buffer) -> None:
+    """Free a body that nobody will look at any more; no other thread has to wait for that."""
+    if isinstance(body, mmap.mmap):
+        with suppress(BufferError):  # somebody has a part of it
+            body.close()
+
+
+async def _plain(request: Request, body: B) -> B | bytes:
+    """Return a body, opened if it came compressed."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding in ("", "identity"):
         return body
@@ -40,19 +84,18 @@ async def body_of(request: Request) -> bytes:
     return await _opened(request, body, encoding)
 
 
-async def _parts(request: Request) -> list[bytes]:
-    """Return what comes of a body; Starlette's `stream` is two layers more."""
-    parts, more = list[bytes](), True
+async def _receive(request: Request, take: Callable[[bytes], object]) -> None:
+    """Take what comes of a body; Starlette's `stream` is two layers more."""
+    more = True
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        parts.append(message.get("body", b""))
+        take(message.get("body", b""))
         more = message.get("more_body", False)
-    return parts
 
 
-async def _opened(request: Request, body: bytes, encoding: str) -> bytes:
+async def _opened(request: Request, body: Buffer, encoding: str) -> bytes:
     opener, parts = zlib.decompressobj(_WINDOW_BITS[encoding]), list[bytes]()
     try:
         for start in range(0, len(body), _PIECE_BYTES):

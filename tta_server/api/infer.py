@@ -15,12 +15,14 @@ from fastapi import APIRouter, Request, Response
 from tta_server.api.answers import Inferred, told
 from tta_server.api.binary import HEADER, written
 from tta_server.api.caller import Callers, hung_up
-from tta_server.api.encoding import aside, body_of, compressed
+from tta_server.api.encoding import aside, buffer_of, compressed, let_go
 from tta_server.api.metadata import OUTPUTS, SCORES, VERSION, known
 from tta_server.api.permission import key_of, take
 from tta_server.api.request_id import request_id_of
+from tta_server.api.search import Buffer
 from tta_server.api.stream_id import expect_header, stream_of
 from tta_server.api.tensors import OPENAPI, Expected, InferRequest, WantedOutput, parse
+from tta_server.errors import BadRequest
 from tta_server.runtime.answer import Question, answer
 from tta_server.runtime.job import Answer
 from tta_server.runtime.served import Served
@@ -49,8 +51,8 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         """
         served = known(models, name, version)
         served.engine.refuse_if_full()
-        asked = await body_of(request), _expected(served), request.headers.get(HEADER)
-        sent = parse(*asked) if len(asked[0]) <= _AT_ONCE_BYTES else await aside(parse, *asked)
+        asked = await buffer_of(request), _expected(served), request.headers.get(HEADER)
+        sent = parse(*asked) if len(asked[0]) <= _AT_ONCE_BYTES else await aside(_parse_large, *asked)
         request_id = request_id_of(request, sent.request_id)
         header = request.headers.get("x-stream-id")
         stream = stream_of(header, sent.parameters.get("stream_id"), sent.parameters.get("sequence_id"))
@@ -63,6 +65,14 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         return await compressed(request, _encode(served, sent, question, found))
 
     return routes
+
+
+def _parse_large(body: Buffer, expected: Expected, json_bytes: str | None) -> InferRequest:
+    try:
+        return parse(body, expected, json_bytes)
+    except BadRequest:
+        let_go(body)
+        raise
 
 
 def _expected(served: Served) -> Expected:

@@ -21,6 +21,8 @@ WHOLE: Final = "body_is_whole"
 _SMALL_BYTES = 64 * 2**10
 _LARGE_BYTES = 64 * 2**10  # from which on the server reads no more of a body until it is asked for
 _LABELS_BYTES = 2 * 2**20
+_AT_ONCE_BYTES = 2**20  # of a body; what is behind gives way to small requests
+_GIVES_WAY_S = 0.001
 _RETRY_AFTER_S = 1
 _REASONS: Final[Mapping[type[TTAError], TurnedAway]] = {TooSlow: "slow_body", Overloaded: "bodies", TooLarge: "body"}
 _WORTH_READING_BYTES = 256 * 2**10  # what a refused request still sends, rather than lose its connection
@@ -117,6 +119,7 @@ class Receiving:
         self._app = app
         self._limits = limits
         self._intake = Intake(limits.receiving_bytes)
+        self._small = 0  # requests under way whose body is small
         self._one = asyncio.Lock()  # of the large parts in each turn of the loop: small requests are answered between
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -154,6 +157,8 @@ class Receiving:
                 MutableHeaders(scope=message)["connection"] = "close"  # else the rest is read to be thrown away
             await send(message)
 
+        is_small = 0 < int(declared) < _LARGE_BYTES
+        self._small += is_small
         self._intake.begin(body)
         state["counted"] = lambda size: self._intake.add(body, size)
         try:
@@ -163,6 +168,7 @@ class Receiving:
                 raise
         finally:
             self._intake.end(body)
+            self._small -= is_small
         if refused:
             self._told(_REASONS.get(type(refused), "body"))
             response = error_response_of(refused, {"connection": "close"})
@@ -194,7 +200,7 @@ class Receiving:
         self._intake.add(body, size)
         if size >= _LARGE_BYTES:
             async with self._one:
-                await asyncio.sleep(0)
+                await asyncio.sleep(_GIVES_WAY_S if self._small and body.bytes > _AT_ONCE_BYTES else 0)
             if body.given_up:
                 raise self._intake.full()
         return part

@@ -8,7 +8,7 @@ import orjson
 from tta_server.api.binary import HEADER, RawTensor, split, uploads
 from tta_server.api.image_tensor import DATATYPES, size_bytes
 from tta_server.api.number_text import ONLY_NUMBERS, NumberText
-from tta_server.api.search import first_of
+from tta_server.api.search import Buffer, first_of
 from tta_server.errors import BadRequest
 from tta_server.runtime.codec import Upload
 
@@ -149,7 +149,7 @@ class InferRequest(NamedTuple):
         return len(self.images) if isinstance(self.images, tuple) else self.images.rows
 
 
-def parse(body: bytes, expected: Expected, json_bytes: str | None = None) -> InferRequest:
+def parse(body: Buffer, expected: Expected, json_bytes: str | None = None) -> InferRequest:
     """Read the body of an infer request; what is large in it is left as it is.
 
     Args:
@@ -194,7 +194,7 @@ def _raw(data: memoryview, expected: Expected) -> InferRequest:
     return InferRequest(RawTensor(sizes[len(data)], shape, data), None, {}, outputs)
 
 
-def _json(body: bytes) -> tuple[dict[str, Any], memoryview]:
+def _json(body: Buffer) -> tuple[dict[str, Any], memoryview]:
     """Return a body without the values of its tensor, and those; nothing is built of what is large."""
     start, end = _values(body)
     if len(body) - (end - start) > MOST_BESIDE_BYTES:
@@ -204,7 +204,7 @@ def _json(body: bytes) -> tuple[dict[str, Any], memoryview]:
             f"the request has more than {MOST_BESIDE_BYTES} bytes beside the 'data' of its input, which must be a list "
             "of numbers, in row-major order"
         )
-    beside = body if start == end else body[:start] + orjson.dumps(_TAKEN_OUT) + body[end:]
+    beside = body[:] if start == end else body[:start] + orjson.dumps(_TAKEN_OUT) + body[end:]
     try:
         request = orjson.loads(beside)
     except orjson.JSONDecodeError as error:
@@ -214,7 +214,7 @@ def _json(body: bytes) -> tuple[dict[str, Any], memoryview]:
     return request, memoryview(body)[start:end]
 
 
-def _values(body: bytes) -> tuple[int, int]:
+def _values(body: Buffer) -> tuple[int, int]:
     """Return where the first list called 'data' begins and ends; nowhere if it is none of numbers.
 
     No number holds a quote or a brace, so that the list has ended before the next of them.

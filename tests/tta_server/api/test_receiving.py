@@ -191,3 +191,34 @@ def test_large_parts_of_many_bodies_take_turns_and_whoever_is_given_up_hears_it_
     assert (small.status, small.body) == (200, b"ab")
     assert {each.status for each in exchanges} == {200, 429}
     assert all(each.body == part * 2 for each in exchanges if each.status == 200)
+
+
+@pytest.mark.parametrize("is_small_under_way", [True, False])
+def test_a_large_body_gives_way_to_small_requests_from_its_second_megabyte_on(is_small_under_way, monkeypatch):
+    waits, sleep, begun, over = [], asyncio.sleep, asyncio.Event(), asyncio.Event()
+    monkeypatch.setattr(asyncio, "sleep", lambda seconds: waits.append(seconds) or sleep(0))
+    part = b"x" * 2**19
+    large = Exchange([part] * 4, {"content-length": str(4 * len(part))}, path="/predict")
+    small = Exchange([b"a"], {"content-length": "1"}, path="/predict")
+
+    async def answered_late(request: Request) -> Response:
+        if len(await request.body()) == 1:
+            begun.set()
+            await over.wait()
+        return Response()
+
+    async def together() -> None:
+        app = Receiving(Starlette(routes=[Route("/predict", answered_late, methods=["POST"])]), LimitsSettings(), print)
+        waiting = asyncio.create_task(app(small.scope, small.receive, small.send))
+        await begun.wait()
+        if not is_small_under_way:
+            over.set()
+            await waiting
+        await app(large.scope, large.receive, large.send)
+        over.set()
+        await waiting
+
+    asyncio.run(together())
+
+    assert {small.status, large.status} == {200}
+    assert [wait > 0 for wait in waits] == [False, False, is_small_under_way, is_small_under_way]
