@@ -34,13 +34,15 @@ StreamPath = Annotated[
 
 
 def _said(reason: str) -> str:
-    if not reason.strip():
+    if not any(each.isprintable() and each != " " for each in reason):  # as the pattern says it
         raise ValueError("say why; the audit log keeps it")
     return reason.strip()
 
 
 Reason = Annotated[str, Field(max_length=500, description="Why, for the audit log.", examples=["a new lens"])]
-NeededReason = Annotated[Reason, AfterValidator(_said), Field(min_length=1, json_schema_extra={"pattern": r"\S"})]
+NeededReason = Annotated[
+    Reason, AfterValidator(_said), Field(min_length=1, json_schema_extra={"pattern": r"[^\p{C}\p{Z}]"})
+]
 
 
 def _printable(title: str) -> str:

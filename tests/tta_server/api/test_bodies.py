@@ -2,13 +2,16 @@
 
 import json
 import re
+import unicodedata
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 from tta_server.api import bodies
-from tta_server.api.bodies import Body, Change, Labels
+from tta_server.api.bodies import Body, Change, Labels, NeededReason
 from tta_server.api.responses import explain
 
 WRONG: list[Any] = [None, True, 3, -1, 1.5, "", "no such thing", "x" * 20_000, [], [None], {}, {"x": 1}]
@@ -71,3 +74,20 @@ def test_the_name_of_an_adapter_alone_is_answered_with_the_form_that_was_meant()
     (said,) = problems(Change, {"adapter": "rotta"})
 
     assert said == """adapter: expected an object such as {"name": "rotta"}, got 'rotta'"""
+
+
+@given(st.text(st.characters(categories=["C", "Z"]) | st.characters(), max_size=5))
+@example("\x85")
+@example("\x1c")
+@example("\u200b")
+@example("\x00 \x00")
+def test_a_reason_has_something_to_see_as_its_pattern_says(text):
+    reason = TypeAdapter(NeededReason)
+    is_seen = any(unicodedata.category(each)[0] not in "CZ" for each in text)
+
+    assert reason.json_schema()["pattern"] == r"[^\p{C}\p{Z}]"
+    if is_seen:
+        assert reason.validate_python(text) == text.strip()
+    else:
+        with pytest.raises(ValidationError):
+            reason.validate_python(text)
