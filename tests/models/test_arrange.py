@@ -139,6 +139,13 @@ def test_auto_leaves_a_network_as_it_is_that_fails_or_answers_otherwise_in_anoth
     assert torch.equal(*(each.backbone.forward(images()).logits for each in (model, served(kind))))
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_auto_does_not_take_rounding_for_another_answer(dtype, monkeypatch):
+    monkeypatch.setattr(catalog, "compare", lambda _other, _plain: 0.5)
+
+    assert served("batch norm", memory_format="auto", dtype=dtype).memory.startswith("channels_last")
+
+
 def test_a_network_that_fails_in_the_order_that_is_asked_for_is_refused():
     with pytest.raises(ValueError, match="view"):
         served("view", memory_format="channels_last")

@@ -114,8 +114,11 @@ class Connection(HttpToolsProtocol):
         """Take a part of a body."""
         self._barren_bytes = 0
         if self.cycle is not None and not self._is_deaf:
-            if not self.cycle.body:  # a bytearray, to which a part would be copied, and copied again out of it
+            held = self.cycle.body
+            if not held:  # bytes and a first part are that part; to a bytearray it is copied, and out of it again
                 self.cycle.body = b""  # type: ignore[assignment]
+            elif isinstance(held, bytes):  # to which each further part would copy all
+                self.cycle.body = bytearray(held)
             super().on_body(body)
 
     def on_message_complete(self) -> None:

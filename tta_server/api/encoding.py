@@ -54,16 +54,24 @@ async def buffer_of(request: Request) -> Buffer:
     declared = int(request.headers.get("content-length", "0"))
     if declared <= _PIECE_BYTES:
         return await body_of(request)
-    body = mmap.mmap(-1, declared, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # takes memory as it is filled
+    body: Buffer = b""
+    size = 0
 
     def put(part: bytes) -> None:
-        if body.tell() + len(part) > declared:
+        nonlocal body, size
+        size += len(part)
+        if size > declared:
             raise BadRequest(f"the body has more than the {declared} bytes that its Content-Length says")
+        if len(part) == declared:
+            body = part  # all at once: from within the process
+            return
+        if isinstance(body, bytes):
+            body = mmap.mmap(-1, declared, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # takes memory as it is filled
         body.write(part)
 
     await _receive(request, put)
-    if body.tell() < declared:
-        raise BadRequest(f"the body has {body.tell()} bytes, but its Content-Length says {declared}")
+    if size < declared:
+        raise BadRequest(f"the body has {size} bytes, but its Content-Length says {declared}")
     return await _plain(request, body)
 
 

@@ -47,6 +47,7 @@ class Incoming:
         complete: Whether all have come.
         given_up: Whether it was given up to make room for others.
         waiting: The wait for its next part.
+        small: Whether it is complete and small, so that large ones give way to its request.
     """
 
     most_bytes: int
@@ -55,6 +56,7 @@ class Incoming:
     complete: bool = False
     given_up: bool = False
     waiting: asyncio.Timeout | None = None
+    small: bool = False
 
 
 class Intake:
@@ -119,7 +121,7 @@ class Receiving:
         self._app = app
         self._limits = limits
         self._intake = Intake(limits.receiving_bytes)
-        self._small = 0  # requests under way whose body is small
+        self._small = 0  # requests under way whose body was small
         self._one = asyncio.Lock()  # of the large parts in each turn of the loop: small requests are answered between
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -157,8 +159,6 @@ class Receiving:
                 MutableHeaders(scope=message)["connection"] = "close"  # else the rest is read to be thrown away
             await send(message)
 
-        is_small = 0 < int(declared) < _LARGE_BYTES
-        self._small += is_small
         self._intake.begin(body)
         state["counted"] = lambda size: self._intake.add(body, size)
         try:
@@ -168,7 +168,7 @@ class Receiving:
                 raise
         finally:
             self._intake.end(body)
-            self._small -= is_small
+            self._small -= body.small
         if refused:
             self._told(_REASONS.get(type(refused), "body"))
             response = error_response_of(refused, {"connection": "close"})
@@ -198,6 +198,9 @@ class Receiving:
         body.complete = part["type"] != "http.request" or not part.get("more_body")
         size = len(part.get("body", b""))
         self._intake.add(body, size)
+        if body.complete and 0 < body.bytes < _LARGE_BYTES and not body.small:
+            body.small = True
+            self._small += 1
         if size >= _LARGE_BYTES:
             async with self._one:
                 await asyncio.sleep(_GIVES_WAY_S if self._small and body.bytes > _AT_ONCE_BYTES else 0)

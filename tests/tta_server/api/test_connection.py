@@ -1,7 +1,9 @@
 """One connection of the server's protocol, in front of an application that answers when it is told to."""
 
 import asyncio
+from unittest.mock import Mock
 
+import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
@@ -55,3 +57,26 @@ def test_nobody_is_too_slow_while_the_server_does_not_read():
     answers, refused = heard((START + b"\r\n") * 3 + START, then=last)
 
     assert (answers.count(b"HTTP/1.1 200"), refused) == (4, [])
+
+
+@pytest.mark.parametrize(("chunks", "kept"), [([b"a" * 9], bytes), ([b"a" * 9] * 3, bytearray)])
+def test_one_part_of_a_body_is_not_copied_and_many_that_come_together_are_copied_once(chunks, kept):
+    async def app(_scope, _receive, _send):
+        raise AssertionError
+
+    async def held():
+        protocol = connection_class(LimitsSettings(), print)
+        config = uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None)
+        config.load()
+        connection = protocol(config, ServerState(), {})
+        connection.connection_made(Mock(asyncio.Transport, is_closing=lambda: False))
+        connection.data_received(b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.data_received(b"".join(b"%x\r\n%s\r\n" % (len(each), each) for each in chunks))
+        connection._stop_timer()
+        for task in connection.tasks:
+            task.cancel()
+        return connection.cycle.body
+
+    body = asyncio.run(held())
+
+    assert (type(body), bytes(body)) == (kept, b"".join(chunks))
