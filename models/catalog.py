@@ -186,11 +186,14 @@ def _faster(plain: TorchBackbone, freeze: Callable[[], TorchBackbone]) -> tuple[
         if other.spec.memory_format == plain.spec.memory_format:
             return plain, plain.spec.memory_format
         apart = distance(other.forward(images), expected)
+        if not apart <= _APART:
+            return (
+                plain,
+                f"contiguous: in channels_last it answers otherwise, {apart:.1e} of its largest logit or feature",
+            )
         share = compare(other, plain)
     except Exception as error:  # a network that takes a view of its maps, for one
         return plain, f"contiguous: it does not run in channels_last: {reason(error)}"
-    if not apart <= _APART:
-        return plain, f"contiguous: in channels_last it answers otherwise, {apart:.1e} of its largest logit or feature"
     if share < _WORTH:
         return other, f"channels_last, in which an answer takes {share:.2f} of its time here"
     return plain, f"contiguous: in channels_last an answer takes {share:.2f} of its time here"

@@ -198,7 +198,7 @@ class Receiving:
         body.complete = part["type"] != "http.request" or not part.get("more_body")
         size = len(part.get("body", b""))
         self._intake.add(body, size)
-        if body.complete and 0 < body.bytes < _LARGE_BYTES and not body.small:
+        if body.complete and 0 < body.bytes < _LARGE_BYTES:
             body.small = True
             self._small += 1
         if size >= _LARGE_BYTES:
