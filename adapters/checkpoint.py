@@ -8,11 +8,12 @@ from types import FunctionType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, numpy
-from safetensors.torch import load, save
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor
 
 from tta_server.adapters.base import Adapter, State, group, ungroup
+from tta_server.adapters.tensor_file import write_tensors
 from tta_server.models import EMPTY, Backbone, Reference, Tensors
 
 _KEY = "tta_state"
@@ -43,14 +44,7 @@ def dump_state(
         "about": dict(about),
     }
     metadata = {_KEY: json.dumps(header, sort_keys=True, default=_qualified_name)}
-    everything = {**state, **ungroup(_BESIDE, beside)}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in everything.items()}
-    try:
-        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    except TypeError:  # numpy has not all of torch's types, such as bfloat16
-        # Copied: a state may hold one tensor under two names, which torch's writer refuses.
-        return save({name: tensor.clone() for name, tensor in tensors.items()}, metadata)
-    return numpy.save(arrays, metadata)  # in a third of the time
+    return write_tensors({**state, **ungroup(_BESIDE, beside)}, metadata)
 
 
 def load_state(adapter: Adapter, backbone: Backbone, data: bytes, reference: Reference | None = None) -> State:

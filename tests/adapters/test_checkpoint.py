@@ -13,6 +13,7 @@ from tests.states import bits, layout
 from tta_server import adapters
 from tta_server.adapters import dump_state, load_state
 from tta_server.adapters.checkpoint import load_beside, read_about, state_digest
+from tta_server.adapters.tensor_file import TYPES
 from tta_server.models import TorchBackbone
 
 FUZZ = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -38,9 +39,7 @@ def file(tent, backbone, batches, tmp_path_factory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.int64, torch.bool]
-)
+@pytest.mark.parametrize("dtype", TYPES)
 def test_tensors_of_any_type_and_layout_come_back_bitwise(tent, backbone, dtype):
     values = torch.arange(12).reshape(3, 4).to(dtype)
     beside = {"plain": values, "again": values, "turned": values.T, "none": values[:0], "one": values[0, 0]}

@@ -142,7 +142,7 @@ def test_after_a_kill_at_a_failpoint_the_server_goes_on_as_if_it_had_not_been(tm
 
 def test_a_truncated_newest_state_costs_one_version(tmp_path, course):
     chance = random.Random(0)
-    one_life(tmp_path, course, chance, "store.before_rename=30")
+    one_life(tmp_path, course, chance, "store.before_rename=15")
     store = Store(str(tmp_path / "kept"))
     for name in store.names():
         newest = tmp_path / "kept/streams" / name / f"{store.states(name)[-1].id}.safetensors"

@@ -1,4 +1,4 @@
-"""What is known of each file that is kept of a stream: by its name, and by the manifest beside it."""
+"""What is known of each file that is kept of a stream: by its name, and of snapshots by the manifest beside it."""
 
 import json
 import logging
@@ -27,9 +27,9 @@ class Saved:
         id: Its name in the store and in the API.
         kind: Whether it was saved by itself or on request.
         version: Version of the stream's state.
-        sha256: Digest of the file; its first 16 digits where the manifest was lost.
+        sha256: Digest of the file; its first 16 digits where the manifest does not have it.
         size_bytes: Size of the file.
-        time: When it was saved, ISO 8601 in UTC; empty where the manifest was lost.
+        time: When it was saved, ISO 8601 in UTC; empty where the manifest does not say.
         note: What whoever asked for it wrote.
     """
 
@@ -78,15 +78,9 @@ def of_kind(saved: Sequence[Saved], kind: Kind) -> list[Saved]:
     return [entry for entry in saved if entry.kind == kind]
 
 
-def dump_manifest(stream: str, kept: Sequence[Saved]) -> bytes:
-    """Return the manifest of what is kept of a stream, oldest first, as JSON."""
-    states = of_kind(kept, "state")
-    content = {
-        "schema": _SCHEMA,
-        "stream": stream,
-        "current": states[-1].id if states else None,
-        "entries": [asdict(entry) for entry in sorted(kept, key=lambda entry: entry.sequence)],
-    }
+def dump_manifest(stream: str, snapshots: Sequence[Saved]) -> bytes:
+    """Return the manifest of the snapshots of a stream, oldest first, as JSON."""
+    content = {"schema": _SCHEMA, "stream": stream, "entries": [asdict(entry) for entry in snapshots]}
     return json.dumps(content, indent=1).encode()
 
 

@@ -2,12 +2,12 @@
 
     streams/<name>/state-00000012-v37-<digest>.safetensors     the newest states
     streams/<name>/snapshot-00000009-v30-<digest>.safetensors  what somebody asked for
-    streams/<name>/manifest.json                               what each file is
+    streams/<name>/manifest.json                               when and why each snapshot was taken
     streams/<name>/inputs/<digest>.safetensors                 windows that were learnt from, if they are kept
 
-The files are the truth and the manifest describes them: a name holds the digest of its content, so that a file shows
-by itself whether it is complete, and a lost or damaged manifest costs notes and times alone. Order of a save: state,
-manifest, then what the manifest no longer names is removed.
+The files are the truth: a name holds the digest of its content, so that a file shows by itself whether it is complete.
+The manifest holds what a name cannot: notes and times of snapshots. Order of a save: the file, the manifest if the file
+is a snapshot, then what is kept no longer is removed.
 
 Where several servers share the place, each stream has an owner (`owners.py`). Files then begin with his generation, the
 manifest is his own, and what is written after he has lost the stream is taken back.
@@ -245,7 +245,10 @@ class Store:
             if _is_erased(listing):
                 self._erase(folder)
                 listing = self.files.listing(folder)
-            saved = self._saved(name, listing)
+            manifest = manifest_name(generation)
+            others = [one.name for one in listing if manifest_generation(one.name) not in (None, generation)]
+            describes = new.kind == "snapshot" or bool(others)
+            saved = self._saved(name, listing) if describes else self._files(name, listing, {})
             sequence = self.owners.next([entry.sequence for entry in saved], generation)
             digest = hashlib.sha256(data).hexdigest()
             id = new_id(new.kind, sequence, new.version, digest)
@@ -254,16 +257,14 @@ class Store:
             saved.append(replace(new, id=id, sha256=digest, time=now))
             whole = [old for old in saved if f"{name}/{old.id}" not in self._damaged]
             kept = [old for kind, most in self._keep.items() for old in of_kind(whole, kind)[-most:]]
-            manifest = manifest_name(generation)
             try:
                 self.owners.expect(name, generation)  # who took the stream over meanwhile may have loaded without this
-                self.files.write(f"{folder}/{manifest}", dump_manifest(name, kept))
+                if describes:
+                    self.files.write(f"{folder}/{manifest}", dump_manifest(name, of_kind(kept, "snapshot")))
             except OSError:
                 self.files.remove(f"{folder}/{id}{SUFFIX}")
                 raise
-            gone = [f"{old.id}{SUFFIX}" for old in saved if old not in kept]
-            gone += [one.name for one in listing if manifest_generation(one.name) is not None and one.name != manifest]
-            for each in gone:
+            for each in [*(f"{old.id}{SUFFIX}" for old in saved if old not in kept), *others]:
                 self.files.remove(f"{folder}/{each}")
             return id
 

@@ -203,7 +203,7 @@ class Registry(Stock):
         """Have every stream in memory written whole, as before the process ends."""
         for stream in list(self._streams.values()):
             try:
-                self._shelf.park(stream)
+                self._shelf.save(stream, whole=True)
             except Exception:
                 log.exception("stream '%s' cannot be written; its file is of an earlier version", stream.name)
 

@@ -132,13 +132,13 @@ class Shelf:
         about = stored.title, stored.since, stored.lately, *_where(name, where), estimated_gain(found.memory)
         return Parked(summary, stored.serve, method, place, apart, *about).in_mode(mode)
 
-    def save(self, stream: Stream) -> None:
-        """Have a stream's state written soon; what waits in its window is not."""
-        self._keeper.save(stream.name, stream.version, self._encoder(stream, whole=False), stream.generation)
+    def save(self, stream: Stream, whole: bool = False) -> None:
+        """Have a stream's state written soon; of the `whole` also earlier states and what waits in its window."""
+        self._keeper.save(stream.name, stream.version, self._encoder(stream, whole), stream.generation)
 
     def park(self, stream: Stream) -> Parked:
         """Have a whole stream written soon, and return what to remember of it."""
-        self._keeper.save(stream.name, stream.version, self._encoder(stream, whole=True), stream.generation)
+        self.save(stream, whole=True)
         self._leaving_bytes += sum(stream.bytes.values())
         summary = replace(stream.summary(), in_memory=False)
         where = stream.whereabouts

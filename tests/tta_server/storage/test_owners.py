@@ -12,6 +12,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from tests.tta_server.storage.shared import MUTANTS, STREAM, opened, torture
+from tta_server.storage.manifest import manifest_name
 from tta_server.storage.owners import PER_GENERATION, LostError, Owners
 from tta_server.storage.store import Store
 
@@ -230,6 +231,21 @@ def test_an_erased_stream_stays_erased_whatever_an_earlier_owner_still_writes(ur
     assert again.load(STREAM) is None
     assert again.load(f"{STREAM}@1") is None
     assert not again.snapshots(STREAM)
+
+
+@on_each
+def test_notes_of_snapshots_go_with_the_stream_to_its_next_owner(url):
+    first, second = opened(url, "a"), opened(url, "b")
+    first.snapshot(STREAM, 1, b"one", "before the storm", first.owners.acquire(STREAM).generation)
+
+    new = second.owners.acquire(STREAM).generation
+    second.save(STREAM, 2, b"two", new)
+    second.save(STREAM, 3, b"three", new)
+
+    again = opened(url, "c")
+    assert [(saved.version, saved.note) for saved in again.snapshots(STREAM)] == [(1, "before the storm")]
+    manifests = [found.name for found in again.files.listing(f"streams/{STREAM}") if found.name.startswith("manifest")]
+    assert manifests == [manifest_name(new)]
 
 
 @on_each

@@ -1,5 +1,6 @@
 """What a store keeps, and what it refuses."""
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -76,7 +77,7 @@ def test_the_newest_states_and_snapshots_are_kept(url):
     assert [saved.version for saved in store.states("camera")] == [3, 4]
     assert [(saved.version, saved.note) for saved in store.snapshots("camera")] == [(4, "before 4")]
     assert store.load("camera") == b"4"
-    assert len(store.files.listing("streams/camera")) == 4  # the manifest too
+    assert len(store.files.listing("streams/camera")) == 4  # the manifest of the snapshot too
 
 
 def test_a_snapshot_is_read_by_its_id_and_is_no_state(store):
@@ -116,14 +117,34 @@ def test_a_digest_that_is_none_never_becomes_a_path(store, digest):
         store.keep_input("camera", digest, b"")
 
 
-def test_the_manifest_says_what_each_file_is(local, tmp_path):
-    id = local.save("camera", 7, b"seven")
+def test_a_state_is_one_file_and_the_manifest_says_when_and_why_each_snapshot_was_taken(local, tmp_path):
+    folder = tmp_path / "store/streams/camera"
+    state = local.save("camera", 7, b"seven")
+    assert [path.name for path in folder.iterdir()] == [f"{state}.safetensors"]
 
-    manifest = json.loads((tmp_path / "store/streams/camera/manifest.json").read_text())
+    id = local.snapshot("camera", 7, b"seven", note="before the storm")
+    written = (folder / "manifest.json").stat().st_mtime_ns
+    local.save("camera", 8, b"eight")
 
-    assert manifest["current"] == id
-    assert manifest["entries"][0]["sha256"].startswith(id.rpartition("-")[2])
-    assert (manifest["entries"][0]["size_bytes"], manifest["entries"][0]["version"]) == (5, 7)
+    (entry,) = json.loads((folder / "manifest.json").read_text())["entries"]
+    assert (folder / "manifest.json").stat().st_mtime_ns == written
+    assert (entry["id"], entry["version"], entry["size_bytes"]) == (id, 7, 5)
+    assert (entry["note"], entry["sha256"]) == ("before the storm", hashlib.sha256(b"seven").hexdigest())
+
+
+def test_a_manifest_of_every_file_is_read_as_older_servers_wrote_it(local, tmp_path):
+    id = local.snapshot("camera", 7, b"seven", note="before the storm")
+    state = local.save("camera", 8, b"eight")
+    path = tmp_path / "store/streams/camera/manifest.json"
+    content = json.loads(path.read_text())
+    of_state = content["entries"][0] | {"id": state, "kind": "state", "version": 8, "note": ""}
+    path.write_text(json.dumps(content | {"current": state, "entries": [*content["entries"], of_state]}))
+
+    local.save("camera", 9, b"nine")
+
+    assert [(saved.id, saved.note) for saved in local.snapshots("camera")] == [(id, "before the storm")]
+    assert [saved.version for saved in local.states("camera")] == [8, 9]
+    assert local.load("camera") == b"nine"
 
 
 def test_deleting_a_stream_erases_its_folder(store):

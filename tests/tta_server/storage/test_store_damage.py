@@ -133,12 +133,15 @@ def test_a_power_cut_anywhere_leaves_the_last_state_that_was_acknowledged(tmp_pa
     store = Store(str(root), keep=2)
     store.claim()
     acknowledged: dict[str, int] = {}
+    noted: dict[str, list[str]] = {"camera": [], "door": []}
 
     def check() -> None:
         left = tmp_path / f"left-{next(numbers)}"
         disk.leave(left, names_survive)
         for name, version in acknowledged.items():
             assert int(Store(str(left)).load(name) or 0) in (version, version + 1)
+        for name, notes in noted.items():
+            assert [saved.note for saved in Store(str(left)).snapshots(name)][: len(notes)] == notes
         shutil.rmtree(left)
 
     disk = PowerCuts(root, check)
@@ -147,6 +150,8 @@ def test_a_power_cut_anywhere_leaves_the_last_state_that_was_acknowledged(tmp_pa
             for name in ("camera", "door"):
                 store.save(name, version, b"%d" % version)
                 acknowledged[name] = version
+                store.snapshot(name, version, b"%d" % version, f"note {version}")
+                noted[name].append(f"note {version}")
 
     assert next(numbers) > 100
     store.release()
@@ -155,14 +160,14 @@ def test_a_power_cut_anywhere_leaves_the_last_state_that_was_acknowledged(tmp_pa
 @pytest.mark.parametrize(
     "point", ["store.before_write", "store.mid_write", "store.before_fsync", "store.before_rename"]
 )
-@pytest.mark.parametrize("hit", [1, 2])
+@pytest.mark.parametrize(("kind", "hit"), [("save", 1), ("snapshot", 1), ("snapshot", 2)])
 @pytest.mark.parametrize("error", ["enospc", "eio"])
-def test_a_disk_that_fails_leaves_everything_as_it_was(local, tmp_path, point, hit, error):
+def test_a_disk_that_fails_leaves_everything_as_it_was(local, tmp_path, point, kind, hit, error):
     local.save("camera", 1, b"one")
     before = everything(tmp_path / "store")
 
     with armed(f"{point}={hit}:{error}"), pytest.raises(OSError, match=point) as caught:
-        local.save("camera", 2, b"two")
+        getattr(local, kind)("camera", 2, b"two")
 
     assert caught.value.errno == getattr(errno, error.upper())
     assert everything(tmp_path / "store") == before
@@ -176,6 +181,7 @@ def test_a_disk_that_fails_leaves_everything_as_it_was(local, tmp_path, point, h
 def test_a_crash_in_a_deletion_brings_nothing_back_once_it_began(local, tmp_path, point, hit):
     for version in (1, 2, 3):
         local.save("camera", version, b"%d" % version)
+    local.snapshot("camera", 3, b"3")
     local.keep_input("camera", "0" * 16, b"window")
 
     with armed(f"{point}={hit}"), contextlib.suppress(Crash):

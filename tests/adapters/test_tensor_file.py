@@ -1,0 +1,50 @@
+"""The files of states, against the format's own reader and writer."""
+
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load, save
+
+from tests.states import bits, layout
+from tta_server.adapters.tensor_file import TYPES, write_tensors
+
+SHAPES = [(), (0,), (1,), (3,), (2, 3), (2, 1, 2, 2)]
+KINDS = st.tuples(st.sampled_from([*TYPES]), st.sampled_from(SHAPES))
+
+
+@given(st.dictionaries(st.text(max_size=9), KINDS), st.dictionaries(st.text(max_size=9), st.text(max_size=9)))
+def test_the_formats_own_reader_finds_whatever_was_written_and_aligned(kinds, words):
+    tensors = {name: torch.arange(math.prod(shape)).reshape(shape).to(dtype) for name, (dtype, shape) in kinds.items()}
+
+    data = write_tensors(tensors, words)
+
+    found, length = load(data), int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    assert bits(found) == bits(tensors)
+    assert layout(found) == layout({name: tensors[name] for name in found})
+    assert header["__metadata__"] == words
+    starts = {name: 8 + length + header[name]["data_offsets"][0] for name in found}
+    assert not any(start % found[name].itemsize for name, start in starts.items())
+
+
+def test_floats_are_laid_as_the_formats_own_writer_does():
+    tensors = {name: torch.rand(shape) for name, shape in zip("dbacef", SHAPES, strict=True)}
+
+    assert write_tensors(tensors, {"of": "one type"}) == save(tensors, {"of": "one type"})
+
+
+def test_a_view_is_written_as_what_it_shows():
+    tensor = torch.arange(12).reshape(3, 4)
+
+    found = load(write_tensors({"turned": tensor.T, "row": tensor[1], "again": tensor}, {}))
+
+    assert bits(found) == bits({"turned": tensor.T, "row": tensor[1], "again": tensor})
+
+
+def test_a_tensor_of_a_type_that_files_do_not_have_is_named():
+    with pytest.raises(ValueError, match=r"tensor 'odd' has type torch\.complex64, which no state file can have"):
+        write_tensors({"odd": torch.zeros(2, dtype=torch.complex64)}, {})
