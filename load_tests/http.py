@@ -1,6 +1,7 @@
 """What this server costs beside others that serve the same network: requests/s, waiting, CPU and memory.
 
     python -m load_tests.http --peers-python ~/peers/bin/python
+    python -m load_tests.http --networks .tools/networks/lite0    # made by load_tests.networks, and calibrated
 
 All servers of one network take turns under the same client, each round in another order, and are stopped meanwhile,
 for some are busy while nobody asks; only ratios within a round say much on a shared machine. Each round starts them
@@ -23,6 +24,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,7 @@ from tta_server.models import glyphs
 
 _START_WITHIN_S = 120.0
 _IMAGES = 512  # more than a stream remembers, so that none is refused as a duplicate
+_PHOTOGRAPH = 128  # pixels a side
 _PEERS = {"bare": "/", "litserve": "/predict", "mosec": "/inference"}
 _OURS: dict[str, tuple[str, dict[str, str]]] = {  # option: what the table calls it, and its settings of `model`
     "torch": ("ours", {}),
@@ -92,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m load_tests.http", description="Compare servers of one network.")
-    parser.add_argument("--networks", nargs="+", default=["null", "glyphs"], choices=["null", "glyphs"])
+    parser.add_argument("--networks", nargs="+", default=["null", "glyphs"], help="null, glyphs, or folders of others")
     parser.add_argument("--ours", nargs="+", default=["torch"], choices=_OURS, help="how it runs (default: torch)")
     parser.add_argument("--clients", type=int, default=16, help="requests under way (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="(default: %(default)s)")
@@ -105,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
 def _start(stack: ExitStack, network: str, ways: Sequence[str], peers_python: str) -> list[Side]:
     """Start the servers of a network; they stop with `stack`."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    files, spoilt = _pngs(False), _pngs(True)
+    files, spoilt = _files(network, False), _files(network, True)
     sides = []
     for name, path in _PEERS.items():
         python = sys.executable if name == "bare" else peers_python
@@ -121,7 +124,7 @@ def _start(stack: ExitStack, network: str, ways: Sequence[str], peers_python: st
         config.write_text(yaml.safe_dump(_config(network, model)))
         command = [sys.executable, "-m", "tta_server", "serve", "--config", str(config), "--port", str(port)]
         process = stack.enter_context(_running(command, folder / ours))
-        for asked in _ASKED if network == "glyphs" else ["off"]:
+        for asked in _ASKED if network != "null" else ["off"]:
             header, away = _ASKED[asked]
             requests = tuple(_request("/predict?top_k=1", file, header) for file in (spoilt if away else files))
             sides.append(Side(f"{ours}, {asked}", process, port, requests))
@@ -134,8 +137,9 @@ def _start(stack: ExitStack, network: str, ways: Sequence[str], peers_python: st
 
 def _config(network: str, model: dict[str, str]) -> dict[str, object]:
     config = {"engine": {"threads": 1}, "streams": {"named": {"bench-off": {"mode": "off"}}}}
-    if network == "glyphs":
-        return config | {"model": model}
+    if network != "null":
+        own = {} if network == "glyphs" else yaml.safe_load((Path(network) / "model.yaml").read_text())["model"]
+        return config | {"model": own | model}
     preprocess = {"size": [*glyphs.INPUT_SHAPE[1:]], "mean": [*glyphs.MEAN], "std": [*glyphs.STD]}
     null = {"architecture": "load_tests.peers.classifier:Null", "preprocess": preprocess}
     return config | {"model": null | model, "adapter": {"name": "source"}}
@@ -152,7 +156,7 @@ def _measured(network: str, options: argparse.Namespace) -> list[str]:
             for side in sides:
                 with _awake(side):
                     saturate(side.port, side.requests, options.clients, options.seconds, side.process.pid)  # warms up
-            alone_s.append(_alone_s(classifier, options.seconds / 4))
+            alone_s.append(_alone_s(classifier, _files(network, False), options.seconds / 4))
             for place in range(len(sides)):
                 side = sides[(place + count) % len(sides)]
                 busy, wait_s = _asked(side, options)
@@ -160,7 +164,7 @@ def _measured(network: str, options: argparse.Namespace) -> list[str]:
                 waits_s[side.name].append(wait_s)
     rows = [_row(name, own, found["bare"], waits_s[name], alone_s) for name, own in found.items()]
     head = [f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
-    return ["", f"**{network}**, {options.clients} clients, {options.rounds} rounds of {options.seconds:g} s; the "
+    return ["", f"**{Path(network).name}**, {options.clients} clients, {options.rounds} rounds of {options.seconds:g} s; the "
             f"model alone takes {1000 * statistics.median(alone_s):.2f} ms an image, decoding included.",
             "", *head, *rows]  # fmt: skip
 
@@ -201,9 +205,9 @@ def _row(
     return f"| {' | '.join(cells)} |"
 
 
-def _alone_s(classifier: Classifier, seconds: float) -> float:
+def _alone_s(classifier: Classifier, files: Sequence[bytes], seconds: float) -> float:
     """Return the median time to decode and answer one image in this process."""
-    files, took = _pngs(False), []
+    took: list[float] = []
     stop_s = time.perf_counter() + seconds
     while (started_s := time.perf_counter()) < stop_s or not took:
         classifier.answer([classifier.decode(files[len(took) % len(files)])])
@@ -211,14 +215,23 @@ def _alone_s(classifier: Classifier, seconds: float) -> float:
     return statistics.median(took)
 
 
-def _pngs(spoilt: bool) -> list[bytes]:
-    images = glyphs.images("test")[0][:_IMAGES]
-    return [_png(image) for image in (corrupt(images, "gaussian_noise", 5) if spoilt else images)]
+@cache
+def _files(network: str, spoilt: bool) -> list[bytes]:
+    """Return image files: PNG of small images, JPEG of photographs."""
+    if network in ("null", "glyphs"):
+        images = glyphs.images("test")[0][:_IMAGES]
+    else:
+        found = [np.asarray(Image.open(path)) for path in sorted((Path(network) / "evaluate").glob("*/*.png"))]
+        images = np.stack(found).transpose(0, 3, 1, 2)
+        # Turned and mirrored, so that there are more of them than a stream remembers.
+        images = np.concatenate([images, images[..., ::-1], images[:, :, ::-1]])[:_IMAGES]
+    kind = "PNG" if images.shape[-1] < _PHOTOGRAPH else "JPEG"
+    return [_file(image, kind) for image in (corrupt(images, "gaussian_noise", 5) if spoilt else images)]
 
 
-def _png(image: np.ndarray) -> bytes:
+def _file(image: np.ndarray, kind: str) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(image.transpose(1, 2, 0)).save(file, "PNG")
+    Image.fromarray(image.transpose(1, 2, 0)).save(file, kind, quality=90)
     return file.getvalue()
 
 
@@ -227,7 +240,7 @@ def _as_json(file: bytes) -> bytes:
 
 
 def _request(path: str, body: bytes, headers: bytes = b"") -> bytes:
-    kind = b"application/json" if body.startswith(b"{") else b"image/png"
+    kind = b"application/json" if body.startswith(b"{") else b"image/png" if body[:4] == b"\x89PNG" else b"image/jpeg"
     head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\n%sContent-Length: %d\r\n\r\n"
     return head % (path.encode(), kind, headers, len(body)) + body
 

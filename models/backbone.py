@@ -26,6 +26,18 @@ Statistics = Literal["stored", "batch", "median"] | float
 over the batch's images in their place, or a mix of stored and own, given as the share of the batch in [0, 1]."""
 
 
+def random_images(backbone: "Backbone", rows: int) -> Tensor:
+    """Return images (rows, C, H, W) of random levels to try a network with, on its device; the same each time."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(rows, *backbone.spec.input_shape, generator=generator).to(backbone.device)
+
+
+def distance(found: "Output", expected: "Output") -> float:
+    """Return how far logits or features are apart, of the largest that is expected; 0 where both are alike."""
+    pairs = zip(found[:2], expected[:2], strict=True)
+    return max(float((a - b).abs().max() / b.abs().max().clamp(min=torch.finfo(b.dtype).tiny)) for a, b in pairs)
+
+
 class TooFewValuesError(ValueError):
     """A BatchNorm layer would take the statistics of a single value per channel."""
 

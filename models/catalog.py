@@ -12,7 +12,7 @@ from torch import nn
 
 from tta_server.models.answering import Chosen, compare
 from tta_server.models.arrange import MemoryFormat, NumberType, convert
-from tta_server.models.onnx_backbone import distance
+from tta_server.models.backbone import distance, random_images
 from tta_server.models.onnx_file import SUFFIX
 from tta_server.models.origin import Origin
 from tta_server.models.preprocess import Preprocess
@@ -179,7 +179,7 @@ def _arranged(
 
 def _faster(plain: TorchBackbone, freeze: Callable[[], TorchBackbone]) -> tuple[TorchBackbone, str]:
     """Return a network, or the same in channels_last where that is clearly faster and says the same, and why."""
-    images = torch.rand(2, *plain.spec.input_shape, generator=torch.Generator().manual_seed(0)).to(plain.device)
+    images = random_images(plain, 2)
     expected = plain.forward(images)
     try:
         other = freeze()

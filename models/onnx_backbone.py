@@ -8,7 +8,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from tta_server.models.backbone import EMPTY, Findings, Output, Spec, Statistics, Tensors
+from tta_server.models.backbone import (
+    EMPTY,
+    Findings,
+    Output,
+    Spec,
+    Statistics,
+    Tensors,
+    distance,
+    random_images,
+)
 from tta_server.models.onnx_export import (
     FEATURES,
     IMAGES,
@@ -156,10 +165,6 @@ class OnnxBackbone:
         learnt = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *overrides.values()))
         return not learnt and rows in self.rows and overrides.keys() <= self._inputs.keys()
 
-    def _images(self, rows: int) -> Tensor:
-        generator = torch.Generator().manual_seed(0)
-        return torch.rand(rows, *self.spec.input_shape, generator=generator).to(self.device)
-
     def _check(self) -> None:
         """Compare the runtimes as the source and with tensors that have moved."""
         generator = torch.Generator().manual_seed(0)
@@ -169,7 +174,7 @@ class OnnxBackbone:
         }
         for rows in _TRIED_ROWS:
             for overrides in (EMPTY, moved):
-                x = self._images(rows)
+                x = random_images(self, rows)
                 try:
                     found = self.forward(x, overrides)
                 except Exception as error:  # ONNX Runtime has classes of its own
@@ -182,9 +187,3 @@ class OnnxBackbone:
                         f"network '{self.spec.name}' answers otherwise on ONNX Runtime: {apart:.1e} of its largest "
                         f"logit or feature apart, expected at most {MOST_APART:.0e}; use runtime torch"
                     )
-
-
-def distance(found: Output, expected: Output) -> float:
-    """Return how far logits or features are apart, of the largest that is expected; 0 where both are alike."""
-    pairs = zip(found[:2], expected[:2], strict=True)
-    return max(float((a - b).abs().max() / b.abs().max().clamp(min=torch.finfo(b.dtype).tiny)) for a, b in pairs)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tta_server.models.backbone import Tensors
+from tta_server.models.backbone import Tensors, random_images
 from tta_server.models.onnx_session import library
 from tta_server.models.preprocess import Preprocess
 from tta_server.models.reason import reason
@@ -69,7 +69,7 @@ def export(backbone: TorchBackbone, layers: Sequence[str] = ()) -> Any:  # noqa:
     _check(backbone)
     overrides = replaceable(backbone)
     outputs = [LOGITS, FEATURES, *([STYLE] if layers else [])]
-    x = torch.rand(2, *backbone.spec.input_shape, generator=torch.Generator().manual_seed(0)).to(backbone.device)
+    x = random_images(backbone, 2)
     shapes = {"x": {0: torch.export.Dim("rows", min=1)}, "overrides": dict.fromkeys(overrides)}
     try:
         with backbone.traced(layers) as network, _quiet(), torch.no_grad():

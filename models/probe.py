@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from tta_server.models.backbone import Backbone, Findings, Output, Statistics, Tensors
+from tta_server.models.backbone import Backbone, Findings, Output, Statistics, Tensors, random_images
 from tta_server.models.gradient import differentiate
 from tta_server.models.reason import reason
 from tta_server.models.stacked import stacked
@@ -39,7 +39,7 @@ def probe(backbone: Backbone) -> Findings:
 
 def equal(one: Backbone, other: Backbone) -> bool:
     """Say whether two backbones answer a few random images alike, bit for bit."""
-    x = torch.rand(_ROWS, *one.spec.input_shape, generator=torch.Generator().manual_seed(0)).to(one.device)
+    x = random_images(one, _ROWS)
     with torch.no_grad():
         return all(map(torch.equal, _parts(one.forward(x)), _parts(other.forward(x))))
 

@@ -2,7 +2,6 @@
 
 import argparse
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -10,6 +9,7 @@ from tta_server.adapters import Adapter, registered
 from tta_server.adapters.base import check
 from tta_server.app import load_model, with_answers
 from tta_server.models import Model
+from tta_server.models.backbone import random_images
 from tta_server.settings_file import add_model_options, add_runtime_option, load_settings, model_overrides
 from tta_server.settings_models import ModelSettings
 
@@ -69,8 +69,7 @@ def attempt(adapter: Adapter, model: Model) -> str:
     try:
         check(adapter, backbone, model.reference)
         state = adapter.init(backbone, model.reference)
-        generator = torch.Generator().manual_seed(0)
-        x = torch.rand(_ROWS, *backbone.spec.input_shape, generator=generator).to(backbone.device)
+        x = random_images(backbone, _ROWS)
         for _ in range(2):
             state = adapter.adapt(backbone, state, x).state
         adapter.predict(backbone, state, x)

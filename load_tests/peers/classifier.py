@@ -1,11 +1,16 @@
 """What the other servers serve: a network with its preprocessing, as a person writes it who needs no more."""
 
+import importlib
 import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 import torch
+import yaml
 from PIL import Image
 from torch import nn
 
@@ -36,14 +41,12 @@ class Classifier:
     """A network and what is done before and after it."""
 
     def __init__(self, network: str) -> None:
-        """Load "glyphs" or "null"; torch gets one thread."""
+        """Load "glyphs", "null", or the network of a folder that `load_tests.networks` made; torch gets one thread."""
         torch.set_num_threads(1)
-        self._preprocess = Preprocess(glyphs.INPUT_SHAPE[1:])
-        self._module = glyphs.build() if network == "glyphs" else Null()
-        if network == "glyphs":
-            load_weights(self._module, read_weights(glyphs.WEIGHTS), str(glyphs.WEIGHTS))
+        self._module, size, *moments = _network(network)
         self._module.eval()
-        self._mean, self._std = (torch.tensor(of).view(3, 1, 1) for of in (glyphs.MEAN, glyphs.STD))
+        self._preprocess = Preprocess(size)
+        self._mean, self._std = (torch.tensor(of).view(3, 1, 1) for of in moments)
 
     def decode(self, file: bytes) -> npt.NDArray[np.uint8]:
         """Return an image file as bytes (C, H, W)."""
@@ -56,3 +59,20 @@ class Classifier:
         x = torch.from_numpy(np.stack(images)).float() / 255
         rows = self._module((x - self._mean) / self._std).softmax(1).numpy()
         return [orjson.dumps({"probabilities": row}, option=orjson.OPT_SERIALIZE_NUMPY) for row in rows]
+
+
+def _network(network: str) -> tuple[nn.Module, Sequence[int], Sequence[float], Sequence[float]]:
+    """Return a network with its weights, height and width of its input, and mean and deviation of the channels."""
+    if network == "null":
+        return Null(), glyphs.INPUT_SHAPE[1:], glyphs.MEAN, glyphs.STD
+    if network == "glyphs":
+        module, weights = glyphs.build(), glyphs.WEIGHTS
+        inputs = glyphs.INPUT_SHAPE[1:], glyphs.MEAN, glyphs.STD
+    else:
+        said: dict[str, Any] = yaml.safe_load((Path(network) / "model.yaml").read_text())["model"]
+        package, _, factory = said["architecture"].partition(":")
+        module, weights = getattr(importlib.import_module(package), factory)(), Path(said["weights"])
+        preprocess = said["preprocess"]
+        inputs = preprocess["size"], preprocess.get("mean", [0.0] * 3), preprocess.get("std", [1.0] * 3)
+    load_weights(module, read_weights(weights), str(weights))
+    return module, *inputs

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from tta_server.models import EMPTY, Backbone
 from tta_server.models.answering import SEVERAL
+from tta_server.models.backbone import random_images
 
 _FAR = 0.05
 """Of the largest logit: far beyond rounding, for a false alarm stops the server."""
@@ -37,8 +38,7 @@ class Damage:
 
     def _say(self) -> list[Tensor]:
         """Return logits of the source, and of a stream that has learnt nothing: a runtime may hold weights for each."""
-        x = torch.rand(max(_ROWS), *self._answers.spec.input_shape, generator=torch.Generator().manual_seed(0))
-        x = x.to(self._answers.device)
+        x = random_images(self._answers, max(_ROWS))
         with torch.no_grad():
             states = EMPTY, self._answers.norm_affine()
             return [self._answers.forward(x[:rows], state).logits for rows in _ROWS for state in states]
