@@ -164,8 +164,8 @@ def _measured(network: str, options: argparse.Namespace) -> list[str]:
                 waits_s[side.name].append(wait_s)
     rows = [_row(name, own, found["bare"], waits_s[name], alone_s) for name, own in found.items()]
     head = [f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
-    return ["", f"**{Path(network).name}**, {options.clients} clients, {options.rounds} rounds of {options.seconds:g} s; the "
-            f"model alone takes {1000 * statistics.median(alone_s):.2f} ms an image, decoding included.",
+    return ["", f"**{Path(network).name}**, {options.clients} clients, {options.rounds} rounds of {options.seconds:g} "
+            f"s; the model alone takes {1000 * statistics.median(alone_s):.2f} ms an image, decoding included.",
             "", *head, *rows]  # fmt: skip
 
 

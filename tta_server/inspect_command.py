@@ -1,6 +1,7 @@
 """`tta-server inspect`: try a model, and say how it is read, what is shared and which adapters it can have."""
 
 import argparse
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.table import Table
@@ -10,8 +11,11 @@ from tta_server.adapters.base import check
 from tta_server.app import load_model, with_answers
 from tta_server.models import Model
 from tta_server.models.backbone import random_images
+from tta_server.runtime.needs import step_bytes
+from tta_server.settings import AdapterSettings
 from tta_server.settings_file import add_model_options, add_runtime_option, load_settings, model_overrides
 from tta_server.settings_models import ModelSettings
+from tta_server.wanted import make_adapter
 
 _ROWS = 2
 
@@ -50,8 +54,17 @@ def inspect(model: Model) -> dict[str, str]:
         "memory": model.memory,
         **model.backbone.findings.remarks,
         "adapters": ", ".join(fit) or "none",
+        **_step(model, make_adapter(AdapterSettings()), tried),
         **{f"not {name}": reason for name, reason in tried.items() if reason},
     }
+
+
+def _step(model: Model, usual: Adapter, tried: Mapping[str, str]) -> dict[str, str]:
+    """Return what memory a step of the usual adapter takes, if it can be had."""
+    if tried[usual.name]:
+        return {}
+    each = step_bytes(usual, model.backbone, usual.init(model.backbone, model.reference)) / 2**20
+    return {"a step": f"of '{usual.name}' keeps {each:.2g} MiB of each image of its window, engine.window_rows"}
 
 
 def runtime(model: Model, settings: ModelSettings) -> str:

@@ -92,8 +92,16 @@ class Answerer:
         return scores.only(order)
 
 
-def warm_up(learns: Backbone, answers: Backbone, method: Method, rows: int) -> None:
-    """Run one image and `rows` images through everything once, so that the first request finds it loaded."""
+def warm_up(learns: Backbone, answers: Backbone, method: Method, rows: int, window_rows: int) -> None:
+    """Run one image and many through everything once, so that the first request finds it loaded.
+
+    Args:
+        learns: The network, as it learns.
+        answers: The network, as it answers.
+        method: How streams learn.
+        rows: Most images of an answer.
+        window_rows: Images of a step.
+    """
     for subject, said in answers.findings.remarks.items():  # the network is tried now, not at the first request
         log.debug("network, %s: %s", subject, said)
     generator = torch.Generator().manual_seed(0)
@@ -101,8 +109,9 @@ def warm_up(learns: Backbone, answers: Backbone, method: Method, rows: int) -> N
         x = torch.rand(count, *answers.spec.input_shape, generator=generator).to(answers.device)
         read(answers.forward(x))
         if count > 1:
-            read(method.adapter.adapt(learns, method.initial, x).output)
             read(method.adapter.predict(answers, method.initial, x))
+    x = torch.rand(max(window_rows, 2), *answers.spec.input_shape, generator=generator).to(answers.device)
+    read(method.adapter.adapt(learns, method.initial, x).output)
 
 
 def _size(part: Piece) -> tuple[str, int]:

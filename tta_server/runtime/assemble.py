@@ -23,6 +23,7 @@ from tta_server.runtime.decoding import Decoding
 from tta_server.runtime.engine import Engine
 from tta_server.runtime.gathering import Gathering
 from tta_server.runtime.learner import Learner, Policy
+from tta_server.runtime.needs import expect_room
 from tta_server.runtime.room import Room
 from tta_server.runtime.router import Router
 from tta_server.runtime.served import Served, Storage
@@ -71,8 +72,8 @@ def make_served(name: str, model: Model, settings: Settings, storage: Storage) -
     """Return what is served under a name; nothing runs before its `start`.
 
     Raises:
-        ValueError: If the adapter does not fit the network, a stored state does not fit the adapter, or a limit leaves
-            no room for a request.
+        ValueError: If the adapter does not fit the network, a stored state does not fit the adapter, a limit leaves no
+            room for a request, or memory none for a step.
     """
     metrics = Metrics(name, settings.adapter.name, settings.streams.max_labelled)
     metrics.on_render(lambda: metrics.stored(storage.keeper.behind_s, storage.keeper.failures, storage.keeper.lost))
@@ -84,6 +85,8 @@ def make_served(name: str, model: Model, settings: Settings, storage: Storage) -
         other = model.answers.backbone
         runs = Runs(network(model, settings, other), steps, network(model, settings, other.twin()))
     worker, commands = assemble(learns, model.reference, adapter, settings, metrics, storage, runs)
+    together = worker.parts.answerer.sharing.stack_rows if adapter.stackable else 0
+    expect_room(adapter, learns, worker.parts.methods.default.initial, max(settings.engine.window_rows, together))
     webhook = _webhook(settings.webhooks, metrics)
     if webhook:
         worker.parts.news.listen(Waking(name, webhook.post).hear)
@@ -175,11 +178,7 @@ def assemble(
         registry=registry,
         newcomers=Newcomers(registry, settings.streams, news),
         answerer=Answerer(answers, source, sharing, watcher.yardstick),
-        router=Router(
-            answers, (space, watcher.yardstick), settings.domains.max, settings.engine.window_rows, registry, news
-        )
-        if space
-        else None,
+        router=Router(answers, (space, watcher.yardstick), settings.domains.max, registry, news) if space else None,
         learner=Learner(steps, compared, metrics, news.tell, policy, watcher),
         ledger=ledger,
         news=news,

@@ -10,7 +10,7 @@ from tta_server.drift.monitor import Sights
 from tta_server.guard.verdict import Admission, Serve, Verdict
 from tta_server.models import Backbone, Output
 from tta_server.runtime.device import on_device
-from tta_server.runtime.trial import Trial, Trials
+from tta_server.runtime.trial import Beginning, Trial, Trials
 from tta_server.runtime.watcher import Watcher
 from tta_server.settings import AdaptWhen
 from tta_server.streams.event import StreamEvent, Tell
@@ -69,10 +69,18 @@ class Learner:
         lessons = []
         for stream, rows in windows:
             try:
-                lessons.append(self._lesson(stream, rows))
+                lessons.append(self._lesson(stream, rows, self._purpose(stream)))
             except Exception as error:
                 self._fail(stream, len(rows), error)
         return lessons
+
+    def set_out_to_begin(self, domain: Stream, rows: Sequence[Sample]) -> list[Lesson]:
+        """Return the lesson that beginning a domain is, with images that wait in its window and stay there."""
+        try:
+            return [self._lesson(domain, rows, "begin")]
+        except Exception as error:
+            self._fail(domain, 0, error)
+            return []
 
     def work_out(self, lessons: Sequence[Lesson]) -> list[Trial]:
         """Try the steps, stacked where that is possible; any one thread may, and no stream is touched."""
@@ -85,7 +93,9 @@ class Learner:
             trial: Of one of its windows.
             here: Whether the stream is still in memory: else the window is lost, and counted.
         """
-        stream, error, rows = trial.lesson.stream, trial.error, len(trial.lesson.rows)
+        stream, error, rows = trial.lesson.stream, trial.error, trial.lesson.taken
+        if not here and not rows:
+            return
         if not here:
             reason, at = "the stream was set aside while a step was worked out", stream.standing
             self._tell(StreamEvent(stream.name, "failed", at, at, reason=reason, rows=rows))
@@ -96,6 +106,8 @@ class Learner:
             except Exception as wrong:
                 error = wrong
         if error:
+            if trial.lesson.purpose == "begin":
+                stream.begun = len(trial.lesson.rows)  # or it would be tried again with the next image
             self._fail(stream, rows, error)
 
     def inline(self, stream: Stream, rows: Sequence[Sample]) -> tuple[Output, Serve]:
@@ -110,7 +122,7 @@ class Learner:
             and which of the two it is.
         """
         try:
-            lesson = self._lesson(stream, rows)
+            lesson = self._lesson(stream, rows, self._purpose(stream))
             (trial,) = self._trials.run([lesson])
             if trial.error:
                 raise trial.error
@@ -122,10 +134,10 @@ class Learner:
             self._fail(stream, len(rows), error)
             raise
 
-    def _lesson(self, stream: Stream, rows: Sequence[Sample]) -> Lesson:
+    def _lesson(self, stream: Stream, rows: Sequence[Sample], purpose: Purpose) -> Lesson:
         x = on_device((row.image for row in rows), self._device)
         values = stream.method, stream.state, stream.base, stream.memory
-        return Lesson(stream, rows, x, digest(rows), *values, self._purpose(stream))
+        return Lesson(stream, rows, x, "" if purpose == "begin" else digest(rows), *values, purpose)
 
     def _purpose(self, stream: Stream) -> Purpose:
         """Return what is done about a window: nothing is learnt if its stream is to while it drifts, and does not."""
@@ -136,7 +148,9 @@ class Learner:
 
     def _carry_out(self, trial: Trial) -> None:
         lesson, stream = trial.lesson, trial.lesson.stream
-        if lesson.purpose != "learn":
+        if trial.beginning:
+            self._begin(stream, trial.beginning, len(lesson.rows))
+        elif lesson.purpose != "learn":
             if lesson.purpose == "look":
                 self._watcher.left(lesson, trial.frozen)
             at = stream.standing
@@ -145,6 +159,14 @@ class Learner:
             self._judged(trial, trial.step, trial.verdict)
         elif trial.admission:
             self._skip(lesson, trial.admission)
+
+    def _begin(self, domain: Stream, beginning: Beginning, images: int) -> None:
+        before = domain.standing
+        domain.begin(beginning.state, images)
+        domain.memory, domain.serve = beginning.memory, beginning.serve
+        if domain.standing != before:
+            reason = f"it has seen {images} images"
+            self._tell(StreamEvent(domain.name, "begin", before, domain.standing, domain, reason=reason))
 
     def _skip(self, lesson: Lesson, admission: Admission) -> None:
         stream, before = lesson.stream, lesson.stream.standing

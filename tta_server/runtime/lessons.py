@@ -35,6 +35,8 @@ class Lessons:
     def take(self, now_s: float) -> list[Lesson]:
         """Take the window that is due longest, and others that are due and fit into one step; none is under way yet.
 
+        Where none is due it is a domain's turn to be begun.
+
         Whoever takes some must call `carry_out` before anybody changes a stream, but for answers.
         """
         windows: list[tuple[Stream, Sequence[Sample]]] = []
@@ -45,6 +47,8 @@ class Lessons:
                 windows.append(window)
                 room = self._sharing.stack_rows - sum(len(rows) for _, rows in windows)
             lessons = self._learner.set_out(windows)
+            if not windows and (grown := self._registry.take_grown()):
+                lessons = self._learner.set_out_to_begin(*grown)
             if lessons:
                 self._kept = kept.pop_all()
         self._registry.learning = frozenset(lesson.stream.name for lesson in lessons)

@@ -29,8 +29,6 @@ from tta_server.streams.stream import Stream
 from tta_server.streams.whereabouts import Whereabouts
 from tta_server.telemetry.closed_sets import DropReason
 
-_GROWN = 1.5  # a domain that no step was taken in is begun anew once it has seen so many times the images
-
 
 class Look(NamedTuple):
     """What the frozen model says of the images of one request.
@@ -58,7 +56,6 @@ class Router:
         backbone: Backbone,
         seen_by: tuple[StyleSpace, Yardstick | None],
         most: int,
-        window_rows: int,
         registry: Registry,
         news: News,
     ) -> None:
@@ -68,14 +65,12 @@ class Router:
             backbone: The network.
             seen_by: Where styles are compared; and the source's yardstick, if drift is to be seen.
             most: Domains that a stream may have.
-            window_rows: Images of a full window.
             registry: The streams.
             news: What happens to streams.
         """
         self._backbone = backbone
         self._space, self._yardstick = seen_by
         self._most = most
-        self._window_rows = window_rows
         self._registry = registry
         self._news = news
         self._source = Place.source(len(self._space.mean), self._space.images)
@@ -143,29 +138,6 @@ class Router:
         where = whereabouts_of(stream).after(styles, self._space.limit)
         names = {NEW: ""} | dict(enumerate([HOME, *known]))
         return [names[index] for index in self._where(stream, where, known, styles)[0]]
-
-    def begin(self, part: Piece) -> None:
-        """Have a domain in which no step was taken answer with the statistics of what it has seen so far.
-
-        The guard says each time whether it or the source answers meanwhile.
-        """
-        domain, adapter = part.stream, part.stream.method.adapter
-        seen = len(domain.window) + part.rows
-        grown = seen >= max(_GROWN * domain.begun, 1 + adapter.batch_coupled) and domain.begun < self._window_rows
-        if domain.place is None or domain.steps or domain.mode != "after" or not grown:
-            return
-        if domain.name in self._registry.learning:  # what it is to start from is taken
-            return
-        images = [*(row.image for row in domain.window), part.images]
-        x = on_device(images, self._backbone.device)[: self._window_rows]
-        method, before = domain.method, domain.standing
-        domain.begin(adapter.begin(self._backbone, method.initial, x), len(x))
-        if not isinstance(method.guard, Unguarded):
-            frozen, answered = self._backbone.forward(x), adapter.predict(self._backbone, domain.state, x)
-            domain.memory, domain.serve = method.guard.weigh(domain.memory, x, frozen, answered)
-        if domain.standing != before:
-            reason = f"it has seen {len(x)} images"
-            self._news.tell(StreamEvent(domain.name, "begin", before, domain.standing, domain, reason=reason))
 
     def tidy(self, stream: Stream) -> None:
         """Merge two domains of a stream that have become alike, if there are two; places move only away from home."""
@@ -254,6 +226,8 @@ class Router:
         place = Place.first(styles)
         domain = open_domain(self._registry, stream, place)
         domain.touched_s = job.arrived_s
+        if domain.mode == "after" and not isinstance(domain.method.guard, Unguarded):
+            domain.serve = "source"  # until the guard has weighed what it is begun with
         reason = f"what it sees lies {self._source.apart(place):.3g} times the usual spread from the source"
         self._tell("open", stream, reason, {"domain": domain.name}, request_id=job.request_id)
         return domain

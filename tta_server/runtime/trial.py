@@ -6,19 +6,34 @@ try steps, while that one answers.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 
-from tta_server.adapters import Step
+from tta_server.adapters import State, Step
 from tta_server.adapters.stack import adapt_stacked, predict_stacked
 from tta_server.guard.judge import Unguarded
-from tta_server.guard.verdict import Admission, Memory, Verdict
+from tta_server.guard.verdict import Admission, Memory, Serve, Verdict
 from tta_server.models import Backbone, Output
 from tta_server.streams.lesson import Lesson
 from tta_server.telemetry.metrics import Metrics
 
 UNSEEN = Output(torch.empty(0), torch.empty(0))
 """What nobody was asked for."""
+
+
+class Beginning(NamedTuple):
+    """What a domain is begun with.
+
+    Attributes:
+        state: What it answers with until the first step.
+        memory: What the guard remembers of it.
+        serve: Whether that state or the frozen model answers.
+    """
+
+    state: State
+    memory: Memory
+    serve: Serve
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +47,7 @@ class Trial:
         admission: Whether it may be learnt from; None if that was not the purpose.
         step: What the adapter made of it; None if no step was taken.
         verdict: What the guard says of the step.
+        beginning: What the domain is begun with, if that was the purpose.
         stack: Its place among those that shared the step, and how many they are; None if it was taken alone.
         error: What went wrong, if anything did; then nothing else is known.
     """
@@ -42,6 +58,7 @@ class Trial:
     admission: Admission | None = None
     step: Step | None = None
     verdict: Verdict | None = None
+    beginning: Beginning | None = None
     stack: tuple[int, int] | None = None
     error: Exception | None = None
 
@@ -78,9 +95,19 @@ class Trials:
         if lesson.purpose == "leave":
             return Trial(lesson)
         try:
+            if lesson.purpose == "begin":
+                return Trial(lesson, beginning=self._begin(lesson))
             return Trial(lesson, self._frozen([lesson])[0])
         except Exception as error:
             return Trial(lesson, error=error)
+
+    def _begin(self, lesson: Lesson) -> Beginning:
+        adapter, guard = lesson.method.adapter, lesson.method.guard
+        state = adapter.begin(self._answers, lesson.base, lesson.x)
+        if isinstance(guard, Unguarded):
+            return Beginning(state, lesson.memory, "adapted")
+        frozen, answered = self._answers.forward(lesson.x), adapter.predict(self._answers, state, lesson.x)
+        return Beginning(state, *guard.weigh(lesson.memory, lesson.x, frozen, answered))
 
     def _together(self, lessons: Sequence[Lesson]) -> list[Trial]:
         try:

@@ -93,7 +93,8 @@ class Worker:
 
     def warm_up(self, rows: int) -> None:
         """Run one image and `rows` images through everything once, so that the first request finds it loaded."""
-        warm_up(self.parts.learns, self.parts.answers, self.parts.methods.default, rows)
+        parts = self.parts
+        warm_up(parts.learns, parts.answers, parts.methods.default, rows, self._registry.pace.rows)
         self._damage.remember()
 
     def group(self, job: Job) -> Hashable:
@@ -135,10 +136,12 @@ class Worker:
         self.lessons.carry_out(self.lessons.work_out(self.lessons.take(now_s)))
 
     def shed(self, now_s: float) -> None:
-        """Drop the window that is due longest: there is no time for it."""
+        """Drop the window that is due longest, or leave a domain as it is: there is no time for it."""
         if window := self._registry.take_due(now_s):
             stream, rows = window
             self._tell(stream, "shed", len(rows))
+        else:
+            self._registry.take_grown()
 
     def damage(self) -> str:
         """Return what is wrong with the shared network, or an empty string."""
@@ -190,8 +193,6 @@ class Worker:
                 look = looks[job]
                 busy = {part.stream.name for draft in drafts.values() for part in draft.parts}
                 parts = router.place(job, stream, look, busy)
-                for part in parts:
-                    router.begin(part)
                 drafts[job] = Draft(job, stream, parts, begun_s)
                 answered |= {part: look.of(part) for part in parts if look.scores and part.stream.answers_as_source}
         return answered

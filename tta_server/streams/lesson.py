@@ -11,9 +11,9 @@ from tta_server.guard.verdict import Memory
 from tta_server.streams.stream import Method, Stream
 from tta_server.streams.window import Sample
 
-Purpose = Literal["learn", "look", "leave"]
+Purpose = Literal["learn", "look", "leave", "begin"]
 """What is done about a window: a step is tried; the frozen model looks at it for the sake of drift; nothing, for it has
-looked already."""
+looked already. Or a domain that no step was taken in is begun with what waits in its window, and goes on waiting."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class Lesson:
         stream: Whose it is.
         rows: Its images.
         x: The same as a tensor on the device (N, C, H, W).
-        digest: Names the window in the audit log.
+        digest: Names the window in the audit log; empty for a beginning.
         method: How the stream learns.
         state: What it answers with.
         base: What the step starts from.
@@ -41,3 +41,8 @@ class Lesson:
     base: State
     memory: Memory
     purpose: Purpose = "learn"
+
+    @property
+    def taken(self) -> int:
+        """Images that were taken from the stream's window, and are in no other."""
+        return 0 if self.purpose == "begin" else len(self.rows)

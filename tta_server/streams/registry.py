@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from tta_server.errors import Conflict, NotFound, SetAside, StreamsFull, TTAError
 from tta_server.settings import Mode, StreamsSettings
+from tta_server.streams.agenda import Agenda
 from tta_server.streams.directory import Apart
 from tta_server.streams.event import News, StreamEvent
 from tta_server.streams.history import History
@@ -14,7 +15,7 @@ from tta_server.streams.methods import Methods
 from tta_server.streams.modes import Modes
 from tta_server.streams.names import is_domain, stream_of_domain
 from tta_server.streams.parked import Parked
-from tta_server.streams.schedule import Pace, Schedule
+from tta_server.streams.schedule import Pace
 from tta_server.streams.shelf import Shelf, revive
 from tta_server.streams.sizes import Footprints
 from tta_server.streams.stock import Stock
@@ -62,7 +63,7 @@ class Registry(Stock):
         self._settings = settings
         self._metrics = metrics
         self._news = news
-        self._schedule = Schedule()
+        self._agenda = Agenda(pace)
         self._sizes = Footprints()
         self._working = 0
         news.listen(self._hear)
@@ -132,8 +133,8 @@ class Registry(Stock):
         return stream
 
     def due_s(self) -> float | None:
-        """Return when the next window is due, on the monotonic clock; None if none is."""
-        return due[0] if (due := self._schedule.next()) else None
+        """Return when a window is due or a domain to be begun, on the monotonic clock; None if neither is."""
+        return self._agenda.due_s()
 
     def take_due(self, now_s: float, most_rows: int | None = None) -> tuple[Stream, list[Sample]] | None:
         """Take the window that is due longest; the stream's next one is due once something was told of this one.
@@ -145,18 +146,25 @@ class Registry(Stock):
         Returns:
             The stream and its images, or None if no window is due or the one that is has more.
         """
-        while (due := self._schedule.next()) and due[0] <= now_s:
-            stream = self._streams[due[1]]
+        while name := self._agenda.window(now_s):
+            stream = self._streams[name]
             try:
                 if most_rows is not None and min(len(stream.window), self.pace.rows) > most_rows:
                     return None
-                self._schedule.set(stream.name, None)
+                self._agenda.passed(name)
                 window = stream.window.take(self.pace.rows)
             except Exception as error:
-                self.set_aside(due[1], error)
+                self.set_aside(name, error)
                 continue
             if window:
                 return stream, window
+        return None
+
+    def take_grown(self) -> tuple[Stream, list[Sample]] | None:
+        """Return the domain that waits longest to be begun, and what it is begun with; None if none waits."""
+        while name := self._agenda.beginning():
+            if self._agenda.has_grown(stream := self._streams[name]):  # it may have been begun since
+                return stream, list(stream.window)[: self.pace.rows]
         return None
 
     def evict(self, name: str) -> None:
@@ -168,9 +176,8 @@ class Registry(Stock):
         stream = self._streams.get(name)
         if stream is None:
             raise NotFound(f"stream '{name}' is not in memory")
-        for domain in self._families.of(name):
-            if domain in self._streams:  # they belong to what is in memory
-                self.evict(domain)
+        for domain in [one for one in self._families.of(name) if one in self._streams]:  # they go with it
+            self.evict(domain)
         try:
             self._parked[name] = self._shelf.park(stream)
         except Exception as error:
@@ -269,7 +276,7 @@ class Registry(Stock):
             self._settle(event.subject)
 
     def _settle(self, stream: Stream) -> None:
-        self._schedule.set(stream.name, self.pace.due_s(stream.window) if stream.learns_later else None)
+        self._agenda.settle(stream)
         self._sizes.measure(stream)
 
     def _make_room(self) -> None:
@@ -327,7 +334,7 @@ class Registry(Stock):
 
     def _remove(self, name: str) -> None:
         del self._streams[name]
-        self._schedule.set(name, None)
+        self._agenda.drop(name)
         self._sizes.forget(name)
         self._metrics.stream.close(name)
 

@@ -121,7 +121,7 @@ def test_a_domain_that_cannot_go_on_stops_no_other(tmp_path: Path):
 
 def test_what_happens_to_domains_is_told_of_the_stream(tmp_path: Path):
     subject = telling(storage=str(tmp_path))
-    show(subject, SCRIPT)
+    show(subject, [(dark, 8), *SCRIPT])
 
     told = Counter((entry.stream, entry.event) for entry in subject.audited())
     assert told["door", "open"] == len(domains(subject))
@@ -131,7 +131,7 @@ def test_what_happens_to_domains_is_told_of_the_stream(tmp_path: Path):
 
 def test_the_log_of_a_domain_replays_to_its_state(tmp_path: Path):
     subject = telling(storage=str(tmp_path), keep_inputs=True)
-    show(subject, SCRIPT * 2)
+    show(subject, [(dark, 8), *SCRIPT * 2])
     told = [entry for entry in subject.audited() if entry.stream == "door@1"]
     stream = subject.stream("door@1")
 

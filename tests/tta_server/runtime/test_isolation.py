@@ -102,7 +102,7 @@ class Server(RuleBasedStateMachine):
     # Learning
     @rule()
     def the_window_that_is_due_longest_is_learnt_from(self) -> None:
-        due = self.subject.worker.parts.registry._schedule.next()
+        due = self.subject.worker.parts.registry._agenda._windows.next()
         if due:
             with self._step(due[1]):
                 for each in (self.subject, self.lives[due[1]].twin):
@@ -110,7 +110,7 @@ class Server(RuleBasedStateMachine):
 
     @rule()
     def the_window_that_is_due_longest_is_shed(self) -> None:
-        due = self.subject.worker.parts.registry._schedule.next()
+        due = self.subject.worker.parts.registry._agenda._windows.next()
         if due:
             for each in (self.subject, self.lives[due[1]].twin):
                 each.worker.shed(time.monotonic())
@@ -276,7 +276,7 @@ class Server(RuleBasedStateMachine):
         memory = {key: tensor.tolist() for key, tensor in stream.memory.items()}
         window = [(row.digest, row.client) for row in stream.window]
         told = (stream.version, stream.steps, stream.mode, stream.serve, stream.frozen, stream.restores, stream.learnt)
-        waits = stream.name in server.worker.parts.registry._schedule._due_s
+        waits = stream.name in server.worker.parts.registry._agenda._windows._due_s
         return (
             told,
             +Counter(stream.dropped),

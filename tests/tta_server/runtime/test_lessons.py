@@ -75,7 +75,7 @@ def test_books_balance_when_a_step_and_answers_overlap():
 def test_a_domain_that_learns_is_not_spared_for_another(learning):
     subject = telling(domains=2)
     ask(subject, "door", dark(16))
-    lessons = subject.worker.lessons.take(time.monotonic() if learning else 0.0)
+    lessons = subject.worker.lessons.take(time.monotonic()) if learning else []
 
     for number, images in enumerate((bright(8), striped(8))):
         ask(subject, "door", images, request_id=str(number))
@@ -142,7 +142,7 @@ def test_domains_that_have_become_alike_are_merged_once_neither_learns(learning)
         ask(subject, "door", kind(16))
     registry = subject.worker.parts.registry
     registry.existing("door@2").place = registry.existing("door@1").place
-    lessons = subject.worker.lessons.take(time.monotonic() if learning else 0.0)
+    lessons = subject.worker.lessons.take(time.monotonic()) if learning else []
     assert bool(lessons) is learning
 
     ask(subject, "door", dark(16, 2))
