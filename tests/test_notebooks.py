@@ -40,11 +40,12 @@ def test_what_it_says_is_so(capsys):
             process.wait()
 
     frozen, learning = (np.array(names["history"][stream]) for stream in ("frozen", "gate-7"))
-    clean, noisy = [0, 1, 8], slice(2, 8)
+    clean, noisy, learnt = [0, 1, 8], slice(2, 8), slice(3, 8)
     assert frozen[clean].tolist() == learning[clean].tolist()
     assert frozen[clean].max() < 0.1
     assert frozen[noisy].min() > 0.9
-    assert learning[noisy].mean() < 0.45
+    assert learning[2] == frozen[2]  # what opens a domain
+    assert learning[learnt].mean() < 0.45
     drift = names["drift"]
     assert (drift["state"], drift["because"]) == ("drift", "style")
     assert drift["estimated_accuracy"]["source"] < 0.1 < 0.3 < drift["estimated_accuracy"]["adapted"]

@@ -11,6 +11,7 @@ from tta_server.adapters.base import check
 from tta_server.app import load_model, with_answers
 from tta_server.models import Model
 from tta_server.models.backbone import random_images
+from tta_server.models.reason import reason
 from tta_server.runtime.needs import step_bytes
 from tta_server.settings import AdapterSettings
 from tta_server.settings_file import add_model_options, add_runtime_option, load_settings, model_overrides
@@ -63,7 +64,10 @@ def _step(model: Model, usual: Adapter, tried: Mapping[str, str]) -> dict[str, s
     """Return what memory a step of the usual adapter takes, if it can be had."""
     if tried[usual.name]:
         return {}
-    each = step_bytes(usual, model.backbone, usual.init(model.backbone, model.reference)) / 2**20
+    try:
+        each = step_bytes(usual, model.backbone, usual.init(model.backbone, model.reference)) / 2**20
+    except Exception as error:  # a network may be anything
+        return {"a step": f"is not known to keep anything: {reason(error)}"}
     return {"a step": f"of '{usual.name}' keeps {each:.2g} MiB of each image of its window, engine.window_rows"}
 
 

@@ -44,7 +44,7 @@ ANSWERS: Final[Mapping[str, str]] = {
     "home": "The frozen model answers: the images look like the source's.",
     "off": "The frozen model answers: the mode is off.",
     "shadow": "The frozen model answers: the mode is shadow.",
-    "guard": "The frozen model answers: the guard finds it more credible than what {whose} has learnt.",
+    "guard": "The frozen model answers: the guard has not found what {whose} has learnt more credible.",
     "frozen": "The frozen model answers: the guard has switched {whose} off.",
 }
 """Who answers, by `source_because`; "learnt" where that is empty."""

@@ -86,7 +86,9 @@ def make_served(name: str, model: Model, settings: Settings, storage: Storage) -
         runs = Runs(network(model, settings, other), steps, network(model, settings, other.twin()))
     worker, commands = assemble(learns, model.reference, adapter, settings, metrics, storage, runs)
     together = worker.parts.answerer.sharing.stack_rows if adapter.stackable else 0
-    expect_room(adapter, learns, worker.parts.methods.default.initial, max(settings.engine.window_rows, together))
+    inline = settings.engine.max_rows if settings.streams.mode == "inline" else 0
+    most = max(settings.engine.window_rows, together, inline)
+    expect_room(adapter, learns, worker.parts.methods.default.initial, most)
     webhook = _webhook(settings.webhooks, metrics)
     if webhook:
         worker.parts.news.listen(Waking(name, webhook.post).hear)

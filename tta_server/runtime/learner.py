@@ -79,7 +79,7 @@ class Learner:
         try:
             return [self._lesson(domain, rows, "begin")]
         except Exception as error:
-            self._fail(domain, 0, error)
+            self._leave(domain, len(rows), error)
             return []
 
     def work_out(self, lessons: Sequence[Lesson]) -> list[Trial]:
@@ -87,7 +87,7 @@ class Learner:
         return self._trials.run(lessons)
 
     def carry_out(self, trial: Trial, here: bool) -> None:
-        """Do with a stream what a trial has come to; an error costs the window, and the stream stays as it was.
+        """Do with a stream what a trial has come to; an error costs what was taken, and the stream stays as it was.
 
         Args:
             trial: Of one of its windows.
@@ -105,9 +105,9 @@ class Learner:
                 self._carry_out(trial)
             except Exception as wrong:
                 error = wrong
-        if error:
-            if trial.lesson.purpose == "begin":
-                stream.begun = len(trial.lesson.rows)  # or it would be tried again with the next image
+        if error and trial.lesson.purpose == "begin":
+            self._leave(stream, len(trial.lesson.rows), error)
+        elif error:
             self._fail(stream, rows, error)
 
     def inline(self, stream: Stream, rows: Sequence[Sample]) -> tuple[Output, Serve]:
@@ -245,6 +245,11 @@ class Learner:
         stream.mode = "off"
         standing = stream.standing
         self._tell(StreamEvent(stream.name, "freeze", standing, standing, stream, verdict.cause, stream.frozen))
+
+    def _leave(self, domain: Stream, images: int, error: Exception) -> None:
+        """Have a domain that cannot be begun be answered by the frozen model until it has grown again."""
+        domain.begun, domain.serve = images, "source"  # or it would be tried again at once
+        self._fail(domain, 0, error)
 
     def _fail(self, stream: Stream, rows: int, error: Exception) -> None:
         log.error("a step of stream '%s' failed; its state is as before", stream.name, exc_info=error)

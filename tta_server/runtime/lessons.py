@@ -31,11 +31,12 @@ class Lessons:
         self._learner = learner
         self._sharing = sharing
         self._kept = ExitStack()
+        self._began = False
 
     def take(self, now_s: float) -> list[Lesson]:
-        """Take the window that is due longest, and others that are due and fit into one step; none is under way yet.
+        """Take a domain that waits to be begun, or windows that are due and fit into one step; none is under way yet.
 
-        Where none is due it is a domain's turn to be begun.
+        They take turns: windows may be due all the time, and a window that is taken leaves nothing to begin with.
 
         Whoever takes some must call `carry_out` before anybody changes a stream, but for answers.
         """
@@ -43,12 +44,13 @@ class Lessons:
         room: int | None = None
         with ExitStack() as kept:
             kept.enter_context(self._registry.at_work())
-            while window := self._registry.take_due(now_s, room):
+            grown = None if self._began else self._registry.take_grown()
+            while not grown and (window := self._registry.take_due(now_s, room)):
                 windows.append(window)
                 room = self._sharing.stack_rows - sum(len(rows) for _, rows in windows)
-            lessons = self._learner.set_out(windows)
-            if not windows and (grown := self._registry.take_grown()):
-                lessons = self._learner.set_out_to_begin(*grown)
+            grown = grown or (None if windows else self._registry.take_grown())
+            self._began = bool(grown)
+            lessons = self._learner.set_out_to_begin(*grown) if grown else self._learner.set_out(windows)
             if lessons:
                 self._kept = kept.pop_all()
         self._registry.learning = frozenset(lesson.stream.name for lesson in lessons)

@@ -18,26 +18,40 @@ from tta_server.models.backbone import random_images
 
 log = logging.getLogger(__name__)
 
-_TRIED = 2
+_TRIED = 3
 _GIB = 2**30
+_FEWEST = 2  # images of a window
 _SAFE = 0.7  # of what is left: a step takes more than it keeps
 _UNLIMITED = 2**60  # what version 1 of control groups says where there is no limit
 
 
-def step_bytes(adapter: Adapter, backbone: Backbone, state: State) -> float:
-    """Return what a step keeps of each image until its gradient is taken; 0 if it takes none, or none that shows.
+class _Kept:
+    """A tensor that a gradient needs, until nobody does."""
 
-    It is measured with two images. While a step computes it takes a tenth or two more; what an adapter does without a
-    gradient, such as a teacher's many forwards, is not in it.
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+def step_bytes(adapter: Adapter, backbone: Backbone, state: State) -> float:
+    """Return what a step keeps of each image until its gradient is taken; 0 if it takes none, or none of so few.
+
+    It is what three images take more than two. While a step computes it takes a tenth or two more; what an adapter does
+    without a gradient, such as a teacher's many forwards, is not in it.
 
     Raises:
         Exception: Whatever the step raises.
     """
+    x = random_images(backbone, _TRIED)
+    fewer, more = (_kept_bytes(adapter, backbone, state, x[:rows]) for rows in (_TRIED - 1, _TRIED))
+    return max(0, more - fewer)
+
+
+def _kept_bytes(adapter: Adapter, backbone: Backbone, state: State, x: Tensor) -> int:
     live: Counter[int] = Counter()
     sizes: dict[int, int] = {}
     most = 0
 
-    def keep(tensor: Tensor) -> "_Kept":
+    def keep(tensor: Tensor) -> _Kept:
         nonlocal most
         storage = tensor.untyped_storage()
         at = storage.data_ptr()
@@ -53,22 +67,9 @@ def step_bytes(adapter: Adapter, backbone: Backbone, state: State) -> float:
         if not live[at]:
             del live[at]
 
-    own = {tensor.untyped_storage().data_ptr() for tensor in backbone.weights().values()}
-
-    def unless_own(tensor: Tensor) -> "_Kept | Tensor":
-        return tensor if tensor.untyped_storage().data_ptr() in own else keep(tensor)
-
-    x = random_images(backbone, _TRIED)
-    with torch.autograd.graph.saved_tensors_hooks(unless_own, lambda kept: getattr(kept, "tensor", kept)):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
         adapter.adapt(backbone, state, x)
-    return most / _TRIED
-
-
-class _Kept:
-    """A tensor that a gradient needs, until nobody does."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
+    return most
 
 
 def expect_room(adapter: Adapter, backbone: Backbone, state: State, rows: int) -> None:
@@ -88,9 +89,16 @@ def expect_room(adapter: Adapter, backbone: Backbone, state: State, rows: int) -
     if each * rows > left:
         raise ValueError(
             f"a step of '{adapter.name}' on {rows} images keeps about {each * rows / _GIB:.1f} GiB, and there are "
-            f"{left / _GIB:.1f} GiB left; give the server more memory, or set engine.window_rows and engine.stack_rows "
-            f"to at most {int(left / each * _SAFE)}"
+            f"{left / _GIB:.1f} GiB left; give the server more memory, or {_less(int(left / each * _SAFE))}"
         )
+
+
+def _less(rows: int) -> str:
+    return (
+        f"set engine.window_rows and engine.stack_rows to at most {rows}"
+        if rows >= _FEWEST
+        else "take adapter 'source'"
+    )
 
 
 def memory_left(root: Path = Path("/")) -> int | None:
@@ -131,9 +139,9 @@ def _of_groups(root: Path) -> Iterator[int]:
 
 
 def _reclaimable(folder: Path) -> int:
-    """Return what of a group's memory are copies of files that nobody has used lately."""
+    """Return what of a group's memory are copies of files."""
     stats = dict(line.split(" ", 1) for line in _lines(folder / "memory.stat"))
-    return int(stats.get("total_inactive_file", stats.get("inactive_file", "0")))
+    return sum(int(stats.get(f"total_{kind}", stats.get(kind, "0"))) for kind in ("active_file", "inactive_file"))
 
 
 def _lines(path: Path) -> Iterator[str]:

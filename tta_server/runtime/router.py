@@ -18,7 +18,6 @@ from tta_server.domains.route import NEW, follow, is_few, route
 from tta_server.domains.space import StyleSpace
 from tta_server.drift.scores import Yardstick
 from tta_server.errors import SetAside
-from tta_server.guard.judge import Unguarded
 from tta_server.models import Backbone
 from tta_server.runtime.device import on_device, read
 from tta_server.runtime.job import HOME, Job, Piece, Scores
@@ -226,8 +225,6 @@ class Router:
         place = Place.first(styles)
         domain = open_domain(self._registry, stream, place)
         domain.touched_s = job.arrived_s
-        if domain.mode == "after" and not isinstance(domain.method.guard, Unguarded):
-            domain.serve = "source"  # until the guard has weighed what it is begun with
         reason = f"what it sees lies {self._source.apart(place):.3g} times the usual spread from the source"
         self._tell("open", stream, reason, {"domain": domain.name}, request_id=job.request_id)
         return domain

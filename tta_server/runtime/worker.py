@@ -128,7 +128,7 @@ class Worker:
         return self._registry.at_work()
 
     def due_s(self) -> float | None:
-        """Return when the next window is due, on the monotonic clock; None if none is."""
+        """Return when there is something to learn, on the monotonic clock; None if nothing waits."""
         return self._registry.due_s()
 
     def learn(self, now_s: float) -> None:

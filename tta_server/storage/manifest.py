@@ -27,9 +27,9 @@ class Saved:
         id: Its name in the store and in the API.
         kind: Whether it was saved by itself or on request.
         version: Version of the stream's state.
-        sha256: Digest of the file; its first 16 digits where the manifest does not have it.
+        sha256: Digest of the file; of a state, its first 16 digits.
         size_bytes: Size of the file.
-        time: When it was saved, ISO 8601 in UTC; empty where the manifest does not say.
+        time: When it was saved, ISO 8601 in UTC; empty for a state, and where the manifest was lost.
         note: What whoever asked for it wrote.
     """
 
@@ -107,5 +107,5 @@ def described(files: Files, folder: str, listing: Sequence[Found]) -> dict[str, 
     try:
         return load_manifest(files.read(f"{folder}/{manifest_name(max(known))}"))
     except (OSError, ValueError) as error:
-        log.warning("manifest of '%s' is damaged and is made anew from the files: %s", folder, error)
+        log.warning("manifest of '%s' is damaged; times and notes of its snapshots are lost: %s", folder, error)
         return {}

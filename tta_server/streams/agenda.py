@@ -1,7 +1,7 @@
 """What streams wait for: a step on a window that is due, or, for a domain that has not learnt yet, a beginning.
 
-A domain answers with the statistics of its first images until the first step, and is begun anew whenever it has seen
-half as many again.
+A domain answers with the statistics of its first images until the first step, where the guard lets it. It is begun anew
+whenever it has seen half as many again.
 """
 
 import math

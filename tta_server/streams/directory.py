@@ -30,7 +30,7 @@ class Directory:
     """Find streams and domains by name; who changes what is where is the registry.
 
     Attributes:
-        learning: Names of those that a step is worked out for: nobody spares, merges or begins one anew meanwhile.
+        learning: Names of those that a lesson is worked out for: nobody spares or merges one meanwhile.
     """
 
     def __init__(self) -> None:

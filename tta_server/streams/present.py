@@ -6,8 +6,8 @@ from tta_server.guard.verdict import Serve
 from tta_server.settings import Mode
 
 Because = Literal["", "home", "off", "shadow", "guard", "frozen"]
-"""Why the frozen model answers: the input looks like the source's; the mode says so; the guard finds the frozen model
-more credible; the guard has switched learning off. Empty if the frozen model does not answer."""
+"""Why the frozen model answers: the input looks like the source's; the mode says so; the guard has not found what was
+learnt more credible; the guard has switched learning off. Empty if the frozen model does not answer."""
 
 
 class Present(NamedTuple):

@@ -31,10 +31,9 @@ _MOST_LEAVING_BYTES = 16 * 2**20  # a fraction of a second to write: so long may
 
 
 class Registry(Stock):
-    """Find streams, open new ones, know whose window is due, and move those that are idle to disk.
+    """Find streams, open new ones, know what they wait for, and move those that are idle to disk.
 
-    It hears of every event, and so knows by itself what each stream takes and when its window is due. The device
-    thread alone may call it.
+    It hears of every event, and so knows by itself what each takes and waits for. The device thread alone may call it.
     """
 
     def __init__(

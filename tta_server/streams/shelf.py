@@ -143,7 +143,7 @@ class Shelf:
         summary = replace(stream.summary(), in_memory=False)
         where = stream.whereabouts
         about = stream.title, stream.since, stream.lately, *_where(stream.name, where), stream.gain
-        return Parked(summary, stream.serve, stream.method, stream.place, where is not None, *about)
+        return Parked(summary, stream.served_by, stream.method, stream.place, where is not None, *about)
 
     def drain(self, most_bytes: int) -> None:
         """Wait until parked streams are on disk if they may still take more memory than that.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from tta_server.adapters import Adapter, State
 from tta_server.domains.place import Place
 from tta_server.drift.watch import Watch
-from tta_server.guard.judge import Judge
+from tta_server.guard.judge import Judge, Unguarded
 from tta_server.guard.record import estimated_gain
 from tta_server.guard.verdict import Memory, Serve
 from tta_server.models.backbone import EMPTY, size_bytes
@@ -158,7 +158,13 @@ class Stream:
     @property
     def answers_as_source(self) -> bool:
         """Whether the frozen model answers its requests, whatever it has learnt."""
-        return self.whereabouts is not None or source_answers(self.mode, self.serve)
+        return self.whereabouts is not None or source_answers(self.mode, self.served_by)
+
+    @property
+    def served_by(self) -> Serve:
+        """Whether its own state or the source answers, as the guard wants it; of a domain, once it has weighed it."""
+        new = self.place is not None and self.mode == "after" and not (self.steps or self.begun)
+        return "source" if new and not isinstance(self.method.guard, Unguarded) else self.serve
 
     @property
     def tells_apart(self) -> bool:
@@ -279,7 +285,7 @@ class Stream:
     @property
     def present(self) -> Present:
         """Who answers its requests where it is in no domain; see `Directory.present`."""
-        return present(self.mode, self.serve, self.whereabouts is not None, self.frozen, self.restores)
+        return present(self.mode, self.served_by, self.whereabouts is not None, self.frozen, self.restores)
 
     @property
     def domain(self) -> str:

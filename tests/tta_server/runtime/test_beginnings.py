@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.states import bits
-from tests.tta_server.runtime.fakes import Scripted, Wired, ask, bright, dark, learn_all, rows, shed_all, tiny
+from tests.tta_server.runtime.fakes import WHO, Scripted, Wired, ask, bright, dark, learn_all, rows, shed_all, tiny
 from tests.tta_server.runtime.told_apart import frozen, telling
 from tta_server.models import Backbone
 from tta_server.streams.stream import Stream
@@ -108,20 +108,65 @@ def test_a_beginning_comes_to_the_same_whatever_is_answered_meanwhile(before, me
     assert lesson.stream.learnt == 0
 
 
-def test_a_window_that_is_due_goes_before_a_beginning():
+def test_beginnings_and_windows_take_turns_though_windows_are_due_all_the_time():
     subject = telling()
+    ask(subject, "rare", dark(12))
+    taken = []
+    for seed in range(6):
+        ask(subject, "busy", dark(16, seed + 1))
+        lessons = subject.worker.lessons.take(time.monotonic())
+        taken.append((lessons[0].stream.name, lessons[0].purpose))
+        subject.worker.lessons.carry_out(subject.worker.lessons.work_out(lessons))
+
+    assert taken[:3] == [("rare@1", "begin"), ("busy@1", "learn"), ("busy@1", "learn")]
+    assert domain(subject, "rare@1").begun == 12
+    assert domain(subject, "busy@1").steps >= 4
+
+
+def test_where_every_window_is_dropped_whole_a_domain_is_begun_all_the_same():
+    subject = telling(adapt_when="drift")
+    for seed in range(3):
+        ask(subject, "door", dark(16, seed))
+        learn_all(subject)
+
+    assert domain(subject).begun == 16
+
+
+@pytest.mark.parametrize("change", ["reset", "mode"])
+def test_a_domain_that_starts_again_is_the_frozen_models_until_it_is_weighed_anew(change):
+    subject = telling(judge=Scripted(("commit",)), mode="shadow" if change == "mode" else "after")
     ask(subject, "door", dark(4))
-    ask(subject, "gate", dark(16, 1))
+    if change == "mode":
+        subject.commands.change("door", "after", None, WHO)
+    else:
+        learn_all(subject)
+        assert not domain(subject).answers_as_source
+        domain(subject).reset()
+    assert domain(subject).answers_as_source
+    assert domain(subject).present.answers == "source"
 
-    lessons = subject.worker.lessons.take(time.monotonic())
+    ask(subject, "door", dark(4, 1))
+    learn_all(subject)
 
-    assert [(lesson.stream.name, lesson.purpose) for lesson in lessons] == [("gate@1", "learn")]
+    assert domain(subject).begun
+    assert not domain(subject).answers_as_source
+
+
+def test_a_beginning_that_cannot_even_be_set_out_is_not_tried_again_at_once(monkeypatch):
+    subject, tried = telling(), []
+    ask(subject, "door", dark(4))
+    monkeypatch.setattr("tta_server.runtime.learner.on_device", lambda *_: tried.append(1) or 1 / 0)
+
+    learn_all(subject)
+
+    assert len(tried) == 1
+    assert domain(subject).served_by == "source"
 
 
 def test_until_the_guard_has_weighed_it_the_frozen_model_answers_for_a_domain():
     subject = telling(judge=Scripted(("commit",)))
     answer = ask(subject, "door", dark(4))
-    assert (domain(subject).serve, answer.adapted) == ("source", False)
+    assert (domain(subject).served_by, answer.adapted) == ("source", False)
 
     learn_all(subject)
 
@@ -144,7 +189,7 @@ def test_a_beginning_that_fails_costs_nothing_and_is_tried_again_with_more_image
         learn_all(subject)
 
     assert tried == [4, 6]
-    assert (domain(subject).standing, len(domain(subject).window)) == (stands, 8)
+    assert (domain(subject).version, len(domain(subject).window)) == (stands.version, 8)
     failed = [entry for entry in subject.audited() if entry.event == "failed"]
     assert [entry.stream for entry in failed] == ["door@1"] * 2
     summary = subject.worker.parts.registry.summary("door@1")

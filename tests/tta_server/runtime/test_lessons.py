@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.states import bits
-from tests.tta_server.runtime.fakes import Wired, ask, bright, dark, rows, wired
+from tests.tta_server.runtime.fakes import Wired, ask, bright, dark, rows, take, wired
 from tests.tta_server.runtime.told_apart import domains, telling
 from tta_server.runtime.trial import Trial
 
@@ -40,10 +40,10 @@ def test_a_step_comes_to_the_same_whatever_is_answered_meanwhile(before, meanwhi
     for subject in (waits, goes_on):
         for seed, (kind, count) in enumerate([("dark", 16), *before]):
             ask(subject, "door", KINDS[kind](count, seed))
-    now_s = time.monotonic()
-    waits.worker.learn(now_s)
+    lessons = take(waits)
+    waits.worker.lessons.carry_out(waits.worker.lessons.work_out(lessons))
 
-    lessons = goes_on.worker.lessons.take(now_s)
+    lessons = take(goes_on)
     learning = [lesson.stream for lesson in lessons]
     answered = [stream.version for stream in learning]
     for seed, (kind, count) in enumerate(meanwhile, 100):
@@ -61,7 +61,7 @@ def test_a_step_comes_to_the_same_whatever_is_answered_meanwhile(before, meanwhi
 def test_books_balance_when_a_step_and_answers_overlap():
     subject = wired(window=4)
     ask(subject, "door", rows(4))
-    lessons = subject.worker.lessons.take(time.monotonic())
+    lessons = take(subject)
     ask(subject, "door", rows(6, 1))
     subject.worker.lessons.carry_out(beside(subject, lessons))
 
@@ -75,7 +75,7 @@ def test_books_balance_when_a_step_and_answers_overlap():
 def test_a_domain_that_learns_is_not_spared_for_another(learning):
     subject = telling(domains=2)
     ask(subject, "door", dark(16))
-    lessons = subject.worker.lessons.take(time.monotonic()) if learning else []
+    lessons = take(subject) if learning else []
 
     for number, images in enumerate((bright(8), striped(8))):
         ask(subject, "door", images, request_id=str(number))
@@ -90,7 +90,7 @@ def test_a_stream_that_is_set_aside_meanwhile_stays_aside(tmp_path):
     subject = wired(window=4, storage=str(tmp_path))
     for name in ("door", "gate"):
         ask(subject, name, rows(4))
-    lessons = subject.worker.lessons.take(time.monotonic())
+    lessons = take(subject)
     assert len(lessons) == 2
     subject.worker.parts.registry.set_aside("door", ValueError("damaged"))
 
@@ -107,7 +107,7 @@ def test_a_stream_that_is_set_aside_meanwhile_stays_aside(tmp_path):
 def test_no_stream_goes_to_disk_while_windows_are_learnt_from(tmp_path):
     subject = wired(window=4, storage=str(tmp_path), max_bytes=1)
     ask(subject, "door", rows(4))
-    lessons = subject.worker.lessons.take(time.monotonic())
+    lessons = take(subject)
     ask(subject, "gate", rows(1))
     registry = subject.worker.parts.registry
     assert registry.in_memory("door")
@@ -118,12 +118,12 @@ def test_no_stream_goes_to_disk_while_windows_are_learnt_from(tmp_path):
     assert subject.stream("door").steps == 1
 
 
-def test_a_domain_that_learns_is_not_begun_anew():
+def test_a_domain_that_learns_is_not_begun_anew_meanwhile():
     subject = telling(engine={"window_min_rows": 4, "window_max_age_s": 0.01})
     ask(subject, "door", dark(8))
     domain = subject.worker.parts.registry.existing("door@1")
     time.sleep(0.02)
-    lessons = subject.worker.lessons.take(time.monotonic())
+    lessons = take(subject)
     assert [lesson.stream for lesson in lessons] == [domain]
     assert domain.begun < 12
     before = domain.state, domain.version
@@ -142,7 +142,7 @@ def test_domains_that_have_become_alike_are_merged_once_neither_learns(learning)
         ask(subject, "door", kind(16))
     registry = subject.worker.parts.registry
     registry.existing("door@2").place = registry.existing("door@1").place
-    lessons = subject.worker.lessons.take(time.monotonic()) if learning else []
+    lessons = take(subject) if learning else []
     assert bool(lessons) is learning
 
     ask(subject, "door", dark(16, 2))

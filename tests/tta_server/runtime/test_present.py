@@ -57,7 +57,7 @@ FROZEN = Said("door@1", "source", "frozen", True, 3, 1, 1, 0)
 def test_a_stream_is_frozen_while_it_is_in_a_domain_that_the_guard_switched_off():
     subject = telling(judge=Scripted(("rollback",)))
     show(subject, dark, 2)
-    assert said(subject) == Said("door@1", "adapted", "", False, 2, 0, 0, 0)
+    assert said(subject) == Said("door@1", "source", "guard", False, 2, 1, 0, 0)
 
     show(subject, dark)
     assert said(subject) == FROZEN
@@ -73,7 +73,7 @@ def test_a_stream_is_frozen_while_it_is_in_a_domain_that_the_guard_switched_off(
     assert said(subject) == FROZEN
 
     subject.commands.change("door", "after", None, WHO)
-    assert said(subject) == Said("door@1", "adapted", "", False, 0, 0, 0, 0)
+    assert said(subject) == Said("door@1", "source", "guard", False, 0, 1, 0, 0)
 
 
 @pytest.mark.parametrize("name", ["door", "door@1"])
