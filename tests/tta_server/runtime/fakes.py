@@ -317,8 +317,7 @@ def submit(engine: Engine, stream: str, images: np.ndarray, client: str = "", re
 
 def ask(subject: Worker | Wired, stream: str, images: np.ndarray, client: str = "", request_id: str = "") -> Answer:
     """Answer one request alone."""
-    asked = Job(stream, prepared(images), time.monotonic(), client, request_id)
-    _worker(subject).answer([asked])
+    _worker(subject).answer([asked := Job(stream, prepared(images), time.monotonic(), client, request_id)])
     return asked.future.result(0)
 
 

@@ -37,7 +37,7 @@ const ANSWERS = {
   home: "The frozen model answers: the images look like the source's.",
   off: "The frozen model answers: the mode is off.",
   shadow: "The frozen model answers: the mode is shadow.",
-  guard: "The frozen model answers: the guard finds it more credible than what {whose} has learnt.",
+  guard: "The frozen model answers: the guard has not found what {whose} has learnt more credible.",
   frozen: "The frozen model answers: the guard has switched {whose} off.",
 };
 export const MARKED = new Set(["reject", "skip", "rollback", "reset", "freeze", "mode", "restore", "import", "failed"]);
