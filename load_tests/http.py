@@ -35,7 +35,7 @@ from PIL import Image
 
 from load_tests.clock import quantile, spread
 from load_tests.machine import describe, load_average
-from load_tests.peers.classifier import Classifier
+from load_tests.peers.classifier import Classifier, described
 from load_tests.saturate import Reading, saturate
 from tta_server.evaluate.corruptions import corrupt
 from tta_server.models import glyphs
@@ -138,7 +138,7 @@ def _start(stack: ExitStack, network: str, ways: Sequence[str], peers_python: st
 def _config(network: str, model: dict[str, str]) -> dict[str, object]:
     config = {"engine": {"threads": 1}, "streams": {"named": {"bench-off": {"mode": "off"}}}}
     if network != "null":
-        own = {} if network == "glyphs" else yaml.safe_load((Path(network) / "model.yaml").read_text())["model"]
+        own = {} if network == "glyphs" else described(network)
         return config | {"model": own | model}
     preprocess = {"size": [*glyphs.INPUT_SHAPE[1:]], "mean": [*glyphs.MEAN], "std": [*glyphs.STD]}
     null = {"architecture": "load_tests.peers.classifier:Null", "preprocess": preprocess}

@@ -61,6 +61,12 @@ class Classifier:
         return [orjson.dumps({"probabilities": row}, option=orjson.OPT_SERIALIZE_NUMPY) for row in rows]
 
 
+def described(folder: str) -> dict[str, Any]:
+    """Return the section `model` of the configuration in a folder that `load_tests.networks` made."""
+    section: dict[str, Any] = yaml.safe_load((Path(folder) / "model.yaml").read_text())["model"]
+    return section
+
+
 def _network(network: str) -> tuple[nn.Module, Sequence[int], Sequence[float], Sequence[float]]:
     """Return a network with its weights, height and width of its input, and mean and deviation of the channels."""
     if network == "null":
@@ -69,7 +75,7 @@ def _network(network: str) -> tuple[nn.Module, Sequence[int], Sequence[float], S
         module, weights = glyphs.build(), glyphs.WEIGHTS
         inputs = glyphs.INPUT_SHAPE[1:], glyphs.MEAN, glyphs.STD
     else:
-        said: dict[str, Any] = yaml.safe_load((Path(network) / "model.yaml").read_text())["model"]
+        said = described(network)
         package, _, factory = said["architecture"].partition(":")
         module, weights = getattr(importlib.import_module(package), factory)(), Path(said["weights"])
         preprocess = said["preprocess"]

@@ -48,7 +48,8 @@ class Lessons:
             while not grown and (window := self._registry.take_due(now_s, room)):
                 windows.append(window)
                 room = self._sharing.stack_rows - sum(len(rows) for _, rows in windows)
-            grown = grown or (None if windows else self._registry.take_grown())
+            if not windows:
+                grown = grown or self._registry.take_grown()
             self._began = bool(grown)
             lessons = self._learner.set_out_to_begin(*grown) if grown else self._learner.set_out(windows)
             if lessons:

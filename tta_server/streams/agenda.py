@@ -54,5 +54,5 @@ class Agenda:
     def has_grown(self, stream: Stream) -> bool:
         """Say whether a domain is to be begun with what waits in its window."""
         seen, least = len(stream.window), 1 + stream.method.adapter.batch_coupled
-        learns = stream.place is not None and not stream.steps and stream.mode == "after"
-        return learns and stream.begun < self._pace.rows and seen >= max(math.ceil(_GROWN * stream.begun), least)
+        grown = stream.begun < self._pace.rows and seen >= max(math.ceil(_GROWN * stream.begun), least)
+        return stream.is_to_begin and grown

@@ -163,8 +163,13 @@ class Stream:
     @property
     def served_by(self) -> Serve:
         """Whether its own state or the source answers, as the guard wants it; of a domain, once it has weighed it."""
-        new = self.place is not None and self.mode == "after" and not (self.steps or self.begun)
-        return "source" if new and not isinstance(self.method.guard, Unguarded) else self.serve
+        unweighed = self.is_to_begin and not self.begun and not isinstance(self.method.guard, Unguarded)
+        return "source" if unweighed else self.serve
+
+    @property
+    def is_to_begin(self) -> bool:
+        """Whether it is a domain that learns and that no step was taken in: until then it is begun, again and again."""
+        return self.place is not None and self.mode == "after" and not self.steps
 
     @property
     def tells_apart(self) -> bool:
