@@ -8,7 +8,7 @@ from tta_server.guard.verdict import Serve
 from tta_server.settings import Mode
 from tta_server.streams.lately import Lately
 from tta_server.streams.present import Present, present
-from tta_server.streams.stream import Answering, Method, source_answers
+from tta_server.streams.stream import Answering, Method, served_by, source_answers
 from tta_server.streams.summary import Summary
 
 
@@ -17,7 +17,8 @@ class Parked(NamedTuple):
 
     Attributes:
         summary: What lists say of it.
-        serve: Whether its own state or the source answers, as the guard wants it.
+        serve: Whether its own state or the source answers, as the guard wants it once it has weighed it.
+        unweighed: Whether it is a domain of which the guard has weighed nothing yet.
         method: How it learns; kept, so that nobody has to make it anew when the stream comes back.
         place: Where it lies, if it is a domain: to be found by what comes.
         tells_apart: Whether it tells domains apart.
@@ -31,6 +32,7 @@ class Parked(NamedTuple):
 
     summary: Summary
     serve: Serve
+    unweighed: bool
     method: Method
     place: Place | None = None
     tells_apart: bool = False
@@ -42,16 +44,21 @@ class Parked(NamedTuple):
     gain: float | None = None
 
     @property
+    def served_by(self) -> Serve:
+        """Whether its own state or the source answers, as the guard wants it; see `Stream.served_by`."""
+        return served_by(self.summary.mode, self.serve, self.unweighed)
+
+    @property
     def answering(self) -> Answering:
         """Who answers its requests."""
         mode = self.summary.mode
-        as_source = self.tells_apart or source_answers(mode, self.serve)
+        as_source = self.tells_apart or source_answers(mode, self.served_by)
         return Answering(mode, as_source, self.method, self.tells_apart and mode != "off")
 
     def in_mode(self, mode: Mode) -> "Parked":
         """Return the same in another mode; its file is as it was until the stream has come back."""
-        was = self.summary
-        now = present(mode, self.serve, self.tells_apart, was.frozen, was.restores_in_a_row)
+        was, serve = self.summary, served_by(mode, self.serve, self.unweighed)
+        now = present(mode, serve, self.tells_apart, was.frozen, was.restores_in_a_row)
         return self._replace(summary=replace(was, mode=mode).now(now))
 
     @property

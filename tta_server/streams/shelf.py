@@ -25,7 +25,7 @@ from tta_server.streams.modes import Modes
 from tta_server.streams.names import domain_name, is_title
 from tta_server.streams.parked import Parked
 from tta_server.streams.stored import MOST_STEPS, SCHEMA, Stored, StoredImage, StoredState
-from tta_server.streams.stream import Method, Stream
+from tta_server.streams.stream import Method, Stream, unweighed
 from tta_server.streams.waiting import WINDOW, samples
 from tta_server.streams.watched import arrays_of, stored_drift, watch_of
 from tta_server.streams.whereabouts import Whereabouts
@@ -130,7 +130,8 @@ class Shelf:
         apart = bool(self._space) and not found.located.place and not found.stored.steps
         stored, place, where = found.stored, found.located.place, found.located.whereabouts
         about = stored.title, stored.since, stored.lately, *_where(name, where), estimated_gain(found.memory)
-        return Parked(summary, stored.serve, method, place, apart, *about).in_mode(mode)
+        new = unweighed(method, place, stored.begun, stored.steps)
+        return Parked(summary, stored.serve, new, method, place, apart, *about).in_mode(mode)
 
     def save(self, stream: Stream, whole: bool = False) -> None:
         """Have a stream's state written soon; of the `whole` also earlier states and what waits in its window."""
@@ -143,7 +144,8 @@ class Shelf:
         summary = replace(stream.summary(), in_memory=False)
         where = stream.whereabouts
         about = stream.title, stream.since, stream.lately, *_where(stream.name, where), stream.gain
-        return Parked(summary, stream.served_by, stream.method, stream.place, where is not None, *about)
+        who = stream.serve, stream.unweighed, stream.method
+        return Parked(summary, *who, stream.place, where is not None, *about)
 
     def drain(self, most_bytes: int) -> None:
         """Wait until parked streams are on disk if they may still take more memory than that.

@@ -22,7 +22,7 @@ from tta_server.streams.whereabouts import Whereabouts
 from tta_server.streams.window import Images, Window
 from tta_server.telemetry.closed_sets import StateKind
 
-__all__ = ["Answering", "Images", "Method", "Standing", "Stream", "source_answers"]
+__all__ = ["Answering", "Images", "Method", "Standing", "Stream", "served_by", "source_answers", "unweighed"]
 
 _RECENT_IMAGES = 256
 _RECENT_VERDICTS = 20
@@ -163,8 +163,12 @@ class Stream:
     @property
     def served_by(self) -> Serve:
         """Whether its own state or the source answers, as the guard wants it; of a domain, once it has weighed it."""
-        unweighed = self.is_to_begin and not self.begun and not isinstance(self.method.guard, Unguarded)
-        return "source" if unweighed else self.serve
+        return served_by(self.mode, self.serve, self.unweighed)
+
+    @property
+    def unweighed(self) -> bool:
+        """Whether the guard has not weighed anything of it yet; see `unweighed`."""
+        return unweighed(self.method, self.place, self.begun, self.steps)
 
     @property
     def is_to_begin(self) -> bool:
@@ -305,6 +309,16 @@ class Stream:
             "versions_kept": self.history.versions,
             "verdicts": list(self.verdicts),
         }
+
+
+def unweighed(method: Method, place: Place | None, begun: int, steps: int) -> bool:
+    """Return whether it is a domain of which the guard has weighed nothing: neither a beginning nor a step."""
+    return place is not None and not begun and not steps and not isinstance(method.guard, Unguarded)
+
+
+def served_by(mode: Mode, serve: Serve, unweighed: bool) -> Serve:
+    """Return whom the guard wants to answer: the source, where it has not weighed yet what would be begun."""
+    return "source" if unweighed and mode == "after" else serve
 
 
 def source_answers(mode: Mode, serve: Serve) -> bool:

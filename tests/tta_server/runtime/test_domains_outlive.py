@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ from safetensors.torch import load
 
 from tests.states import bits
 from tests.tta_server.runtime.fakes import (
+    WHO,
+    Scripted,
+    Wired,
     ask,
     bright,
     dark,
@@ -20,8 +24,16 @@ from tests.tta_server.runtime.fakes import (
 )
 from tests.tta_server.runtime.told_apart import SCRIPT, domains, show, telling
 from tta_server.runtime.job import HOME
+from tta_server.settings import Mode
 from tta_server.storage.replay import Recipe, replay
 from tta_server.streams.names import is_domain
+
+
+def who_answers(subject: Wired) -> tuple[object, ...]:
+    """Return who would answer the domain's requests, and what is said of it."""
+    registry = subject.worker.parts.registry
+    registry.arrive("door")
+    return registry.peek("door@1").as_source, registry.summary("door@1").present
 
 
 @pytest.mark.parametrize("cut", range(1, len(SCRIPT)))
@@ -53,6 +65,28 @@ def test_after_it_was_on_disk_everything_goes_on_bit_for_bit(tmp_path: Path, nam
 
     assert [answer.probabilities.tobytes() for answer in found] == [one.probabilities.tobytes() for one in expected]
     assert [answer.domains for answer in found] == [one.domains for one in expected]
+
+
+@pytest.mark.parametrize("mode", get_args(Mode))
+@pytest.mark.parametrize("seen", [0, 6, 16], ids=["not begun", "begun", "learnt"])
+def test_on_disk_and_after_a_restart_it_is_said_who_answers_as_it_was_in_memory(tmp_path: Path, mode: Mode, seen: int):
+    judge = Scripted(("commit",))
+    first = telling(storage=str(tmp_path), judge=judge)
+    ask(first, "door", dark(seen or 6))
+    if seen:
+        learn_all(first)
+    first.commands.change("door", mode, None, WHO)
+    expected = who_answers(first)
+
+    first.commands.evict("door")
+    on_disk = who_answers(first)
+    first.commands.save()
+    first.kept.keeper.close()
+    second = telling(storage=str(tmp_path), judge=judge)
+    restarted = who_answers(second)
+    second.commands.read("door@1")
+
+    assert on_disk == restarted == who_answers(second) == expected
 
 
 def test_a_stream_that_learnt_before_domains_were_told_apart_goes_on_as_it_was(tmp_path: Path):
