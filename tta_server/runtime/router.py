@@ -83,7 +83,7 @@ class Router:
         """Show requests to the frozen model, those together that may need its whole answer and those that will not."""
         found: dict[Job, Look] = {}
         for whole in (True, False):
-            jobs = [job for job, stream in asked if _needs_answer(stream) == whole]
+            jobs = [job for job, stream in asked if self._needs_answer(stream) == whole]
             groups = [jobs] if self._backbone.findings.apart else [[job] for job in jobs]
             for group in groups if jobs else ():
                 found |= self._look(group, whole)
@@ -186,6 +186,11 @@ class Router:
         if last.name in known and last.name != been.current:
             self._tell("recall", stream, "", {"domain": last.name})
 
+    def _needs_answer(self, stream: Stream) -> bool:
+        """Say whether the frozen model is likely to answer the next images of a stream."""
+        current = whereabouts_of(stream).current
+        return not current or self._registry.peek(current).as_source
+
     def _look(self, jobs: Sequence[Job], whole: bool) -> dict[Job, Look]:
         x = on_device((job.images for job in jobs), self._backbone.device)
         styles, output = self._space.styles(self._backbone, x, whole)
@@ -247,8 +252,3 @@ class Router:
         self._news.tell(
             StreamEvent(stream.name, kind, at, at, stream, reason=reason, lost=lost, extra=extra, request_id=request_id)
         )
-
-
-def _needs_answer(stream: Stream) -> bool:
-    """Say whether the frozen model is likely to answer the next images of a stream."""
-    return stream.mode == "shadow" or not (stream.whereabouts and stream.whereabouts.current)

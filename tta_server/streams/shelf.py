@@ -144,8 +144,8 @@ class Shelf:
         summary = replace(stream.summary(), in_memory=False)
         where = stream.whereabouts
         about = stream.title, stream.since, stream.lately, *_where(stream.name, where), stream.gain
-        who = stream.serve, stream.unweighed, stream.method
-        return Parked(summary, *who, stream.place, where is not None, *about)
+        apart = where is not None
+        return Parked(summary, stream.serve, stream.unweighed, stream.method, stream.place, apart, *about)
 
     def drain(self, most_bytes: int) -> None:
         """Wait until parked streams are on disk if they may still take more memory than that.

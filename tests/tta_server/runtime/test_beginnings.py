@@ -58,6 +58,22 @@ def test_an_answer_shows_each_image_to_the_network_at_most_twice_whatever_is_to_
     assert found["forward"] <= 20
 
 
+@pytest.mark.parametrize("learns", [False, True])
+def test_where_the_frozen_model_answers_a_domain_each_image_is_shown_to_it_once(monkeypatch, learns: bool):
+    backbone = tiny()
+    subject = telling(backbone=backbone, judge=Scripted(("commit/source",)))
+    ask(subject, "door", dark(16))
+    if learns:
+        learn_all(subject)
+    found = counted(backbone, monkeypatch)
+
+    for seed, count in enumerate((1, 4, 8), 1):
+        ask(subject, "door", dark(count, seed))
+
+    assert (domain(subject).steps, domain(subject).served_by) == (learns, "source")
+    assert found == {"styles": 13}
+
+
 def test_a_domain_answers_with_the_statistics_of_what_it_has_seen_once_it_is_begun():
     subject = telling()
     first = ask(subject, "door", dark(6))
