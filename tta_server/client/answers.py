@@ -118,7 +118,7 @@ class StreamAbout(TypedDict):
     steps: int
     domain: str
     answers: Literal["source", "adapted"]
-    source_because: Literal["", "home", "off", "shadow", "guard", "frozen"]
+    source_because: Literal["", "home", "off", "shadow", "new", "guard", "frozen"]
     frozen: str
     restores_in_a_row: int
     images: int
@@ -167,7 +167,7 @@ class StreamDetails(TypedDict):
     steps: int
     domain: str
     answers: Literal["source", "adapted"]
-    source_because: Literal["", "home", "off", "shadow", "guard", "frozen"]
+    source_because: Literal["", "home", "off", "shadow", "new", "guard", "frozen"]
     frozen: str
     restores_in_a_row: int
     images: int
@@ -233,7 +233,7 @@ class DomainAbout(TypedDict):
     steps: int
     state_version: int
     answers: Literal["source", "adapted"]
-    source_because: Literal["", "home", "off", "shadow", "guard", "frozen"]
+    source_because: Literal["", "home", "off", "shadow", "new", "guard", "frozen"]
     frozen: str
     estimated_gain: float | None
     distance: float | None

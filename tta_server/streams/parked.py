@@ -57,8 +57,8 @@ class Parked(NamedTuple):
 
     def in_mode(self, mode: Mode) -> "Parked":
         """Return the same in another mode; its file is as it was until the stream has come back."""
-        was, serve = self.summary, served_by(mode, self.serve, self.unweighed)
-        now = present(mode, serve, self.tells_apart, was.frozen, was.restores_in_a_row)
+        was = self.summary
+        now = present(mode, self.serve, self.unweighed, self.tells_apart, was.frozen, was.restores_in_a_row)
         return self._replace(summary=replace(was, mode=mode).now(now))
 
     @property

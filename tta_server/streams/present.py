@@ -5,9 +5,10 @@ from typing import Literal, NamedTuple
 from tta_server.guard.verdict import Serve
 from tta_server.settings import Mode
 
-Because = Literal["", "home", "off", "shadow", "guard", "frozen"]
-"""Why the frozen model answers: the input looks like the source's; the mode says so; the guard has not found what was
-learnt more credible; the guard has switched learning off. Empty if the frozen model does not answer."""
+Because = Literal["", "home", "off", "shadow", "new", "guard", "frozen"]
+"""Why the frozen model answers: the input looks like the source's; the mode says so; the guard has weighed nothing of
+the domain yet; it has not found what was learnt more credible, or took it back; it has switched learning off. Empty if
+the frozen model does not answer."""
 
 
 class Present(NamedTuple):
@@ -32,12 +33,13 @@ class Present(NamedTuple):
         return "" if self.source_because in ("home", "off", "frozen") else self.domain or stream
 
 
-def present(mode: Mode, serve: Serve, apart: bool, frozen: str, restores: int) -> Present:
+def present(mode: Mode, serve: Serve, unweighed: bool, apart: bool, frozen: str, restores: int) -> Present:
     """Return who answers for one state.
 
     Args:
         mode: Whether and when it learns.
-        serve: Whom the guard wants to answer.
+        serve: Whom the guard wants to answer, once it has weighed it.
+        unweighed: Whether it is a domain of which the guard has weighed nothing yet.
         apart: Whether it tells domains apart, and is itself what answers at home.
         frozen: Why the guard switched it off; empty if it did not.
         restores: Times in a row that the guard took it back.
@@ -49,6 +51,8 @@ def present(mode: Mode, serve: Serve, apart: bool, frozen: str, restores: int) -
         because = mode
     elif apart:
         because = "home"
+    elif unweighed and mode == "after":
+        because = "guard" if restores else "new"
     elif serve == "source":
         because = "guard"
     return Present("source" if because else "adapted", because, frozen, restores)

@@ -294,7 +294,7 @@ class Stream:
     @property
     def present(self) -> Present:
         """Who answers its requests where it is in no domain; see `Directory.present`."""
-        return present(self.mode, self.served_by, self.whereabouts is not None, self.frozen, self.restores)
+        return present(self.mode, self.serve, self.unweighed, self.whereabouts is not None, self.frozen, self.restores)
 
     @property
     def domain(self) -> str:

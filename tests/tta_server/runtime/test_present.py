@@ -68,12 +68,12 @@ def test_a_stream_is_frozen_while_it_is_in_a_domain_that_the_guard_switched_off(
     assert said(subject) == HOME
     assert (listed(subject, frozen=True), listed(subject, answers="source")) == ([], ["door"])
     ask(subject, "door", bright(16))
-    assert said(subject) == Said("door@2", "source", "guard", False, 0, 1, 0, 0)  # which has not weighed it yet
+    assert said(subject) == Said("door@2", "source", "new", False, 0, 1, 0, 0)
     ask(subject, "door", dark(16))
     assert said(subject) == FROZEN
 
-    subject.commands.change("door", "after", None, WHO)
-    assert said(subject) == Said("door@1", "source", "guard", False, 0, 1, 0, 0)
+    subject.commands.change("door", "after", None, WHO)  # from what the source knows
+    assert said(subject) == Said("door@1", "source", "new", False, 0, 1, 0, 0)
 
 
 @pytest.mark.parametrize("name", ["door", "door@1"])

@@ -177,21 +177,23 @@ def test_details_and_the_summary_say_different_things():
 
 
 @pytest.mark.parametrize(
-    ("mode", "serve", "apart", "frozen", "because"),
+    ("mode", "serve", "unweighed", "apart", "frozen", "restores", "because"),
     [
-        ("after", "adapted", False, "", ""),
-        ("inline", "adapted", False, "", ""),
-        ("after", "source", False, "", "guard"),
-        ("inline", "source", False, "", "guard"),
-        ("shadow", "source", False, "", "shadow"),
-        ("off", "adapted", True, "", "off"),
-        ("after", "adapted", True, "", "home"),
-        ("off", "source", False, "it was taken back", "frozen"),
+        ("after", "adapted", False, False, "", 2, ""),
+        ("after", "adapted", True, False, "", 0, "new"),
+        ("after", "adapted", True, False, "", 2, "guard"),
+        ("inline", "adapted", True, False, "", 0, ""),
+        ("after", "source", False, False, "", 0, "guard"),
+        ("inline", "source", False, False, "", 2, "guard"),
+        ("shadow", "source", True, False, "", 0, "shadow"),
+        ("off", "adapted", False, True, "", 0, "off"),
+        ("after", "adapted", False, True, "", 0, "home"),
+        ("off", "source", True, False, "it was taken back", 3, "frozen"),
     ],
 )
-def test_the_source_answers_for_one_reason(mode, serve, apart, frozen, because):
-    now = present(mode, serve, apart, frozen, 2)
+def test_the_source_answers_for_one_reason(mode, serve, unweighed, apart, frozen, restores, because):
+    now = present(mode, serve, unweighed, apart, frozen, restores)
 
     assert (now.source_because, now.answers) == (because, "source" if because else "adapted")
-    assert (now.frozen, now.restores_in_a_row, now.domain) == (frozen, 2, "")
-    assert now.learner("door") == ("door" if because in ("", "guard", "shadow") else "")
+    assert (now.frozen, now.restores_in_a_row, now.domain) == (frozen, restores, "")
+    assert now.learner("door") == ("door" if because in ("", "new", "guard", "shadow") else "")
