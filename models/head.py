@@ -63,6 +63,21 @@ def features_of(given: Tensor) -> Tensor:
     return given.flatten(2).mean(2) if given.dim() > 2 else given
 
 
+def tensors_in(outcome: object, place: Keys = ()) -> Iterator[tuple[Keys, Tensor]]:
+    """Yield the tensors of numbers within what a network returns, and where each is."""
+    if isinstance(outcome, Tensor):
+        if outcome.is_floating_point():
+            yield place, outcome
+    elif len(place) < 3:
+        items: Any = ()
+        if isinstance(outcome, Mapping):
+            items = outcome.items()
+        elif isinstance(outcome, tuple | list):
+            items = enumerate(outcome)
+        for key, value in items:
+            yield from tensors_in(value, (*place, key))
+
+
 def find_reading(module: nn.Module, run: Callable[[], Any], rows: int, head: str) -> Reading:
     """Run a network once and find out how to read it.
 
@@ -120,7 +135,7 @@ def _may_be_head(layer: nn.Module) -> bool:
 
 
 def _find_logits(outcome: object, rows: int, heard: list[Heard]) -> tuple[Keys, Tensor]:
-    tensors = list(_tensors(outcome))
+    tensors = list(tensors_in(outcome))
     fitting = [(place, tensor) for place, tensor in tensors if tensor.dim() == 2 and len(tensor) == rows]
     if not fitting:
         shapes = ", ".join(str(tuple(tensor.shape)) for _, tensor in tensors[:4]) or f"a {type(outcome).__name__}"
@@ -134,20 +149,6 @@ def _find_logits(outcome: object, rows: int, heard: list[Heard]) -> tuple[Keys, 
         return (said or made or fitting)[0]
     shapes = ", ".join(f"'{_name(place)}' {tuple(tensor.shape)}" for place, tensor in fitting)
     raise ValueError(f"it returns several tensors ({shapes}); wrap the network so that it returns the logits alone")
-
-
-def _tensors(outcome: object, place: Keys = ()) -> Iterator[tuple[Keys, Tensor]]:
-    if isinstance(outcome, Tensor):
-        if outcome.is_floating_point():
-            yield place, outcome
-    elif len(place) < 3:
-        items: Any = ()
-        if isinstance(outcome, Mapping):
-            items = outcome.items()
-        elif isinstance(outcome, tuple | list):
-            items = enumerate(outcome)
-        for key, value in items:
-            yield from _tensors(value, (*place, key))
 
 
 def _follows(found: Tensor, scores: Tensor) -> bool:

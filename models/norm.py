@@ -201,6 +201,8 @@ def _after(layer: nn.Module) -> tuple[str, ...] | None:
     """Return the names of the layers within a BatchNorm that follow it; None if it does something else."""
     if getattr(layer, "running_mean", None) is None or getattr(layer, "running_var", None) is None:
         return None
+    if layer._forward_hooks or layer._forward_pre_hooks:  # whatever they do, it is a part of the layer
+        return None
     if type(layer).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward):
         return ()
     after = tuple(name for name in ("drop", "act") if isinstance(getattr(layer, name, None), nn.Module))

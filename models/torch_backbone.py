@@ -20,11 +20,12 @@ from tta_server.models.arrange import lay_channels_last
 from tta_server.models.backbone import EMPTY, Findings, Output, Spec, Statistics, Tensors
 from tta_server.models.freeze import buffers, freeze, written
 from tta_server.models.head import Reading, features_of, find_reading
-from tta_server.models.norm import NormCall, UnevenRowsError, replace_batch_norm
+from tta_server.models.norm import NormCall, UnevenRowsError
 from tta_server.models.normaliser import Normaliser
 from tta_server.models.probe import equal, probe
 from tta_server.models.reason import reason
 from tta_server.models.style import listening
+from tta_server.models.take_norms import take_norms
 from tta_server.models.traced import Traced
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,10 @@ class TorchBackbone:
         self._call = NormCall()
         self._name = name or type(module).__name__.lower()
         self._module = freeze(module, self.device)
-        self._batch_norms, self._left_norms = replace_batch_norm(self._module, self._call)
+        self._normaliser = Normaliser(self._module, input_shape[0], mean, std, self.device)
+        # Not zeros: a network may divide by the norm of its input.
+        images = torch.rand(_TRIED_ROWS, *input_shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+        self._batch_norms, self._left_norms = take_norms(self._module, self._call, self._normaliser(images))
         self.norm_layers = tuple(path for path, layer in self._module.named_modules() if path and is_norm(layer))
         self._tensors = _tensors(self._module)
         self._shapes = {name: tensor.shape for name, tensor in self._tensors.items()}
@@ -80,9 +84,6 @@ class TorchBackbone:
         self._written: dict[str, Tensor] = {}
         self._pairs = False
         self._uneven = ""
-        self._normaliser = Normaliser(self._module, input_shape[0], mean, std, self.device)
-        # Not zeros: a network may divide by the norm of its input.
-        images = torch.rand(_TRIED_ROWS, *input_shape, generator=torch.Generator().manual_seed(0)).to(self.device)
         digest = self.digest()
         self._reading = self._find_reading(images, head)
         if self._reading.head:
@@ -331,9 +332,8 @@ class TorchBackbone:
             "norm layers": ", ".join(f"{count} {_KINDS.get(kind, kind)}" for kind, count in kinds.items()) or "none",
         }
         if self._left_norms:
-            facts["fixed norms"] = (
-                f"{', '.join(self._left_norms)}: a BatchNorm of its own kind keeps its own statistics"
-            )
+            left = ", ".join(self._left_norms)
+            facts["fixed norms"] = f"{left}: what is more than a BatchNorm, or read as more, keeps its statistics"
         if self._written:
             facts["buffers"] = f"{', '.join(sorted(self._written))}: written in forward, and as frozen in each"
         if self._pairs:
