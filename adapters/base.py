@@ -228,8 +228,8 @@ def check(adapter: Adapter, backbone: Backbone, reference: Reference | None = No
     needs = f"adapter '{adapter.name}' needs {missing[0]}, which"
     if missing[0].startswith("reference."):
         raise ValueError(
-            f"{needs} the reference bundle of model '{backbone.spec.name}' does not have; make it with "
-            f"'tta-server calibrate --model {backbone.spec.name} --data DIR'"
+            f"{needs} the reference bundle of model '{backbone.spec.name}' does not have; make it with 'tta-server "
+            "calibrate --data DIR', the model named there as it is here"
         )
     raise ValueError(
         f"{needs} backbone '{backbone.spec.name}' does not have; use one that needs less, such as "

@@ -74,7 +74,8 @@ class Lame(Adapter):
     @staticmethod
     def _propagate(probabilities: Tensor, kernel: Tensor) -> Tensor:
         """Return the assignment (N, K) that minimises the bound of equation 5, by its fixed point, equation 6."""
-        unary = -torch.log(probabilities + 1e-10)
+        exact = torch.promote_types(probabilities.dtype, kernel.dtype)  # a network's answers may be finer or coarser
+        kernel, unary = kernel.to(exact), -torch.log(probabilities.to(exact) + 1e-10)
         assigned = (-unary).softmax(1)
         energy = torch.full_like(unary.sum(), torch.inf)
         done = torch.zeros_like(energy, dtype=torch.bool)

@@ -29,13 +29,15 @@ def pretrain(backbone: Backbone, drawn: Tensors, batches: Iterable[tuple[Tensor,
         Tensors named as those drawn.
 
     Raises:
-        ValueError: If training diverges.
+        ValueError: If training diverges, or the network keeps gradients from them.
     """
     trained = {name: tensor.clone().requires_grad_() for name, tensor in drawn.items()}
     optimizer = torch.optim.Adam(trained.values(), lr=_LR)
     scales = {kind: torch.ones((), device=backbone.device) for kind in KINDS}
     for x, labels in batches:
         loss = cross_entropy(backbone.forward(x, fold(backbone, trained, scales)).logits, labels)
+        if not loss.requires_grad:
+            raise ValueError("no gradient of what the network says reaches ViDA's adapters")
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

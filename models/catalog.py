@@ -109,6 +109,9 @@ def load(
     if sha256 and path and path == file:
         check_file(path, sha256)  # first: reading such a file may run what is in it
     source = find(architecture, path, custom.arguments)
+    for said in (source.form, "" if custom.preprocess else source.caution):
+        if said:
+            log.warning("model '%s': %s", architecture, said)
     names, classes = _labels(custom.labels), custom.classes
     path = path or source.weights
     if source.ready and path and path == source.weights:
@@ -123,8 +126,6 @@ def load(
         elif not is_factory(architecture):
             raise ValueError(f"model '{architecture}' needs a local weights file; nothing is ever downloaded")
     preprocess = custom.preprocess or source.preprocess
-    if source.caution and not custom.preprocess:
-        log.warning("model '%s': %s", architecture, source.caution)
     if custom.dtype:
         convert(module, getattr(torch, custom.dtype))
     name = re.split("[:/]", architecture.rstrip("/"))[-1]

@@ -41,6 +41,8 @@ def _leaf(tensor: Tensor) -> Tensor:
 
 
 def _slopes(value: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
+    if not value.requires_grad:
+        raise RuntimeError("no gradient of what the network says reaches what would be learnt")
     return torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
 
 

@@ -22,6 +22,7 @@ class Origin:
         ready: Makes the network with those weights; None if they are read like a user's own.
         head: Path of the layer that makes the logits, if it is known.
         caution: Why `preprocess` may not be what the network was trained with; empty if it is.
+        form: How the network is built, where the weights may be of one that is built otherwise; empty if there is none.
     """
 
     build: Callable[[int | None], nn.Module]
@@ -32,3 +33,4 @@ class Origin:
     ready: Callable[[], nn.Module] | None = None
     head: str = ""
     caution: str = ""
+    form: str = ""

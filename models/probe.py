@@ -6,7 +6,7 @@ then the same kernels run, and whatever differs is not rounding.
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,6 +35,22 @@ def probe(backbone: Backbone) -> Findings:
     kept: Sequence[Any] = [backbone.device] if backbone.device.type == "cuda" else []
     with torch.random.fork_rng(kept), torch.no_grad():
         return _findings(backbone, x, generator)
+
+
+def reached(run: Callable[[Tensors], Tensor], parameters: Tensors) -> set[str]:
+    """Return the names of those parameters that a gradient by what a network says reaches.
+
+    Args:
+        run: Returns what the network says if it has these parameters.
+        parameters: All that it has.
+    """
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items() if tensor.is_floating_point()}
+    try:
+        with torch.enable_grad():
+            slopes = torch.autograd.grad(run(leaves).sum(), list(leaves.values()), allow_unused=True)
+    except Exception:  # a network may have no gradient at all, and say so as it likes
+        return set()
+    return {name for name, slope in zip(leaves, slopes, strict=True) if slope is not None}
 
 
 def equal(one: Backbone, other: Backbone) -> bool:

@@ -98,7 +98,7 @@ def _torchvision(name: str, file: Path | None) -> Origin:
     # One of vgg16's is no classifier.
     prepared = {each: _torchvision_preprocess(each.transforms()) for each in published if each.meta["categories"]}
     several = len(set(prepared.values())) > 1
-    found = _held(file, prepared) if file and several else None
+    found = _held(file, prepared) if file and (several or name in _INCEPTION) else None
     weights = found or published.DEFAULT
     arguments: dict[str, Any] = dict(_INCEPTION.get(name, {}))
     if name.startswith("vit_"):  # its positions are for one size
@@ -117,7 +117,13 @@ def _torchvision(name: str, file: Path | None) -> Origin:
             f"if they are, or were trained from, others, have the file's name hold {' or '.join(others)}, or set "
             "model.preprocess"
         )
-    return Origin(build, prepared[weights], labels=tuple(weights.meta["categories"]), caution=caution)
+    form = ""
+    if name in _INCEPTION and not found:
+        form = (
+            "it is built as torchvision's own weights are used, with transform_input=True and its auxiliary heads; for one "
+            f"that was trained otherwise, take 'torchvision.models:{name}' and say so in model.arguments"
+        )
+    return Origin(build, prepared[weights], labels=tuple(weights.meta["categories"]), caution=caution, form=form)
 
 
 def _torchvision_preprocess(transform: Any) -> Preprocess:  # noqa: ANN401

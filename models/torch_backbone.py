@@ -22,7 +22,7 @@ from tta_server.models.freeze import buffers, freeze, written
 from tta_server.models.head import Reading, features_of, find_reading
 from tta_server.models.norm import NormCall, UnevenRowsError
 from tta_server.models.normaliser import Normaliser
-from tta_server.models.probe import equal, probe
+from tta_server.models.probe import equal, probe, reached
 from tta_server.models.reason import reason
 from tta_server.models.style import listening
 from tta_server.models.take_norms import take_norms
@@ -94,7 +94,7 @@ class TorchBackbone:
             input_shape=input_shape,
             classes=self._reading.classes,
             features=self._reading.features,
-            capabilities=self._capabilities(),
+            capabilities=self._capabilities(images),
             memory_format="channels_last" if self._normaliser.channels_last else "contiguous",
         )
         self._try_single(images[:1])
@@ -282,9 +282,10 @@ class TorchBackbone:
     def _keep_features(self, _head: nn.Module, args: tuple[Any, ...]) -> None:
         self._features = features_of(args[0])
 
-    def _capabilities(self) -> frozenset[str]:
-        grad = any(True for _ in self._module.parameters())
-        present = {"grad": grad, "batchnorm": bool(self._batch_norms), "norm_affine": bool(self.norm_affine())}
+    def _capabilities(self, images: Tensor) -> frozenset[str]:
+        moved = reached(lambda leaves: self._run(images, leaves, "stored").logits, self.weights())
+        affine = not moved.isdisjoint(self.norm_affine())
+        present = {"grad": bool(moved), "batchnorm": bool(self._batch_norms), "norm_affine": affine}
         return frozenset(name for name, there in present.items() if there)
 
     def _find_reading(self, images: Tensor, head: str) -> Reading:

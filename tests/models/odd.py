@@ -215,6 +215,28 @@ class Headless(Plain):
         return self.maps(x).mean((2, 3)) @ self.directions.T
 
 
+class Finer(Plain):
+    """Answers in float64, with features in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).double()
+
+
+class SoftmaxedCoarser(Plain):
+    """Returns probabilities in float16, with features in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).softmax(1).half()
+
+
+class WithoutGradient(Plain):
+    """Lets no gradient through to its norm layers."""
+
+    @torch.no_grad()
+    def maps(self, x: Tensor) -> Tensor:
+        return super().maps(x)
+
+
 class OneLogit(Plain):
     """Tells two classes apart by one number."""
 

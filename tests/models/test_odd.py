@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,11 @@ from tests.models import odd
 from tests.models.odd import SHAPE, drawn
 from tests.models.small import images
 from tta_server.adapters import registered
+from tta_server.adapters.base import check
 from tta_server.adapters.laws.subject import bundle
+from tta_server.calibrate.bundle import calibrate
 from tta_server.models import TorchBackbone
+from tta_server.runtime.needs import expect_room
 
 SERVED = [
     odd.Counting,
@@ -26,6 +30,8 @@ SERVED = [
     odd.ConvHead,
     odd.CosineHead,
     odd.Headless,
+    odd.Finer,
+    odd.SoftmaxedCoarser,
 ]
 
 
@@ -44,7 +50,7 @@ def test_what_is_answered_is_what_the_network_says_whatever_was_asked_before(kin
 
     answers = [backbone.forward(rows).logits.softmax(1) for rows in (x, x[:1], x, x[2:3])]
 
-    half = kind is odd.HalfButNorms
+    half = kind in (odd.HalfButNorms, odd.SoftmaxedCoarser)
     close = {"atol": 2e-2, "rtol": 0} if half else {"atol": 1e-5, "rtol": 0}
     for answer, rows in zip(answers, (slice(5), slice(1), slice(5), slice(2, 3)), strict=True):
         assert_close(answer, probabilities[rows], **close)
@@ -70,6 +76,33 @@ def test_every_adapter_learns_from_a_small_window_and_from_one_image(kind, adapt
         assert step.output.logits.shape == (rows, 4)
 
     assert backbone.digest() == backbone.spec.digest
+
+
+@pytest.mark.parametrize("adapter", registered(), ids=lambda adapter: adapter.name)
+def test_no_adapter_is_taken_that_needs_a_gradient_where_there_is_none(adapter):
+    backbone, x = served(odd.WithoutGradient), images(8)
+
+    assert {"grad", "batchnorm"} <= backbone.spec.capabilities  # of the head's weights
+    assert "norm_affine" not in backbone.spec.capabilities
+    if adapter.requires & {"norm_affine"}:
+        with pytest.raises(ValueError, match="needs norm_affine, which backbone 'withoutgradient' does not have"):
+            check(adapter, backbone)
+    elif adapter.name == "vida":
+        with pytest.raises(ValueError, match="'vida' cannot learn on backbone 'withoutgradient': RuntimeError: no grad"):
+            expect_room(adapter, backbone, adapter.init(backbone), 8)
+    else:
+        adapter.adapt(backbone, adapter.init(backbone, bundle(adapter, backbone)), x)
+
+
+def test_a_bundle_lacks_the_parts_that_a_network_without_a_gradient_has_none_of():
+    backbone = served(odd.WithoutGradient)
+    levels = np.random.default_rng(0).integers(0, 256, (64, *SHAPE), dtype=np.uint8)
+
+    found = calibrate(backbone, levels, np.arange(64) % 4)
+
+    assert "null" in found.parts
+    assert found.parts.isdisjoint({"fisher", "vida"})
+    assert found.about["left_out"]["vida"].startswith("cannot be made: ValueError: no gradient")
 
 
 def test_tied_norms_follow_statistics_of_their_own_and_their_own_scale():

@@ -169,5 +169,5 @@ def test_an_adapter_that_needs_a_missing_part_is_refused_with_the_command(backbo
     poor = Reference(reference.digest, {"atc/threshold": torch.tensor(0.5)})
 
     for bundle in (None, poor):
-        with pytest.raises(ValueError, match=f"needs reference.{part}, .*'tta-server calibrate --model reference"):
+        with pytest.raises(ValueError, match=f"needs reference.{part}, .*'tta-server calibrate --data DIR'"):
             check(adapter, backbone, bundle)

@@ -10,7 +10,7 @@ import torchvision
 from PIL import Image
 from torch.testing import assert_close
 
-from tta_server.models.sources import architectures, default_preprocess, find
+from tta_server.models.sources import _INCEPTION, architectures, default_preprocess, find
 
 PICTURE = Image.frombytes("RGB", (40, 30), np.random.default_rng(0).bytes(40 * 30 * 3))
 PUBLISHED = {  # one of vgg16's is no classifier
@@ -30,7 +30,7 @@ def test_the_preprocessing_of_a_torchvision_file_is_that_of_its_weights(publishe
 
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (found.preprocess.mean, found.preprocess.std))
     assert_close((pixels - mean) / std, weights.transforms()(PICTURE))
-    assert not found.caution
+    assert not (found.caution or found.form)
 
 
 # Other networks take images of any size, or have one for all their weights.
@@ -41,6 +41,14 @@ def test_a_torchvision_network_is_made_for_images_as_they_are_prepared(published
 
     with torch.device("meta"):
         assert found.build(3)(torch.empty(1, *found.preprocess.input_shape)).shape == (1, 3)
+
+
+@pytest.mark.parametrize("name", sorted(_INCEPTION))
+def test_of_a_network_that_torchvision_builds_otherwise_for_its_own_weights_it_is_said(tmp_path, name):
+    for file in (None, tmp_path / "mine.pth"):
+        form = find(name, file).form
+        assert "built as torchvision's own weights are used, with transform_input=True" in form
+        assert f"take 'torchvision.models:{name}' and say so in model.arguments" in form
 
 
 def test_renamed_weights_are_known_by_what_is_in_them_and_others_taken_for_the_usual_with_a_word(tmp_path, monkeypatch):

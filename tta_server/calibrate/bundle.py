@@ -19,6 +19,7 @@ from tta_server.calibrate.style import style
 from tta_server.domains.space import PART
 from tta_server.drift.scores import LEVELS, SourceStatistics, image_scores
 from tta_server.models import Backbone, Reference, robust
+from tta_server.models.reason import reason
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,11 @@ class _Making:
 
         def make() -> dict[str, Tensor]:
             offered.check(part)
-            return {f"{part.name}/{name}": t.float().cpu() for name, t in maker.prepare(self.backbone, offered).items()}
+            try:
+                made = maker.prepare(self.backbone, offered)
+            except Exception as error:  # whatever a network and a method make of each other
+                raise ValueError(f"cannot be made: {reason(error)}") from error
+            return {f"{part.name}/{name}": tensor.float().cpu() for name, tensor in made.items()}
 
         self.take((part.name,), make)
 

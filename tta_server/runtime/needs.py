@@ -15,6 +15,7 @@ from torch import Tensor
 from tta_server.adapters import Adapter, State
 from tta_server.models import Backbone
 from tta_server.models.backbone import random_images
+from tta_server.models.reason import reason
 
 log = logging.getLogger(__name__)
 
@@ -73,24 +74,34 @@ def _kept_bytes(adapter: Adapter, backbone: Backbone, state: State, x: Tensor) -
 
 
 def expect_room(adapter: Adapter, backbone: Backbone, state: State, rows: int) -> None:
-    """Do nothing if a step on so many images has room beside what the process has already, or on a GPU.
+    """Do nothing if a step on so many images can be taken and, on a CPU, has room beside what the process has already.
 
     Raises:
-        ValueError: If not even what it keeps has.
+        ValueError: If the network and the adapter are not for each other, or not even what a step keeps has room.
     """
-    left = memory_left() if backbone.device.type == "cpu" else None
-    if left is None:
-        return
     try:
         each = step_bytes(adapter, backbone, state)
-    except Exception as error:  # an adapter may be anybody's, and what stops a real step says so by itself
+    except Exception as error:  # an adapter may be anybody's
         log.debug("what a step of '%s' keeps is not known: %s", adapter.name, error)
+        _expect_step(adapter, backbone, state, rows)
         return
-    if each * rows > left:
+    left = memory_left() if backbone.device.type == "cpu" else None
+    if left is not None and each * rows > left:
         raise ValueError(
             f"a step of '{adapter.name}' on {rows} images keeps about {each * rows / _GIB:.1f} GiB, and there are "
             f"{left / _GIB:.1f} GiB left; give the server more memory, or {_less(int(left / each * _SAFE))}"
         )
+
+
+def _expect_step(adapter: Adapter, backbone: Backbone, state: State, rows: int) -> None:
+    """Take a step on a whole window, where a few images are too few for one."""
+    try:
+        adapter.adapt(backbone, state, random_images(backbone, rows))
+    except Exception as error:  # whatever a network and a method make of each other
+        raise ValueError(
+            f"adapter '{adapter.name}' cannot learn on backbone '{backbone.spec.name}': {reason(error)}; 'tta-server "
+            "inspect' lists those that can"
+        ) from error
 
 
 def _less(rows: int) -> str:

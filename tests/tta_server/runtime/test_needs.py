@@ -8,7 +8,8 @@ from torch import nn
 
 from tests.tta_server.runtime.fakes import tiny
 from tta_server import adapters
-from tta_server.models import Model, TorchBackbone
+from tta_server.adapters import State, Step
+from tta_server.models import Backbone, Model, TorchBackbone
 from tta_server.models.catalog import load
 from tta_server.runtime import needs
 from tta_server.runtime.needs import expect_room, memory_left, step_bytes
@@ -102,7 +103,8 @@ def test_where_nobody_says_what_is_left_nothing_is_refused(tmp_path, monkeypatch
     assert memory_left(tmp_path) is None
 
     monkeypatch.setattr(needs, "memory_left", lambda: None)
-    expect_room(adapters.create("tent"), tiny(), {}, 10**9)
+    tent = adapters.create("tent")
+    expect_room(tent, tiny(), tent.init(tiny()), 10**9)
 
 
 def test_a_step_that_has_no_room_is_refused_with_the_number_of_images_that_has(monkeypatch):
@@ -116,10 +118,14 @@ def test_a_step_that_has_no_room_is_refused_with_the_number_of_images_that_has(m
         expect_room(adapter, backbone, state, 64)
 
 
-def test_what_an_adapter_raises_is_left_for_its_real_step_to_say(monkeypatch):
+def test_an_adapter_that_cannot_take_a_step_on_a_whole_window_is_refused(monkeypatch):
     class Fails(type(adapters.create("source"))):
-        def adapt(self, backbone: object, state: object, x: torch.Tensor) -> None:
-            raise RuntimeError("no step today")
+        def adapt(self, backbone: Backbone, state: State, x: torch.Tensor) -> Step:
+            if len(x) < 8:
+                raise RuntimeError("too few\nfor me")
+            return super().adapt(backbone, state, x)
 
     monkeypatch.setattr(needs, "memory_left", lambda: 1)
-    expect_room(Fails(), tiny(), {}, 64)
+    expect_room(Fails(), tiny(), {}, 8)
+    with pytest.raises(ValueError, match="'source' cannot learn on backbone 'tiny': RuntimeError: too few for me; "):
+        expect_room(Fails(), tiny(), {}, 7)
