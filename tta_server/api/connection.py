@@ -11,10 +11,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import ClassVar
 
+import httptools
 import orjson
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from tta_server.api.onward import parser_behind
 from tta_server.api.receiving import WHOLE
 from tta_server.settings_door import LimitsSettings
 from tta_server.telemetry.closed_sets import TurnedAway
@@ -74,13 +76,31 @@ class Connection(HttpToolsProtocol):
         if self._is_deaf:
             return
         self._barren_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._read(data)
         if self._is_deaf:
             return
         if self._barren_bytes > self.limits.max_header_bytes:
             self._refuse_head(f"may have at most {self.limits.max_header_bytes} bytes (limits.max_header_bytes)")
         elif not self._timer and (self._reading_head or not self._is_at_work):
             self._wait_for_a_head()
+
+    def _read(self, data: bytes) -> None:
+        """Parse on; a head that asks for another protocol is one like any other, and so is what follows it."""
+        try:
+            while data and not self._is_deaf:
+                try:
+                    self.parser.feed_data(data)
+                    return
+                except httptools.HttpParserUpgrade as asked:
+                    data = data[asked.args[0] :]
+                    self.parser, has_body = parser_behind(self, self.scope["headers"])
+                    if not has_body:
+                        self.on_message_complete()
+                    if self.scope["method"] == "CONNECT":
+                        self._end_after_those_that_wait()
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
 
     def on_message_begin(self) -> None:
         """Begin a head."""
@@ -107,6 +127,7 @@ class Connection(HttpToolsProtocol):
         else:
             self.scope["state"][WHOLE] = self._is_whole
             super().on_headers_complete()
+            self.headers = []  # what comes behind the body is none of the request's
             has_body = self.scope["method"] != "HEAD"
             self.cycle.transport = _Ending(self, has_body)  # type: ignore[assignment]
 
@@ -123,6 +144,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End a request."""
+        if self.parser.should_upgrade():
+            return  # its head has ended: see `_read`
         self._barren_bytes = 0
         self._stop_timer()
         if self.cycle is not None and not self._is_deaf:
@@ -262,6 +285,10 @@ class Connection(HttpToolsProtocol):
         """Answer what is no HTTP; nothing is sent amid another answer."""
         if self._overfull:
             return  # it is not looked at any more
+        cycle = self.cycle
+        if cycle and cycle.more_body and not (self._reading_head or self.pipeline or cycle.response_started):
+            cycle.response_complete = cycle.disconnected = True  # this is the answer to a body that is none
+            cycle.message_event.set()
         self._refuse("no_http", 400, msg.lower().rstrip("."), "bad_request")
 
 
