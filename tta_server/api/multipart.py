@@ -3,15 +3,18 @@
 Source: RFC 7578 and RFC 2046, section 5.1.1.
 """
 
-from email.message import Message
-from email.utils import collapse_rfc2231_value
-from typing import NamedTuple
+import re
+from typing import Final, NamedTuple
+from urllib.parse import unquote_to_bytes
 
 from tta_server.api.search import first_of
 from tta_server.errors import BadRequest
 
 _MOST_HEAD_BYTES = 8 * 2**10
 _MOST_BOUNDARY = 70  # RFC 2046
+_PARAMETER = re.compile(r';\s*([^\s;="]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;]*)', re.DOTALL)
+_ESCAPED = re.compile(r'\\(["\\])')
+_CHARSETS: Final = frozenset(("utf-8", "iso-8859-1", "us-ascii"))
 
 
 class FormFile(NamedTuple):
@@ -32,7 +35,7 @@ def boundary_of(content_type: str) -> bytes:
     Raises:
         BadRequest: If the header does not say.
     """
-    boundary = _parameters("content-type", content_type).get("boundary", "")
+    boundary = _parameters(content_type).get("boundary", "")
     if not 1 <= len(boundary) <= _MOST_BOUNDARY or not boundary.isascii() or not boundary.isprintable():
         raise BadRequest("the form's Content-Type names no boundary of 1 to 70 characters")
     return boundary.encode()
@@ -79,7 +82,7 @@ def _part(body: bytes, start: int, stop: int, name: str) -> FormFile:
     for line in lines.decode("utf-8", "replace").split("\r\n"):
         key, _, value = line.partition(":")
         if key.strip().lower() == "content-disposition":
-            said = _parameters("content-disposition", value.strip())
+            said = _parameters(value)
             if "filename" not in said:
                 raise BadRequest(
                     f"{name} ('{said.get('name', '')[:80]}') has no file name, so it is no image; "
@@ -89,8 +92,20 @@ def _part(body: bytes, start: int, stop: int, name: str) -> FormFile:
     raise BadRequest(f"{name} has no Content-Disposition")
 
 
-def _parameters(header: str, value: str) -> dict[str, str]:
-    """Return the parameters of a header, by their names in small letters; also those of RFC 2231."""
-    message = Message()
-    message[header] = value.replace("\r", " ").replace("\n", " ")
-    return {name.lower(): collapse_rfc2231_value(content) for name, content in message.get_params([], header=header)}
+def _parameters(value: str) -> dict[str, str]:
+    """Return the parameters of a header, by their names in small letters; also those of RFC 8187.
+
+    Each character is looked at a fixed number of times: a head may hold nothing but semicolons.
+    """
+    found, extended = dict[str, str](), dict[str, str]()
+    for name, text in _PARAMETER.findall(value.replace("\r", " ").replace("\n", " ")):
+        key = name.lower()
+        if key.endswith("*"):
+            charset, _, coded = text.partition("'")
+            if charset.lower() in _CHARSETS:
+                extended[key[:-1]] = unquote_to_bytes(coded.partition("'")[2].strip()).decode(charset, "replace")
+        elif text.startswith('"') and text.endswith('"') and len(text) > 1:
+            found[key] = _ESCAPED.sub(r"\1", text[1:-1])
+        else:
+            found[key] = text.strip()
+    return found | extended

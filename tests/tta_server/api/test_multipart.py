@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tta_server.api.multipart import FormFile, boundary_of, files
+from tta_server.api.multipart import FormFile, _parameters, boundary_of, files
 from tta_server.errors import BadRequest
 
 
@@ -44,10 +44,36 @@ def test_what_a_usual_client_sends_is_understood(name):
         ("form-data; name=image; filename=a.png", "a.png"),
         ("form-data; name=image; filename*=UTF-8''%C3%A4.png", "ä.png"),
         ('FORM-DATA; NAME="image"; FILENAME="a.png"', "a.png"),
+        ("form-data; filename=a; filename*=utf-8'en'%c3%a4", "ä"),
+        ("form-data; filename=a; filename*=idna''x%ff", "a"),
+        ("form-data; filename=a; filename*=undefined''x", "a"),
+        ("form-data; filename=a; filename*=utf-7''+2AA-", "a"),
+        ("form-data; filename*=utf-8''%ff%ed%a0%80", "\ufffd" * 4),
+        (f"form-data; filename=a; filename*{'0' * 5000}*=x", "a"),
+        ('form-data; filename="x' + ";" * 8000, '"x'),
+        ('form-data; filename="a;b\\"c"; name=image', 'a;b"c'),
     ],
 )
-def test_a_file_is_known_by_its_file_name_even_an_empty_one(disposition, name):
+def test_a_file_is_known_by_its_file_name_even_an_empty_one_or_a_mad_one(disposition, name):
     assert read(form((disposition, b"1"))) == [FormFile(name, b"1")]
+
+
+words = st.text("abc;=\"\\ .'*", max_size=12)
+
+
+@given(st.dictionaries(st.text("abcxyz-", min_size=1, max_size=5), words, max_size=5))
+def test_parameters_come_out_as_they_went_in(wanted):
+    quoted = {name: text.replace("\\", "\\\\").replace('"', '\\"') for name, text in wanted.items()}
+
+    assert _parameters("form-data" + "".join(f'; {name}="{text}"' for name, text in quoted.items())) == wanted
+
+
+@pytest.mark.parametrize(
+    "parameters", ["boundary*=idna''x%ff", "boundary*=undefined''x", f"boundary*{'0' * 5000}=x"]
+)
+def test_a_form_without_a_boundary_is_refused(parameters):
+    with pytest.raises(BadRequest, match="names no boundary"):
+        boundary_of(f"multipart/form-data; {parameters}")
 
 
 @pytest.mark.parametrize(
