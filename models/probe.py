@@ -44,7 +44,9 @@ def reached(run: Callable[[Tensors], Tensor], parameters: Tensors) -> set[str]:
         run: Returns what the network says if it has these parameters.
         parameters: All that it has.
     """
-    leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items() if tensor.is_floating_point()}
+    leaves = {
+        name: tensor.detach().requires_grad_() for name, tensor in parameters.items() if tensor.is_floating_point()
+    }
     try:
         with torch.enable_grad():
             slopes = torch.autograd.grad(run(leaves).sum(), list(leaves.values()), allow_unused=True)

@@ -120,8 +120,8 @@ def _torchvision(name: str, file: Path | None) -> Origin:
     form = ""
     if name in _INCEPTION and not found:
         form = (
-            "it is built as torchvision's own weights are used, with transform_input=True and its auxiliary heads; for one "
-            f"that was trained otherwise, take 'torchvision.models:{name}' and say so in model.arguments"
+            "it is built as torchvision's own weights are used, with transform_input=True and its auxiliary heads; for "
+            f"one that was trained otherwise, take 'torchvision.models:{name}' and say so in model.arguments"
         )
     return Origin(build, prepared[weights], labels=tuple(weights.meta["categories"]), caution=caution, form=form)
 

@@ -58,6 +58,6 @@ def _alike(first: list[Tensor] | None, other: list[Tensor] | None) -> bool:
 
 
 def _close(first: Tensor, other: Tensor) -> bool:
-    rounding = _ROUNDING_OF_HALF if first.dtype.itemsize < 4 else _ROUNDING  # noqa: PLR2004 (bytes)
+    rounding = _ROUNDING_OF_HALF if first.dtype.itemsize < 4 else _ROUNDING
     scale = float(first.nan_to_num(0, 0, 0).abs().max()) if first.numel() else 0.0
     return first.shape == other.shape and torch.allclose(first, other, rtol=0, atol=rounding * scale, equal_nan=True)

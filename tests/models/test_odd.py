@@ -88,7 +88,9 @@ def test_no_adapter_is_taken_that_needs_a_gradient_where_there_is_none(adapter):
         with pytest.raises(ValueError, match="needs norm_affine, which backbone 'withoutgradient' does not have"):
             check(adapter, backbone)
     elif adapter.name == "vida":
-        with pytest.raises(ValueError, match="'vida' cannot learn on backbone 'withoutgradient': RuntimeError: no grad"):
+        with pytest.raises(
+            ValueError, match="'vida' cannot learn on backbone 'withoutgradient': RuntimeError: no grad"
+        ):
             expect_room(adapter, backbone, adapter.init(backbone), 8)
     else:
         adapter.adapt(backbone, adapter.init(backbone, bundle(adapter, backbone)), x)

@@ -30,7 +30,7 @@ def test_the_preprocessing_of_a_torchvision_file_is_that_of_its_weights(publishe
 
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (found.preprocess.mean, found.preprocess.std))
     assert_close((pixels - mean) / std, weights.transforms()(PICTURE))
-    assert not (found.caution or found.form)
+    assert (found.caution, found.form) == ("", "")
 
 
 # Other networks take images of any size, or have one for all their weights.

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from typing import Any, Final
 
 import orjson
@@ -19,6 +20,7 @@ SCHEMA: Final[dict[str, Any]] = {
 """What the OpenAPI document says of such a body."""
 
 _PIECE_BYTES = 2**18  # a multiple of 4
+_DATA_URL = re.compile("data:.*;base64", re.IGNORECASE | re.DOTALL)  # before its comma
 
 _FORM = 'send {"image": "BASE64"}, or {"image": ["BASE64", ...]}'
 
@@ -53,9 +55,11 @@ def files(body: bytes, most: int) -> list[bytes]:
 
 
 def _file(text: str, place: int, count: int) -> bytes:
-    rest = text.partition(";base64,")[2] if text.startswith("data:") else text
+    head, comma, rest = text.partition(",")
+    if comma and _DATA_URL.fullmatch(head):
+        text = rest
     try:
-        return _decoded(rest.encode("ascii").translate(None, b" \t\r\n"))
+        return _decoded(text.encode("ascii").translate(None, b" \t\r\n"))
     except (binascii.Error, ValueError) as error:
         raise BadRequest(f"image {place} of {count} is not base64 ({error})") from error
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from tta_server.api.answers import Told, told
 from tta_server.api.bodies import Gather
 from tta_server.api.caller import Callers
+from tta_server.api.json_body import JsonRoute
 from tta_server.runtime.gathering import GatheringState
 from tta_server.runtime.served import Served, find
 
@@ -30,7 +31,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         models: What is served; the first is meant here.
         callers: Knows who asks.
     """
-    routes = APIRouter(prefix="/v1/calibrate", tags=["calibrate"])
+    routes = APIRouter(prefix="/v1/calibrate", tags=["calibrate"], route_class=JsonRoute)
     gathering = find(models).gathering
 
     @routes.post("", **told(Gathered, 400, 409, 413, status=202))

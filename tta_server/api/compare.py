@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from tta_server.api.answers import Comparison, told
 from tta_server.api.bodies import StreamPath
 from tta_server.api.caller import Callers, hung_up
+from tta_server.api.json_body import JsonRoute
 from tta_server.api.permission import take
 from tta_server.api.predict import IMAGES, uploads
 from tta_server.runtime.answer import Question, compare
@@ -25,7 +26,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         models: What is served; the first is meant here.
         callers: Knows who asks.
     """
-    routes = APIRouter(prefix="/v1/streams/{name}/compare", tags=["predict"])
+    routes = APIRouter(prefix="/v1/streams/{name}/compare", tags=["predict"], route_class=JsonRoute)
     served = find(models)
     labels = served.model.labels
 

@@ -127,6 +127,8 @@ class Connection(HttpToolsProtocol):
         else:
             self.scope["state"][WHOLE] = self._is_whole
             super().on_headers_complete()
+            if "\n" in self.scope["path"]:  # before which `$` matches, in some layers and not in others
+                self.scope["path"] = self.scope["path"].replace("\n", "%0A")
             self.headers = []  # what comes behind the body is none of the request's
             has_body = self.scope["method"] != "HEAD"
             self.cycle.transport = _Ending(self, has_body)  # type: ignore[assignment]

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from tta_server.api.answers import DomainAbout, DomainList, DomainsOpened, told
 from tta_server.api.bodies import DomainPath, Offer, Rename, StreamPath
 from tta_server.api.caller import Callers
+from tta_server.api.json_body import JsonRoute
 from tta_server.api.permission import key_of
 from tta_server.api.responses import refusals
 from tta_server.api.streams import erased
@@ -23,7 +24,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         models: What is served; the first is meant here.
         callers: Knows who asks.
     """
-    routes = APIRouter(prefix="/v1/streams/{name}/domains", tags=["domains"])
+    routes = APIRouter(prefix="/v1/streams/{name}/domains", tags=["domains"], route_class=JsonRoute)
     served = find(models)
 
     @routes.get("", **told(DomainList, 400, 404))

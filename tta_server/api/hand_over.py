@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from fastapi import APIRouter, Request
 
 from tta_server.api.bodies import HandOver
+from tta_server.api.json_body import JsonRoute
 from tta_server.errors import NotFound
 from tta_server.runtime.served import Served, find
 from tta_server.runtime.tenure import HAND_OVER
@@ -16,7 +17,7 @@ def router(models: Mapping[str, Served]) -> APIRouter:
     Args:
         models: What is served; the first is meant here.
     """
-    routes = APIRouter()
+    routes = APIRouter(route_class=JsonRoute)
     served = find(models)
 
     @routes.post(HAND_OVER, status_code=204, include_in_schema=False)

@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.routing import APIRoute
+from starlette.types import Message
 
 from tta_server.api.answers import LabelsCounted, told
 from tta_server.api.bodies import MOST_LABELS, Labels
+from tta_server.api.json_body import JsonRoute
 from tta_server.api.permission import key_of
 from tta_server.errors import BadRequest, TooLarge
 from tta_server.runtime.commands import Commands, Label
@@ -20,7 +21,7 @@ _MOST_COMMAS = 8 * MOST_LABELS
 _AT_ONCE = 16  # the frozen model may have to look at each image, and requests wait meanwhile
 
 
-class _Counted(APIRoute):
+class _Counted(JsonRoute):
     """A route whose body is counted before it is parsed: a million empty lists take JSON's parser a second."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -31,7 +32,11 @@ class _Counted(APIRoute):
             body = await request.body()
             if max(body.count(b"{"), body.count(b"[")) > MOST_LABELS + 1 or body.count(b",") > _MOST_COMMAS:
                 raise TooLarge(f"the body holds more than the {MOST_LABELS} labels that are taken at once")
-            return await handler(request)
+
+            async def again() -> Message:
+                return {"type": "http.request", "body": body, "more_body": False}
+
+            return await handler(Request(request.scope, again))
 
         return counted
 

@@ -76,7 +76,8 @@ def _about(scope: Scope) -> dict[str, str]:
     """Return what may be said of a request: nothing of its body, its query or its key."""
     path = path_of(scope)
     named = _STREAM.match(path)
-    stream = named[1] if named else dict(scope["headers"]).get(b"x-stream-id", b"").decode("latin-1")
+    first = next((value for name, value in scope["headers"] if name == b"x-stream-id"), b"")  # as who answers reads it
+    stream = named[1] if named else first.decode("latin-1")
     return {
         "method": scope["method"],
         "path": path[:_MOST_CHARACTERS],

@@ -1,8 +1,8 @@
 """A parser for what follows a head that asks for another protocol, which nobody gets here.
 
-RFC 9110, section 7.8: a server may ignore `Upgrade`, and the body is then a body. httptools takes what follows such a head
-for something else: the request would have no body, and its body would be the next request. curl and Java's client ask for
-HTTP/2 in this way.
+RFC 9110, section 7.8: a server may ignore `Upgrade`, and the body is then a body. httptools takes what follows such a
+head for something else: the request would have no body, and its body would be the next request. curl and Java's client
+ask for HTTP/2 in this way.
 """
 
 from collections.abc import Callable, Iterable

@@ -45,7 +45,8 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def error_response(status: int, message: str, code: str, headers: dict[str, str] | None = None) -> Response:
     """Return a JSON error."""
-    body = orjson.dumps({"error": message, "code": code})
+    said = message.encode("utf-8", "replace").decode()  # what is repeated may be half a character
+    body = orjson.dumps({"error": said, "code": code})
     return Response(body, status_code=status, media_type="application/json", headers=headers)
 
 
@@ -92,7 +93,7 @@ def install(app: FastAPI, open_paths: Collection[str] | None = None) -> None:
         headers = dict(error.headers or {})
         if error.status_code == 405:
             headers["Allow"] = allowed(app.routes, request.scope)
-        return error_response(error.status_code, message, "http", headers)
+        return error_response(error.status_code, message, _CODES.get(error.status_code, "bad_request"), headers)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
@@ -100,6 +101,9 @@ def install(app: FastAPI, open_paths: Collection[str] | None = None) -> None:
         return error_response(500, "the server failed to answer; its log says why", "internal")
 
     _document(app, open_paths)
+
+
+_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
 def operation_id(route: APIRoute) -> str:

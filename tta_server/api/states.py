@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from tta_server.api.answers import SnapshotList, SnapshotTaken, StreamDetails, told
 from tta_server.api.bodies import Note, Restore, StreamPath
 from tta_server.api.caller import Callers
+from tta_server.api.json_body import JsonRoute
 from tta_server.api.responses import refusals
 from tta_server.errors import BadRequest, TTAError
 from tta_server.runtime.served import Served, find
@@ -28,7 +29,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         models: What is served; the first is meant here.
         callers: Knows who asks.
     """
-    routes = APIRouter(prefix="/v1/streams/{name}", tags=["states"])
+    routes = APIRouter(prefix="/v1/streams/{name}", tags=["states"], route_class=JsonRoute)
     served = find(models)
 
     @routes.get("/snapshots", **told(SnapshotList, 400, 404))

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request
 from tta_server.api.answers import StreamDetails, StreamPage, Switched, told
 from tta_server.api.bodies import AdapterBody, Change, ChangeOfAll, Creation, Listing, Rollback, StreamPath, Why
 from tta_server.api.caller import Callers
+from tta_server.api.json_body import JsonRoute
 from tta_server.api.permission import key_of
 from tta_server.api.responses import refusals
 from tta_server.errors import BadRequest, TTAError
@@ -25,7 +26,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         models: What is served; the first is meant here.
         callers: Knows who asks.
     """
-    routes = APIRouter(prefix="/v1/streams", tags=["streams"])
+    routes = APIRouter(prefix="/v1/streams", tags=["streams"], route_class=JsonRoute)
     served = find(models)
     engine = served.engine
     declared = told(StreamDetails, 400, 404)

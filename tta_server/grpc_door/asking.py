@@ -103,7 +103,7 @@ async def _reply(app: App, scope: AsgiMessage, body: bytes, gone: asyncio.Event)
 
 
 def _scope(asked: Asked, metadata: Iterable[tuple[str, str | bytes]], peer: str) -> AsgiMessage:
-    given = [(name.encode(), value.encode("latin-1")) for name, value in metadata
+    given = [(name.encode(), value.encode("latin-1", "replace")) for name, value in metadata
              if isinstance(value, str) and not _OWN.fullmatch(name)]  # fmt: skip
     host, _, port = unquote(peer).partition(":")[2].rpartition(":")
     return {

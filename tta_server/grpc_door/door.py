@@ -1,5 +1,6 @@
 """The gRPC port: calls in, answers out."""
 
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final, NoReturn
 from urllib.parse import quote
@@ -109,6 +110,7 @@ class Door:
             limits: What a request may be.
             told: Hears what is refused.
         """
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_quotes_nobody)
         self._app = app
         self._told = told
         self._turns = Turns(limits)
@@ -188,6 +190,11 @@ class Door:
             return kind.FromString(data)
         except DecodeError as error:
             raise BadRequest(f"the message is no {kind.DESCRIPTOR.full_name}") from error
+
+
+def _quotes_nobody(record: logging.LogRecord) -> bool:
+    """Keep out of the log what gRPC writes there of metadata that is no UTF-8: it may be a key."""
+    return not record.getMessage().startswith("Invalid encoding on")
 
 
 def _credentials(server: ServerSettings) -> Any:

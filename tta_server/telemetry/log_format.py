@@ -23,10 +23,14 @@ class HumanFormat(logging.Formatter):
     """Time, level, who speaks, the sentence, and fields as `name=value`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return a record as a line; below it, how an error came about."""
+        """Return a record as a line; below it, indented, how an error came about."""
         said = f"{_time(record)} {record.levelname:<7} {record.name}: {_one_line(record.getMessage())}"
         line = " ".join([said, *(f"{name}={_one_line(value)}" for name, value in _fields(record).items())])
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        if not record.exc_info:
+            return line
+        # What was wrong may be told in somebody's own words: none of them begins a line.
+        below = self.formatException(record.exc_info).splitlines()
+        return "\n".join([line, *(f"  {_one_line(each)}" for each in below)])
 
 
 class JsonFormat(logging.Formatter):

@@ -68,9 +68,7 @@ def test_parameters_come_out_as_they_went_in(wanted):
     assert _parameters("form-data" + "".join(f'; {name}="{text}"' for name, text in quoted.items())) == wanted
 
 
-@pytest.mark.parametrize(
-    "parameters", ["boundary*=idna''x%ff", "boundary*=undefined''x", f"boundary*{'0' * 5000}=x"]
-)
+@pytest.mark.parametrize("parameters", ["boundary*=idna''x%ff", "boundary*=undefined''x", f"boundary*{'0' * 5000}=x"])
 def test_a_form_without_a_boundary_is_refused(parameters):
     with pytest.raises(BadRequest, match="names no boundary"):
         boundary_of(f"multipart/form-data; {parameters}")

@@ -1,4 +1,4 @@
-"""What is read of a connection: each request's own head and body, whatever else a client asks for, however it arrives."""
+"""What is read of a connection: each request's own head and body, whatever else a client asks for."""
 
 import asyncio
 import json
@@ -23,7 +23,8 @@ WISHES = [
 ]
 FRAMED = {
     "length": b"Content-Length: %d\r\n\r\n%s" % (len(BODY), BODY),
-    "chunks": b"Transfer-Encoding: chunked\r\n\r\n5\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n" % (BODY[:5], len(BODY) - 5, BODY[5:]),
+    "chunks": b"Transfer-Encoding: chunked\r\n\r\n5\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n"
+    % (BODY[:5], len(BODY) - 5, BODY[5:]),
     "nothing": b"Content-Length: 0\r\n\r\n",
     "no body": b"\r\n",
 }
@@ -73,12 +74,12 @@ def said(answered: bytes) -> list[dict]:
 
 
 def cut(sent: bytes, places: list[int]) -> list[bytes]:
-    return [sent[start:stop] for start, stop in pairwise([0, *sorted({place % len(sent) for place in places}), len(sent)])]
+    return [
+        sent[start:stop] for start, stop in pairwise([0, *sorted({place % len(sent) for place in places}), len(sent)])
+    ]
 
 
-requests = st.lists(
-    st.tuples(st.sampled_from([b"", *WISHES]), st.sampled_from(sorted(FRAMED))), min_size=1, max_size=4
-)
+requests = st.lists(st.tuples(st.sampled_from([b"", *WISHES]), st.sampled_from(sorted(FRAMED))), min_size=1, max_size=4)
 
 
 @settings(max_examples=40)

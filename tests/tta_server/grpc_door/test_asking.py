@@ -41,12 +41,23 @@ def test_the_application_sees_who_calls_and_what_the_call_says_but_not_of_its_bo
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body"})
 
-    given = [("authorization", "Bearer x"), ("content-length", "99"), ("grpc-timeout", "1S"), ("x-bin", b"\x00")]
+    given = [
+        ("authorization", "Bearer x"),
+        ("content-length", "99"),
+        ("grpc-timeout", "1S"),
+        ("x-bin", b"\x00"),
+        ("x-foo", "\u20ac"),
+    ]
     reply = asyncio.run(ask(app, Asked("POST", "/v2/x", b"abc", ((b"a", b"b"),)), given, peer))
 
     assert reply.status == 204
     assert seen["client"] == client
-    assert seen["headers"] == [(b"authorization", b"Bearer x"), (b"a", b"b"), (b"content-length", b"3")]
+    assert seen["headers"] == [
+        (b"authorization", b"Bearer x"),
+        (b"x-foo", b"?"),
+        (b"a", b"b"),
+        (b"content-length", b"3"),
+    ]
 
 
 def test_what_went_wrong_is_told_whatever_the_application_did():

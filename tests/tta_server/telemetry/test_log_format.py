@@ -30,6 +30,16 @@ def test_nobody_can_begin_a_line_of_his_own(message, value):
 
 
 @settings(max_examples=50)
+@given(said=texts)
+def test_nobody_begins_a_line_with_what_went_wrong_either(said):
+    first, *below = HumanFormat().format(record("it failed", {}, ValueError(f"x\n{said}"))).split("\n")
+
+    assert first.endswith("it failed")
+    assert below
+    assert all(line.startswith("  ") and len(line.splitlines()) == 1 for line in below)
+
+
+@settings(max_examples=50)
 @given(message=texts, about=st.dictionaries(st.sampled_from(["stream", "message", "time"]), texts))
 def test_a_json_line_holds_the_message_and_the_fields_and_no_field_hides_the_message(message, about):
     line = JsonFormat().format(record(message, about))
