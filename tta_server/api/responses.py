@@ -150,7 +150,9 @@ def explain(problem: Mapping[str, Any]) -> str:
         return f"unknown key '{where}'"
     if problem["type"] == "missing":
         return f"'{where}' is missing" if where else "the body is missing; send a JSON object"
-    if problem["type"] in ("json_invalid", "model_attributes_type") and len(problem["loc"]) <= 2:
+    if problem["type"] == "json_invalid":
+        return f"the body must be a JSON object, and is no JSON: {problem['ctx']['error']}"
+    if problem["type"] == "model_attributes_type" and len(problem["loc"]) <= 2:
         return f"the body must be a JSON object, sent with Content-Type: application/json, got {got}"
     if problem["type"] == NO_OBJECT and not where:
         example = problem["ctx"]["example"]
