@@ -37,22 +37,23 @@ def probe(backbone: Backbone) -> Findings:
         return _findings(backbone, x, generator)
 
 
-def reached(run: Callable[[Tensors], Tensor], parameters: Tensors) -> set[str]:
-    """Return the names of those parameters that a gradient by what a network says reaches.
+def reached(run: Callable[[Tensors], Output], parameters: Tensors, wanted: Sequence[str]) -> tuple[bool, bool]:
+    """Return whether what a network says has a gradient, and whether that reaches one of the wanted parameters.
 
     Args:
         run: Returns what the network says if it has these parameters.
         parameters: All that it has.
+        wanted: Names of some; no others have their gradients computed, which are as large as they are.
     """
-    leaves = {
-        name: tensor.detach().requires_grad_() for name, tensor in parameters.items() if tensor.is_floating_point()
-    }
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items() if tensor.is_floating_point()}
+    inputs = [leaves[name] for name in wanted if name in leaves]
     try:
         with torch.enable_grad():
-            slopes = torch.autograd.grad(run(leaves).sum(), list(leaves.values()), allow_unused=True)
+            said = run(leaves).logits.sum()
+            slopes = torch.autograd.grad(said, inputs, allow_unused=True) if inputs and said.requires_grad else ()
     except Exception:  # a network may have no gradient at all, and say so as it likes
-        return set()
-    return {name for name, slope in zip(leaves, slopes, strict=True) if slope is not None}
+        return False, False
+    return said.requires_grad, any(slope is not None for slope in slopes)
 
 
 def equal(one: Backbone, other: Backbone) -> bool:

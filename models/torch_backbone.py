@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -283,9 +283,9 @@ class TorchBackbone:
         self._features = features_of(args[0])
 
     def _capabilities(self, images: Tensor) -> frozenset[str]:
-        moved = reached(lambda leaves: self._run(images, leaves, "stored").logits, self.weights())
-        affine = not moved.isdisjoint(self.norm_affine())
-        present = {"grad": bool(moved), "batchnorm": bool(self._batch_norms), "norm_affine": affine}
+        run = partial(self._run, images, statistics="stored")
+        grad, affine = reached(run, self.weights(), list(self.norm_affine()))
+        present = {"grad": grad, "batchnorm": bool(self._batch_norms), "norm_affine": affine}
         return frozenset(name for name, there in present.items() if there)
 
     def _find_reading(self, images: Tensor, head: str) -> Reading:
