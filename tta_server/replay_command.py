@@ -1,6 +1,7 @@
 """`tta-server replay`: rebuild a stream's state from the audit log, and show that it is what the server had."""
 
 import argparse
+from collections.abc import Set
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tta_server.settings_file import load_settings
 from tta_server.storage.audit import Audit, Entry
 from tta_server.storage.replay import Recipe, replay
 from tta_server.storage.store import Store
+from tta_server.streams.names import number_of
 from tta_server.wanted import make_adapter
 
 
@@ -40,19 +42,33 @@ def run(options: argparse.Namespace) -> int:
     if not settings.storage.url:
         raise ValueError("nothing is kept: set storage.url, and storage.keep_inputs before the stream learns")
     store = Store(settings.storage.url)
-    entries = list(Audit(store.files).entries(options.stream))
+    found = list(Audit(store.files).entries(options.stream, domains=True))
+    entries = [entry for entry in found if entry.stream == options.stream]
+    domains = [entry for entry in found if entry.stream != options.stream]
+    elsewhere = _elsewhere(store, {entry.stream for entry in domains})
     if not entries:
-        raise ValueError(f"the audit log has no line of stream '{options.stream}'")
+        raise ValueError(f"the audit log has no line of stream '{options.stream}'{elsewhere}")
     use_threads(settings.engine)
     model, adapter = load_model(settings.model), make_adapter(settings.adapter)
     lesson = _lesson(model, adapter, settings, store, options.stream)
-    state = replay(entries, lesson, options.version)
+    try:
+        state = replay(entries, lesson, options.version, domains)
+    except ValueError as error:
+        raise ValueError(f"{error}{elsewhere}") from error
     checked = sum(entry.state is not None for entry in entries)
-    print(f"stream '{options.stream}': state sha256 {state_digest(state)}, {checked} digests in the log")  # noqa: T201
+    said = f"stream '{options.stream}': state sha256 {state_digest(state)}, {checked} digests in the log"
+    print(f"{said}{elsewhere}")  # noqa: T201
     if options.out:
         last = next((entry for entry in reversed(entries) if "adapter" in entry.extra), None)
         options.out.write_bytes(dump_state(_remade(last) if last else adapter, model.backbone, state))
     return 0
+
+
+def _elsewhere(store: Store, domains: Set[str]) -> str:
+    """Return where to look for what a stream that tells domains apart has learnt; empty if it has none."""
+    names = sorted(domains, key=number_of)
+    names = [name for name in names if store.is_kept(name)] or names
+    return f"; what it learns is in its domains, replay those: {', '.join(names)}" if names else ""
 
 
 def _lesson(model: Model, adapter: Adapter, settings: Settings, store: Store, stream: str) -> Recipe:

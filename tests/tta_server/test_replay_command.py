@@ -88,3 +88,46 @@ def test_a_stream_that_the_log_does_not_know_is_refused(kept, capsys):
 
     assert status == 2
     assert "no line of stream 'nobody'" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def told_apart(tmp_path_factory):
+    """Return the configuration of a server that told domains apart, and the digest of its domain's state."""
+    folder = tmp_path_factory.mktemp("domains")
+    config = {
+        "engine": {"window_rows": 32},
+        "domains": {},
+        "storage": {"url": str(folder / "kept"), "keep_inputs": True},
+    }
+    for _ in range(2):  # the second is a restart, which the log tells of
+        with running(folder, config) as server:
+            for seed in range(16):
+                infer(server.client, "gate-7", noisy(seed))
+            until(lambda: stream(server.client, "gate-7@1")["images_in_window"] == 0)
+            learnt = digest(server.client.get("/v1/streams/gate-7@1/state").content)
+    return folder / "config.yaml", learnt
+
+
+def test_a_stream_that_tells_domains_apart_is_replayed_and_names_its_domains(told_apart, capsys):
+    config, learnt = told_apart
+    lines = list(Audit(Store(str(config.parent / "kept")).files).entries("gate-7"))
+    assert {"open", "drift", "load"} <= {entry.event for entry in lines}
+    assert lines[-1].version_after > 1
+
+    assert main(["replay", "--config", str(config), "--stream", "gate-7"]) == 0
+    said = capsys.readouterr().out
+    assert main(["replay", "--config", str(config), "--stream", "gate-7@1"]) == 0
+
+    assert learnt not in said
+    assert said.endswith("; what it learns is in its domains, replay those: gate-7@1\n")
+    of_domain = capsys.readouterr().out
+    assert learnt in of_domain
+    assert "its domains" not in of_domain
+
+
+def test_a_version_that_a_domain_made_is_looked_for_there(told_apart, capsys):
+    assert main(["replay", "--config", str(told_apart[0]), "--stream", "gate-7", "--version", "2"]) == 2
+
+    assert "no version 2 of the stream; what it learns is in its domains, replay those: gate-7@1" in (
+        capsys.readouterr().err
+    )

@@ -138,9 +138,14 @@ class Audit:
         else:
             self._files.append_lines(f"{self._folder}/{newest.name}", lines)
 
-    def entries(self, stream: str = "") -> Iterator[Entry]:
-        """Yield the entries of one stream, or all, oldest first; what a crash tore is left out."""
-        logs = [self._log(folder, stream) for folder in self._folders()]
+    def entries(self, stream: str = "", domains: bool = False) -> Iterator[Entry]:
+        """Yield the entries of one stream, or all, oldest first; what a crash tore is left out.
+
+        Args:
+            stream: Its name, or that of a domain; empty is all.
+            domains: Whether those of its domains come, too.
+        """
+        logs = [self._log(folder, stream, domains=domains) for folder in self._folders()]
         yield from merge(*logs, key=lambda entry: entry.time)
 
     def newest(self, stream: str = "", limit: int = 100) -> list[Entry]:
@@ -156,20 +161,21 @@ class Audit:
         """Return where logs are: that of a server that was alone, and one of each that was not."""
         return [_FOLDER, *(f"{_FOLDER}/{found.name}" for found in self._files.listing(_FOLDER) if found.is_folder)]
 
-    def _log(self, folder: str, stream: str, newest_first: bool = False) -> Iterator[Entry]:
+    def _log(self, folder: str, stream: str, newest_first: bool = False, domains: bool = False) -> Iterator[Entry]:
         segments = self._segments(folder)
         for segment in reversed(segments) if newest_first else segments:
-            yield from self._read(folder, segment, stream, newest_first)
+            yield from self._read(folder, segment, stream, newest_first, domains)
 
     def _segments(self, folder: str) -> list[Found]:
         return [found for found in self._files.listing(folder) if _number(found) > 0]
 
-    def _read(self, folder: str, segment: Found, stream: str, newest_first: bool) -> Iterator[Entry]:
+    def _read(self, folder: str, segment: Found, stream: str, newest_first: bool, domains: bool) -> Iterator[Entry]:
         try:
             content = self._files.read(f"{folder}/{segment.name}")
         except FileNotFoundError:  # rotated away since
             return
         named = json.dumps(stream).encode() if stream else b""  # only lines that hold it are parsed, which takes long
+        named = named.removesuffix(b'"') if domains else named
         blocks = list(_blocks(content))
         for start, stop in reversed(blocks) if newest_first else blocks:
             block = content[start:stop]
@@ -186,7 +192,7 @@ class Audit:
                 if entry is None and line and index + 1 < len(lines):
                     number = content.count(b"\n", 0, start) + index + 1
                     log.warning("line %d of audit segment %s is damaged and is left out", number, segment.name)
-                if entry and stream in ("", entry.stream):
+                if entry and stream in ("", entry.stream, entry.stream.partition("@")[0] if domains else ""):
                     yield entry
 
 

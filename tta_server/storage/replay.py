@@ -68,13 +68,14 @@ class Recipe:
         return self.adapter.init(self.backbone, self.reference)
 
 
-def replay(entries: Iterable[Entry], lesson: Recipe, until: int | None = None) -> State:
+def replay(entries: Iterable[Entry], lesson: Recipe, until: int | None = None, domains: Iterable[Entry] = ()) -> State:
     """Return the state of a stream after what `entries` tell.
 
     Args:
         entries: Those of one stream, oldest first, from its creation, a reset or an import on.
         lesson: How steps are taken again.
         until: Version to stop at, None for the newest; of a version that was made twice, as after a crash, the later.
+        domains: Those of the stream's domains. A stream's version counts what changes theirs, its state does not.
 
     Raises:
         ValueError: If a window or file is missing, the version is not there, or a state is not what the log says.
@@ -82,9 +83,10 @@ def replay(entries: Iterable[Entry], lesson: Recipe, until: int | None = None) -
     told = list(entries)
     if len({entry.stream for entry in told}) > 1:
         raise ValueError("the entries are of several streams; replay one at a time")
+    counted = sum(max(0, entry.version_after - entry.version_before) for entry in _of_domains(domains, told))
     told = told if until is None else told[: _last(told, until) + 1]
     usual, state = lesson, lesson.initial()
-    origins = _origins(told, state_digest(state))
+    origins = _origins(told, state_digest(state), counted)
     kept = {_SOURCE: state}
     for index, entry in enumerate(told):
         if "adapter" in entry.extra or entry.event == "delete":
@@ -99,8 +101,23 @@ def replay(entries: Iterable[Entry], lesson: Recipe, until: int | None = None) -
     return state
 
 
-def _origins(told: list[Entry], initial: str) -> dict[int, int]:
-    """Return, for each entry that does not start from the state before it, the entry whose state it starts from."""
+def _of_domains(domains: Iterable[Entry], told: list[Entry]) -> list[Entry]:
+    found = list(domains)
+    stream = told[0].stream if told else ""
+    other = next((entry.stream for entry in found if entry.stream.partition("@")[0] != stream), None)
+    if told and other is not None:
+        raise ValueError(f"expected lines of domains of '{stream}', got one of '{other}'")
+    return found
+
+
+def _origins(told: list[Entry], initial: str, counted: int) -> dict[int, int]:
+    """Return, for each entry that does not start from the state before it, the entry whose state it starts from.
+
+    Args:
+        told: The entries of the stream.
+        initial: Digest of the state that it starts from.
+        counted: By how many its version may have grown for what changed its domains.
+    """
     origins: dict[int, int] = {}
     by_version, by_digest, version = {0: _SOURCE}, {initial: _SOURCE}, 0
     for index, entry in enumerate(told):
@@ -109,10 +126,11 @@ def _origins(told: list[Entry], initial: str) -> dict[int, int]:
         elif entry.event in _BACK and entry.state:
             if entry.state in by_digest:
                 origins[index] = by_digest[entry.state]
-        elif entry.version_before != version:  # the process died, and its successor found an earlier state on disk
-            if entry.version_before not in by_version:
-                raise ValueError(f"the log does not tell how version {entry.version_before} came about")
-            origins[index] = by_version[entry.version_before]
+        elif entry.version_before in by_version:
+            if entry.version_before != version:  # the process died, and its successor found an earlier state on disk
+                origins[index] = by_version[entry.version_before]
+        elif not version < entry.version_before <= version + counted:
+            raise ValueError(f"the log does not tell how version {entry.version_before} came about")
         version = entry.version_after
         by_version[version] = index
         if entry.state:

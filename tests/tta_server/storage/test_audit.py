@@ -78,6 +78,15 @@ def test_what_is_appended_is_read_in_order(written, segment_bytes):
         assert audit.newest("camera", 3) == [entry for entry in reversed(everything) if entry.stream == "camera"][:3]
 
 
+def test_lines_of_a_streams_domains_come_with_its_own_if_asked_for(audit):
+    names = ["gate", "gate@1", "gate2", "gate2@1", "gate@10", "gate"]
+    audit.append([Entry(name, "mode", i, i) for i, name in enumerate(names)])
+
+    assert [entry.stream for entry in audit.entries("gate")] == ["gate", "gate"]
+    assert [entry.stream for entry in audit.entries("gate", domains=True)] == ["gate", "gate@1", "gate@10", "gate"]
+    assert [entry.stream for entry in audit.entries("gate@1", domains=True)] == ["gate@1"]
+
+
 def test_a_reason_with_a_line_break_stays_one_line(audit):
     entry = Entry("camera", "failed", 1, 1, reason="a\nb\r\u2028{}\0")
 

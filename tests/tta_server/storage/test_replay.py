@@ -226,6 +226,23 @@ def test_a_network_that_does_not_lie_as_the_log_says_is_refused_with_the_reason(
         replay([entry], replace(stream.lesson, arrange=lambda _: stream.backbone))
 
 
+def test_what_its_domains_did_raises_a_streams_version_and_leaves_its_state(stream):
+    told = [
+        Entry("camera", "open", 0, 0, extra={"domain": "camera@1"}),
+        Entry("camera", "drift", 3, 3),
+        Entry("camera", "load", 4, 4),
+    ]
+    domains = [Entry("camera@1", "begin", 0, 1), *(Entry("camera@1", "commit", i, i + 1, batch="0") for i in (1, 2, 3))]
+
+    assert bits(replay(told, stream.lesson, domains=domains)) == bits(stream.initial)
+    with pytest.raises(ValueError, match="the log does not tell how version 3 came about"):
+        replay(told, stream.lesson)
+    with pytest.raises(ValueError, match="the log does not tell how version 3 came about"):
+        replay(told, stream.lesson, domains=domains[:2])
+    with pytest.raises(ValueError, match="expected lines of domains of 'camera', got one of 'door@1'"):
+        replay(told, stream.lesson, domains=[Entry("door@1", "begin", 0, 1)])
+
+
 def test_a_log_that_lacks_its_beginning_is_refused(stream):
     for batch in range(3):
         stream.commit(batch)
