@@ -18,6 +18,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 log = logging.getLogger(__name__)
 
+_ROUNDING = 1e-6  # a processor's factors multiply to one, or nearly
 _SIXTEEN_BIT = ("full", 12, 10, "auto")
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -49,8 +50,9 @@ class Preprocess:
         odd: Where the crop lies if an odd number of pixels is cut off: "even" rounds to the even one of both places, as
             torchvision does, "first" takes the one nearer to the first pixel, as transformers does.
         channels: 3 (RGB) or 1 (grey).
-        mean: Per-channel mean of the training images, in [0, 1]; the backbone subtracts it.
-        std: Per-channel deviation of the training images; the backbone divides by it.
+        mean: Per-channel mean of the training images, in [0, 1], so that of levels up to 255 divided by 255; the
+            backbone subtracts it.
+        std: Per-channel deviation of the training images, in (0, 1] likewise; the backbone divides by it.
         sixteen_bit: How many bits of a 16-bit grey image are the picture: full is all of them, 12 and 10 are what
             many sensors give, auto tells by the largest value of each image.
     """
@@ -78,6 +80,8 @@ class Preprocess:
         least = [self.resize] * 2 if isinstance(self.resize, int) else self.resize or self.size
         if len(least) != 2 or any(length < crop for length, crop in zip(least, self.size, strict=True)):
             raise ValueError(f"resize must be at least the crop {self.size}, got {self.resize}")
+        _expect_shares("mean", self.mean, "[0, 1]")
+        _expect_shares("std", self.std, "(0, 1]")
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -116,6 +120,14 @@ class Preprocess:
             return image
         top, left = (side // 2 if self.odd == "first" else round(side / 2) for side in cut)
         return image.crop((left, top, left + self.size[1], top + self.size[0]))
+
+
+def _expect_shares(name: str, values: Sequence[float] | None, fits: Literal["[0, 1]", "(0, 1]"]) -> None:
+    numbers = [] if values is None else [float(value) for value in values]
+    if all(0 <= number <= 1 + _ROUNDING and (number or fits == "[0, 1]") for number in numbers):
+        return
+    remedy = "; divide by 255 what is of levels in [0, 255]" if max(numbers) > 1 else ""
+    raise ValueError(f"{name} must be in {fits}, got {', '.join(f'{number:g}' for number in numbers)}{remedy}")
 
 
 def _upright(image: Image.Image) -> Image.Image:

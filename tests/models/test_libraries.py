@@ -59,6 +59,14 @@ def test_what_follows_in_a_norm_of_timm_is_kept_in_training_mode_too(tmp_path):
         assert_close(model.backbone.forward(x, statistics="batch").logits, module(x), atol=1e-4, rtol=1e-4)
 
 
+def test_every_mean_and_deviation_that_timm_publishes_is_taken():
+    published = {(config.mean, config.std) for config in map(timm.get_pretrained_cfg, timm.list_pretrained())}
+
+    for mean, std in published:
+        Preprocess((8, 8), mean=mean, std=std)
+    assert len(published) > 3
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -1,4 +1,5 @@
 import io
+import math
 
 import numpy as np
 import pytest
@@ -245,11 +246,36 @@ def test_a_damaged_picture_is_not_taken_for_damaged_exif_data(kind):
         ({"size": (8, 16), "resize": (8, 15)}, r"resize must be at least the crop \(8, 16\), got \(8, 15\)"),
         ({"odd": "last"}, "odd must be even or first, got 'last'"),
         ({"resize": 0}, "resize must be at least"),
+        (
+            {"mean": (123.7, 116.3, 103.5)},
+            r"mean must be in \[0, 1\], got 123.7, 116.3, 103.5; divide by 255 what is of",
+        ),
+        (
+            {"std": (58.4, 57.1, 57.4)},
+            r"std must be in \(0, 1\], got 58.4, 57.1, 57.4; divide by 255 what is of levels",
+        ),
+        ({"mean": [0.5, -0.1, 0.5]}, r"mean must be in \[0, 1\], got 0.5, -0.1, 0.5$"),
+        ({"mean": (0.5, math.nan, 0.5)}, r"mean must be in \[0, 1\], got 0.5, nan, 0.5$"),
+        ({"std": (0.2, 0.0, 0.2)}, r"std must be in \(0, 1\], got 0.2, 0, 0.2$"),
     ],
 )
 def test_bad_settings_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         Preprocess(**{"size": (8, 8), **changes})
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),  # images in [0, 1] as they are
+        ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)),  # levels as they are
+        ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # [-1, 1]
+        ((1.0,), (1.0000000000000002,)),
+        (np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])),
+    ],
+)
+def test_every_usual_mean_and_deviation_is_taken(mean, std):
+    assert Preprocess((8, 8), mean=mean, std=std).mean is mean
 
 
 def test_the_input_shape_is_channels_first():
