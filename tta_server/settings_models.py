@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from tta_server.settings_door import Section
+
+_SHOWN = 3  # labels in a message; there may be thousands
 
 
 class ModelSettings(Section):
@@ -48,6 +50,18 @@ class ModelSettings(Section):
     reference: Path | None = Field(
         None, description="Bundle that 'calibrate' wrote; the one next to the weights when empty."
     )
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _are_names(cls, labels: Any) -> Any:  # noqa: ANN401
+        if labels is None or isinstance(labels, str | Path):
+            return labels
+        if not isinstance(labels, list | tuple):
+            raise ValueError(f"expected a list of names, or a text file with one a line, got {labels!r}")
+        if odd := [repr(label) for label in labels if not isinstance(label, str)]:
+            some = ", ".join(odd[:_SHOWN]) + (", ..." if len(odd) > _SHOWN else "")
+            raise ValueError(f"these are no text: {some}; put every name in quotes, such as 'yes', 'no' or '7'")
+        return labels
 
 
 def _model_name(name: str) -> str:

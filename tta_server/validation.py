@@ -1,12 +1,19 @@
 """Say what is wrong with a configuration in words that its author understands."""
 
 import dataclasses
-from typing import Any, TypeVar
+import types
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 T = TypeVar("T")
+
+_ONE: Final = {int: "an integer", float: "a number", str: "text", bool: "yes or no"}
+_SEVERAL: Final = {int: "integers", float: "numbers", str: "texts", bool: "yes or no"}
+_WORDS: Final = {"path_type": "expected a path", "dict_type": "expected a mapping", "list_type": "expected a list"}
+_UNIONS: Final = (Union, types.UnionType)
 
 
 def fill(cls: type[T], values: dict[str, Any], owner: str) -> T:
@@ -28,7 +35,35 @@ def fill(cls: type[T], values: dict[str, Any], owner: str) -> T:
         # YAML reads 1e-3 as text and the environment is all text: pydantic converts to what the dataclass declares.
         return TypeAdapter(cls).validate_python(values)
     except ValidationError as error:
-        raise ValueError("\n".join(f"{owner}: {explain(problem)}" for problem in error.errors())) from error
+        told = _explained(error.errors(), values, get_type_hints(cls))
+        raise ValueError("\n".join(f"{owner}: {line}" for line in told)) from error
+
+
+def _explained(problems: Iterable[ErrorDetails], values: dict[str, Any], hints: dict[str, Any]) -> Iterator[str]:
+    """Yield one line for each field: of a list, and of what may be this or that, pydantic tells of every part."""
+    done = set()
+    for problem in problems:
+        field = str(problem["loc"][0]) if problem["loc"] else ""
+        expected = _expected(hints[field]) if field in values and get_origin(hints[field]) is not Literal else ""
+        if not expected or problem["type"] == "value_error":
+            yield explain(problem)
+        elif field not in done:
+            done.add(field)
+            yield f"{field}: expected {expected}, got {values[field]!r}"
+
+
+def _expected(hint: Any) -> str:  # noqa: ANN401
+    """Return in words what a field takes; empty if there are none for it."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind in _UNIONS:
+        words = [_expected(part) for part in parts if part is not types.NoneType]
+        return " or ".join(words) if all(words) else ""
+    if kind is Literal:
+        return ", ".join(map(str, parts))
+    if kind in (tuple, list, Sequence) and parts and parts[0] in _SEVERAL and set(parts) <= {parts[0], ...}:
+        count = f"{len(parts)} " if kind is tuple and ... not in parts else ""
+        return f"a list of {count}{_SEVERAL[parts[0]]}"
+    return _ONE.get(hint, "")
 
 
 def explain(problem: ErrorDetails) -> str:
@@ -41,4 +76,6 @@ def explain(problem: ErrorDetails) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if not key or problem["type"] in ("missing", "value_error"):  # these say themselves what was got
         return f"{key}: {message}" if key else message
-    return f"{key}: {message}, got {problem['input']!r}"
+    message = _WORDS.get(problem["type"], message)
+    quotes = problem["type"] == "string_type" and isinstance(problem["input"], int | float)
+    return f"{key}: {message}, got {problem['input']!r}{'; put it in quotes' if quotes else ''}"

@@ -27,7 +27,7 @@ BAD = {
         "/door",
         {"adapter": {"name": "tent", "settings": {"lr": "fast"}}},
         400,
-        "adapter 'tent': lr: Input should be a valid number",
+        "adapter 'tent': lr: expected a number, got",
     ),
     "switch without a reason": ("PATCH", "", {"mode": "off"}, 400, "'reason' is missing"),
     "rollback without a reason": ("POST", "/door/rollback", {"version": 1}, 400, "'reason' is missing"),
