@@ -1,6 +1,7 @@
 """A classifier in a TorchScript file or an exported program of torch: it answers, and nothing in it is moved."""
 
 import hashlib
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ SUFFIXES = (".pt", ".pt2")
 
 _PASSED = {"aten.log_softmax.int", "aten.softmax.int", "aten.to.dtype"}  # between the last layer and the output
 _HEADS = {"aten.linear.default": 0, "aten.addmm.default": 1, "aten.mm.default": 0}  # which argument are the features
+
+# What an exported program says of images of another shape.
+_GUARD = re.compile(r"(?:Guard failed|Expected input).*?(?:size\(\)|shape)\[([0-3])\]")
+_DYNAMIC = "export it with a dynamic number of images, such as dynamic_shapes=({0: torch.export.Dim('images')},)"
+_SIZE = "set model.preprocess to images of the shape that it was exported for"
 
 
 class TorchFileModule(nn.Module):
@@ -49,7 +55,7 @@ class TorchFileModule(nn.Module):
 
         Raises:
             ValueError: If the first answer changes the program, which was saved in training mode, or fails where the
-                graph of an exported one names a device that its images are not on.
+                graph of an exported one names a device that its images are not on, or it is for other images.
         """
         program = self._program[0].to(x.device)
         made = program(x) if self._answered else self._first(program, x)
@@ -59,7 +65,9 @@ class TorchFileModule(nn.Module):
         before = {name: tensor.clone() for name, tensor in program.state_dict().items()}
         try:
             made = program(x)
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:
+            if remedy := _remedy(error):
+                raise ValueError(f"the file was exported for other images ({reason(error, 200)}): {remedy}") from error
             if others := ", ".join(sorted(_devices(program) - {x.device.type})):
                 raise ValueError(
                     f"the file names the device '{others}' in its graph, and fails on '{x.device}' "
@@ -121,6 +129,12 @@ def torch_file_source(path: Path) -> Origin:
         ready=ready,
         head="head" if features else "",
     )
+
+
+def _remedy(error: Exception) -> str:
+    """Return what helps where an exported program refuses the shape of images; empty if it is not that."""
+    found = _GUARD.match(str(error))
+    return "" if not found else _SIZE if int(found[1]) else _DYNAMIC
 
 
 def _devices(program: nn.Module) -> set[str]:

@@ -136,3 +136,36 @@ def test_a_file_that_was_saved_in_training_mode_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match="training mode"):
         load(str(path), custom=SMALL)
+
+
+@pytest.mark.parametrize(
+    ("rows", "pixels", "remedy"), [(2, 32, "a dynamic number of images"), (3, 8, "model.preprocess")]
+)
+def test_a_program_exported_for_other_images_is_refused_with_the_remedy(tmp_path, rows, pixels, remedy):
+    path, x = tmp_path / "mine.pt2", torch.rand(rows, 3, pixels, pixels)
+    torch.export.save(torch.export.export(reference_network().eval(), (x,)), path)
+
+    with pytest.raises(ValueError, match=rf"exported for other images .*Guard failed.*: [\w ]+ {remedy}"):
+        load(str(path), custom=SMALL)
+
+
+def test_the_remedy_for_a_fixed_number_of_images_is_one(tmp_path):
+    path = tmp_path / "mine.pt2"
+    program = torch.export.export(reference_network().eval(), (X,), dynamic_shapes=({0: torch.export.Dim("images")},))
+    torch.export.save(program, path)
+    backbone = load(str(path), custom=SMALL).backbone
+
+    assert [len(backbone.forward(X[:1].repeat(rows, 1, 1, 1)).logits) for rows in (1, 2, 64)] == [1, 2, 64]
+
+
+def test_of_a_script_that_cannot_run_the_last_line_is_told(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        script = torch.jit.load(saved(tmp_path, ".pt", reference_network()))
+        torch.jit.save(script.half(), tmp_path / "half.pt")
+
+    with pytest.raises(ValueError, match=r"images of shape \(3, 32, 32\): RuntimeError: Input type .*Half") as refused:
+        load(str(tmp_path / "half.pt"), custom=SMALL)
+
+    assert "interpreter" not in str(refused.value)
+    assert len(str(refused.value)) < 300
