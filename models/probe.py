@@ -45,7 +45,9 @@ def reached(run: Callable[[Tensors], Output], parameters: Tensors, wanted: Seque
         parameters: All that it has.
         wanted: Names of some; no others have their gradients computed, which are as large as they are.
     """
-    leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items() if tensor.is_floating_point()}
+    leaves = {
+        name: tensor.detach().requires_grad_() for name, tensor in parameters.items() if tensor.is_floating_point()
+    }
     inputs = [leaves[name] for name in wanted if name in leaves]
     try:
         with torch.enable_grad():
