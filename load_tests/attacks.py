@@ -31,6 +31,7 @@ _FORM = {"Content-Type": "multipart/form-data; boundary=x"}
 _MOST_NAMES = 12_000
 _START = b"GET /v2 HTTP/1.1\r\nHost: x\r\n"
 _DRIP_S = 0.2
+_HALF = b'{"labels": [{"id": "a", "label": "\\ud800"}]}'
 _CHUNK = b"10000\r\n" + bytes(2**16) + b"\r\n"
 
 
@@ -146,6 +147,11 @@ def _many_labels() -> Iterator[bytes]:
     yield b'{"labels":[' + b"[]," * 600_000 + b"[]]}"
 
 
+def _many_semicolons() -> Iterator[bytes]:
+    part = b'--x\r\nContent-Disposition: form-data; filename="x' + b";" * 8000 + b"\r\n\r\n1\r\n"
+    yield part * 64 + b"--x--\r\n"
+
+
 def _bombs() -> Iterator[bytes]:
     """Yield a zip archive and three PNG files that are small until they are opened."""
     archive = BytesIO()
@@ -211,6 +217,12 @@ def _one_byte_short() -> Iterator[bytes]:
     yield bytes(_MIB - 1)
 
 
+def _upgrading() -> Iterator[bytes]:
+    hidden = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n" * 500
+    yield head(_PREDICT, len(hidden), headers={"Connection": "Upgrade", "Upgrade": "h2c"})
+    yield hidden
+
+
 def _pipelined() -> Iterator[bytes]:
     ask = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n"
     yield (ask + b"\r\n") * 500 + ask + b"Connection: close\r\n\r\n"
@@ -251,6 +263,14 @@ ATTACKS: Final = (
         "forms of 100,000 parts", _posts(_PREDICT, lambda: [form([b"1"] * 100_000)], _FORM, times=4), (400,), "parts"
     ),
     Attack(
+        "heads of 31,000 semicolons",
+        _posts(_PREDICT, lambda: [b"--x"], {"Content-Type": _FORM["Content-Type"][:-1] + '"x' + ";" * 31_000}, times=8),
+        (400,),
+        "the form",
+    ),
+    Attack("64 file names of 8,000 semicolons", _posts(_PREDICT, _many_semicolons, _FORM, times=8), (415,), "image"),
+    Attack("half a character", _posts("/v1/labels", lambda: [_HALF], _JSON, times=64), (400,), "no JSON"),
+    Attack(
         "12 readers of a large audit log", _posts("/v1/streams/nobody/audit", lambda: [b""], {}, "GET", 12), (429, 404)
     ),
     # What makes it of a picture.
@@ -274,7 +294,8 @@ ATTACKS: Final = (
         (400,),
         "pieces",
     ),
-    # What holds a connection.
+    # What holds a connection, or makes two requests of one.
+    Attack("a body behind a wish for another protocol", _sends(_upgrading, 32), (415,), "image"),
     Attack("heads of 50 MiB", _sends(_endless_header, 4, deaf=2), (431, 0), "max_header_bytes"),
     Attack("chunked bodies of 1 GiB", _sends(_endless_body, 4, deaf=2), (413, 0), "may have at most"),
     Attack("60 bodies held one byte short", _sends(_one_byte_short, 60), (429, 408), "max_receiving_bytes", 45),
