@@ -65,7 +65,7 @@ def test_a_users_own_adapter_may_have_settings():
         ("", ["tent:lr"], "are not understood; write 'tent:lr=0.005,stats=batch'"),
         ("", ["tent:lr={"], "are not understood"),
         ("", ["tent:lr=-1"], "lr"),
-        ("", ["tent:lr=fast"], "valid number"),
+        ("", ["tent:lr=fast"], "expected a number"),
     ],
 )
 def test_what_is_wrong_is_refused(names, settings, message):
