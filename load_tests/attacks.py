@@ -28,7 +28,7 @@ _MIB = 2**20
 _INFER, _PREDICT = "/v2/models/glyphs/infer", "/predict"
 _JSON = {"Content-Type": "application/json"}
 _FORM = {"Content-Type": "multipart/form-data; boundary=x"}
-_MOST_NAMES = 12_000
+_MOST_NAMES, _OPENERS = 12_000, 4
 _START = b"GET /v2 HTTP/1.1\r\nHost: x\r\n"
 _DRIP_S = 0.2
 _HALF = b'{"labels": [{"id": "a", "label": "\\ud800"}]}'
@@ -148,7 +148,7 @@ def _many_labels() -> Iterator[bytes]:
 
 
 def _many_semicolons() -> Iterator[bytes]:
-    part = b'--x\r\nContent-Disposition: form-data; filename="x' + b";" * 8000 + b"\r\n\r\n1\r\n"
+    part = b'--x\r\nContent-Disposition: form-data; filename="x' + b";" * 2000 + b"\r\n\r\n1\r\n"
     yield part * 64 + b"--x--\r\n"
 
 
@@ -176,20 +176,29 @@ def _dripping(start: bytes) -> Iterator[bytes]:
 
 
 def _names(url: str) -> list[Heard]:
-    """Open streams until one is refused, as another client each time, if the server believes that."""
-    body, found = _good(), []
-    with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
-        for number in range(_MOST_NAMES):
-            who = {
-                "X-Stream-Id": f"flood-{number}",
-                "X-Forwarded-For": f"10.1.{number % 250}.1",
-                "X-Actor": f"{number}",
-            }
-            started_s = time.perf_counter()
-            answer = client.post(_INFER, content=body, headers=who)
-            found.append(Heard(answer.status_code, time.perf_counter() - started_s, answer.json().get("error", "")))
-            if answer.status_code != 200:
-                break
+    """Open streams until one is refused, as another client each time, if the server believes that.
+
+    On several connections: names that rest for a minute give way, so all must be there before.
+    """
+    body, found, numbers = _good(), list[Heard](), iter(range(_MOST_NAMES))
+
+    def open_some() -> None:
+        with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+            for number in numbers:
+                who = {
+                    "X-Stream-Id": f"flood-{number}",
+                    "X-Forwarded-For": f"10.1.{number % 250}.1",
+                    "X-Actor": f"{number}",
+                }
+                started_s = time.perf_counter()
+                answer = client.post(_INFER, content=body, headers=who)
+                found.append(Heard(answer.status_code, time.perf_counter() - started_s, answer.json().get("error", "")))
+                if found[-1].status != 200 or any(each.status != 200 for each in found[-_OPENERS:]):
+                    return
+
+    with ThreadPoolExecutor(_OPENERS) as pool:
+        for opened in [pool.submit(open_some) for _ in range(_OPENERS)]:
+            opened.result()
     return found
 
 
@@ -266,9 +275,9 @@ ATTACKS: Final = (
         "heads of 31,000 semicolons",
         _posts(_PREDICT, lambda: [b"--x"], {"Content-Type": _FORM["Content-Type"][:-1] + '"x' + ";" * 31_000}, times=8),
         (400,),
-        "the form",
+        "no boundary",
     ),
-    Attack("64 file names of 8,000 semicolons", _posts(_PREDICT, _many_semicolons, _FORM, times=8), (415,), "image"),
+    Attack("64 file names of 2,000 semicolons", _posts(_PREDICT, _many_semicolons, _FORM, times=8), (415,), "image"),
     Attack("half a character", _posts("/v1/labels", lambda: [_HALF], _JSON, times=64), (400,), "no JSON"),
     Attack(
         "12 readers of a large audit log", _posts("/v1/streams/nobody/audit", lambda: [b""], {}, "GET", 12), (429, 404)

@@ -184,7 +184,7 @@ def replace_batch_norm(module: nn.Module, call: NormCall) -> tuple[list[str], li
     replaced: dict[nn.Module, StreamNorm] = {}  # a layer that two places share stays shared
     left: list[str] = []
     for name, layer in list(module.named_modules(remove_duplicate=False)):
-        if not isinstance(layer, _BatchNorm) and not _FROZEN.match(type(layer).__name__):
+        if not is_batch_norm(layer):
             continue
         parent, _, attribute = name.rpartition(".")
         if layer not in replaced:
@@ -195,6 +195,11 @@ def replace_batch_norm(module: nn.Module, call: NormCall) -> tuple[list[str], li
             replaced[layer] = StreamNorm(name, layer, call, after)
         setattr(module.get_submodule(parent), attribute, replaced[layer])
     return [norm.name for norm in replaced.values()], left
+
+
+def is_batch_norm(layer: nn.Module) -> bool:
+    """Return whether a layer calls itself a BatchNorm; it may do more than one."""
+    return isinstance(layer, _BatchNorm) or bool(_FROZEN.match(type(layer).__name__))
 
 
 def _after(layer: nn.Module) -> tuple[str, ...] | None:

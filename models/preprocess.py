@@ -81,7 +81,7 @@ class Preprocess:
         if len(least) != 2 or any(length < crop for length, crop in zip(least, self.size, strict=True)):
             raise ValueError(f"resize must be at least the crop {self.size}, got {self.resize}")
         _expect_shares("mean", self.mean, "[0, 1]")
-        _expect_shares("std", self.std, "(0, 1]")
+        _expect_shares("std", self.std, "(0, 2]")
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -122,9 +122,10 @@ class Preprocess:
         return image.crop((left, top, left + self.size[1], top + self.size[0]))
 
 
-def _expect_shares(name: str, values: Sequence[float] | None, fits: Literal["[0, 1]", "(0, 1]"]) -> None:
+def _expect_shares(name: str, values: Sequence[float] | None, fits: Literal["[0, 1]", "(0, 2]"]) -> None:
     numbers = [] if values is None else [float(value) for value in values]
-    if all(0 <= number <= 1 + _ROUNDING and (number or fits == "[0, 1]") for number in numbers):
+    most = 1 + _ROUNDING if fits == "[0, 1]" else 2  # where a library only scales, by 1/256 or so, it is above 1
+    if all(0 <= number <= most and (number or fits == "[0, 1]") for number in numbers):
         return
     remedy = "; divide by 255 what is of levels in [0, 255]" if max(numbers) > 1 else ""
     raise ValueError(f"{name} must be in {fits}, got {', '.join(f'{number:g}' for number in numbers)}{remedy}")

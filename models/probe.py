@@ -4,6 +4,7 @@ What others send must not show in an answer. Both trials therefore run the same 
 then the same kernels run, and whatever differs is not rounding.
 """
 
+import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,8 @@ from tta_server.models.backbone import Backbone, Findings, Output, Statistics, T
 from tta_server.models.gradient import differentiate
 from tta_server.models.reason import reason
 from tta_server.models.stacked import stacked
+
+log = logging.getLogger(__name__)
 
 _ROWS = 4
 _TIGHT = 1e-6  # of the scale: equal shapes, other neighbours
@@ -45,15 +48,21 @@ def reached(run: Callable[[Tensors], Output], parameters: Tensors, wanted: Seque
         parameters: All that it has.
         wanted: Names of some; no others have their gradients computed, which are as large as they are.
     """
-    leaves = {
-        name: tensor.detach().requires_grad_() for name, tensor in parameters.items() if tensor.is_floating_point()
-    }
+    grad, some = _reached(run, parameters, wanted)
+    if not grad:  # it may take none of all that it has, as one that writes parameters in its forward
+        grad = some = _reached(run, {name: parameters[name] for name in wanted}, wanted)[1]
+    return grad, some
+
+
+def _reached(run: Callable[[Tensors], Output], given: Tensors, wanted: Sequence[str]) -> tuple[bool, bool]:
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in given.items() if tensor.is_floating_point()}
     inputs = [leaves[name] for name in wanted if name in leaves]
     try:
         with torch.enable_grad():
             said = run(leaves).logits.sum()
             slopes = torch.autograd.grad(said, inputs, allow_unused=True) if inputs and said.requires_grad else ()
-    except Exception:  # a network may have no gradient at all, and say so as it likes
+    except Exception as error:  # a network may have no gradient at all, and say so as it likes
+        log.debug("no gradient: %s", error)
         return False, False
     return said.requires_grad, any(slope is not None for slope in slopes)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tta_server.models.freeze import buffers, written
 from tta_server.models.head import tensors_in
-from tta_server.models.norm import NormCall, StreamNorm, replace_batch_norm
+from tta_server.models.norm import NormCall, StreamNorm, is_batch_norm, replace_batch_norm
 
 _ROUNDING, _ROUNDING_OF_HALF = 1e-4, 0.05  # of the largest number
 
@@ -24,12 +24,18 @@ def take_norms(module: nn.Module, call: NormCall, given: Tensor) -> tuple[list[s
     Returns:
         As `replace_batch_norm`.
     """
+    if not any(map(is_batch_norm, module.modules())):
+        return [], []
+    coarse = any(
+        tensor.is_floating_point() and tensor.itemsize < 4 for tensor in (given, *module.state_dict().values())
+    )
+    rounding = _ROUNDING_OF_HALF if coarse else _ROUNDING
     call.rows = len(given)
     first, again = _said(module, given), _said(module, given)
     before = list(module.named_modules(remove_duplicate=False))
     replaced, left = replace_batch_norm(module, call)
-    steady = first is not None and _alike(first, again)
-    if not replaced or not steady or _alike(first, _said(module, given)):
+    steady = first is not None and _alike(first, again, rounding)
+    if not replaced or not steady or _alike(first, _said(module, given), rounding):
         return replaced, left
     taken = {name for name, layer in module.named_modules(remove_duplicate=False) if isinstance(layer, StreamNorm)}
     for name, layer in before:
@@ -51,13 +57,12 @@ def _said(module: nn.Module, given: Tensor) -> list[Tensor] | None:
         written(module, kept)
 
 
-def _alike(first: list[Tensor] | None, other: list[Tensor] | None) -> bool:
+def _alike(first: list[Tensor] | None, other: list[Tensor] | None, rounding: float) -> bool:
     if first is None or other is None or len(first) != len(other):
         return False
-    return all(map(_close, first, other))
+    return all(_close(one, another, rounding) for one, another in zip(first, other, strict=True))
 
 
-def _close(first: Tensor, other: Tensor) -> bool:
-    rounding = _ROUNDING_OF_HALF if first.dtype.itemsize < 4 else _ROUNDING
+def _close(first: Tensor, other: Tensor, rounding: float) -> bool:
     scale = float(first.nan_to_num(0, 0, 0).abs().max()) if first.numel() else 0.0
     return first.shape == other.shape and torch.allclose(first, other, rtol=0, atol=rounding * scale, equal_nan=True)

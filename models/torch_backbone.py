@@ -172,7 +172,7 @@ class TorchBackbone:
 
     def twin(self) -> "TorchBackbone":
         """Return the same network for another thread, or this one where nothing is learnt; see `Backbone.twin`."""
-        if "grad" not in self.spec.capabilities:
+        if not self.spec.capabilities & {"grad", "batchnorm"}:
             return self
         _ = self._probed  # what trials showed holds for both
         twin, shared = copy.copy(self), [*self._module.parameters(), *self._module.buffers()]

@@ -58,7 +58,12 @@ class TorchFileModule(nn.Module):
                 graph of an exported one names a device that its images are not on, or it is for other images.
         """
         program = self._program[0].to(x.device)
-        made = program(x) if self._answered else self._first(program, x)
+        try:
+            made = program(x) if self._answered else self._first(program, x)
+        except (RuntimeError, AssertionError) as error:
+            if remedy := _remedy(error):
+                raise ValueError(f"the file was exported for other images ({reason(error, 200)}): {remedy}") from error
+            raise
         return self.head(*made) if self._features else made
 
     def _first(self, program: nn.Module, x: Tensor) -> Any:  # noqa: ANN401
@@ -66,9 +71,7 @@ class TorchFileModule(nn.Module):
         try:
             made = program(x)
         except (RuntimeError, AssertionError) as error:
-            if remedy := _remedy(error):
-                raise ValueError(f"the file was exported for other images ({reason(error, 200)}): {remedy}") from error
-            if others := ", ".join(sorted(_devices(program) - {x.device.type})):
+            if not _remedy(error) and (others := ", ".join(sorted(_devices(program) - {x.device.type}))):
                 raise ValueError(
                     f"the file names the device '{others}' in its graph, and fails on '{x.device}' "
                     f"({reason(error, 200)}): export it on that device, or set model.device to the one it was exported "

@@ -45,11 +45,16 @@ def _explained(problems: Iterable[ErrorDetails], values: dict[str, Any], hints: 
     for problem in problems:
         field = str(problem["loc"][0]) if problem["loc"] else ""
         expected = _expected(hints[field]) if field in values and get_origin(hints[field]) is not Literal else ""
-        if not expected or problem["type"] == "value_error":
+        if not expected or not _is_of_type(problem["type"]):
             yield explain(problem)
         elif field not in done:
             done.add(field)
             yield f"{field}: expected {expected}, got {values[field]!r}"
+
+
+def _is_of_type(problem: str) -> bool:
+    """Return whether a problem is the kind of a value, not its size."""
+    return problem.endswith(("_type", "_parsing", "_from_float", "too_short", "too_long", "missing", "is_instance_of"))
 
 
 def _expected(hint: Any) -> str:  # noqa: ANN401

@@ -252,11 +252,11 @@ def test_a_damaged_picture_is_not_taken_for_damaged_exif_data(kind):
         ),
         (
             {"std": (58.4, 57.1, 57.4)},
-            r"std must be in \(0, 1\], got 58.4, 57.1, 57.4; divide by 255 what is of levels",
+            r"std must be in \(0, 2\], got 58.4, 57.1, 57.4; divide by 255 what is of levels",
         ),
         ({"mean": [0.5, -0.1, 0.5]}, r"mean must be in \[0, 1\], got 0.5, -0.1, 0.5$"),
         ({"mean": (0.5, math.nan, 0.5)}, r"mean must be in \[0, 1\], got 0.5, nan, 0.5$"),
-        ({"std": (0.2, 0.0, 0.2)}, r"std must be in \(0, 1\], got 0.2, 0, 0.2$"),
+        ({"std": (0.2, 0.0, 0.2)}, r"std must be in \(0, 2\], got 0.2, 0, 0.2$"),
     ],
 )
 def test_bad_settings_are_refused(changes, message):

@@ -16,6 +16,7 @@ import orjson
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from tta_server.api.ending import Ending
 from tta_server.api.onward import parser_behind
 from tta_server.api.receiving import WHOLE
 from tta_server.settings_door import LimitsSettings
@@ -24,8 +25,6 @@ from tta_server.telemetry.closed_sets import TurnedAway
 _LINGER_S = 5.0  # how long what a client still sends is thrown away, so that it hears why
 _MOST_THROWN_BYTES = 16 * 2**20  # and how much: whoever sends more does not listen
 _MOST_WAITING = 64  # requests behind the one that is answered; the connection ends after them, as RFC 9112 lets it
-_GO_ON = b"HTTP/1.1 100 "  # is no answer yet
-_SMALL_BYTES = 2**16  # of a body that is copied behind its head
 _APART_S = 0.001  # how soon after another of all these one is begun, so that they leave the event loop to others
 
 
@@ -47,6 +46,7 @@ class Connection(HttpToolsProtocol):
         self._barren_bytes = 0  # since the parser last had something
         self._overfull = False  # nothing more is read: too many requests wait, or the next head is too slow
         self._goes_on = False  # from one request to the next that waits
+        self._running: RequestResponseCycle = None  # type: ignore[assignment]  # as `cycle` is
         self._timer: TimerHandle | None = None
         self._unread: TimerHandle | None = None
         if len(self.connections) > self.limits.max_connections:
@@ -93,6 +93,8 @@ class Connection(HttpToolsProtocol):
                     self.parser.feed_data(data)
                     return
                 except httptools.HttpParserUpgrade as asked:
+                    if self._is_deaf:  # its head was refused
+                        return
                     data = data[asked.args[0] :]
                     self.parser, has_body = parser_behind(self, self.scope["headers"])
                     if not has_body:
@@ -131,7 +133,7 @@ class Connection(HttpToolsProtocol):
                 self.scope["path"] = self.scope["path"].replace("\n", "%0A")
             self.headers = []  # what comes behind the body is none of the request's
             has_body = self.scope["method"] != "HEAD"
-            self.cycle.transport = _Ending(self, has_body)  # type: ignore[assignment]
+            self.cycle.transport = Ending(self, has_body)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         """Take a part of a body."""
@@ -181,6 +183,7 @@ class Connection(HttpToolsProtocol):
             self._timer = self.loop.call_later(
                 self.limits.body_timeout_s + _LINGER_S, self._abort, "slow_body", self.transport
             )
+        self._running = cycle
         begin = partial(super()._start_asgi_task, cycle, app)
         if not self._goes_on:
             begin()
@@ -233,7 +236,7 @@ class Connection(HttpToolsProtocol):
     def _end_after_those_that_wait(self) -> None:
         """Read no more, and answer what has come."""
         self._overfull = True
-        (self.pipeline[0][0] if self.pipeline else self.cycle).keep_alive = False  # of the last that is answered
+        (self.pipeline[0][0] if self.pipeline else self._running).keep_alive = False  # of the last that is answered
 
     @property
     def _is_at_work(self) -> bool:
@@ -287,54 +290,23 @@ class Connection(HttpToolsProtocol):
         """Answer what is no HTTP; nothing is sent amid another answer."""
         if self._overfull:
             return  # it is not looked at any more
-        cycle = self.cycle
-        if cycle and cycle.more_body and not (self._reading_head or self.pipeline or cycle.response_started):
-            cycle.response_complete = cycle.disconnected = True  # this is the answer to a body that is none
-            cycle.message_event.set()
-        self._refuse("no_http", 400, msg.lower().rstrip("."), "bad_request")
-
-
-class _Ending:
-    """What a request's answer is written to: the connection's transport, whose end is the connection's.
-
-    A head leaves with what follows it at once: by itself it would cost the server a call of the system, and wake a
-    client who can do nothing with it.
-    """
-
-    def __init__(self, connection: Connection, has_body: bool) -> None:
-        """Write an answer with or without a body to a connection."""
-        self._connection = connection
-        self._transport = connection.transport
-        self._head = None if has_body else b""  # None before it; empty once it has left
-        self.is_closing = connection.transport.is_closing
-
-    def write(self, data: bytes) -> None:
-        """Write a head or a part of a body."""
-        if self._head is None and not data.startswith(_GO_ON) and not self.is_closing():
-            self._head = data
-            self._connection.loop.call_soon(self._go_alone)
-        elif self._head and len(data) <= _SMALL_BYTES:
-            head, self._head = self._head, b""
-            self._transport.write(head + data)
+        cycle, answered = self.cycle, False
+        if cycle and cycle.more_body and not self._reading_head:  # a body that is none
+            if self.pipeline and self.pipeline[0][0] is cycle:
+                self.pipeline.popleft()  # nobody answers it, but those before it
+                self.cycle = self._running
+            elif cycle.response_started:
+                answered = cycle.response_complete
+            else:
+                cycle.response_complete = cycle.disconnected = True  # by this
+                cycle.message_event.set()
+        if self._is_at_work:
+            type(self).told("no_http")
+            self._end_after_those_that_wait()
+        elif answered:
+            self.end()
         else:
-            self._let_go()
-            self._transport.write(data)
-
-    def close(self) -> None:
-        """End the connection."""
-        self._let_go()
-        self._connection.end()
-
-    def _go_alone(self) -> None:
-        """Have a head leave that nothing has followed at once, if anybody still hears it."""
-        if not self.is_closing():
-            self._let_go()
-
-    def _let_go(self) -> None:
-        """Write a head that is held."""
-        if self._head:
-            head, self._head = self._head, b""
-            self._transport.write(head)
+            self._refuse("no_http", 400, msg.lower().rstrip("."), "bad_request")
 
 
 def connection_class(limits: LimitsSettings, told: Callable[[TurnedAway], None]) -> type[Connection]:

@@ -12,7 +12,8 @@ from tta_server.errors import BadRequest
 
 _MOST_HEAD_BYTES = 8 * 2**10
 _MOST_BOUNDARY = 70  # RFC 2046
-_PARAMETER = re.compile(r';\s*([^\s;="]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;]*)', re.DOTALL)
+_MOST_PARAMETERS, _MOST_VALUE = 16, 2048  # of a header
+_PARAMETER = re.compile(r';\s*+([^\s;="]++)\s*+=\s*+("[^"\\]*+(?:\\.[^"\\]*+)*+"\s*+|[^;]*+)', re.DOTALL)
 _ESCAPED = re.compile(r'\\(["\\])')
 _CHARSETS: Final = frozenset(("utf-8", "iso-8859-1", "us-ascii"))
 
@@ -35,7 +36,7 @@ def boundary_of(content_type: str) -> bytes:
     Raises:
         BadRequest: If the header does not say.
     """
-    boundary = _parameters(content_type).get("boundary", "")
+    boundary = _parameters(content_type).get("boundary", "") if len(content_type) <= _MOST_VALUE else ""
     if not 1 <= len(boundary) <= _MOST_BOUNDARY or not boundary.isascii() or not boundary.isprintable():
         raise BadRequest("the form's Content-Type names no boundary of 1 to 70 characters")
     return boundary.encode()
@@ -82,6 +83,8 @@ def _part(body: bytes, start: int, stop: int, name: str) -> FormFile:
     for line in lines.decode("utf-8", "replace").split("\r\n"):
         key, _, value = line.partition(":")
         if key.strip().lower() == "content-disposition":
+            if len(value) > _MOST_VALUE:
+                raise BadRequest(f"{name} has a Content-Disposition of more than {_MOST_VALUE} characters")
             said = _parameters(value)
             if "filename" not in said:
                 raise BadRequest(
@@ -95,17 +98,21 @@ def _part(body: bytes, start: int, stop: int, name: str) -> FormFile:
 def _parameters(value: str) -> dict[str, str]:
     """Return the parameters of a header, by their names in small letters; also those of RFC 8187.
 
-    Each character is looked at a fixed number of times: a head may hold nothing but semicolons.
+    They end where something else comes: a head may hold nothing but semicolons.
     """
     found, extended = dict[str, str](), dict[str, str]()
-    for name, text in _PARAMETER.findall(value.replace("\r", " ").replace("\n", " ")):
-        key = name.lower()
+    value = value.replace("\r", " ").replace("\n", " ")
+    place = value.find(";")
+    for _ in range(_MOST_PARAMETERS):
+        if place < 0 or not (matched := _PARAMETER.match(value, place)):
+            break
+        place, key, text = matched.end(), matched[1].lower(), matched[2]
         if key.endswith("*"):
             charset, _, coded = text.partition("'")
             if charset.lower() in _CHARSETS:
                 extended[key[:-1]] = unquote_to_bytes(coded.partition("'")[2].strip()).decode(charset, "replace")
-        elif text.startswith('"') and text.endswith('"') and len(text) > 1:
-            found[key] = _ESCAPED.sub(r"\1", text[1:-1])
+        elif text.startswith('"') and text.rstrip().endswith('"') and len(text) > 1:
+            found[key] = _ESCAPED.sub(r"\1", text.rstrip()[1:-1])
         else:
             found[key] = text.strip()
     return found | extended

@@ -44,7 +44,7 @@ ANSWERS: Final[Mapping[str, str]] = {
     "home": "The frozen model answers: the images look like the source's.",
     "off": "The frozen model answers: the mode is off.",
     "shadow": "The frozen model answers: the mode is shadow.",
-    "new": "The frozen model answers: {whose} is new, and the guard has weighed nothing of it yet.",
+    "new": "The frozen model answers: the guard has weighed nothing of {whose} yet.",
     "guard": "The frozen model answers: the guard has not found what {whose} has learnt more credible.",
     "frozen": "The frozen model answers: the guard has switched {whose} off.",
 }

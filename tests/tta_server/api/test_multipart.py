@@ -49,8 +49,8 @@ def test_what_a_usual_client_sends_is_understood(name):
         ("form-data; filename=a; filename*=undefined''x", "a"),
         ("form-data; filename=a; filename*=utf-7''+2AA-", "a"),
         ("form-data; filename*=utf-8''%ff%ed%a0%80", "\ufffd" * 4),
-        (f"form-data; filename=a; filename*{'0' * 5000}*=x", "a"),
-        ('form-data; filename="x' + ";" * 8000, '"x'),
+        (f"form-data; filename=a; filename*{'0' * 1000}*=x", "a"),
+        ('form-data; filename="x' + ";" * 2000, '"x'),
         ('form-data; filename="a;b\\"c"; name=image', 'a;b"c'),
     ],
 )
@@ -68,7 +68,10 @@ def test_parameters_come_out_as_they_went_in(wanted):
     assert _parameters("form-data" + "".join(f'; {name}="{text}"' for name, text in quoted.items())) == wanted
 
 
-@pytest.mark.parametrize("parameters", ["boundary*=idna''x%ff", "boundary*=undefined''x", f"boundary*{'0' * 5000}=x"])
+@pytest.mark.parametrize(
+    "parameters",
+    ["boundary*=idna''x%ff", "boundary*=undefined''x", f"boundary*{'0' * 5000}=x", 'boundary="x' + ";" * 9000],
+)
 def test_a_form_without_a_boundary_is_refused(parameters):
     with pytest.raises(BadRequest, match="names no boundary"):
         boundary_of(f"multipart/form-data; {parameters}")
@@ -81,6 +84,7 @@ def test_a_form_without_a_boundary_is_refused(parameters):
             form(("form-data; name=image; filename=a", b"1"), ("form-data; name=second", b"2")),
             "part 2 of 2 ('second') has",
         ),
+        (form(('form-data; filename="x' + ";" * 2048, b"1")), "Content-Disposition of more than 2048 characters"),
         (form(*[("form-data; filename=a", b"1")] * 5), "the form has 5 parts, and a request may have 4"),
         (form(*[("form-data; filename=a", b"1")] * 50), "more than 4 parts"),
         (form(("form-data; filename=a", b"1"))[:-5], "has no end"),

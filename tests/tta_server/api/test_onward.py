@@ -98,9 +98,37 @@ def test_a_wish_for_another_protocol_changes_nothing_of_what_is_read(wanted, pla
 
 
 def test_what_follows_connect_is_nobodys_request():
-    sent = b"CONNECT x:1 HTTP/1.1\r\nHost: x:1\r\n\r\n" + BODY
+    (found,) = said(answers([b"CONNECT http://x/a HTTP/1.1\r\nHost: x\r\n\r\n" + BODY]))
 
-    assert b"/stolen" not in answers([sent])
+    assert found["path"] == "/a"
+
+
+def test_a_head_that_is_refused_is_refused_whatever_it_wishes():
+    many = b"".join(b"a: b\r\n" for _ in range(LimitsSettings().max_headers))
+
+    found = answers([b"GET / HTTP/1.1\r\nHost: x\r\n" + WISHES[0] + many + b"\r\n"])
+
+    assert found.startswith(b"HTTP/1.1 431 ")
+
+
+def test_of_too_many_requests_those_that_wait_are_answered_whatever_the_next_one_wishes():
+    ask = b"GET /a HTTP/1.1\r\nHost: x\r\n"
+
+    found = said(answers([(ask + b"\r\n") * 65 + (ask + WISHES[0] + b"\r\n") * 3]))
+
+    assert len(found) == 65
+
+
+@pytest.mark.parametrize(
+    "bad", [b"\x00\x00\x00\r\n\r\n", b"POST /b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"]
+)
+@pytest.mark.parametrize("waiting", [1, 3])
+def test_what_is_no_http_costs_no_answer_to_what_came_before_it(waiting: int, bad: bytes):
+    ask = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\na"
+
+    found = said(answers([ask * waiting + bad]))
+
+    assert [(one["path"], one["body"]) for one in found] == [("/a", "a")] * waiting
 
 
 @pytest.mark.parametrize("apart", [False, True])
