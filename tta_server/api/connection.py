@@ -272,10 +272,13 @@ class Connection(HttpToolsProtocol):
         self._refuse("head", 431, f"the head of a request {what}", "too_large")
 
     def _refuse(self, reason: TurnedAway, status: int, message: str, code: str) -> None:
-        """Answer outside of any request, and end the connection."""
+        """Answer outside of any request, and end the connection; what came before it is answered first."""
         if self._is_over:
             return
         type(self).told(reason)
+        if self._is_at_work and (self._reading_head or not self.cycle.more_body):
+            self._end_after_those_that_wait()
+            return
         if not self._is_at_work:
             body = orjson.dumps({"error": message, "code": code})
             more = b"retry-after: 1\r\n" if status == 503 else b""
@@ -300,10 +303,7 @@ class Connection(HttpToolsProtocol):
             else:
                 cycle.response_complete = cycle.disconnected = True  # by this
                 cycle.message_event.set()
-        if self._is_at_work:
-            type(self).told("no_http")
-            self._end_after_those_that_wait()
-        elif answered:
+        if answered:
             self.end()
         else:
             self._refuse("no_http", 400, msg.lower().rstrip("."), "bad_request")
