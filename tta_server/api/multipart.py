@@ -13,7 +13,8 @@ from tta_server.errors import BadRequest
 _MOST_HEAD_BYTES = 8 * 2**10
 _MOST_BOUNDARY = 70  # RFC 2046
 _MOST_PARAMETERS, _MOST_VALUE = 16, 2048  # of a header
-_PARAMETER = re.compile(r';\s*+([^\s;="]++)\s*+=\s*+("[^"\\]*+(?:\\.[^"\\]*+)*+"\s*+|[^;]*+)', re.DOTALL)
+_MOST_QUOTES = 64  # within quotes
+_NAME = re.compile(r'\s*+;\s*+([^\s;="]++)\s*+=\s*+')
 _ESCAPED = re.compile(r'\\(["\\])')
 _CHARSETS: Final = frozenset(("utf-8", "iso-8859-1", "us-ascii"))
 
@@ -104,15 +105,31 @@ def _parameters(value: str) -> dict[str, str]:
     value = value.replace("\r", " ").replace("\n", " ")
     place = value.find(";")
     for _ in range(_MOST_PARAMETERS):
-        if place < 0 or not (matched := _PARAMETER.match(value, place)):
+        if place < 0 or not (matched := _NAME.match(value, place)):
             break
-        place, key, text = matched.end(), matched[1].lower(), matched[2]
-        if key.endswith("*"):
-            charset, _, coded = text.partition("'")
-            if charset.lower() in _CHARSETS:
-                extended[key[:-1]] = unquote_to_bytes(coded.partition("'")[2].strip()).decode(charset, "replace")
-        elif text.startswith('"') and text.rstrip().endswith('"') and len(text) > 1:
-            found[key] = _ESCAPED.sub(r"\1", text.rstrip()[1:-1])
-        else:
-            found[key] = text.strip()
+        start, key = matched.end(), matched[1].lower()
+        if value.startswith('"', start) and (place := _end_of_quoted(value, start)):
+            found[key] = _ESCAPED.sub(r"\1", value[start + 1 : place - 1])
+            continue
+        place = value.find(";", start)
+        text = value[start : place if place >= 0 else len(value)].strip()
+        if not key.endswith("*"):
+            found[key] = text
+            continue
+        charset, _, coded = text.partition("'")
+        if charset.lower() in _CHARSETS:
+            extended[key[:-1]] = unquote_to_bytes(coded.partition("'")[2]).decode(charset, "replace")
     return found | extended
+
+
+def _end_of_quoted(value: str, start: int) -> int:
+    """Return the place behind the quote that ends what one at `start` begins; 0 if none does within reach."""
+    end = start
+    for _ in range(_MOST_QUOTES):
+        end = value.find('"', end + 1)
+        if end < 0:
+            return 0
+        before = value[start + 1 : end]
+        if (len(before) - len(before.rstrip("\\"))) % 2 == 0:
+            return end + 1
+    return 0
