@@ -193,7 +193,7 @@ def _names(url: str) -> list[Heard]:
                 started_s = time.perf_counter()
                 answer = client.post(_INFER, content=body, headers=who)
                 found.append(Heard(answer.status_code, time.perf_counter() - started_s, answer.json().get("error", "")))
-                if found[-1].status != 200 or any(each.status != 200 for each in found[-_OPENERS:]):
+                if answer.status_code != 200 or any(each.status != 200 for each in found[-_OPENERS:]):
                     return
 
     with ThreadPoolExecutor(_OPENERS) as pool:

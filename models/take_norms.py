@@ -31,12 +31,13 @@ def take_norms(module: nn.Module, call: NormCall, given: Tensor) -> tuple[list[s
     )
     rounding = _ROUNDING_OF_HALF if coarse else _ROUNDING
     call.rows = len(given)
-    first, again = _said(module, given), _said(module, given)
+    first = _said(module, given)
     before = list(module.named_modules(remove_duplicate=False))
     replaced, left = replace_batch_norm(module, call)
-    steady = first is not None and _alike(first, again, rounding)
-    if not replaced or not steady or _alike(first, _said(module, given), rounding):
+    if not replaced or first is None or _alike(first, now := _said(module, given), rounding):
         return replaced, left
+    if now is not None and not _alike(now, _said(module, given), rounding):
+        return replaced, left  # it says something else each time
     taken = {name for name, layer in module.named_modules(remove_duplicate=False) if isinstance(layer, StreamNorm)}
     for name, layer in before:
         if name in taken:

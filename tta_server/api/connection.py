@@ -293,20 +293,18 @@ class Connection(HttpToolsProtocol):
         """Answer what is no HTTP; nothing is sent amid another answer."""
         if self._overfull:
             return  # it is not looked at any more
-        cycle, answered = self.cycle, False
+        cycle = self.cycle
         if cycle and cycle.more_body and not self._reading_head:  # a body that is none
             if self.pipeline and self.pipeline[0][0] is cycle:
                 self.pipeline.popleft()  # nobody answers it, but those before it
                 self.cycle = self._running
-            elif cycle.response_started:
-                answered = cycle.response_complete
-            else:
+            elif cycle.response_complete:
+                self.end()  # it has its answer
+                return
+            elif not cycle.response_started:
                 cycle.response_complete = cycle.disconnected = True  # by this
                 cycle.message_event.set()
-        if answered:
-            self.end()
-        else:
-            self._refuse("no_http", 400, msg.lower().rstrip("."), "bad_request")
+        self._refuse("no_http", 400, msg.lower().rstrip("."), "bad_request")
 
 
 def connection_class(limits: LimitsSettings, told: Callable[[TurnedAway], None]) -> type[Connection]:

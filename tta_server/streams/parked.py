@@ -44,15 +44,10 @@ class Parked(NamedTuple):
     gain: float | None = None
 
     @property
-    def served_by(self) -> Serve:
-        """Whether its own state or the source answers, as the guard wants it; see `Stream.served_by`."""
-        return served_by(self.summary.mode, self.serve, self.unweighed)
-
-    @property
     def answering(self) -> Answering:
         """Who answers its requests."""
         mode = self.summary.mode
-        as_source = self.tells_apart or source_answers(mode, self.served_by)
+        as_source = self.tells_apart or source_answers(mode, served_by(mode, self.serve, self.unweighed))
         return Answering(mode, as_source, self.method, self.tells_apart and mode != "off")
 
     def in_mode(self, mode: Mode) -> "Parked":
