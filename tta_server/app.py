@@ -77,13 +77,15 @@ class Service:
     """A server that is ready to be started.
 
     Attributes:
-        app: The ASGI application; its lifespan starts and stops what is served.
+        app: The ASGI application; its lifespan starts what is served, if nobody has, and stops it.
+        start: Starts what is served.
         served: The first model, and everything that answers for it.
         settings: The configuration in force.
         bursts: Tells what is refused.
     """
 
     app: FastAPI
+    start: Callable[[], None]
     served: Served
     settings: Settings
     bursts: Bursts
@@ -116,7 +118,8 @@ def build(settings: Settings, model: Model | None = None) -> Service:
             each.storage.keeper.close()
         raise
     bursts = Bursts()
-    return Service(make_app(Roster(loaded, makers), settings, bursts), first, settings, bursts)
+    models = Roster(loaded, makers)
+    return Service(make_app(models, settings, bursts), models.start, first, settings, bursts)
 
 
 def _expect_fit(settings: Settings) -> None:

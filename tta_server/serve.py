@@ -59,6 +59,7 @@ def serve(settings: Settings) -> None:
             settings = _with_port(settings, "admin_port", sockets[1])
         with console.status("loading the model"):
             service = build(settings)
+            service.start()  # before uvicorn, which would tell what goes wrong as a traceback
         facts = start_facts(service, _url(address, "https" if tls else "http"))
         console.print(start_table(facts))
         config = uvicorn.Config(

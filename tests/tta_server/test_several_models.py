@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import resource
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -198,6 +199,36 @@ def test_what_a_model_had_learnt_is_there_when_it_is_loaded_again(tmp_path):
     found = asyncio.run(versions())
 
     assert 1 <= found[0] <= found[1]
+
+
+def test_a_model_that_fails_on_a_full_batch_is_not_loaded_and_may_be_loaded_later(tmp_path, monkeypatch):
+    config = {"storage": {"url": str(tmp_path)}, "repository": {"models": {"second": {"architecture": "glyphs"}}}}
+    before = {thread.ident for thread in threading.enumerate()}
+
+    def fails(*_: object) -> None:
+        raise ValueError("the network cannot answer 64 images")
+
+    async def answers() -> list[httpx.Response]:
+        service = build(load_settings(None, config))
+        transport = httpx.ASGITransport(service.app)
+        service.start()  # whoever builds a server may start it before its lifespan begins
+        async with (
+            service.app.router.lifespan_context(service.app),
+            httpx.AsyncClient(transport=transport, base_url="http://x") as client,
+        ):
+            await client.post("/v2/repository/models/second/unload")
+            with monkeypatch.context() as patch:
+                patch.setattr("tta_server.runtime.worker.warm_up", fails)
+                return [await client.post("/v2/repository/models/second/load") for _ in range(2)] + [
+                    await client.post("/v2/models/second/infer", content=body(noise(4))),
+                    patch.undo() or await client.post("/v2/repository/models/second/load"),
+                ]
+
+    responses = asyncio.run(answers())
+
+    assert [each.status_code for each in responses] == [409, 409, 404, 200]
+    assert responses[0].json()["error"] == "model 'second' cannot be loaded: the network cannot answer 64 images"
+    assert not [thread for thread in threading.enumerate() if thread.ident not in before and not thread.daemon]
 
 
 @pytest.mark.parametrize(

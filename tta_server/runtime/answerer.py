@@ -1,7 +1,8 @@
 """Answer a group of requests with as few forwards as their states allow."""
 
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from tta_server.adapters import Adapter
 from tta_server.adapters.stack import predict_stacked
 from tta_server.drift.scores import Yardstick
 from tta_server.models import EMPTY, Backbone, Output
+from tta_server.models.reason import reason
 from tta_server.runtime.device import on_device, read
 from tta_server.runtime.job import Job, Piece, Scores
 from tta_server.runtime.sharing import Sharing
@@ -101,17 +103,30 @@ def warm_up(learns: Backbone, answers: Backbone, method: Method, rows: int, wind
         method: How streams learn.
         rows: Most images of an answer.
         window_rows: Images of a step.
+
+    Raises:
+        ValueError: If the network or the method fails on so many.
     """
     for subject, said in answers.findings.remarks.items():  # the network is tried now, not at the first request
         log.debug("network, %s: %s", subject, said)
     generator = torch.Generator().manual_seed(0)
     for count in {1, max(rows, 2)}:
         x = torch.rand(count, *answers.spec.input_shape, generator=generator).to(answers.device)
-        read(answers.forward(x))
-        if count > 1:
-            read(method.adapter.predict(answers, method.initial, x))
+        with _explained(f"the network cannot answer {count} images at once, see engine.max_rows"):
+            read(answers.forward(x))
+            if count > 1:
+                read(method.adapter.predict(answers, method.initial, x))
     x = torch.rand(max(window_rows, 2), *answers.spec.input_shape, generator=generator).to(answers.device)
-    read(method.adapter.adapt(learns, method.initial, x).output)
+    with _explained(f"adapter '{method.adapter.name}' cannot learn from {len(x)} images, see engine.window_rows"):
+        read(method.adapter.adapt(learns, method.initial, x).output)
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # a network and an adapter may be anybody's, and a device too small
+        raise ValueError(f"{what}: {reason(error)}") from error
 
 
 def _size(part: Piece) -> tuple[str, int]:

@@ -76,7 +76,7 @@ class Engine:
         self._steps: Companion[list[Trial]] = Companion("learning", self._wake_now)
         self._step_began_s = 0.0
         self._in_hand: list[Future[Any]] = []  # of what the device thread is at
-        self._started = False
+        self.started = False
         self._inspect_s = time.monotonic() + _INSPECT_EVERY_S
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
 
@@ -85,7 +85,7 @@ class Engine:
         self._thread.start()
         self._call(lambda: self._worker.warm_up(self._settings.max_rows)).result()
         hand_back()
-        self._trouble, self._started = "", True
+        self._trouble, self.started = "", True
 
     def stop(self, within_s: float = _STOP_WITHIN_S, why: str = "the server is stopping") -> bool:
         """Refuse new requests, answer those that wait, and end the device thread.
@@ -239,7 +239,7 @@ class Engine:
     def _stuck(self) -> str:
         """Return why nothing moves on, or an empty string."""
         busy_s, most_s = self._busy_s(), self._settings.stuck_after_s
-        if not (self._started and most_s and busy_s > most_s):
+        if not (self.started and most_s and busy_s > most_s):
             return ""
         return f"the server has been at one piece of work for {busy_s:.0f} s; restart it"
 

@@ -59,9 +59,17 @@ class Roster(Mapping[str, Served]):
         return (self._loaded.get(name) or self.first).metrics
 
     def start(self) -> None:
-        """Have every model answer."""
-        for each in self.values():
-            each.start()
+        """Have every model answer; a second time changes nothing.
+
+        Raises:
+            ValueError: If one cannot; then none does.
+        """
+        try:
+            for each in self.values():
+                each.start()
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """Stop every model, once none is being loaded or unloaded."""
@@ -81,13 +89,13 @@ class Roster(Mapping[str, Served]):
                 return
             try:
                 served = self._makers[name]()
+                try:
+                    served.start()
+                except BaseException:
+                    served.stop()
+                    raise
             except ValueError as error:
                 raise Conflict(f"model '{name}' cannot be loaded: {error}") from error
-            try:
-                served.start()
-            except BaseException:
-                served.stop()
-                raise
             self._loaded = self._loaded | {name: served}
             log.info("model loaded", extra=fields(model=name))
 

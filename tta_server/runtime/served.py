@@ -109,7 +109,13 @@ class Served:
         return self.engine.trouble() or storage or ("the server is stopping" if self.leaving.is_set() else "")
 
     def start(self) -> None:
-        """Begin to answer; returns when the device is warm."""
+        """Begin to answer; returns when the device is warm. A second time changes nothing.
+
+        Raises:
+            ValueError: If the network or how streams learn fails on as many images as the settings allow.
+        """
+        if self.engine.started:
+            return
         if self.webhook:
             self.webhook.start()
         self.engine.start()
