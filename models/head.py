@@ -101,6 +101,8 @@ def find_reading(module: nn.Module, run: Callable[[], Any], rows: int, head: str
         return Reading(place, classes, "", classes, softmax, remarks)
     features = chosen.features.shape[1]
     remarks["head"] = f"{chosen.path}, {type(chosen.layer).__name__} of {features} features"
+    if not _follows(found, chosen.scores):
+        remarks["head"] += "; what it makes is not what the network returns"
     return Reading(place, classes, chosen.path, features, softmax, remarks)
 
 

@@ -29,6 +29,15 @@ def test_a_named_head_is_used():
     assert (backbone.spec.features, backbone.spec.classes) == (6, 5)
 
 
+def test_a_head_that_does_not_make_the_logits_is_taken_and_said():
+    network = classifier(nn.Linear(192, 7), nn.ReLU(), nn.Linear(7, 5))
+    heads = [path for path, layer in network.named_modules() if isinstance(layer, nn.Linear)]
+    first, last = (TorchBackbone(network, SHAPE, head=path).findings.remarks["head"] for path in heads)
+
+    assert first.endswith("Linear of 192 features; what it makes is not what the network returns")
+    assert last.endswith("Linear of 7 features")
+
+
 def test_a_head_that_is_no_layer_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match="head 'nothing' is no layer of it; it has fc"):
         TorchBackbone(small(), SHAPE, head="nothing")
