@@ -25,6 +25,7 @@ from load_tests.client import Sent, bodies, closed_loop, open_loop
 from load_tests.clock import quantile
 from load_tests.local_server import local_server, windows
 from load_tests.machine import describe, load_average
+from load_tests.siege import memory
 
 _STREAMS = ("overload-1", "overload-2", "overload-3", "overload-4")
 _FROZEN = "overload-off"
@@ -38,25 +39,29 @@ _SHARES = (("p50", 0.5), ("p99", 0.99), ("max", 1.0))
 
 @dataclass
 class Watched:
-    """What was seen of a server under load, a reading every quarter of a second.
+    """What was seen of a server under load, a reading every quarter of a second, or as often as it answers.
 
     Attributes:
         queued: Images that waited.
-        rss_bytes: Memory of its process.
+        rss_bytes: Memory of its process, which is read without asking the server.
         ready: Statuses of the readiness probe.
         ready_s: How long each probe took.
     """
 
     queued: list[float] = field(default_factory=list)
-    rss_bytes: list[float] = field(default_factory=list)
+    rss_bytes: list[int] = field(default_factory=list)
     ready: list[int] = field(default_factory=list)
     ready_s: list[float] = field(default_factory=list)
 
 
 @contextmanager
-def watching(url: str) -> Iterator[Watched]:
-    """Watch a server in a thread until the block ends."""
+def watching(url: str, pid: int) -> Iterator[Watched]:
+    """Watch a server, and its process, until the block ends."""
     watched, enough = Watched(), threading.Event()
+
+    def weigh() -> None:
+        while not enough.wait(_EVERY_S):
+            watched.rss_bytes.append(memory(pid, "VmRSS"))
 
     def watch() -> None:
         with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
@@ -66,15 +71,16 @@ def watching(url: str) -> Iterator[Watched]:
                 watched.ready_s.append(time.perf_counter() - started_s)
                 text = client.get("/metrics", headers={"Cache-Control": "no-cache"}).text
                 watched.queued.append(_value(text, "tta_queue_depth_images{"))
-                watched.rss_bytes.append(_value(text, "process_resident_memory_bytes "))
 
-    thread = threading.Thread(target=watch)
-    thread.start()
+    threads = [threading.Thread(target=each) for each in (weigh, watch)]
+    for thread in threads:
+        thread.start()
     try:
         yield watched
     finally:
         enough.set()
-        thread.join()
+        for thread in threads:
+            thread.join()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,12 +100,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "guard": {"enabled": options.guard},
         "domains": {"max": 1},  # or these clean images are at home, and nothing is learnt
     }
-    with tempfile.TemporaryDirectory() as folder, local_server(Path(folder), config, options.threads) as (url, _):
+    with tempfile.TemporaryDirectory() as folder, local_server(Path(folder), config, options.threads) as (url, pid):
         closed_loop(url, 2.0, _CLIENTS, _STREAMS, payloads)  # warms up
         windows(url)  # waits until nothing is learnt
         saturated = _answered(closed_loop(url, 5.0, _CLIENTS, (_FROZEN,), payloads))
         learnt = windows(url)
-        with watching(url) as watched:
+        with watching(url, pid) as watched:
             sent = open_loop(url, steady(options.times * saturated, options.seconds), _STREAMS, payloads)
         after = windows(url)
         after.subtract(learnt)
