@@ -7,7 +7,7 @@ import socket
 import sys
 import tempfile
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -42,7 +42,7 @@ from tta_server.api.caller import Callers
 from tta_server.api.hot import Hot
 from tta_server.api.manners import Heads
 from tta_server.api.middleware import Accounting
-from tta_server.api.permission import OPEN, Gatekeeper
+from tta_server.api.permission import OPEN, Gatekeeper, expect_infer
 from tta_server.api.receiving import Receiving
 from tta_server.api.tracing import Tracing
 from tta_server.domains.space import PART, StyleSpace
@@ -170,7 +170,7 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         models.start()
-        door = await _grpc_door(app, settings, first.metrics.refused)
+        door = await _grpc_door(app, settings, partial(expect_infer, keyring), first.metrics.refused)
         following = asyncio.create_task(follow(settings.auth, keyring)) if keyring else None
         # What is alive now lives as long as the process: keep the collector from walking all of torch under load.
         gc.collect()
@@ -239,7 +239,12 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
     return app
 
 
-async def _grpc_door(app: FastAPI, settings: Settings, told: Callable[[TurnedAway], None]) -> "Door | None":
+async def _grpc_door(
+    app: FastAPI,
+    settings: Settings,
+    admit: Callable[[Mapping[bytes, bytes]], None],
+    told: Callable[[TurnedAway], None],
+) -> "Door | None":
     """Open the port for gRPC, if the configuration names one.
 
     Raises:
@@ -249,7 +254,7 @@ async def _grpc_door(app: FastAPI, settings: Settings, told: Callable[[TurnedAwa
         return None
     from tta_server.grpc_door.door import Door
 
-    door = Door(app, settings.limits, told)
+    door = Door(app, settings.limits, admit, told)
     await door.open(settings.server, settings.server.grpc_port)
     return door
 

@@ -159,6 +159,17 @@ def _expect_port(scope: Scope, admin_port: int) -> None:
         raise NotFound(f"'{path}' is not answered on this port; operations have their own (server.admin_port)")
 
 
+def expect_infer(keyring: Keyring | None, headers: Mapping[bytes, bytes]) -> None:
+    """Do nothing if whoever sends these headers may ask for predictions; of which model and stream is asked later.
+
+    Raises:
+        Unauthorized: If there are keys and he has none of them.
+        Forbidden: If his is for something else.
+    """
+    if keyring is not None:
+        keyring.find(_sent(headers)).expect_scope("infer")
+
+
 def key_of(request: Request) -> Key:
     """Return the key that a request was let in by; `ANYBODY` if the server has none."""
     key: Key = request.scope["state"]["key"]

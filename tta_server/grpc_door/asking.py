@@ -102,9 +102,16 @@ async def _reply(app: App, scope: AsgiMessage, body: bytes, gone: asyncio.Event)
     return Reply(status, headers, b"".join(parts))
 
 
+def headers_of(metadata: Iterable[tuple[str, str | bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return the metadata of a call as headers, without those that say what a body is."""
+    return [
+        (name.encode(), value.encode("latin-1", "replace"))
+        for name, value in metadata
+        if isinstance(value, str) and not _OWN.fullmatch(name)
+    ]
+
+
 def _scope(asked: Asked, metadata: Iterable[tuple[str, str | bytes]], peer: str) -> AsgiMessage:
-    given = [(name.encode(), value.encode("latin-1", "replace")) for name, value in metadata
-             if isinstance(value, str) and not _OWN.fullmatch(name)]  # fmt: skip
     host, _, port = unquote(peer).partition(":")[2].rpartition(":")
     return {
         "type": "http",
@@ -115,7 +122,7 @@ def _scope(asked: Asked, metadata: Iterable[tuple[str, str | bytes]], peer: str)
         "path": asked.path,
         "query_string": b"",
         "root_path": "",
-        "headers": [*given, *asked.headers, (b"content-length", str(len(asked.body)).encode())],
+        "headers": [*headers_of(metadata), *asked.headers, (b"content-length", str(len(asked.body)).encode())],
         "client": (host.strip("[]"), int(port)) if port.isdigit() else None,
         "state": {},
     }

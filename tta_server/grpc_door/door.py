@@ -1,8 +1,8 @@
 """The gRPC port: calls in, answers out."""
 
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, Final, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 from urllib.parse import quote
 
 import grpc
@@ -10,8 +10,8 @@ import orjson
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
 
-from tta_server.errors import BadRequest, TooLarge, TooSlow, TTAError
-from tta_server.grpc_door.asking import App, Asked, ask
+from tta_server.errors import BadRequest, Forbidden, TooLarge, TooSlow, TTAError, Unauthorized
+from tta_server.grpc_door.asking import App, Asked, ask, headers_of
 from tta_server.grpc_door.fields import expect_few_fields
 from tta_server.grpc_door.messages import HEALTH, INFERENCE, methods
 from tta_server.grpc_door.tensors import infer_body, infer_response
@@ -91,6 +91,12 @@ _PATHS: Final[dict[str, Callable[[Any], str | Asked]]] = {
     "Check": _checked,
 }
 """What each call asks; ModelInfer has a body of its own."""
+_TURNED_AWAY: Final[dict[str, TurnedAway]] = {
+    TooSlow.code: "slow_body",
+    Unauthorized.code: "unauthorized",
+    Forbidden.code: "forbidden",
+}
+"""As what a refusal of the door is counted, by its code; any other is of the body."""
 _FORMS: Final[dict[str, Callable[[Any], Mapping[str, Any]]]] = {
     "ModelConfig": lambda found: {"config": found},
     "RepositoryIndex": lambda found: {"models": found},
@@ -102,16 +108,24 @@ _FORMS: Final[dict[str, Callable[[Any], Mapping[str, Any]]]] = {
 class Door:
     """A server of gRPC calls, on the event loop of the application that answers them."""
 
-    def __init__(self, app: App, limits: LimitsSettings, told: Callable[[TurnedAway], None]) -> None:
+    def __init__(
+        self,
+        app: App,
+        limits: LimitsSettings,
+        admit: Callable[[Mapping[bytes, bytes]], None],
+        told: Callable[[TurnedAway], None],
+    ) -> None:
         """Prepare.
 
         Args:
             app: What answers.
             limits: What a request may be.
+            admit: Raises what one who sends such headers hears if he may not ask for predictions at all.
             told: Hears what is refused.
         """
         logging.getLogger("grpc._cython.cygrpc").addFilter(_quotes_nobody)
         self._app = app
+        self._admit = admit
         self._told = told
         self._turns = Turns(limits)
         self._most_bytes = limits.max_body_bytes + _MOST_BESIDE_BYTES
@@ -132,8 +146,8 @@ class Door:
             }
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
 
-    async def open(self, server: ServerSettings, port: int) -> None:
-        """Begin to take calls, by TLS if HTTP has it.
+    async def open(self, server: ServerSettings, port: int) -> int:
+        """Begin to take calls, by TLS if HTTP has it; returns the port, which is any free one for 0.
 
         Raises:
             ValueError: If the address cannot be had.
@@ -143,37 +157,58 @@ class Door:
         credentials = _credentials(server)
         try:
             if credentials is None:
-                self._server.add_insecure_port(address)
+                bound: int = self._server.add_insecure_port(address)
             else:
-                self._server.add_secure_port(address, credentials)
+                bound = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise ValueError(f"cannot listen on {host}:{port} for gRPC; choose another server.grpc_port") from error
         await self._server.start()
+        return bound
 
     async def close(self) -> None:
         """Take no more calls, and give those that have begun `DRAIN_S`."""
         await self._server.stop(DRAIN_S)
 
     def _handler(self, name: str, request_kind: Any, answer_kind: Any) -> Callable[..., Any]:
-        async def handle(messages: AsyncIterator[bytes], context: Any) -> Any:
+        async def handle(_messages: object, context: Any) -> Any:
+            metadata = context.invocation_metadata() or ()
             try:
+                if name == "ModelInfer":  # the one whose message may be large
+                    self._admit(dict(headers_of(metadata)))
                 async with self._turns.turn():
-                    request = self._read(await anext(messages, b""), request_kind, name)
-                    asked = await _asked(name, request)
+                    asked, raw = await self._asked(context, name, request_kind)
             except TTAError as error:
-                self._told("slow_body" if isinstance(error, TooSlow) else "body")
-                await _abort(context, error.status, str(error), ())
-            reply = await ask(self._app, asked, context.invocation_metadata() or (), context.peer())
+                self._told(_TURNED_AWAY.get(error.code, "body"))
+                return _refuse(context, error.status, str(error), (("x-error-code", error.code),))
+            reply = await ask(self._app, asked, metadata, context.peer())
             more = tuple((header, reply.headers[header]) for header in _TOLD if header in reply.headers)
             if problem := reply.problem:
-                await _abort(context, reply.status, problem["error"], (*more, ("x-error-code", problem["code"])))
+                return _refuse(context, reply.status, problem["error"], (*more, ("x-error-code", problem["code"])))
             context.set_trailing_metadata(more)
             if name == "ModelInfer":
-                return infer_response(reply, raw=bool(request.raw_input_contents))
+                return infer_response(reply, raw)
             found = orjson.loads(reply.body)
             return ParseDict(_FORMS.get(name, dict)(found), answer_kind(), ignore_unknown_fields=True)
 
         return handle
+
+    async def _asked(self, context: Any, name: str, kind: Any) -> tuple[Asked, bool]:
+        """Read the message of a call; return what it asks of the application, and whether values are raw bytes.
+
+        It is read from the context: gRPC's iterator of messages refers to itself, and would keep the last one of each
+        call until Python's collector comes by.
+
+        Raises:
+            TooLarge: If the message is larger than one of its kind may be.
+            BadRequest: If it is none.
+        """
+        data = await context.read()
+        request = self._read(b"" if data is grpc.aio.EOF else data, kind, name)
+        if name == "ModelInfer":
+            path = _of_model(request, "/infer")
+            return (await infer_body(request))._replace(path=path), bool(request.raw_input_contents)
+        asked = _PATHS[name](request)
+        return (asked if isinstance(asked, Asked) else Asked("GET", asked)), False
 
     def _read(self, data: bytes, kind: Any, name: str) -> Any:
         """Return a message.
@@ -206,14 +241,8 @@ def _credentials(server: ServerSettings) -> Any:
     return grpc.ssl_server_credentials(pairs, server.tls_client_ca.read_bytes(), require_client_auth=True)
 
 
-async def _asked(name: str, request: Any) -> Asked:
-    if name == "ModelInfer":
-        path = _of_model(request, "/infer")
-        return (await infer_body(request))._replace(path=path)
-    asked = _PATHS[name](request)
-    return asked if isinstance(asked, Asked) else Asked("GET", asked)
-
-
-async def _abort(context: Any, status: int, message: str, more: tuple[tuple[str, str], ...]) -> NoReturn:
-    await context.abort(_CODES.get(status, grpc.StatusCode.INTERNAL), message, more)
-    raise AssertionError  # for who reads types: `abort` does not return
+def _refuse(context: Any, status: int, message: str, more: tuple[tuple[str, str], ...]) -> None:
+    """Have a call end with an error. `abort` would raise one, whose traceback keeps the call and all that it has read."""
+    context.set_code(_CODES.get(status, grpc.StatusCode.INTERNAL))
+    context.set_details(message)
+    context.set_trailing_metadata(more)

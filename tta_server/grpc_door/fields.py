@@ -1,20 +1,25 @@
-"""How many fields a message has, counted before anything is built of it.
+"""How many fields and numbers a message has, counted before anything is built of it.
 
 Source: protobuf.dev/programming-guides/encoding.
 """
 
 from typing import Any
 
+import numpy as np
+
 from tta_server.errors import BadRequest, TooLarge
 
 MOST_FIELDS = 4096
 """Fields of a message with all that are within it; a field of two bytes may become an object of a hundred."""
 
+MOST_NUMBERS = 2**22
+"""Numbers of a message with all that are within it, those of shapes too; one of a byte may become one of eight."""
+
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
 
 def expect_few_fields(data: bytes, kind: Any) -> None:
-    """Do nothing if a message has at most `MOST_FIELDS` fields.
+    """Do nothing if a message has at most `MOST_FIELDS` fields, and `MOST_NUMBERS` in their lists.
 
     Args:
         data: The message as it came.
@@ -24,7 +29,7 @@ def expect_few_fields(data: bytes, kind: Any) -> None:
         TooLarge: If it has more.
         BadRequest: If it is malformed, or has groups, which proto3 has not: nothing may go uncounted.
     """
-    count, inside, name = 0, [(memoryview(data), kind)], kind.full_name
+    count, numbers, inside, name = 0, 0, [(memoryview(data), kind)], kind.full_name
     try:
         while inside:
             part, kind = inside.pop()
@@ -36,11 +41,26 @@ def expect_few_fields(data: bytes, kind: Any) -> None:
                 tag, place = _varint(part, place)
                 size, place = _size(part, place, tag & 7)
                 field = kind.fields_by_number.get(tag >> 3)
-                if tag & 7 == _LENGTH and field is not None and field.message_type is not None:
-                    inside.append((part[place : place + size], field.message_type))
+                if tag & 7 == _LENGTH and field is not None and field.cpp_type != field.CPPTYPE_STRING:
+                    value = part[place : place + size]
+                    if field.message_type is not None:
+                        inside.append((value, field.message_type))
+                    else:
+                        numbers += _numbers(value, field)
+                if numbers > MOST_NUMBERS:
+                    raise TooLarge(
+                        f"the message has more than {MOST_NUMBERS} numbers in lists; send values as raw contents"
+                    )
                 place += size
     except (IndexError, ValueError) as error:
         raise BadRequest(f"the message is no {name}: it is malformed, or has groups") from error
+
+
+def _numbers(packed: memoryview, field: Any) -> int:
+    """Return how many numbers lie one behind the other."""
+    if field.cpp_type in (field.CPPTYPE_FLOAT, field.CPPTYPE_DOUBLE):
+        return len(packed) // (4 if field.cpp_type == field.CPPTYPE_FLOAT else 8)
+    return int(np.count_nonzero(np.frombuffer(packed, np.uint8) < 0x80))  # the last byte of each
 
 
 def _size(part: memoryview, place: int, wire: int) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from tta_server.grpc_door.tensors import infer_body
 
 ROOM = Path(fields.__file__).parent
 REQUEST = message("inference.ModelInferRequest")
+CONTENTS = message("inference.InferTensorContents").DESCRIPTOR
 
 
 def test_the_descriptors_are_what_protoc_makes_of_the_files(tmp_path):
@@ -84,6 +85,27 @@ def test_fields_are_counted_wherever_they_are(inputs, parameters, elements):
         patch.setattr(fields, "MOST_FIELDS", exact - 1)
         if exact:
             with pytest.raises(TooLarge):
+                fields.expect_few_fields(made, REQUEST.DESCRIPTOR)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    strategies.sampled_from([each for each in CONTENTS.fields if each.cpp_type != each.CPPTYPE_STRING]),
+    strategies.lists(strategies.integers(0, 2**31 - 1), max_size=50),
+    strategies.integers(0, 3),
+)
+def test_numbers_of_lists_are_counted_whatever_they_are(kind, values, axes):
+    given = [value % 2 > 0 for value in values] if kind.cpp_type == kind.CPPTYPE_BOOL else values
+    tensor = {"name": "x", "shape": [2**40] * axes, "contents": {kind.name: given}}
+    made = REQUEST(inputs=[tensor, tensor]).SerializeToString()
+    exact = 2 * (len(values) + axes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fields, "MOST_NUMBERS", exact)
+        fields.expect_few_fields(made, REQUEST.DESCRIPTOR)
+        patch.setattr(fields, "MOST_NUMBERS", exact - 1)
+        if exact:
+            with pytest.raises(TooLarge, match="send values as raw contents"):
                 fields.expect_few_fields(made, REQUEST.DESCRIPTOR)
 
 

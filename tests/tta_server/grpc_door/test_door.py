@@ -1,0 +1,124 @@
+"""What a call may cost: nothing before its key, little while it is read, and nothing once it has ended."""
+
+import asyncio
+import gc
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import grpc
+import orjson
+import pytest
+
+from tta_server.errors import Unauthorized
+from tta_server.grpc_door.door import Door
+from tta_server.grpc_door.messages import HEALTH, INFERENCE, message, methods
+from tta_server.settings_door import LimitsSettings, ServerSettings
+
+CALLS = 20
+MESSAGE = message("inference.ModelInferRequest")(
+    model_name="glyphs",
+    inputs=[{"name": "input", "datatype": "UINT8", "shape": [1]}],
+    raw_input_contents=[bytes(2**16)],
+).SerializeToString()
+PROBLEM = orjson.dumps({"error": "no", "code": "not_found"})
+ANSWER = orjson.dumps({"model_name": "glyphs", "model_version": "1", "parameters": {}, "outputs": []})
+
+
+def answering(status: int, body: bytes) -> Callable[..., Awaitable[None]]:
+    """Return an application that reads a request and answers so."""
+
+    async def app(_scope, receive, send) -> None:
+        await receive()
+        size = (b"inference-header-content-length", str(len(body)).encode())
+        await send({"type": "http.response.start", "status": status, "headers": [size]})
+        await send({"type": "http.response.body", "body": body})
+
+    return app
+
+
+def nobody(_headers: object) -> None:
+    raise Unauthorized("no key")
+
+
+def anybody(_headers: object) -> None:
+    pass
+
+
+async def codes(
+    app, admit, name: str, data: bytes, calls: int = 1, service: str = INFERENCE, left: list[int] | None = None
+) -> list[tuple]:
+    """Return code, details and error code of calls to a door of its own; `left` hears how many of them stay."""
+    found, told = [], []
+    door = Door(app, LimitsSettings(), admit, told.append)
+    port = await door.open(ServerSettings(), 0)
+    kind = methods(service)[name][1]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        ask = channel.unary_unary(f"/{service}/{name}", lambda sent: sent, kind.FromString)
+        for _ in range(calls):
+            call = ask(data, timeout=60)
+            code = await call.code()
+            more = dict(await call.trailing_metadata())
+            found.append((code.name, await call.details(), more.get("x-error-code")))
+        if left is not None:
+            left.append(contexts())  # now: the end of the loop would end much that stays while it runs
+    await door.close()
+    return [*found, *told]
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Have nothing freed but what nobody refers to."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("app", "admit", "data", "code"),
+    [
+        (answering(200, ANSWER), anybody, MESSAGE, "OK"),
+        (answering(404, PROBLEM), anybody, MESSAGE, "NOT_FOUND"),
+        (answering(200, ANSWER), nobody, MESSAGE, "UNAUTHENTICATED"),
+        (answering(200, ANSWER), anybody, MESSAGE + b"\x7b", "INVALID_ARGUMENT"),
+    ],
+    ids=["answered", "refused by the application", "without a key", "no message"],
+)
+def test_nothing_of_a_call_stays_once_it_has_ended(app, admit, data, code):
+    left: list[int] = []
+    with uncollected():
+        before = contexts()
+        found = asyncio.run(codes(app, admit, "ModelInfer", data, CALLS, left=left))
+
+    assert [each[0] for each in found[:CALLS]] == [code] * CALLS
+    assert left[0] - before <= 2
+
+
+def contexts() -> int:
+    """Return how many calls of a server there are."""
+    return sum(type(each).__name__ == "_ServicerContext" for each in gc.get_objects())
+
+
+def test_a_key_is_asked_for_before_a_message_is_read():
+    async def app(*_: object) -> None:
+        raise AssertionError("the application is not asked")
+
+    found = asyncio.run(codes(app, nobody, "ModelInfer", b"no message at all"))
+
+    assert found == [("UNAUTHENTICATED", "no key", "unauthorized"), "unauthorized"]
+
+
+def test_probes_need_no_key():
+    app = answering(200, b'{"live": true, "ready": true}')
+
+    assert asyncio.run(codes(app, nobody, "ServerReady", b""))[0][0] == "OK"
+    assert asyncio.run(codes(app, nobody, "Check", b"", service=HEALTH))[0][0] == "OK"
+
+
+def test_what_the_door_refuses_has_a_code_as_what_the_application_refuses():
+    found = asyncio.run(codes(answering(200, ANSWER), anybody, "ModelInfer", b"\x7b"))
+
+    assert found[0][0::2] == ("INVALID_ARGUMENT", "bad_request")
+    assert found[1] == "body"
