@@ -7,7 +7,7 @@ import socket
 import sys
 import tempfile
 import weakref
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -47,6 +47,7 @@ from tta_server.api.receiving import Receiving
 from tta_server.api.tracing import Tracing
 from tta_server.domains.space import PART, StyleSpace
 from tta_server.keys.files import follow, open_keyring
+from tta_server.keys.keyring import Keyring
 from tta_server.models import Custom, Model, Preprocess
 from tta_server.models.answering import Chosen, answering
 from tta_server.models.onnx_file import SUFFIX
@@ -60,7 +61,7 @@ from tta_server.storage.keeper import Keeper
 from tta_server.storage.ring import Ring
 from tta_server.storage.store import Store
 from tta_server.telemetry.bursts import Bursts
-from tta_server.telemetry.closed_sets import TurnedAway
+from tta_server.telemetry.metrics import Metrics
 from tta_server.telemetry.tracing import Tracer
 from tta_server.wanted import make_preprocess
 
@@ -170,7 +171,7 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         models.start()
-        door = await _grpc_door(app, settings, partial(expect_infer, keyring), first.metrics.refused)
+        door = await _grpc_door(app, settings, keyring, first.metrics)
         following = asyncio.create_task(follow(settings.auth, keyring)) if keyring else None
         # What is alive now lives as long as the process: keep the collector from walking all of torch under load.
         gc.collect()
@@ -239,12 +240,7 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
     return app
 
 
-async def _grpc_door(
-    app: FastAPI,
-    settings: Settings,
-    admit: Callable[[Mapping[bytes, bytes]], None],
-    told: Callable[[TurnedAway], None],
-) -> "Door | None":
+async def _grpc_door(app: FastAPI, settings: Settings, keyring: Keyring | None, metrics: Metrics) -> "Door | None":
     """Open the port for gRPC, if the configuration names one.
 
     Raises:
@@ -254,7 +250,7 @@ async def _grpc_door(
         return None
     from tta_server.grpc_door.door import Door
 
-    door = Door(app, settings.limits, admit, told)
+    door = Door(app, settings.limits, partial(expect_infer, keyring), metrics.refused)
     await door.open(settings.server, settings.server.grpc_port)
     return door
 

@@ -164,7 +164,10 @@ class StreamsSettings(Section):
         1.0, gt=0, le=1, description="Largest share of a window that one client may fill; 1 is no limit."
     )
     duplicate_memory: int = Field(
-        256, ge=0, description="An image that equals one of so many before it is not learnt from; 0 takes all."
+        256,
+        ge=0,
+        description="An image that equals one of so many before it is not learnt from, though the guard looks at what "
+        "is answered to it; 0 takes all.",
     )
     recent_bytes: int = Field(
         32 * 2**20,

@@ -242,7 +242,7 @@ def _credentials(server: ServerSettings) -> Any:
 
 
 def _refuse(context: Any, status: int, message: str, more: tuple[tuple[str, str], ...]) -> None:
-    """Have a call end with an error. `abort` would raise one, whose traceback keeps the call and all that it has read."""
+    """Have a call end with an error. `abort` would raise one, whose traceback keeps all that was read."""
     context.set_code(_CODES.get(status, grpc.StatusCode.INTERNAL))
     context.set_details(message)
     context.set_trailing_metadata(more)

@@ -79,7 +79,7 @@ class Guard:
             frozen: What the source model says of it.
         """
         record = Record.of(memory)
-        if not bool(x.isfinite().all() & frozen.logits.isfinite().all() & frozen.features.isfinite().all()):
+        if not (bool(x.isfinite().all()) and _finite(frozen)):
             reason = "the window, or what the frozen model says of it, is not finite"
             return Admission(False, "not_finite", reason, memory, _serve(record))
         pictures, needed = distinct(x), enough(len(x))
@@ -98,6 +98,15 @@ class Guard:
             record = record.but(source=True)
         return record.memory(), _serve(record)
 
+    def look(self, memory: Memory, x: Tensor, frozen: Output, answered: Output) -> Admission:
+        """Say who answers from now on, by images that are not learnt from; see `Judge.look`."""
+        record = Record.of(memory)
+        if record.steps and _finite(frozen, answered):
+            record = self._compare.look(record, x, answered, frozen)
+        cause: Cause = "contradicted" if record.source else "healthy"
+        reason = _standing(record) if record.source else "nothing is wrong with what the stream answers"
+        return Admission(False, cause, f"{reason}; nothing was learnt", record.memory(), _serve(record))
+
     def judge(self, memory: Memory, old: State, step: Step, x: Tensor, frozen: Output, answered: Output) -> Verdict:
         """Decide what becomes of a step.
 
@@ -110,7 +119,7 @@ class Guard:
             answered: What the stream answers to it: `old`, with the statistics that it keeps.
         """
         record = Record.of(memory)
-        if not bool(answered.logits.isfinite().all() & answered.features.isfinite().all()):
+        if not _finite(answered):
             reason = "what the stream answers to the window is not finite"
             return _refused(Finding(_restore(record), "not_finite", reason), old, record, {})
         record = self._compare.look(record, x, answered, frozen)
@@ -221,6 +230,10 @@ def _probe(backbone: Backbone, reference: Reference | None) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         x = torch.rand(_PROBE, *backbone.spec.input_shape, generator=generator)
     return x.to(backbone.device)
+
+
+def _finite(*outputs: Output) -> bool:
+    return all(bool(each.logits.isfinite().all() & each.features.isfinite().all()) for each in outputs)
 
 
 def _broken(step: Step) -> Finding | None:

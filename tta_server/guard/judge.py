@@ -32,6 +32,17 @@ class Judge(Protocol):
         """
         ...
 
+    def look(self, memory: Memory, x: Tensor, frozen: Output, answered: Output) -> Admission:
+        """Say which model answers from now on, by images that are not learnt from.
+
+        Args:
+            memory: Of the stream.
+            x: The images (N, C, H, W).
+            frozen: What the source model says of them.
+            answered: What the stream answers to them.
+        """
+        ...
+
     def judge(self, memory: Memory, old: State, step: Step, x: Tensor, frozen: Output, answered: Output) -> Verdict:
         """Decide what becomes of a step on the window `x`; `answered` is what the state before it answers."""
         ...
@@ -62,6 +73,10 @@ class Unguarded:
     def weigh(self, memory: Memory, x: Tensor, frozen: Output, answered: Output) -> tuple[Memory, Serve]:
         """Have the stream answer."""
         return memory, "adapted"
+
+    def look(self, memory: Memory, x: Tensor, frozen: Output, answered: Output) -> Admission:
+        """Have the stream answer."""
+        return Admission(False, "healthy", "the guard is off", memory)
 
     def judge(self, memory: Memory, old: State, step: Step, x: Tensor, frozen: Output, answered: Output) -> Verdict:
         """Commit what the adapter accepted."""

@@ -13,8 +13,8 @@ from tta_server.runtime.device import on_device
 from tta_server.runtime.trial import Beginning, Trial, Trials
 from tta_server.runtime.watcher import Watcher
 from tta_server.settings import AdaptWhen
-from tta_server.streams.event import StreamEvent, Tell
-from tta_server.streams.lesson import Lesson, Purpose
+from tta_server.streams.event import EventKind, StreamEvent, Tell
+from tta_server.streams.lesson import BesideSteps, Lesson, Purpose
 from tta_server.streams.stream import Stream
 from tta_server.streams.window import Sample, digest
 from tta_server.telemetry.metrics import Metrics
@@ -74,12 +74,12 @@ class Learner:
                 self._fail(stream, len(rows), error)
         return lessons
 
-    def set_out_to_begin(self, domain: Stream, rows: Sequence[Sample]) -> list[Lesson]:
-        """Return the lesson that beginning a domain is, with images that wait in its window and stay there."""
+    def set_out_beside(self, stream: Stream, rows: Sequence[Sample], purpose: BesideSteps) -> list[Lesson]:
+        """Return the lesson that something beside steps is: with images that wait in its window, or that none takes."""
         try:
-            return [self._lesson(domain, rows, "begin")]
+            return [self._lesson(stream, rows, purpose)]
         except Exception as error:
-            self._leave(domain, len(rows), error)
+            self._failed_beside(stream, purpose, len(rows), error)
             return []
 
     def work_out(self, lessons: Sequence[Lesson]) -> list[Trial]:
@@ -105,8 +105,8 @@ class Learner:
                 self._carry_out(trial)
             except Exception as wrong:
                 error = wrong
-        if error and trial.lesson.purpose == "begin":
-            self._leave(stream, len(trial.lesson.rows), error)
+        if error and trial.lesson.purpose in ("begin", "again"):
+            self._failed_beside(stream, trial.lesson.purpose, len(trial.lesson.rows), error)
         elif error:
             self._fail(stream, rows, error)
 
@@ -137,7 +137,7 @@ class Learner:
     def _lesson(self, stream: Stream, rows: Sequence[Sample], purpose: Purpose) -> Lesson:
         x = on_device((row.image for row in rows), self._device)
         values = stream.method, stream.state, stream.base, stream.memory
-        return Lesson(stream, rows, x, "" if purpose == "begin" else digest(rows), *values, purpose)
+        return Lesson(stream, rows, x, "" if purpose in ("begin", "again") else digest(rows), *values, purpose)
 
     def _purpose(self, stream: Stream) -> Purpose:
         """Return what is done about a window: nothing is learnt if its stream is to while it drifts, and does not."""
@@ -151,10 +151,13 @@ class Learner:
         if trial.beginning:
             self._begin(stream, trial.beginning, len(lesson.rows))
         elif lesson.purpose != "learn":
+            if trial.admission:
+                self._weighed(stream, trial.admission)
             if lesson.purpose == "look":
                 self._watcher.left(lesson, trial.frozen)
             at = stream.standing
-            self._tell(StreamEvent(stream.name, "calm", at, at, stream, rows=len(lesson.rows)))
+            kind: EventKind = "weighed" if lesson.purpose == "again" else "calm"
+            self._tell(StreamEvent(stream.name, kind, at, at, stream, rows=lesson.taken))
         elif trial.step and trial.verdict:
             self._judged(trial, trial.step, trial.verdict)
         elif trial.admission:
@@ -167,6 +170,14 @@ class Learner:
         if domain.standing != before:
             reason = f"it has seen {images} images"
             self._tell(StreamEvent(domain.name, "begin", before, domain.standing, domain, reason=reason))
+
+    def _weighed(self, stream: Stream, admission: Admission) -> None:
+        """Have answer who should by images that are not learnt from, and say so where it is another than before."""
+        before = stream.standing
+        stream.memory, stream.serve = admission.memory, admission.serve
+        if stream.standing != before:
+            why = admission.cause, admission.reason
+            self._tell(StreamEvent(stream.name, "skip", before, stream.standing, stream, *why))
 
     def _skip(self, lesson: Lesson, admission: Admission) -> None:
         stream, before = lesson.stream, lesson.stream.standing
@@ -246,10 +257,15 @@ class Learner:
         standing = stream.standing
         self._tell(StreamEvent(stream.name, "freeze", standing, standing, stream, verdict.cause, stream.frozen))
 
-    def _leave(self, domain: Stream, images: int, error: Exception) -> None:
-        """Have a domain that cannot be begun be answered by the frozen model until it has grown again."""
-        domain.begun, domain.serve = images, "source"  # or it would be tried again at once
-        self._fail(domain, 0, error)
+    def _failed_beside(self, stream: Stream, purpose: Purpose, images: int, error: Exception) -> None:
+        """Have a domain that cannot be begun be answered by the frozen model until it has grown again.
+
+        And one of whose answers nobody can say how good they are until somebody can.
+        """
+        stream.serve = "source"
+        if purpose == "begin":
+            stream.begun = images  # or it would be tried again at once
+        self._fail(stream, 0, error)
 
     def _fail(self, stream: Stream, rows: int, error: Exception) -> None:
         log.error("a step of stream '%s' failed; its state is as before", stream.name, exc_info=error)

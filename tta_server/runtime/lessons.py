@@ -31,10 +31,10 @@ class Lessons:
         self._learner = learner
         self._sharing = sharing
         self._kept = ExitStack()
-        self._began = False
+        self._was_beside = False
 
     def take(self, now_s: float) -> list[Lesson]:
-        """Take a domain that waits to be begun, or windows that are due and fit into one step; none is under way yet.
+        """Take what waits beside steps, or windows that are due and fit into one step; none is under way yet.
 
         They take turns: windows may be due all the time, and a window that is taken leaves nothing to begin with.
 
@@ -44,14 +44,14 @@ class Lessons:
         room: int | None = None
         with ExitStack() as kept:
             kept.enter_context(self._registry.at_work())
-            grown = None if self._began else self._registry.take_grown()
-            while not grown and (window := self._registry.take_due(now_s, room)):
+            beside = None if self._was_beside else self._registry.take_beside()
+            while not beside and (window := self._registry.take_due(now_s, room)):
                 windows.append(window)
                 room = self._sharing.stack_rows - sum(len(rows) for _, rows in windows)
             if not windows:
-                grown = grown or self._registry.take_grown()
-            self._began = bool(grown)
-            lessons = self._learner.set_out_to_begin(*grown) if grown else self._learner.set_out(windows)
+                beside = beside or self._registry.take_beside()
+            self._was_beside = bool(beside)
+            lessons = self._learner.set_out_beside(*beside) if beside else self._learner.set_out(windows)
             if lessons:
                 self._kept = kept.pop_all()
         self._registry.learning = frozenset(lesson.stream.name for lesson in lessons)

@@ -97,9 +97,27 @@ class Trials:
         try:
             if lesson.purpose == "begin":
                 return Trial(lesson, beginning=self._begin(lesson))
-            return Trial(lesson, self._frozen([lesson])[0])
+            return self._weighed(Trial(lesson, self._frozen([lesson])[0]), lesson.memory)
         except Exception as error:
             return Trial(lesson, error=error)
+
+    def _skipped(self, trial: Trial) -> Trial:
+        """Return a trial whose window is not learnt from: who answers such images is seen to in any case."""
+        refused = trial.admission
+        if not refused or refused.cause != "too_few_pictures":
+            return trial
+        weighed = self._weighed(trial, refused.memory).admission or refused
+        return replace(trial, admission=replace(refused, memory=weighed.memory, serve=weighed.serve))
+
+    def _weighed(self, trial: Trial, memory: Memory) -> Trial:
+        """Return a trial with what the guard says of the stream's answers, where nothing is learnt from the images."""
+        lesson = trial.lesson
+        if isinstance(lesson.method.guard, Unguarded):
+            return trial
+        with self._metrics.timed("judge"):
+            answered = self.answer(lesson)
+            admission = lesson.method.guard.look(memory, lesson.x, trial.frozen, answered)
+        return replace(trial, answered=answered, admission=admission)
 
     def _begin(self, lesson: Lesson) -> Beginning:
         adapter, guard = lesson.method.adapter, lesson.method.guard
@@ -128,7 +146,7 @@ class Trials:
         taken = [trial.lesson for trial, _ in admitted]
         steps = self._adapt(taken)
         answered = self._answered(taken, steps)
-        found = [trial for trial in trials if trial.lesson not in taken]
+        found = [self._skipped(trial) for trial in trials if trial.lesson not in taken]
         for slot, ((trial, admission), step, said) in enumerate(zip(admitted, steps, answered, strict=True)):
             stack = (slot, len(steps)) if len(steps) > 1 else None
             found.append(self._judged(replace(trial, step=step, answered=said, stack=stack), step, admission.memory))

@@ -136,12 +136,12 @@ class Worker:
         self.lessons.carry_out(self.lessons.work_out(self.lessons.take(now_s)))
 
     def shed(self, now_s: float) -> None:
-        """Drop the window that is due longest, or leave a domain as it is: there is no time for it."""
+        """Drop the window that is due longest, or what waits beside steps: there is no time for it."""
         if window := self._registry.take_due(now_s):
             stream, rows = window
             self._tell(stream, "shed", len(rows))
         else:
-            self._registry.take_grown()
+            self._registry.take_beside()
 
     def damage(self) -> str:
         """Return what is wrong with the shared network, or an empty string."""
@@ -313,8 +313,10 @@ class Worker:
         job, stream = part.job, part.stream
         now_s, pace = time.monotonic(), self._registry.pace
         lost: dict[DropReason, int] = {}
-        for reason, count in stream.window.offer(part.offered, job.client, now_s).items():
+        beside = stream.again if stream.is_judged else None
+        for reason, count in stream.window.offer(part.offered, job.client, now_s, beside).items():
             lost[reason] = count
+        stream.again.displace(len(stream.again) - pace.rows)
         if surplus := pace.surplus(stream.window, part.rows, now_s):
             too_young = now_s < stream.window.began_s + pace.min_age_s
             stream.window.displace(surplus)

@@ -17,9 +17,10 @@ log = logging.getLogger(__name__)
 
 EVERY: Final = "*"  # no stream can have this name
 
-EventKind = Event | Literal["answered", "offered", "shed", "calm", "recall", "scored"]
+EventKind = Event | Literal["answered", "offered", "shed", "calm", "recall", "scored", "weighed"]
 """An event of the audit log; or, too many for it: images were answered, offered for learning, dropped for lack of time
-or of drift; a stream came back to a domain that it knows; a window of its images was scored."""
+or of drift; a stream came back to a domain that it knows; a window of its images was scored; the guard has looked at
+what is answered to images that no window takes."""
 
 
 class Words(NamedTuple):
@@ -75,6 +76,7 @@ WORDS: Final[Mapping[EventKind, Words]] = {
     "offered": Words(saved="never", level=0),
     "shed": Words("dropped", "overload", saved="never"),
     "calm": Words("skipped", "calm", saved="never", level=0),
+    "weighed": Words(saved="never", level=0),
 }
 """Every kind of event; the one place that knows what it is called in the metrics, in the books and in the log.
 

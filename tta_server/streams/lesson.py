@@ -11,9 +11,11 @@ from tta_server.guard.verdict import Memory
 from tta_server.streams.stream import Method, Stream
 from tta_server.streams.window import Sample
 
-Purpose = Literal["learn", "look", "leave", "begin"]
-"""What is done about a window: a step is tried; the frozen model looks at it for the sake of drift; nothing, for it has
-looked already. Or a domain that no step was taken in is begun with what waits in its window, and goes on waiting."""
+BesideSteps = Literal["begin", "again"]
+Purpose = Literal["learn", "look", "leave"] | BesideSteps
+"""What is done about a window: a step is tried; the guard looks at what is answered to it, and the frozen model for the
+sake of drift; nothing, for it has looked already. Or a domain that no step was taken in is begun with what waits in its
+window, and goes on waiting. Or the guard looks at what is answered to images that no window takes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +26,7 @@ class Lesson:
         stream: Whose it is.
         rows: Its images.
         x: The same as a tensor on the device (N, C, H, W).
-        digest: Names the window in the audit log; empty for a beginning.
+        digest: Names the window in the audit log; empty where it is none.
         method: How the stream learns.
         state: What it answers with.
         base: What the step starts from.
@@ -45,4 +47,4 @@ class Lesson:
     @property
     def taken(self) -> int:
         """Images that were taken from the stream's window, and are in no other."""
-        return 0 if self.purpose == "begin" else len(self.rows)
+        return 0 if self.purpose in ("begin", "again") else len(self.rows)

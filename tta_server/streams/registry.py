@@ -11,6 +11,7 @@ from tta_server.streams.agenda import Agenda
 from tta_server.streams.directory import Apart
 from tta_server.streams.event import News, StreamEvent
 from tta_server.streams.history import History
+from tta_server.streams.lesson import BesideSteps
 from tta_server.streams.methods import Methods
 from tta_server.streams.modes import Modes
 from tta_server.streams.names import is_domain, stream_of_domain
@@ -159,11 +160,11 @@ class Registry(Stock):
                 return stream, window
         return None
 
-    def take_grown(self) -> tuple[Stream, list[Sample]] | None:
-        """Return the domain that waits longest to be begun, and what it is begun with; None if none waits."""
-        while name := self._agenda.beginning():
-            if self._agenda.has_grown(stream := self._streams[name]):  # it may have been begun since
-                return stream, list(stream.window)[: self.pace.rows]
+    def take_beside(self) -> tuple[Stream, list[Sample], BesideSteps] | None:
+        """Return who waits longest for something beside steps, with what images and for what; None if none waits."""
+        while name := self._agenda.beside():
+            if purpose := self._agenda.beside_steps(stream := self._streams[name]):  # it may have been done since
+                return stream, self._agenda.take(stream), purpose
         return None
 
     def evict(self, name: str) -> None:

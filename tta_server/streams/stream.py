@@ -110,6 +110,8 @@ class Stream:
         strange: Its last images that raised the score, newest last, if such are kept; of a domain, its stream has them.
         begun: How many waiting images `state` has the statistics of, before the first step.
         generation: With which this server holds it, where others could take it; 0 where none can.
+        again: Last images that were answered and that the window refused for what came before: not learnt from, but the
+            guard looks at what is answered to them.
         mode_s: When it, or all streams at once, were given its mode, in seconds of the epoch; 0 if never.
     """
 
@@ -142,6 +144,7 @@ class Stream:
     drift: Watch = field(default_factory=Watch)
     strange: tuple[StrangeImage, ...] = ()
     generation: int = 0
+    again: Window = field(default_factory=lambda: Window(1, recent=0))
     mode_s: float = 0.0
     _counted: tuple[State, int] = field(default=(EMPTY, 0), init=False, repr=False)
 
@@ -174,6 +177,11 @@ class Stream:
     def is_to_begin(self) -> bool:
         """Whether it is a domain that learns and that no step was taken in: until then it is begun, again and again."""
         return self.place is not None and self.mode == "after" and not self.steps
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether its own state may answer and a guard says so: one that it has learnt, after answers."""
+        return self.mode == "after" and self.steps > 0 and not isinstance(self.method.guard, Unguarded)
 
     @property
     def tells_apart(self) -> bool:
@@ -209,7 +217,7 @@ class Stream:
         return {
             "state": own + size_bytes(self.memory) + self._where_bytes + self.drift.bytes,
             "history": self.history.bytes - kept,  # the current state is in there too
-            "window": self.window.bytes + sum(each.image.nbytes for each in self.strange),
+            "window": self.window.bytes + self.again.bytes + sum(each.image.nbytes for each in self.strange),
         }
 
     @property
@@ -270,6 +278,7 @@ class Stream:
         self.serve, self.restores, self.frozen = "adapted", 0, ""
         self.entropy_ratio = self.confidence = None
         self.drift, self.strange = Watch(), ()
+        self.again.take(len(self.again))
         return len(self.window.take(len(self.window)))
 
     def summary(self) -> Summary:

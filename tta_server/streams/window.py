@@ -90,13 +90,14 @@ class Window:
         """Digests of the images that are refused if they come again, oldest first."""
         return list(self._recent)
 
-    def offer(self, offered: Offered, client: str, now_s: float) -> Counter[Refusal]:
+    def offer(self, offered: Offered, client: str, now_s: float, beside: "Window | None" = None) -> Counter[Refusal]:
         """Let in what may be learnt from.
 
         Args:
             offered: The images; what is let in is copied.
             client: Who sent them.
             now_s: The time, on any monotonic clock.
+            beside: Lets in what is refused here for what came before it, and not for what it is.
 
         Returns:
             How many images were refused, by reason.
@@ -104,11 +105,12 @@ class Window:
         refused: Counter[Refusal] = Counter()
         for index, (digest, constant) in enumerate(zip(offered.digests, offered.constant, strict=True)):
             reason = "constant" if constant else self._refusal(digest, client)
+            into = beside if reason in ("duplicate", "client_share") else None if reason else self
             if reason:
                 refused[reason] += 1
-            else:
-                self._keep(Sample(offered.images[index : index + 1].copy(), digest, client, now_s))
-                self._remember(digest)
+            if into is not None:
+                into._keep(Sample(offered.images[index : index + 1].copy(), digest, client, now_s))
+                into._remember(digest)
         return refused
 
     def take(self, rows: int) -> list[Sample]:

@@ -30,7 +30,6 @@ from tta_server.runtime.worker import Worker
 from tta_server.settings import AdapterSettings
 from tta_server.settings_file import load_settings
 from tta_server.storage.audit import Entry
-from tta_server.streams.lesson import Lesson
 from tta_server.streams.stream import Method, Stream
 from tta_server.streams.window import prepared
 from tta_server.telemetry.metrics import Metrics
@@ -165,6 +164,10 @@ class Scripted:
         if word == "skip":
             return Admission(False, "too_few_pictures", "as told", self._next(memory), serve, {"diversity": 0.25})
         return Admission(True, "healthy", "as told", memory)
+
+    def look(self, memory: Memory, x: Tensor, frozen: Output, answered: Output) -> Admission:
+        serve = self._word({"turn": (memory["turn"] - 1).clamp(min=0)})[1]
+        return Admission(False, "healthy", "as told", memory, serve)
 
     def weigh(self, memory: Memory, x: Tensor, frozen: Output, answered: Output) -> tuple[Memory, str]:
         return memory, "adapted"
@@ -331,13 +334,6 @@ def learn_all(subject: Worker | Wired) -> None:
     """Learn until no window is due."""
     while is_due(subject):
         _worker(subject).learn(time.monotonic())
-
-
-def take(subject: Wired) -> list[Lesson]:
-    """Take the windows that are due, once no domain waits to be begun."""
-    while (lessons := subject.worker.lessons.take(time.monotonic())) and lessons[0].purpose == "begin":
-        subject.worker.lessons.carry_out(subject.worker.lessons.work_out(lessons))
-    return lessons
 
 
 def shed_all(subject: Worker | Wired) -> None:

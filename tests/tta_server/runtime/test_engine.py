@@ -49,7 +49,7 @@ def test_a_started_engine_is_ready_and_answers():
 def test_a_warm_up_that_fails_is_raised_by_start():
     engine = make(Fails())
 
-    with pytest.raises(ValueError, match="cannot learn from .* images, see engine.window_rows: .*no step today"):
+    with pytest.raises(ValueError, match=r"cannot learn from .* images, see engine.window_rows: .*no step today"):
         engine.start()
 
     assert engine.trouble()

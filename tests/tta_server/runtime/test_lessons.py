@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.states import bits
-from tests.tta_server.runtime.fakes import Wired, ask, bright, dark, rows, take, wired
+from tests.tta_server.runtime.fakes import Wired, ask, bright, dark, rows, wired
 from tests.tta_server.runtime.told_apart import domains, telling
 from tta_server.runtime.trial import Trial
+from tta_server.streams.lesson import Lesson
 
 KINDS = {"dark": dark, "bright": bright, "home": rows}
 asked = st.lists(st.tuples(st.sampled_from(list(KINDS)), st.integers(1, 24)), max_size=6)
@@ -22,6 +23,13 @@ def striped(count: int) -> np.ndarray:
     images = dark(count)
     images[..., ::2] = 255
     return images
+
+
+def take(subject: Wired) -> list[Lesson]:
+    """Take the windows that are due, once no domain waits to be begun."""
+    while (lessons := subject.worker.lessons.take(time.monotonic())) and lessons[0].purpose == "begin":
+        subject.worker.lessons.carry_out(subject.worker.lessons.work_out(lessons))
+    return lessons
 
 
 def beside(subject: Wired, lessons: list) -> list[Trial]:
