@@ -2,8 +2,12 @@
 
 import asyncio
 import gc
+import os
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
 import orjson
@@ -122,3 +126,40 @@ def test_what_the_door_refuses_has_a_code_as_what_the_application_refuses():
 
     assert found[0][0::2] == ("INVALID_ARGUMENT", "bad_request")
     assert found[1] == "body"
+
+
+PLAIN = """
+import asyncio, socket, sys, trustme
+from pathlib import Path
+from tta_server.grpc_door.door import Door
+from tta_server.settings_door import LimitsSettings, ServerSettings
+
+made = trustme.CA().issue_cert("localhost")
+made.cert_chain_pems[0].write_to_path("certificate")
+made.private_key_pem.write_to_path("key")
+
+def ask(port):
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"GET / HTTP/1.1\\r\\n\\r\\n")
+        while connection.recv(100):
+            pass
+
+async def asked():
+    door = Door(None, LimitsSettings(), print, print)
+    port = await door.open(ServerSettings(tls_certificate=Path("certificate"), tls_key=Path("key")), 0)
+    await asyncio.to_thread(ask, port)
+    await door.close()
+
+asyncio.run(asked())
+"""
+
+
+def test_who_speaks_no_tls_leaves_nothing_in_the_log(tmp_path):
+    path = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
+    environment = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"} | {"PYTHONPATH": path}
+
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
