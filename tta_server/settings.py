@@ -1,21 +1,17 @@
 """The configuration: one YAML file, environment variables on top, command-line options above both."""
 
-import re
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
+from tta_server.names import STREAM_NAME, stream_name
 from tta_server.settings_door import AuthSettings, LimitsSettings, Section, ServerSettings
 from tta_server.settings_models import ModelSettings, RepositorySettings
 from tta_server.settings_voice import LoggingSettings, TracingSettings, WebhooksSettings
 
 PREFIX = "TTA_"
-# Names of dots alone are no path segments: clients resolve them away.
-STREAM_NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,64}")
-# What a stream has learnt of one kind of input has a name too: `gate-7@2`; no caller may send images there.
-STREAM_OR_DOMAIN_NAME = re.compile(rf"{STREAM_NAME.pattern}(@[1-9][0-9]{{0,8}})?")
 
 Mode = Literal["after", "inline", "shadow", "off"]
 # A bare `off` is a boolean in YAML 1.1, and the most natural way to write this mode.
@@ -24,14 +20,8 @@ WrittenMode = Annotated[Mode, BeforeValidator(lambda value: "off" if value is Fa
 AdaptWhen = Literal["always", "drift"]
 
 
-def _stream_name(name: str) -> str:
-    if not STREAM_NAME.fullmatch(name):
-        raise ValueError(f"stream name '{name[:80]}' must be 1 to 64 letters, digits, '.', '_' or '-'")
-    return name
-
-
 StreamName = Annotated[
-    str, AfterValidator(_stream_name), Field(json_schema_extra={"pattern": f"^{STREAM_NAME.pattern}$"})
+    str, AfterValidator(stream_name), Field(json_schema_extra={"pattern": f"^{STREAM_NAME.pattern}$"})
 ]
 
 

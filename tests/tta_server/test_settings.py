@@ -8,7 +8,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tta_server.settings import STREAM_NAME, Settings
+from tta_server.names import STREAM_NAME
+from tta_server.settings import Settings
 from tta_server.settings_file import load_settings
 
 SECTIONS = sorted(Settings.model_fields)

@@ -9,7 +9,8 @@ from pydantic_core import PydanticCustomError
 
 from tta_server.api.responses import MOST_SHOWN, NO_OBJECT
 from tta_server.api.stream_id import stream_or_domain
-from tta_server.settings import STREAM_OR_DOMAIN_NAME, AdapterSettings, Mode, StreamName
+from tta_server.names import STREAM_OR_DOMAIN_NAME
+from tta_server.settings import AdapterSettings, Mode, StreamName
 from tta_server.streams.names import MOST_OF_A_TITLE, is_title
 from tta_server.streams.summary import Summary
 

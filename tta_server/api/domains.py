@@ -11,7 +11,7 @@ from tta_server.api.bodies import DomainPath, Offer, Rename, StreamPath
 from tta_server.api.caller import Callers
 from tta_server.api.json_body import JsonRoute
 from tta_server.api.permission import key_of
-from tta_server.api.responses import refusals
+from tta_server.api.responses import silent
 from tta_server.api.streams import erased
 from tta_server.runtime.commands import Commands
 from tta_server.runtime.served import Served, find
@@ -38,7 +38,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         who = callers.who(request, asked.reason)
         return await served.command(name, lambda c: c.domains.rename(name, number, asked.title, who))
 
-    @routes.delete("/{number}", status_code=204, responses=refusals(400, 404))
+    @routes.delete("/{number}", **silent(400, 404))
     async def delete_domain(name: StreamPath, number: DomainPath, request: Request) -> None:
         """Erase everything of a domain; the next image that looks like its images opens a new one."""
         who = callers.who(request)

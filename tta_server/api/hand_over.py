@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 
 from tta_server.api.bodies import HandOver
 from tta_server.api.json_body import JsonRoute
+from tta_server.api.responses import silent
 from tta_server.errors import NotFound
 from tta_server.runtime.served import Served, find
 from tta_server.runtime.tenure import HAND_OVER
@@ -20,7 +21,7 @@ def router(models: Mapping[str, Served]) -> APIRouter:
     routes = APIRouter(route_class=JsonRoute)
     served = find(models)
 
-    @routes.post(HAND_OVER, status_code=204, include_in_schema=False)
+    @routes.post(HAND_OVER, **silent(), include_in_schema=False)
     async def hand_over_stream(asked: HandOver, request: Request) -> None:
         """Write everything of a stream that another server takes over; only servers that share the storage may ask."""
         if served.tenure is None:

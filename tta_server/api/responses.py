@@ -43,6 +43,15 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Problem, "description": HTTPStatus(status).phrase} for status in statuses}
 
 
+def silent(*refused: int) -> dict[str, Any]:
+    """Return how a route is declared that answers with 204: no body, and no type of one.
+
+    Args:
+        refused: Statuses of errors.
+    """
+    return {"status_code": 204, "response_class": Response, "responses": refusals(*refused)}
+
+
 def error_response(status: int, message: str, code: str, headers: dict[str, str] | None = None) -> Response:
     """Return a JSON error."""
     said = message.encode("utf-8", "replace").decode()  # what is repeated may be half a character

@@ -1,7 +1,7 @@
 """Which stream a request belongs to."""
 
 from tta_server.errors import BadRequest
-from tta_server.settings import STREAM_NAME, STREAM_OR_DOMAIN_NAME
+from tta_server.names import STREAM_NAME, STREAM_OR_DOMAIN_NAME
 
 DEFAULT = "default"
 

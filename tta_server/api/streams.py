@@ -12,7 +12,7 @@ from tta_server.api.bodies import AdapterBody, Change, ChangeOfAll, Creation, Li
 from tta_server.api.caller import Callers
 from tta_server.api.json_body import JsonRoute
 from tta_server.api.permission import key_of
-from tta_server.api.responses import refusals
+from tta_server.api.responses import silent
 from tta_server.errors import BadRequest, TTAError
 from tta_server.runtime.served import Served, find
 from tta_server.streams.stream import Method
@@ -80,13 +80,13 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         method = await _fitting(served, asked.adapter)
         return await served.command(name, lambda c: c.change(name, asked.mode, method, who))
 
-    @routes.delete("/{name}", status_code=204, responses=refusals(400, 404))
+    @routes.delete("/{name}", **silent(400, 404))
     async def delete_stream(name: StreamPath, request: Request) -> None:
         """Erase everything of a stream: memory, files and metric series; its lines of the audit log stay."""
         who = callers.who(request)
         await erased(await served.command(name, lambda c: c.delete(name, who)))
 
-    @routes.post("/{name}/evict", status_code=204, responses=refusals(400, 404))
+    @routes.post("/{name}/evict", **silent(400, 404))
     async def evict_stream(name: StreamPath) -> None:
         """Move a stream to disk until it is asked again; nothing of it is lost."""
         await served.command(name, lambda c: c.evict(name))

@@ -1,4 +1,7 @@
-"""What a server may be asked, one function each; they are called as in the server's OpenAPI document."""
+"""What a server may be asked, one function each; they are called as in the server's OpenAPI document.
+
+Each raises ValueError for a name that is part of a path and cannot be one: `a/b` would be another path.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +31,7 @@ from tta_server.client.answers import (
     Unloaded,
 )
 from tta_server.client.drift_answers import DriftAbout, StrangeImages
+from tta_server.names import stream_or_domain_name
 
 if TYPE_CHECKING:  # who sends files needs no numpy
     import numpy.typing as npt
@@ -56,9 +60,10 @@ class Prepared(Generic[Returned]):
     files: list[tuple[str, tuple[str, bytes]]] | None = None
 
     def arguments(self) -> dict[str, Any]:
-        """Return what httpx takes beside method and path; nothing that is left out."""
-        given = {name: getattr(self, name) for name in ("headers", "params", "json", "content", "files")}
-        return {name: value for name, value in given.items() if value}
+        """Return what httpx takes beside method and path; nothing that is left out, but an object without keys."""
+        given = {name: getattr(self, name) for name in ("headers", "params", "content", "files")}
+        sent = {name: value for name, value in given.items() if value}
+        return sent if self.json is None else sent | {"json": self.json}
 
 
 def predict(
@@ -97,7 +102,7 @@ def infer(model: str, images: "npt.NDArray[Any]", stream: str = "", request_id: 
     }
     text = httpx.Request("POST", "http://x", json={"inputs": [tensor]}).content
     headers = _named(stream, request_id) | {HEADER: str(len(text)), "Content-Type": "application/octet-stream"}
-    return Prepared("POST", f"/v2/models/{quote(model, safe='')}/infer", headers, content=text + content)
+    return Prepared("POST", _model_path("/v2/models", model, "infer"), headers, content=text + content)
 
 
 def compare_answers(stream: str, files: ImageFiles) -> Prepared[Comparison]:
@@ -115,9 +120,17 @@ def label_images(given: Iterable[Mapping[str, Any]], stream: str = "") -> Prepar
     return Prepared("POST", "/v1/labels", _named(stream), json={"labels": [dict(each) for each in given]})
 
 
-def list_streams(limit: int = 100, after: str = "", **asked: str) -> Prepared[StreamPage]:
-    """List a page of streams; `asked` may be `mode`, `answers`, `frozen` and `in_memory`."""
-    return Prepared("GET", "/v1/streams", params={"limit": limit, **_given(after=after), **asked})
+def list_streams(
+    limit: int = 100,
+    after: str = "",
+    mode: LearningMode | None = None,
+    answers: Literal["source", "adapted"] | None = None,
+    frozen: bool | None = None,
+    in_memory: bool | None = None,
+) -> Prepared[StreamPage]:
+    """List a page of streams, only those that are in a mode, answered by so, frozen or not, and in memory or not."""
+    asked = _given(limit=limit, after=after, mode=mode, answers=answers, frozen=frozen, in_memory=in_memory)
+    return Prepared("GET", "/v1/streams", params=asked)
 
 
 def create_stream(
@@ -197,17 +210,17 @@ def list_domains(stream: str) -> Prepared[DomainList]:
 
 def rename_domain(stream: str, number: int, title: str, reason: str = "") -> Prepared[DomainAbout]:
     """Call a domain something, in at most 64 characters; its name stays."""
-    return _about("PATCH", stream, f"domains/{number}", {"title": title, **_given(reason=reason)})
+    return _about("PATCH", stream, f"domains/{number:d}", {"title": title, **_given(reason=reason)})
 
 
 def delete_domain(stream: str, number: int) -> Prepared[None]:
     """Erase a domain; the next image of its kind opens a new one."""
-    return _about("DELETE", stream, f"domains/{number}")
+    return _about("DELETE", stream, f"domains/{number:d}")
 
 
 def offer_domain(stream: str, number: int, to: Iterable[str], reason: str) -> Prepared[DomainsOpened]:
     """Give other streams a copy of a domain to start from; all of them or none."""
-    return _about("POST", stream, f"domains/{number}/offer", {"to": list(to), "reason": reason})
+    return _about("POST", stream, f"domains/{number:d}/offer", {"to": list(to), "reason": reason})
 
 
 def read_drift(stream: str) -> Prepared[DriftAbout]:
@@ -255,12 +268,12 @@ def model_index() -> Prepared[list[IndexEntry]]:
 
 def load_model(model: str) -> Prepared[Loaded]:
     """Have a model of the configuration answer; the server answers when it does."""
-    return Prepared("POST", f"/v2/repository/models/{quote(model, safe='')}/load")
+    return Prepared("POST", _model_path("/v2/repository/models", model, "load"))
 
 
 def unload_model(model: str) -> Prepared[Unloaded]:
     """Write what a model has learnt, and free its memory; the server answers when that is done."""
-    return Prepared("POST", f"/v2/repository/models/{quote(model, safe='')}/unload")
+    return Prepared("POST", _model_path("/v2/repository/models", model, "unload"))
 
 
 def _given(**values: Any) -> dict[str, Any]:  # noqa: ANN401 (JSON)
@@ -278,8 +291,15 @@ def _owner(name: str) -> dict[str, str]:
 
 
 def _path(name: str, what: str = "") -> str:
-    path = f"/v1/streams/{quote(name, safe='@')}"
+    path = f"/v1/streams/{stream_or_domain_name(name)}"
     return f"{path}/{what}" if what else path
+
+
+def _model_path(where: str, name: str, what: str) -> str:
+    """Return the path of a model, whose name may be that of any file."""
+    if "/" in name or not name.strip("."):
+        raise ValueError(f"model name '{name[:80]}' must be one part of a path")
+    return f"{where}/{quote(name, safe='')}/{what}"
 
 
 def _about(method: str, name: str, what: str = "", json: Any = None) -> Prepared[Any]:  # noqa: ANN401 (JSON)

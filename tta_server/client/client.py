@@ -1,13 +1,17 @@
 """The two clients: one waits for its answers, one is awaited."""
 
 import asyncio
+import re
 import time
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 import httpx
 
+from tta_server.bearer import bearer
 from tta_server.client.calls import Prepared, Returned
 
 _AGAIN: Final = (429, 503)
@@ -15,11 +19,12 @@ _MOST_WAIT_S: Final = 60.0
 
 Pair = tuple[str | Path, str | Path]
 """Files of a certificate and of its key, in PEM."""
-_Found = httpx.Response | httpx.ConnectError
+_NOT_CONNECTED: Final = (httpx.ConnectError, httpx.ConnectTimeout)
+_Found = httpx.Response | httpx.ConnectError | httpx.ConnectTimeout
 
 
 class ServerError(Exception):
-    """The server refused a request.
+    """The server refused a request, or something else answered in its place.
 
     Attributes:
         status: HTTP status.
@@ -39,9 +44,7 @@ class _Sender:
     def __init__(self, url: str, key: str, timeout_s: float, tries: int, certificate: Pair | None) -> None:
         if tries < 1:
             raise ValueError(f"tries is {tries}, expected 1 or more")
-        self._options: dict[str, Any] = {"base_url": url, "timeout": timeout_s}
-        if key:
-            self._options["headers"] = {"Authorization": f"Bearer {key}"}
+        self._options: dict[str, Any] = {"base_url": url, "timeout": timeout_s, "headers": bearer(key)}
         if certificate:
             self._options["verify"] = httpx.create_ssl_context()
             self._options["verify"].load_cert_chain(*certificate)
@@ -52,8 +55,19 @@ class _Sender:
         response = found if isinstance(found, httpx.Response) else None
         if tried >= self._tries or (response and response.status_code not in _AGAIN):
             return None
-        said = response.headers.get("retry-after", "") if response else ""
-        return min(float(said) if said.isdigit() else 0.1 * 2**tried, _MOST_WAIT_S)
+        told_s = _told_s(response.headers.get("retry-after", "")) if response else None
+        return min(0.1 * 2**tried if told_s is None else told_s, _MOST_WAIT_S)
+
+
+def _told_s(said: str) -> float | None:
+    """Return how long to wait by a header `Retry-After`, a number of seconds or a date; None if it is neither."""
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", said):
+        return float(said)
+    try:
+        until = parsedate_to_datetime(said).replace(tzinfo=UTC)  # such dates are in GMT, whether they say so or not
+    except (ValueError, OverflowError):
+        return None
+    return max(0.0, until.timestamp() - time.time())
 
 
 class Client(_Sender):
@@ -70,12 +84,13 @@ class Client(_Sender):
 
         Args:
             url: Such as `http://127.0.0.1:8000`.
-            key: An API key or a token, where the server asks for one.
+            key: An API key or a token, where the server asks for one; white space around it is left out.
             timeout_s: How long one try may wait for anything.
             tries: How often a request is sent at most.
             certificate: What is shown to a server that asks for certificates. `SSL_CERT_FILE` says which CA to believe.
 
         Raises:
+            ValueError: If the key has a character that no key has, or `tries` is less than 1.
             OSError: If a file of the certificate cannot be read, or does not hold one (`ssl.SSLError`).
         """
         super().__init__(url, key, timeout_s, tries, certificate)
@@ -85,7 +100,7 @@ class Client(_Sender):
         """Return the answer to a request: JSON as it is, a file as bytes, None where the server says nothing.
 
         Raises:
-            ServerError: If the server refuses it, or still has no room after the last try.
+            ServerError: If the server refuses it, still has no room after the last try, or its answer is no JSON.
             httpx.TransportError: If the server cannot be reached.
         """
         tried = 0
@@ -93,7 +108,7 @@ class Client(_Sender):
             tried += 1
             try:
                 found: _Found = self._http.request(asked.method, asked.path, **asked.arguments())
-            except httpx.ConnectError as error:
+            except _NOT_CONNECTED as error:
                 found = error
             if (pause_s := self._pause_s(found, tried)) is None:
                 answer: Returned = _answer(found)
@@ -130,7 +145,7 @@ class AsyncClient(_Sender):
             tried += 1
             try:
                 found: _Found = await self._http.request(asked.method, asked.path, **asked.arguments())
-            except httpx.ConnectError as error:
+            except _NOT_CONNECTED as error:
                 found = error
             if (pause_s := self._pause_s(found, tried)) is None:
                 answer: Returned = _answer(found)
@@ -150,15 +165,24 @@ class AsyncClient(_Sender):
         await self.close()
 
 
-def _answer(response: _Found) -> Any:  # noqa: ANN401 (its request says of which type it is)
-    if isinstance(response, httpx.ConnectError):
-        raise response
-    if response.is_success:
-        is_json = response.headers.get("content-type", "").startswith("application/json")
-        return response.json() if is_json else response.content or None
+def _answer(found: _Found) -> Any:  # noqa: ANN401 (its request says of which type it is)
+    if not isinstance(found, httpx.Response):
+        raise found
+    if found.is_success:
+        return _content(found)
     try:
-        said = response.json()
+        said = found.json()
         code, message = said["code"], said["error"]
     except (ValueError, KeyError, TypeError):
-        code, message = "", response.text[:200]
-    raise ServerError(response.status_code, code, f"{response.status_code}: {message}")
+        code, message = "", found.text[:200]
+    raise ServerError(found.status_code, code, f"{found.status_code}: {message}")
+
+
+def _content(response: httpx.Response) -> Any:  # noqa: ANN401 (as above)
+    is_json = response.headers.get("content-type", "").startswith("application/json")
+    if not is_json or not response.content:
+        return response.content or None
+    try:
+        return response.json()
+    except ValueError as error:
+        raise ServerError(response.status_code, "", f"{response.status_code}: the answer is no JSON") from error

@@ -9,6 +9,7 @@ from urllib.error import HTTPError
 from urllib.parse import unquote, urlencode, urlsplit
 from urllib.request import Request
 
+from tta_server.bearer import bearer
 from tta_server.telemetry.opener import straight_opener
 
 _TIMEOUT_S: Final = 60.0
@@ -35,13 +36,13 @@ class Server:
             certificate: Files of a certificate and of its key, where the server asks for one.
 
         Raises:
-            ValueError: If that is no address.
+            ValueError: If that is no address, or the key has a character that no key has.
             OSError: If the certificate cannot be read.
         """
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
             raise ValueError(f"'{url}' is no address of a server; expected one such as http://127.0.0.1:8000")
         self._url = url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._headers = bearer(key)
         tls = ssl.create_default_context()
         if certificate:
             try:

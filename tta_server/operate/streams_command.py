@@ -12,10 +12,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from rich.console import Console, RenderableType
 
+from tta_server.names import stream_or_domain_name
 from tta_server.operate.report import read, written
 from tta_server.operate.server import RefusedError, Server, UnreachableError
 from tta_server.operate.tables import apart, drifting, many, one
@@ -91,11 +91,13 @@ def run(options: argparse.Namespace) -> int:
     """Ask the server and print its answer; return the exit status.
 
     Raises:
-        ValueError: If an option is wrong.
+        ValueError: If an option is wrong, such as the name of the stream.
         OSError: If a file cannot be read or written.
     """
     if bool(options.cert) != bool(options.cert_key):
         raise ValueError("--cert and --cert-key are given together")
+    if "stream" in options:
+        stream_or_domain_name(options.stream)
     certificate = (options.cert, options.cert_key) if options.cert else None
     server = Server(options.url, options.key or os.environ.get("TTA_KEY", ""), certificate)
     try:
@@ -111,7 +113,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _at(options: argparse.Namespace, rest: str = "") -> str:
-    return f"/v1/streams/{quote(options.stream, safe='@')}{rest}"
+    return f"/v1/streams/{options.stream}{rest}"
 
 
 def _list(server: Server, options: argparse.Namespace) -> Done:

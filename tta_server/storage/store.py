@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from tta_server.settings import STREAM_OR_DOMAIN_NAME
+from tta_server.names import STREAM_OR_DOMAIN_NAME
 from tta_server.storage.failpoints import failpoint
 from tta_server.storage.files import Files, Found
 from tta_server.storage.manifest import (

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tta_server.api.stream_id import stream_of
 from tta_server.errors import BadRequest
-from tta_server.settings import STREAM_NAME
+from tta_server.names import STREAM_NAME
 
 
 @pytest.mark.parametrize("nothing", [(), (None,), ("",), (0,), (None, "", 0)])

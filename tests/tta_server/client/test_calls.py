@@ -1,7 +1,7 @@
 """What the client asks and hears is what the server's OpenAPI document says, call for call and key for key."""
 
 import inspect
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import jsonschema
 import numpy as np
@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from docs import write_answers
 from tta_server import client
 from tta_server.api.tensors import Expected, parse
-from tta_server.client import Prepared, calls, infer, predict, read_audit_of_stream
+from tta_server.client import Prepared, calls, change_stream, evict_stream, infer, predict, read_audit_of_stream
 
 CALLS = [name for name in client.__all__ if name[0].islower()]
 # The document's patterns are those of ECMA 262, which Python does not read.
@@ -91,6 +91,37 @@ def answered(about: dict[str, Any]) -> str:
     """Return what the document says of it."""
     schema = write_answers.answered(about)
     return write_answers.type_of(schema) if schema else "None" if "204" in about["responses"] else "bytes"
+
+
+ODD_NAMES = ("", ".", "..", "door/audit", "../door", "door/domains/1")
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_name_that_would_be_another_path_is_refused_before_anything_is_sent(document, name):
+    _, path, _ = write_answers.asked_by_the_client(document)[name]
+    taken = [each for each in inspect.signature(getattr(client, name)).parameters if each in VALUES]
+    good = {each: VALUES[each] for each in taken}
+    odd = {"model": ODD_NAMES, "stream": (*ODD_NAMES, "door?x", "door%2Faudit", "door@", "d" * 65), "number": ("1/x",)}
+
+    if "model" in taken:
+        del odd["stream"]  # which a header has
+    for parameter in set(taken) & (odd.keys() if "{name}" in path else set()):
+        for value in odd[parameter]:
+            with pytest.raises(ValueError, match=r"must be|format code"):
+                getattr(client, name)(**good | {parameter: value})
+
+
+def test_what_lists_streams_takes_is_typed_as_the_document_says(document):
+    _, _, about = write_answers.asked_by_the_client(document)["list_streams"]
+    taken = inspect.get_annotations(client.list_streams, eval_str=True)
+
+    for each in about["parameters"]:
+        assert taken[each["name"]] == eval(write_answers.type_of(each["schema"]), {"Literal": Literal}), each["name"]
+
+
+def test_what_says_nothing_is_sent_as_an_object_all_the_same():
+    assert change_stream("gate-7").arguments()["json"] == {}
+    assert "json" not in evict_stream("gate-7").arguments()
 
 
 def test_a_balancer_finds_who_has_the_stream_that_a_request_is_about():

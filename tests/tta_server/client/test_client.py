@@ -1,10 +1,14 @@
 """The client asks again when it is told to."""
 
 import asyncio
+import time
+from email.utils import formatdate
 from functools import partial
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tta_server.client import AsyncClient, Client, ServerError, client, read_stream
 
@@ -14,6 +18,8 @@ STARTING = httpx.Response(503, json={"error": "starting", "code": "not_ready"})
 ASIDE = httpx.Response(500, json={"error": "aside", "code": "set_aside"})
 MISSING = httpx.Response(404, json={"error": "unknown stream 'x'", "code": "not_found"})
 PROXY = httpx.Response(502, text="<html>bad gateway</html>")
+JSON = {"Content-Type": "application/json"}
+NO_JSON = httpx.Response(200, content=b"<html>", headers=JSON)
 
 
 @pytest.fixture(params=["at once", "awaited"])
@@ -58,6 +64,41 @@ def outcome(request, monkeypatch):
 def test_a_full_server_is_asked_again_when_it_says_so(outcome):
     assert outcome(FULL, GOOD) == ({"ready": True}, [7.0])
     assert outcome(STARTING, httpx.ConnectError("no"), GOOD) == ({"ready": True}, [0.2, 0.4])
+    assert outcome(httpx.ConnectTimeout("no"), GOOD) == ({"ready": True}, [0.2])
+
+
+@pytest.mark.parametrize(
+    ("said", "pause_s"),
+    [
+        (b"0", 0.0),
+        (b"1.5", 1.5),
+        (b"9" * 30, 60.0),
+        (b"Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
+        (b"Thu Jan  1 00:00:00 2970", 60.0),
+        *((odd, 0.2) for odd in (b"", b"\xb2", b"nan", b"inf", b"-1", b"1_0", b"soon")),
+        (b"Fri, 31 Dec 99999999999999999999 23:59:59 GMT", 0.2),
+    ],
+)
+def test_however_the_server_says_when_it_is_understood_or_passed_over(outcome, said, pause_s):
+    full = httpx.Response(429, headers=[(b"Retry-After", said)])
+
+    assert outcome(full, GOOD) == ({"ready": True}, [pause_s])
+
+
+def test_a_date_is_waited_for(outcome):
+    _, (pause_s,) = outcome(
+        httpx.Response(503, headers={"Retry-After": formatdate(time.time() + 30, usegmt=True)}), GOOD
+    )
+
+    assert 25 < pause_s <= 30
+
+
+@settings(max_examples=200)
+@given(st.text(max_size=40) | st.from_regex(r"[A-Z][a-z]{2}, \d+ [A-Z][a-z]{2} \d+ \d+:\d+:\d+ \w+", fullmatch=True))
+def test_no_wish_to_wait_is_an_error(said):
+    told_s = client._told_s(said)
+
+    assert told_s is None or told_s >= 0
 
 
 def test_after_the_last_try_the_caller_hears_why(outcome):
@@ -68,13 +109,25 @@ def test_after_the_last_try_the_caller_hears_why(outcome):
     assert isinstance(unreachable, httpx.ConnectError)
 
 
-@pytest.mark.parametrize(("answer", "code"), [(ASIDE, "set_aside"), (MISSING, "not_found"), (PROXY, "")])
+@pytest.mark.parametrize(("answer", "code"), [(ASIDE, "set_aside"), (MISSING, "not_found"), (PROXY, ""), (NO_JSON, "")])
 def test_what_will_not_change_is_not_asked_again(outcome, answer, code):
     error, pauses = outcome(answer)
 
     assert (error.status, error.code, pauses) == (answer.status_code, code, [])
 
 
-@pytest.mark.parametrize("answer", [httpx.Response(204), httpx.Response(200, content=b"\x00a state")])
+@pytest.mark.parametrize(
+    "answer", [httpx.Response(204), httpx.Response(204, headers=JSON), httpx.Response(200, content=b"\x00a state")]
+)
 def test_a_file_comes_as_bytes_and_silence_as_none(outcome, answer):
     assert outcome(answer) == (answer.content or None, [])
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_key_as_its_file_has_it_is_sent_and_what_is_no_key_is_refused_without_being_told(kind):
+    assert kind("http://x", key=" tta_abc\n")._http.headers["authorization"] == "Bearer tta_abc"
+    assert "authorization" not in kind("http://x", key="\n")._http.headers
+    for odd in ("tta_abc\nX-Actor: ann", "tta_\x00abc", "tta_äabc", "tta_abc tta_abc"):
+        with pytest.raises(ValueError, match="character that no key has") as error:
+            kind("http://x", key=odd)
+        assert "abc" not in str(error.value)

@@ -157,6 +157,24 @@ def test_a_file_that_is_not_there_is_one_line_and_status_2(server, capsys):
     assert (status, "nowhere.safetensors" in said) == (2, True)
 
 
+@pytest.mark.parametrize("name", ["pf/domains/1", "..", "pf?x", ""])
+def test_what_is_no_name_of_a_stream_is_refused_before_anything_is_asked(name, capsys):
+    with receiving([]) as there:
+        status, said = complaint(capsys, "reset", name, "--url", there.url)
+
+    assert (status, there.requests) == (2, [])
+    assert f"stream name '{name}' must be" in said
+
+
+def test_a_key_as_its_file_has_it_is_sent_and_what_is_no_key_is_not_told(capsys):
+    with receiving([404, 404]) as there:
+        complaint(capsys, "reset", "door", "--url", there.url, "--key", "secret\n")
+        status, said = complaint(capsys, "reset", "door", "--url", there.url, "--key", "secret\nX-Actor: ann")
+
+    assert [each.headers["authorization"] for each in there.requests] == ["Bearer secret"]
+    assert (status, "secret" in said) == (2, False)
+
+
 def test_a_key_is_shown_to_nobody_but_the_server_that_was_named(capsys):
     with receiving([307]) as there:
         status, said = complaint(capsys, "reset", "door", "--url", there.url, "--key", "secret")
