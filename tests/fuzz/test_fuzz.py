@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.server import running
 from tests.tta_server.calls import metric
-from tta_server.keys.keyring import new_key
+from tta_server.keys.new_key import new_key
 
 CONFIG = {
     "model": {"device": "cpu"},

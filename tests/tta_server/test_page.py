@@ -19,7 +19,7 @@ from tests.server import Running, running
 from tests.tta_server.calls import UNGUARDED, infer, stream
 from tests.tta_server.pictures import encoded
 from tta_server.app import build
-from tta_server.keys.keyring import new_key
+from tta_server.keys.new_key import new_key
 from tta_server.models import glyphs, load
 from tta_server.settings_file import load_settings
 

@@ -1,13 +1,10 @@
-"""All keys of a server, and the file that they are in."""
+"""All keys of a server, and the file that they are read from."""
 
 import hmac
 import logging
-import os
-import secrets
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import yaml
 from pydantic import ValidationError
@@ -23,8 +20,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PREFIX = "tta_"  # so that scanners for secrets know one when they see it
-_RANDOM_BYTES = 32
 _MOST_RATES: Final = 10_000
 
 
@@ -108,8 +103,21 @@ def read_keys(path: Path) -> list[Key]:
         ValueError: If it cannot be read, or holds no keys, or two of one name.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"keys file '{path}' cannot be read: {error}") from error
+    return keys_in(text, path)
+
+
+def keys_in(text: bytes, path: Path) -> list[Key]:
+    """Return the keys that the text of a file holds.
+
+    Raises:
+        ValueError: If it holds none, or two of one name.
+    """
+    try:
+        content = yaml.safe_load(text.decode())
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"keys file '{path}' cannot be read: {' '.join(str(error).split())}") from error
     entries = content.get("keys") if isinstance(content, dict) and set(content) == {"keys"} else None
     if not isinstance(entries, list) or not entries:
@@ -127,42 +135,3 @@ def _key(path: Path, place: int, entry: object) -> Key:
     except ValidationError as error:
         problem = explain(error.errors(include_input=False)[0] | {"input": "what is there"})
         raise ValueError(f"keys file '{path}', key {place}: {problem}") from error
-
-
-def new_key(path: Path | None, entry: dict[str, Any]) -> tuple[str, str]:
-    """Make a key, and add it to a file that only its owner can read.
-
-    Args:
-        path: The file, which need not exist; None writes none.
-        entry: The fields of the key, but for its digest.
-
-    Returns:
-        The key, which is kept nowhere; and the file's entry of it.
-
-    Raises:
-        ValueError: If a field is wrong, the name is taken, or the file cannot be read or written.
-    """
-    secret = _PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
-    try:
-        key = Key.model_validate(entry | {"sha256": digest_of(secret)})
-    except ValidationError as error:
-        raise ValueError("\n".join(explain(problem) for problem in error.errors())) from error
-    told = key.model_dump(mode="json", exclude_none=True)
-    if path is not None:
-        known = read_keys(path) if path.exists() else []
-        if key.name in [each.name for each in known]:
-            raise ValueError(f"keys file '{path}' has a key called '{key.name}' already")
-        _write(path, [each.model_dump(mode="json", exclude_none=True) for each in known] + [told])
-    return secret, yaml.safe_dump([told], sort_keys=False)
-
-
-def _write(path: Path, entries: list[dict[str, Any]]) -> None:
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # its owner alone can read it
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            yaml.safe_dump({"keys": entries}, file, sort_keys=False)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except OSError as error:
-        raise ValueError(f"keys file '{path}' cannot be written: {error.strerror or error}") from error

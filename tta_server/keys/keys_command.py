@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from tta_server.keys.key import EVERYTHING, SCOPES
-from tta_server.keys.keyring import new_key
+from tta_server.keys.new_key import new_key
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from tests.tta_server.runtime.fakes import SHAPE, tiny
 from tta_server.api.permission import OPEN
 from tta_server.app import Service, build
 from tta_server.keys.key import SCOPES
-from tta_server.keys.keyring import new_key
+from tta_server.keys.new_key import new_key
 from tta_server.models import Model, Preprocess
 from tta_server.settings_file import load_settings
 

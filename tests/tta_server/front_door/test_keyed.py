@@ -10,7 +10,7 @@ from load_tests.wire import connected, head, heard
 from tests.server import running
 from tests.tta_server.calls import INFER, body, glyph_images
 from tests.tta_server.issuer import AUDIENCE, ISSUER, Issuer, write_jwks
-from tta_server.keys.keyring import new_key
+from tta_server.keys.new_key import new_key
 
 WITHIN_S = 60.0
 PICTURE = body(glyph_images(0, 1))

@@ -22,7 +22,7 @@ from tests.tta_server.calls import INFER, UNGUARDED, body, glyph_images, noise
 from tests.tta_server.issuer import AUDIENCE, ISSUER, Issuer, write_jwks
 from tests.tta_server.triton_refusals import refusals, refused
 from tta_server.grpc_door.messages import HEALTH, INFERENCE, message, methods
-from tta_server.keys.keyring import new_key
+from tta_server.keys.new_key import new_key
 
 ROWS = 4
 BODY_BYTES = 2**20

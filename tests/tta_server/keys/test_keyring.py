@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tta_server.cli import main
 from tta_server.errors import Forbidden, RateLimited, Unauthorized
 from tta_server.keys.key import Key
-from tta_server.keys.keyring import Keyring, new_key, read_keys
+from tta_server.keys.keyring import Keyring, read_keys
+from tta_server.keys.new_key import new_key
 from tta_server.keys.rate import Rate
 
 ENTRY = {"name": "cameras", "scopes": ["infer"], "streams": ["gate-*"]}

@@ -13,7 +13,7 @@ from tests.tta_server.api.operators import CONFIG, ROWS, lines, taught
 from tests.tta_server.calls import glyph_images, infer, stream
 from tests.tta_server.receiver import receiving
 from tta_server.cli import main
-from tta_server.keys.keyring import new_key
+from tta_server.keys.new_key import new_key
 from tta_server.operate.tables import many
 
 
