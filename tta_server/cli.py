@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tta_server import __version__
+from tta_server.plain import plain_lines
 
 if TYPE_CHECKING:
     from tta_server.settings import Settings
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except (ValueError, OSError) as error:
-        print(f"tta-server: {error}", file=sys.stderr)
+        print(f"tta-server: {plain_lines(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

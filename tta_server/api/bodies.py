@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from tta_server.api.responses import MOST_SHOWN, NO_OBJECT
 from tta_server.api.stream_id import stream_or_domain
 from tta_server.names import STREAM_OR_DOMAIN_NAME
+from tta_server.plain import UNSEEN, is_plain
 from tta_server.settings import AdapterSettings, Mode, StreamName
 from tta_server.streams.names import MOST_OF_A_TITLE, is_title
 from tta_server.streams.summary import Summary
@@ -34,8 +35,14 @@ StreamPath = Annotated[
 ]
 
 
-# What `str.strip` leaves; "not a space" is another set in each language.
-_SAID = r"[^\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+# What `str.strip` takes away and is plain; "a space" is another set in each language.
+_SPACES = r"\x20\xa0\u1680\u2000-\u200a\u202f\u205f\u3000"
+
+
+def _one_line(reason: str) -> str:
+    if not is_plain(reason):
+        raise ValueError("must be one line, without control characters")
+    return reason
 
 
 def _said(reason: str) -> str:
@@ -44,8 +51,21 @@ def _said(reason: str) -> str:
     return reason.strip()
 
 
-Reason = Annotated[str, Field(max_length=500, description="Why, for the audit log.", examples=["a new lens"])]
-NeededReason = Annotated[Reason, AfterValidator(_said), Field(min_length=1, json_schema_extra={"pattern": _SAID})]
+Reason = Annotated[
+    str,
+    AfterValidator(_one_line),
+    Field(
+        max_length=500,
+        description="Why, for the audit log.",
+        examples=["a new lens"],
+        json_schema_extra={"pattern": f"^[^{UNSEEN}]*$"},
+    ),
+]
+NeededReason = Annotated[
+    Reason,
+    AfterValidator(_said),
+    Field(min_length=1, json_schema_extra={"pattern": f"^[{_SPACES}]*[^{UNSEEN}{_SPACES}][^{UNSEEN}]*$"}),
+]
 
 
 def _printable(title: str) -> str:

@@ -19,6 +19,8 @@ from tta_server.names import stream_or_domain_name
 from tta_server.operate.report import read, written
 from tta_server.operate.server import RefusedError, Server, UnreachableError
 from tta_server.operate.tables import apart, drifting, many, one
+from tta_server.operate.terminal import Plain
+from tta_server.plain import plain
 
 REPORT = "write what is known of a stream as a page of its own, for somebody who was not there"
 
@@ -103,12 +105,12 @@ def run(options: argparse.Namespace) -> int:
     try:
         answer, shown = options.verb(server, options)
     except (RefusedError, UnreachableError) as error:
-        print(f"tta-server: {error}", file=sys.stderr)
+        print(f"tta-server: {plain(str(error))}", file=sys.stderr)
         return 1 if isinstance(error, RefusedError) else 3
     if options.json:
         print(json.dumps(answer, indent=2))
     else:
-        Console().print(shown, markup=False, highlight=False, soft_wrap=isinstance(shown, str))
+        Console().print(Plain(shown), markup=False, highlight=False, soft_wrap=isinstance(shown, str))
     return 0
 
 

@@ -118,7 +118,7 @@ def _facts(facts: Mapping[str, str]) -> Table:
 
 
 def _table(heads: Iterable[str], rows: Iterable[Iterable[object]], title: str = "") -> Table:
-    """Return a table; what comes from a server is text and commands no terminal."""
+    """Return a table; what comes from a server is text, and no markup."""
     table = Table(*heads, title=title or None, title_justify="left")
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))

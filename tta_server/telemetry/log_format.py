@@ -5,13 +5,13 @@ The standard library's logging is enough: a line is a sentence and a mapping of 
 
 import json
 import logging
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
+from tta_server.plain import plain
+
 _FIELDS: Final = "fields"
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def fields(**values: object) -> dict[str, dict[str, Any]]:
@@ -24,13 +24,13 @@ class HumanFormat(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a record as a line; below it, indented, how an error came about."""
-        said = f"{_time(record)} {record.levelname:<7} {record.name}: {_one_line(record.getMessage())}"
-        line = " ".join([said, *(f"{name}={_one_line(value)}" for name, value in _fields(record).items())])
+        said = f"{_time(record)} {record.levelname:<7} {record.name}: {plain(record.getMessage())}"
+        line = " ".join([said, *(f"{name}={plain(str(value))}" for name, value in _fields(record).items())])
         if not record.exc_info:
             return line
         # What was wrong may be told in somebody's own words: none of them begins a line.
         below = self.formatException(record.exc_info).splitlines()
-        return "\n".join([line, *(f"  {_one_line(each)}" for each in below)])
+        return "\n".join([line, *(f"  {plain(each)}" for each in below)])
 
 
 class JsonFormat(logging.Formatter):
@@ -63,8 +63,3 @@ def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
 
 def _time(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-
-
-def _one_line(value: object) -> str:
-    """Return a value as text that can neither begin a line of its own nor command a terminal."""
-    return _CONTROL.sub(lambda found: repr(found.group())[1:-1], str(value))

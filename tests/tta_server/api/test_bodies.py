@@ -9,8 +9,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from tta_server.api import bodies
-from tta_server.api.bodies import Body, Change, Labels, NeededReason
+from tta_server.api.bodies import Body, Change, Labels, NeededReason, Reason
 from tta_server.api.responses import explain
+from tta_server.plain import is_plain
 
 WRONG: list[Any] = [None, True, 3, -1, 1.5, "", "no such thing", "x" * 20_000, [], [None], {}, {"x": 1}]
 SHOULD = re.compile(
@@ -76,11 +77,26 @@ def test_the_name_of_an_adapter_alone_is_answered_with_the_form_that_was_meant()
 
 def test_a_reason_says_something_by_the_same_rule_in_the_schema_and_in_the_server():
     reason = TypeAdapter(NeededReason)
-    pattern = re.compile(reason.json_schema()["pattern"])
+    pattern = schemas(reason)
 
     for text in ["", *map(chr, range(sys.maxunicode + 1))]:
-        assert bool(pattern.search(text)) == bool(text.strip()), ascii(text)
-    assert reason.validate_python("\x85 a new lens\n") == "a new lens"
-    for text in ("\x85", "\x1c\u3000", " "):
+        assert bool(pattern.search(text)) == bool(text.strip() and is_plain(text)), ascii(text)
+    assert reason.validate_python("\xa0 a new lens\u3000") == "a new lens"
+    for text in ("\xa0", "\u2000\u3000", " "):
         with pytest.raises(ValidationError, match="say why"):
             reason.validate_python(text)
+
+
+@pytest.mark.parametrize("kind", [Reason, NeededReason])
+@pytest.mark.parametrize("text", ["\x1b[2Jx", "a\nb", "a new lens\n", "\u202etxt", "\x9b31mx", "\x00"])
+def test_a_reason_that_would_command_a_terminal_is_refused_by_schema_and_server(kind, text):
+    reason = TypeAdapter(kind)
+
+    assert not schemas(reason).search(text)
+    with pytest.raises(ValidationError, match="must be one line, without control characters"):
+        reason.validate_python(text)
+
+
+def schemas(kind: TypeAdapter) -> re.Pattern[str]:
+    """Return the pattern of a schema; the end of ECMA 262 is the very end."""
+    return re.compile(kind.json_schema()["pattern"].removesuffix("$") + r"\Z")

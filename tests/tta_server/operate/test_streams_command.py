@@ -14,7 +14,9 @@ from tests.tta_server.calls import glyph_images, infer, stream
 from tests.tta_server.receiver import receiving
 from tta_server.cli import main
 from tta_server.keys.new_key import new_key
+from tta_server.operate.server import RefusedError, Server
 from tta_server.operate.tables import many
+from tta_server.plain import is_plain
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +126,42 @@ def test_a_stream_is_kept_rolled_back_switched_off_and_reset(typed, server):
         ("rollback", "it got worse"),
         ("snapshot", "before"),
     ]
+
+
+HOSTILE = "\x1b[2J\x1b]52;c;eA==\x07\u202e\x9b31m"
+TEXTS = ("reason", "cause", "title", "trouble", "frozen", "who", "adapter", "name", "missing", "id", "state_version")
+
+
+def hostile(said: object, name: str = "") -> object:
+    """Return what a server says, with what would command a terminal in every text."""
+    if isinstance(said, dict):
+        return {key: hostile(value, key) for key, value in said.items()}
+    if isinstance(said, list):
+        return [hostile(each) for each in said]
+    return f"{HOSTILE}{said}" if name in TEXTS else said
+
+
+@pytest.mark.parametrize("words", ["ls", "show gate-7", "drift gate-7", "reset x", "snapshot x"])
+def test_nothing_that_a_server_says_commands_the_terminal(typed, server, monkeypatch, words):
+    infer(server.client, "x", glyph_images(0, ROWS))
+    for name in ("get", "tell"):
+        ask = getattr(Server, name)
+        monkeypatch.setattr(Server, name, lambda *given, ask=ask, **query: hostile(ask(*given, **query)))
+
+    printed = typed(*words.split())
+
+    assert r"\x1b[2J" in printed
+    assert all(map(is_plain, printed.split("\n")))
+
+
+def test_nor_does_what_it_says_when_it_refuses(server, capsys, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise RefusedError(HOSTILE)
+
+    monkeypatch.setattr(Server, "get", refuse)
+    _, said = complaint(capsys, "show", "gate-7", "--url", server.url)
+
+    assert is_plain(said.rstrip("\n"))
 
 
 def test_what_the_server_refuses_is_one_line_and_status_1(server, capsys):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tta_server.plain import is_plain
 from tta_server.telemetry.bursts import Bursts
 from tta_server.telemetry.log_format import HumanFormat, JsonFormat, fields
 
@@ -26,7 +27,13 @@ def test_nobody_can_begin_a_line_of_his_own(message, value):
     line = HumanFormat().format(record(message, {"stream": value}))
 
     assert len(line.splitlines()) == 1
-    assert not any(ord(char) < 32 for char in line)
+    assert is_plain(line)
+
+
+def test_nobody_turns_a_line_around():
+    line = HumanFormat().format(record("\u202eREDRO", {"reason": "\u2066x\x9b2J"}))
+
+    assert line.endswith(r"\u202eREDRO reason=\u2066x\x9b2J")
 
 
 @settings(max_examples=50)
