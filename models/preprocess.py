@@ -1,14 +1,14 @@
 """From a decoded image to the array that a model takes, as data of the model."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 Pixels = npt.NDArray[np.uint8]
 """Levels in [0, 255]."""
@@ -92,12 +92,14 @@ class Preprocess:
         """Return `image` as uint8 (C, H, W), contiguous and owned by the caller.
 
         EXIF orientation is applied, unless the EXIF data are damaged. Transparency is dropped, not blended, which is
-        what the usual training loaders do. 16-bit grey keeps the highest 8 of the bits that `sixteen_bit` says.
+        what the usual training loaders do. 16-bit grey keeps the highest 8 of the bits that `sixteen_bit` says; in a
+        TIFF it may have fewer bits, or 0 be white.
 
         Raises:
-            ValueError: If the image holds no levels but floating-point numbers.
+            ValueError: If the image holds no levels but floating-point numbers, or integers of 32 bits.
         """
-        image, mode = _eight_bits(_upright(image), self.sixteen_bit), "RGB" if self.channels == 3 else "L"
+        tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+        image, mode = _eight_bits(_upright(image), self.sixteen_bit, tags), "RGB" if self.channels == 3 else "L"
         image = image if image.mode == mode else image.convert(mode)  # which copies it in any case
         pixels = np.asarray(self._cropped(self._resized(image)), dtype=np.uint8)
         # Always a copy: Pillow's buffer is read-only.
@@ -140,19 +142,25 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _eight_bits(image: Image.Image, sixteen_bit: str | int) -> Image.Image:
+def _eight_bits(image: Image.Image, sixteen_bit: str | int, tags: Mapping[int, Any]) -> Image.Image:
+    """Return an image of 8 bits; `tags` are those of a TIFF."""
     if image.mode == "F":
         raise ValueError("it holds floating-point numbers; save it with 8 or 16 bits a pixel")
     if not image.mode.startswith("I"):
         return image
+    depth = tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]
+    if depth > 16:
+        raise ValueError(f"it holds integers of {depth} bits; save it with 8 or 16 bits a pixel")
     # convert("RGB") clips 16-bit grey to white instead of scaling it.
     levels = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
-    bits = 16 if sixteen_bit == "full" else sixteen_bit
+    bits = depth if sixteen_bit == "full" else sixteen_bit
     if sixteen_bit == "auto":
         bits = next(bits for bits in (10, 12, 16) if levels.max() < 2**bits)
-    elif sixteen_bit == "full" and 0 < levels.max() < 2**12:
+    elif bits == 16 and 0 < levels.max() < 2**12:
         _warn_of_small_values()
-    return Image.fromarray(np.minimum(levels >> (int(bits) - 8), 255).astype(np.uint8))
+    shown = np.minimum(levels >> (int(bits) - 8), 255).astype(np.uint8)
+    white_is_zero = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0  # Pillow inverts 8 bits, not 16
+    return Image.fromarray(255 - shown if white_is_zero else shown)
 
 
 @cache

@@ -53,7 +53,7 @@ class Key(Section):
     scopes: list[Permission] = Field(min_length=1)
     streams: list[Pattern] = Field(min_length=1)
     models: list[Pattern] = Field([EVERYTHING], min_length=1)
-    images_per_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    images_per_s: float | None = Field(None, gt=0, allow_inf_nan=False, strict=True)
 
     @model_validator(mode="after")
     def _is_a_name(self) -> "Key":

@@ -31,6 +31,7 @@ LEEWAY_S: Final = 10.0
 log = logging.getLogger(__name__)
 
 _CLAIMS: Final = {"name": "sub", "streams": "tta_streams", "models": "tta_models", "images_per_s": "tta_images_per_s"}
+_TIMES: Final = ("exp", "nbf", "iat")
 _LEAST_RSA_BITS = 2048
 _KINDS = ("RSA", None), ("EC", "P-256"), ("OKP", "Ed25519"), ("oct", None)  # the last is refused, others are left out
 _MOST_KEPT, _MOST_CHARACTERS = 1000, 8192
@@ -107,7 +108,7 @@ class Tokens:
         key = self._keys.get(named) or self._keys.get(_ANY_NAME)
         if key is None:
             raise jwt.InvalidKeyError(f"no key is called {named[:80]!r}")
-        return jwt.decode(
+        claims: dict[str, Any] = jwt.decode(
             token,
             key.public,
             algorithms=[key.algorithm],
@@ -116,6 +117,9 @@ class Tokens:
             leeway=LEEWAY_S,
             options={"require": ["exp", "aud", "iss", "sub"]},
         )
+        if odd := [name for name in _TIMES if name in claims and type(claims[name]) not in (int, float)]:
+            raise jwt.InvalidTokenError(f"{odd[0]} is no number")  # PyJWT takes texts and `true` for one
+        return claims
 
 
 def read_token_keys(path: Path) -> dict[str, TokenKey]:

@@ -60,6 +60,8 @@ def of(**changes: object) -> str:
         (of(scopes=[]), "scopes"),
         (of(streams=["[a]"]), "pattern '[a]'"),
         (of(stream="*"), "stream"),
+        (of(images_per_s=True), "images_per_s"),
+        (of(images_per_s="5"), "images_per_s"),
         (yaml.safe_dump({"keys": [GOOD, GOOD]}), "two keys called 'cameras'"),
     ],
 )
