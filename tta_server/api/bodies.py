@@ -53,13 +53,13 @@ def _said(reason: str) -> str:
 
 Reason = Annotated[
     str,
-    AfterValidator(_one_line),
     Field(
         max_length=500,
         description="Why, for the audit log.",
         examples=["a new lens"],
         json_schema_extra={"pattern": f"^[^{UNSEEN}]*$"},
     ),
+    AfterValidator(_one_line),
 ]
 NeededReason = Annotated[
     Reason,
