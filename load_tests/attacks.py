@@ -29,7 +29,7 @@ _INFER, _PREDICT = "/v2/models/glyphs/infer", "/predict"
 _JSON = {"Content-Type": "application/json"}
 _FORM = {"Content-Type": "multipart/form-data; boundary=x"}
 _MOST_NAMES, _OPENERS = 12_000, 4
-_START = b"GET /v2 HTTP/1.1\r\nHost: x\r\n"
+_START = b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n"
 _DRIP_S = 0.2
 _HALF = b'{"labels": [{"id": "a", "label": "\\ud800"}]}'
 _CHUNK = b"10000\r\n" + bytes(2**16) + b"\r\n"
@@ -227,13 +227,13 @@ def _one_byte_short() -> Iterator[bytes]:
 
 
 def _upgrading() -> Iterator[bytes]:
-    hidden = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n" * 500
+    hidden = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n" * 500
     yield head(_PREDICT, len(hidden), headers={"Connection": "Upgrade", "Upgrade": "h2c"})
     yield hidden
 
 
 def _pipelined() -> Iterator[bytes]:
-    ask = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n"
+    ask = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n"
     yield (ask + b"\r\n") * 500 + ask + b"Connection: close\r\n\r\n"
 
 
@@ -243,7 +243,7 @@ def _endless_header() -> Iterator[bytes]:
 
 
 def _endless_body() -> Iterator[bytes]:
-    yield b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    yield b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     yield from itertools.repeat(_CHUNK * 16, 1024)
 
 

@@ -50,6 +50,6 @@ def heard(connection: socket.socket) -> tuple[int, dict]:
 
 def head(path: str, length: int, method: str = "POST", headers: Mapping[str, str] | None = None) -> bytes:
     """Return the head of a request with a body of so many bytes, the last of its connection."""
-    lines = [f"{method} {path} HTTP/1.1", "Host: x", "Connection: close", f"Content-Length: {length}"]
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close", f"Content-Length: {length}"]
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     return "\r\n".join([*lines, "", ""]).encode()

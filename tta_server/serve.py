@@ -16,10 +16,12 @@ from typing import Any
 
 import uvicorn
 from rich.console import Console
+from starlette.types import ASGIApp
 
 from tta_server import __version__
 from tta_server.api.connection import connection_class
 from tta_server.api.responses import SECURITY_HEADERS
+from tta_server.api.websites import OwnPages
 from tta_server.app import Service, build, use_threads
 from tta_server.runtime.memory import share_arenas
 from tta_server.settings import Settings
@@ -63,7 +65,7 @@ def serve(settings: Settings) -> None:
         facts = start_facts(service, _url(address, "https" if tls else "http"))
         console.print(start_table(facts))
         config = uvicorn.Config(
-            service.app,
+            _before_browsers(service),
             log_level="warning" if level == "info" else level,  # what uvicorn says at info is said here
             log_config=None,
             access_log=False,
@@ -129,6 +131,14 @@ def _say_start(settings: Settings, model: str, facts: Mapping[str, str]) -> None
     """Begin the log: what is on and what is not, where no table says it."""
     about = facts if settings.logging.format == "json" else {"version": __version__}
     log.info("started: %s at %s", model, facts["address"], extra=fields(**about))
+
+
+def _before_browsers(service: Service) -> ASGIApp:
+    """Return what answers, behind a look for websites where a browser has what it takes: no key, or its certificate."""
+    auth, server = service.settings.auth, service.settings.server
+    if auth.asks_for_keys or (auth.insecure_public and server.tls_client_ca is None):
+        return service.app
+    return OwnPages(service.app, partial(_refused, service), any_host=auth.insecure_public)
 
 
 def _refused(service: Service, reason: TurnedAway) -> None:

@@ -212,7 +212,7 @@ def address(server: Running) -> tuple[str, int]:
 
 def test_a_body_that_is_declared_to_be_huge_is_refused_before_it_is_sent(server):
     with socket.create_connection(address(server), PATIENCE_S) as connection:
-        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000000\r\n\r\n")
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000000\r\n\r\n")
 
         answer = b"".join(iter(lambda: connection.recv(65536), b""))  # to the end: the server hangs up
 
@@ -224,7 +224,7 @@ def test_a_body_without_an_end_is_not_read_for_ever(server):
     part = b"10000\r\n" + bytes(65536) + b"\r\n"
     sent = 0
     with socket.create_connection(address(server), PATIENCE_S) as connection:
-        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
 
         try:
             while sent < 2**30:
@@ -242,7 +242,7 @@ def test_a_caller_who_hangs_up_is_no_error_of_the_server(server, client):
     errors = metric(client, 'tta_requests_total{model="glyphs",outcome="error"}')
 
     with socket.create_connection(address(server), PATIENCE_S) as connection:
-        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc")
     until(lambda: metric(client, "tta_requests_total") > counted)
 
     assert metric(client, 'tta_requests_total{model="glyphs",outcome="error"}') == errors

@@ -68,7 +68,7 @@ def posted(url: str, stream_name: str, content: bytes, request_id: str) -> socke
     """Send a whole request and return the connection, without waiting for the answer."""
     host, port = url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), PATIENCE_S)
-    head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nX-Stream-Id: {stream_name}\r\nX-Request-Id: {request_id}\r\n"
+    head = f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nX-Stream-Id: {stream_name}\r\nX-Request-Id: {request_id}\r\n"
     connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
     return connection
 

@@ -9,7 +9,7 @@ TurnedAway = Literal[
     "connections", "head", "slow_head", "body", "slow_body", "bodies", "unread", "no_http", "unauthorized", "forbidden"
 ]
 """Why something was turned away at the door: too many connections; a head or a body that is too large or too slow; too
-many bytes on their way; an answer that nobody reads; no HTTP; no key; a key or a port that is not for this."""
+many bytes on their way; an answer that nobody reads; no HTTP; no key; a key, port or website that is not for this."""
 Stage = Literal["decode", "queue", "route", "forward", "judge", "adapt"]
 WindowOutcome = Literal["updated", "rejected", "skipped", "restored", "failed", "dropped"]
 """What became of a window: learnt from; the step refused; not learnt from, because it is no fair sample or

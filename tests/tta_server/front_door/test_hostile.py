@@ -21,7 +21,7 @@ CONFIG = {  # times are short and names few, so that the test is
     "limits": {"header_timeout_s": 1.0, "body_timeout_s": 3.0},
     "streams": {"max_streams": 50},
 }
-START = b"GET /v2 HTTP/1.1\r\nHost: x\r\n"
+START = b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def answers(connection, count: int) -> list[tuple[int, bytes]]:
 
 def chunked(sent: bytes) -> bytes:
     """Return a request for a prediction in chunks of a few bytes and of many."""
-    lines = b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    lines = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     parts = sent[:3], sent[3:]
     return lines + b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
 
@@ -136,7 +136,7 @@ def chunked(sent: bytes) -> bytes:
 def test_requests_that_come_at_once_are_all_answered_in_their_order(server, piece):
     image = small_png()
     whole = head("/predict", len(image)).replace(b"Connection: close\r\n", b"") + image
-    one = START + b"\r\n" + whole + chunked(image) + b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"
+    one = START + b"\r\n" + whole + chunked(image) + b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n"
     times = 2 if piece < 1000 else 15  # as many as may wait
     sent = one * times
     with connected(server.url) as connection, ThreadPoolExecutor(1) as reader:
@@ -152,7 +152,7 @@ def test_requests_that_come_at_once_are_all_answered_in_their_order(server, piec
 
 
 def test_a_head_without_a_body_leaves_before_the_answer_behind_it(server):
-    last = b"GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    last = b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     with connected(server.url, START.replace(b"GET", b"HEAD") + b"\r\n" + last) as connection:
         first, second, text = b"".join(iter(lambda: connection.recv(65536), b"")).split(b"\r\n\r\n")
 
