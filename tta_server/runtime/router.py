@@ -35,10 +35,12 @@ class Look(NamedTuple):
     Attributes:
         styles: Whitened (n, D), float64, on the CPU.
         scores: Its answer; None if nobody is likely to need it.
+        forward: The same for all requests that shared a forward.
     """
 
     styles: Tensor
     scores: Scores | None
+    forward: object
 
     def of(self, part: Piece) -> Scores:
         """Return what it says of a part; ValueError if nobody asked for its answer."""
@@ -195,11 +197,11 @@ class Router:
         x = on_device((job.images for job in jobs), self._backbone.device)
         styles, output = self._space.styles(self._backbone, x, whole)
         scores = read(output, self._yardstick) if output else None
-        found, end = {}, 0
+        found, end, forward = {}, 0, object()
         for job in jobs:
             start, end = end, end + job.rows
             own = scores.only(slice(start, end)) if scores else None
-            found[job] = Look(styles[start:end], own)
+            found[job] = Look(styles[start:end], own, forward)
         return found
 
     def _where(

@@ -6,6 +6,7 @@ Whatever goes wrong with one stream sets that stream aside and disturbs no other
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -182,7 +183,7 @@ class Worker:
         router, answered = self.parts.router, dict[Piece, Scores]()
         if router is None or not asked:
             return answered
-        looks, tidied = self._looks(router, asked), set[str]()
+        looks, tidied, rows = self._looks(router, asked), set[str](), Counter[object]()
         for job, stream in asked:
             if job.future.done():
                 continue
@@ -194,7 +195,11 @@ class Worker:
                 busy = {part.stream.name for draft in drafts.values() for part in draft.parts}
                 parts = router.place(job, stream, look, busy)
                 drafts[job] = Draft(job, stream, parts, begun_s)
-                answered |= {part: look.of(part) for part in parts if look.scores and part.stream.answers_as_source}
+                found = {part: look.of(part) for part in parts if look.scores and part.stream.answers_as_source}
+                answered |= found
+                rows[look.forward] += sum(part.rows for part in found)
+        for count in filter(None, rows.values()):
+            self._metrics.batch(count)
         return answered
 
     def _looks(self, router: Router, asked: Sequence[tuple[Job, Stream]]) -> dict[Job, Look]:

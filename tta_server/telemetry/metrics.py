@@ -136,7 +136,7 @@ class Metrics:
         )
         self._stages = {stage: stages.labels(model, stage) for stage in STAGES}
         self._rows = Histogram(
-            "tta_batch_size_images", "Images in one forward.", one, buckets=_ROWS, registry=registry
+            "tta_batch_size_images", "Images that one forward answered.", one, buckets=_ROWS, registry=registry
         ).labels(model)
 
     def _storage(self, registry: CollectorRegistry) -> None:
@@ -190,7 +190,7 @@ class Metrics:
         return self._stages[stage].time()
 
     def batch(self, rows: int) -> None:
-        """Count one forward over `rows` images."""
+        """Count one forward that answered `rows` images."""
         self._rows.observe(rows)
 
     def bundle(self, loaded: bool) -> None:

@@ -1,5 +1,7 @@
 """A stream is a set of domains: each image is answered by the domain that it looks like, and only that one learns."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from tests.tta_server.runtime.fakes import (
     queued,
     rows,
     tiny,
+    value,
     wired,
 )
 from tests.tta_server.runtime.told_apart import SCRIPT, domains, frozen, show, telling
@@ -254,6 +257,30 @@ def test_a_network_that_fails_fails_the_request_and_no_other(monkeypatch: pytest
     subject.worker.answer(jobs)
 
     assert [job.future.exception() is None for job in jobs] == [True, False, True]
+
+
+def counted(subject) -> list[float]:
+    """Return how many images were answered by forwards, and by how many."""
+    return [value(subject.metrics, f"tta_batch_size_images_{what}") for what in ("sum", "count")]
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_each_image_that_is_answered_counts_once_and_each_forward_that_answers(monkeypatch, apart):
+    subject = telling()
+    router = subject.worker.parts.router
+    findings = dataclasses.replace(router._backbone.findings, apart=apart)
+    monkeypatch.setattr(type(router._backbone), "findings", findings)
+    subject.worker.answer([queued(name, rows(4), 0.0) for name in ("one", "other")])
+    assert counted(subject) == [8, 1 if apart else 2]  # the look answered them
+
+    ask(subject, "door", np.concatenate([rows(6), dark(10)]))
+    assert counted(subject)[0] == 8 + 16
+    learn_all(subject)
+    before = counted(subject)
+    answer = ask(subject, "door", dark(8, 1))
+
+    assert set(answer.domains) == {"door@1"}
+    assert counted(subject) == [before[0] + 8, before[1] + 1]  # none by the look
 
 
 def test_versions_grow_by_one_with_whatever_a_domain_does():
