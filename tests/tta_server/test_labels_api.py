@@ -165,6 +165,20 @@ def test_one_wrong_label_refuses_all_of_them(client, wrong, reason):
     assert stream(client, "all")["labelled"]["adapted"]["labels"] == 0
 
 
+def test_one_label_that_may_be_of_several_streams_refuses_all_of_them_however_many_there_are(client):
+    for name in ("left", "right"):
+        infer(client, name, glyph_images(0, 1), {"X-Request-Id": "both-have-it"})
+    infer(client, "left", glyph_images(0, 20), {"X-Request-Id": "many-1"})
+    clear = [{"id": "many-1", "image": place, "label": 0} for place in range(20)]
+
+    unclear = label(client, *clear, {"id": "both-have-it", "label": 0})
+
+    assert (unclear.status_code, "say which is meant with 'stream'" in unclear.text) == (400, True)
+    assert stream(client, "left")["labelled"]["adapted"]["labels"] == 0
+    told = label(client, *clear, {"id": "never", "label": 0}, {"id": "both-have-it", "label": 0, "stream": "right"})
+    assert (told.json()["counted"], told.json()["unknown"], list(told.json()["streams"])) == (21, 1, ["left", "right"])
+
+
 @pytest.mark.parametrize(("count", "status"), [(0, 400), (10_001, 413)])
 def test_there_are_one_to_ten_thousand_labels_in_a_request(client, count, status):
     response = label(client, *[{"id": "x", "label": 0}] * count)

@@ -72,12 +72,13 @@ def router(models: Mapping[str, Served]) -> APIRouter:
         intervals. A label is `unknown` if no such request is remembered, or its image was labelled before.
         """
         labels = [Label(each.id, each.image, index_of(each.label), each.stream or "") for each in asked.labels]
-        may = key_of(request).is_for_stream
-        counted: Counter[str] = Counter(counted=0, unknown=0)
+        whose = partial(Commands.whose, labels=labels, may=key_of(request).is_for_stream)
+        known = await asyncio.wrap_future(served.engine.command(whose))  # all, before any of them is counted
+        counted: Counter[str] = Counter(counted=0, unknown=len(labels) - len(known))
         streams: dict[str, Any] = {}
-        for start in range(0, len(labels), _AT_ONCE):
-            some = labels[start : start + _AT_ONCE]
-            found = await asyncio.wrap_future(served.engine.command(partial(Commands.label, labels=some, may=may)))
+        for start in range(0, len(known), _AT_ONCE):
+            some = known[start : start + _AT_ONCE]
+            found = await asyncio.wrap_future(served.engine.command(partial(Commands.label, labels=some)))
             streams |= found.pop("streams")
             counted.update(found)
         return {**counted, "streams": streams}

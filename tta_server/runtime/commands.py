@@ -267,22 +267,35 @@ class Commands:
         Raises:
             BadRequest: If a label is no class of the model, or may be of several streams; then none is counted.
         """
-        if wrong := [each for each in labels if not 0 <= each.label < self._classes]:
-            raise BadRequest(f"label {wrong[0].label} is no class; the model has {self._classes}, counted from 0")
-        whose = [self._labelled(each, may) for each in labels]
         found = [
-            self._ledger.label(each.request_id, stream, each.place, each.label, self._source)
-            for each, stream in zip(labels, whose, strict=True)
+            self._ledger.label(each.request_id, each.stream, each.place, each.label, self._source)
+            for each in self.whose(labels, may)
         ]
         streams = sorted({stream for stream in found if stream})
         for stream in streams:
             numbers = self._ledger.accuracy(stream)
             self._metrics.stream.accuracy(stream, numbers["adapted"].get("accuracy"), numbers["source"].get("accuracy"))
+        counted = sum(stream is not None for stream in found)
         return {
-            "counted": sum(stream is not None for stream in found),
-            "unknown": sum(stream is None for stream in found),
+            "counted": counted,
+            "unknown": len(labels) - counted,
             "streams": {stream: self._ledger.accuracy(stream) for stream in streams},
         }
+
+    def whose(self, labels: Sequence[Label], may: Callable[[str], bool] = bool) -> "list[Label]":
+        """Return the labels that are of answered requests, each with its stream; then `label` refuses none of them.
+
+        Args:
+            labels: The labels.
+            may: Which streams the caller may speak of; others are unknown to him.
+
+        Raises:
+            BadRequest: If a label is no class of the model, or may be of several streams.
+        """
+        if wrong := [each for each in labels if not 0 <= each.label < self._classes]:
+            raise BadRequest(f"label {wrong[0].label} is no class; the model has {self._classes}, counted from 0")
+        found = ((each, self._labelled(each, may)) for each in labels)
+        return [each._replace(stream=stream) for each, stream in found if stream]
 
     def _labelled(self, label: Label, may: Callable[[str], bool]) -> str:
         """Return the stream that a label is of; empty if it is of none."""
