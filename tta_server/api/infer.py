@@ -16,7 +16,7 @@ from tta_server.api.answers import Inferred, told
 from tta_server.api.binary import HEADER, written
 from tta_server.api.caller import Callers, hung_up
 from tta_server.api.encoding import aside, buffer_of, compressed, let_go
-from tta_server.api.metadata import OUTPUTS, SCORES, VERSION, known
+from tta_server.api.metadata import OUTPUTS, SCORES, VERSION, expect_version
 from tta_server.api.permission import key_of, take
 from tta_server.api.request_id import request_id_of
 from tta_server.api.search import Buffer
@@ -25,7 +25,7 @@ from tta_server.api.tensors import OPENAPI, Expected, InferRequest, WantedOutput
 from tta_server.errors import BadRequest
 from tta_server.runtime.answer import Question, answer
 from tta_server.runtime.job import Answer
-from tta_server.runtime.served import Served
+from tta_server.runtime.served import Served, find
 
 _AT_ONCE_BYTES = 2**20  # which are looked through in less than a millisecond
 
@@ -41,15 +41,14 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     declared = told(Inferred, 400, 404, 408, 413, 415, 429, 501, 503)
 
     @routes.post("/v2/models/{name}/infer", openapi_extra=OPENAPI, **declared)
-    @routes.post("/v2/models/{name}/versions/{version}/infer", openapi_extra=OPENAPI, **declared)
-    async def infer(request: Request, name: str, version: str = VERSION) -> Response:
+    async def infer(request: Request, name: str) -> Response:
         """Classify `input` (FP32 in [0, 1] or UINT8, [N, C, H, W]) or `image` (BYTES: image files, [N]).
 
         The stream is named by the header `X-Stream-Id`, or by the parameter `stream_id` or `sequence_id`; the request,
         for labels that come later, by the header `X-Request-Id` or by `id`. The header
         `Inference-Header-Content-Length` says how much of the body is JSON, where a tensor follows as bytes.
         """
-        served = known(models, name, version)
+        served = find(models, name)
         served.engine.refuse_if_full()
         asked = await buffer_of(request), _expected(served), request.headers.get(HEADER)
         sent = parse(*asked) if len(asked[0]) <= _AT_ONCE_BYTES else await aside(_parse_large, *asked)
@@ -63,6 +62,12 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         question = Question(stream, sent.images, callers.client(request), request_id)
         found = await answer(served, question, hung_up(request))
         return await compressed(request, _encode(served, sent, question, found))
+
+    @routes.post("/v2/models/{name}/versions/{version}/infer", name=infer.__name__, openapi_extra=OPENAPI, **declared)
+    async def infer_by_version(request: Request, name: str, version: str) -> Response:
+        """Classify, where the version of the model is named too."""
+        await expect_version(name, version)
+        return await infer(request, name)
 
     return routes
 

@@ -4,10 +4,10 @@ Source: kserve/open-inference-protocol, specification/protocol/inference_rest.md
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import orjson
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Response
 
 from tta_server.api.answers import ModelAbout, ModelNames, ModelReadiness, ServerAbout, told
 from tta_server.api.protocol_answers import ModelConfig
@@ -32,16 +32,18 @@ _EXTENSIONS = (
 )
 
 
-def known(models: Mapping[str, Served], name: str, version: str) -> Served:
-    """Return the model that a path names.
+async def expect_version(name: str, version: str) -> None:
+    """Do nothing if a model may have the version that a path names.
 
     Raises:
-        NotFound: If there is none, or not in that version.
+        NotFound: If no model has.
     """
-    served = find(models, name)
     if version != VERSION:
         raise NotFound(f"unknown version '{version}' of model '{name}'; this server has version '{VERSION}'")
-    return served
+
+
+OF_VERSION: Final[list[Any]] = [Depends(expect_version)]
+"""What a route whose path names a version has; its function need not know, and others have no such parameter."""
 
 
 def router(models: Mapping[str, Served], server_version: str) -> APIRouter:
@@ -64,10 +66,10 @@ def router(models: Mapping[str, Served], server_version: str) -> APIRouter:
         return {"models": list(models)}
 
     @routes.get("/v2/models/{name}", **told(ModelAbout, 404))
-    @routes.get("/v2/models/{name}/versions/{version}", **told(ModelAbout, 404))
-    async def model_metadata(name: str, version: str = VERSION) -> dict[str, Any]:
+    @routes.get("/v2/models/{name}/versions/{version}", dependencies=OF_VERSION, **told(ModelAbout, 404))
+    async def model_metadata(name: str) -> dict[str, Any]:
         """Describe the tensors that go in and come out."""
-        model = known(models, name, version).model
+        model = find(models, name).model
         return {
             "name": name,
             "versions": [VERSION],
@@ -83,10 +85,10 @@ def router(models: Mapping[str, Served], server_version: str) -> APIRouter:
         }
 
     @routes.get("/v2/models/{name}/config", **told(ModelConfig, 404))
-    @routes.get("/v2/models/{name}/versions/{version}/config", **told(ModelConfig, 404))
-    async def model_config(name: str, version: str = VERSION) -> dict[str, Any]:
+    @routes.get("/v2/models/{name}/versions/{version}/config", dependencies=OF_VERSION, **told(ModelConfig, 404))
+    async def model_config(name: str) -> dict[str, Any]:
         """Describe a model as Triton's clients and load tools read it; one of its inputs is given."""
-        served = known(models, name, version)
+        served = find(models, name)
         model, rows = served.model, served.engine.max_rows
         shape, classes = list(model.preprocess.input_shape), len(model.labels)
         return {
@@ -106,10 +108,10 @@ def router(models: Mapping[str, Served], server_version: str) -> APIRouter:
         }
 
     @routes.get("/v2/models/{name}/ready", **told(ModelReadiness, 404))
-    @routes.get("/v2/models/{name}/versions/{version}/ready", **told(ModelReadiness, 404))
-    async def model_ready(name: str, version: str = VERSION) -> Response:
+    @routes.get("/v2/models/{name}/versions/{version}/ready", dependencies=OF_VERSION, **told(ModelReadiness, 404))
+    async def model_ready(name: str) -> Response:
         """Tell whether a good request would be answered; 503 if not."""
-        ready = not known(models, name, version).trouble()
+        ready = not find(models, name).trouble()
         body = orjson.dumps({"name": name, "ready": ready})
         return Response(body, status_code=200 if ready else 503, media_type="application/json")
 

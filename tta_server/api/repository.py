@@ -12,12 +12,12 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from tta_server.api.answers import told
-from tta_server.api.metadata import VERSION, known
+from tta_server.api.metadata import OF_VERSION, VERSION
 from tta_server.api.protocol_answers import IndexEntry, Loaded, ServerStatistics, Unloaded
 from tta_server.api.responses import refusals
 from tta_server.errors import BadRequest
 from tta_server.runtime.roster import Roster
-from tta_server.runtime.served import Served
+from tta_server.runtime.served import Served, find
 
 _INDEX_OPENAPI: dict[str, Any] = {
     "requestBody": {
@@ -74,10 +74,10 @@ def router(models: Roster) -> APIRouter:
         return _statistics(models.values())
 
     @routes.get("/v2/models/{name}/stats", **told(ServerStatistics, 404))
-    @routes.get("/v2/models/{name}/versions/{version}/stats", **told(ServerStatistics, 404))
-    async def statistics(name: str, version: str = VERSION) -> dict[str, Any]:
+    @routes.get("/v2/models/{name}/versions/{version}/stats", dependencies=OF_VERSION, **told(ServerStatistics, 404))
+    async def statistics(name: str) -> dict[str, Any]:
         """Say what a model has done since the start."""
-        return _statistics([known(models, name, version)])
+        return _statistics([find(models, name)])
 
     @routes.post("/v2/repository/index", openapi_extra=_INDEX_OPENAPI, **_INDEX)
     async def model_index(request: Request) -> Response:

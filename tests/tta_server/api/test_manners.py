@@ -51,6 +51,16 @@ def test_head_is_get_without_a_body(service):
             assert (head.status_code, head.headers, head.content) == (get.status_code, get.headers, b"")
 
 
+@pytest.mark.parametrize("name", ["version", "name", "nonsense"])
+def test_a_parameter_that_a_route_does_not_have_is_refused_by_all_of_them(service, name):
+    for path, methods in paths(service).items():
+        for method in methods:
+            response = ask(service, method, f"{path}?{name}=1")
+
+            assert response.status_code == 400, (method, path)
+            assert f"unknown parameter '{name}' of {path}" in response.json()["error"]
+
+
 def test_a_405_says_what_is_allowed(service):
     for path, methods in paths(service).items():
         expected = methods | ({"HEAD"} if "GET" in methods else set())
