@@ -18,6 +18,7 @@ from tta_server.telemetry.metrics import Metrics
 
 access_log = logging.getLogger("tta_server.access")
 
+_PREDICTIONS = re.compile("/predict|/v2/models/(?P<model>[^/]+)(/versions/[^/]+)?/infer")
 _STREAM = re.compile("/v1/streams/([^/]+)")
 _MOST_CHARACTERS = 200
 
@@ -25,12 +26,12 @@ _MOST_CHARACTERS = 200
 class Accounting:
     """Name every request, say in the log what is refused, and count requests for predictions by how they ended."""
 
-    def __init__(self, app: ASGIApp, metrics: Callable[[str], Metrics], bursts: Bursts, access: bool = False) -> None:
+    def __init__(self, app: ASGIApp, metrics: Callable[[str], Metrics | None], bursts: Bursts, access: bool = False) -> None:
         """Wrap `app`.
 
         Args:
             app: What answers.
-            metrics: Says where to count what names a model, or none.
+            metrics: Says where to count what names a model, or none; nowhere if that is not there.
             bursts: Tells what is refused.
             access: Whether the log has a line for each request.
         """
@@ -62,8 +63,9 @@ class Accounting:
             await self._app(scope, receive, watched)
         finally:
             duration_s = time.perf_counter() - started_s
-            if _asks_for_predictions(scope):
-                self._metrics(_model(scope)).request(_outcome(status, code), duration_s)
+            asks = _PREDICTIONS.fullmatch(path_of(scope)) if scope["method"] == "POST" else None
+            if asks and (metrics := self._metrics(asks["model"] or "")):
+                metrics.request(_outcome(status, code), duration_s)
             if status >= 400:
                 level = logging.WARNING if status >= 500 else logging.INFO
                 self._bursts.refused(f"{code or 'http'} ({status})", level, **_about(scope))
@@ -93,19 +95,6 @@ def _code(body: bytes) -> str:
         return str(orjson.loads(body)["code"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return ""
-
-
-def _asks_for_predictions(scope: Scope) -> bool:
-    path = path_of(scope)
-    return bool(scope["method"] == "POST") and (
-        path == "/predict" or (path.startswith("/v2/") and path.endswith("/infer"))
-    )
-
-
-def _model(scope: Scope) -> str:
-    """Return the model that the path names, or an empty string."""
-    path = path_of(scope)
-    return path.removeprefix("/v2/models/").partition("/")[0] if path.startswith("/v2/models/") else ""
 
 
 def _outcome(status: int, code: str) -> RequestOutcome:

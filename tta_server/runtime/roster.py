@@ -54,9 +54,10 @@ class Roster(Mapping[str, Served]):
         """Return what is loaded now, whatever is loaded or unloaded meanwhile."""
         return self._loaded.values()
 
-    def metrics_of(self, name: str) -> Metrics:
-        """Return where to count what names a model; the first one's if that is not loaded."""
-        return (self._loaded.get(name) or self.first).metrics
+    def metrics_of(self, name: str) -> Metrics | None:
+        """Return where to count what names a model, or none; None if that is not loaded, for it is no other's."""
+        served = self._loaded.get(name) if name else self.first
+        return served.metrics if served else None
 
     def start(self) -> None:
         """Have every model answer; a second time changes nothing.

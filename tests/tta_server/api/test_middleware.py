@@ -25,7 +25,7 @@ def counts(path: str, status: int | None, method: str = "POST", code: str = "") 
     exchange = Exchange([b""], path=path)
     exchange.scope["method"] = method
     try:
-        exchange.through(Accounting(app, lambda _: metrics, Bursts()))
+        exchange.through(Accounting(app, {"": metrics, "m": metrics}.get, Bursts()))
     except RuntimeError:
         assert status is None
     lines = [line for line in metrics.render().decode().splitlines() if line.startswith("tta_requests_total{")]
@@ -65,6 +65,9 @@ def test_only_what_waits_counts_as_overload(code, outcome):
         ("GET", "/v2/health/ready"),
         ("POST", "/v1/streams/a/reset"),
         ("GET", "/v2"),
+        ("POST", "/v2/models/gone/infer"),
+        ("POST", "/v2/models//infer"),
+        ("POST", "/v2/nothing/infer"),
     ],
 )
 def test_nothing_else_is_counted(method, path):

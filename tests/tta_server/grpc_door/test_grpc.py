@@ -253,6 +253,18 @@ def test_what_is_wrong_is_refused_in_words(reached, what):
     assert (raised.value.code().name, said in raised.value.details()) == (code, True), raised.value.details()
 
 
+def test_a_call_for_an_unknown_model_counts_for_no_other(client, reached):
+    def failed() -> int:
+        found = client.get_inference_statistics(headers=reached.headers).model_stats
+        return sum(each.inference_stats.fail.count for each in found)
+
+    before = failed()
+    with pytest.raises(grpc.RpcError):
+        call(reached, "ModelInfer", message("inference.ModelInferRequest")(model_name="nope").SerializeToString())
+
+    assert failed() == before
+
+
 @pytest.mark.parametrize("what", REFUSALS)
 def test_tritonclient_can_read_what_was_wrong(reached, client, what):
     wrong = REFUSALS[what]
