@@ -172,7 +172,7 @@ def parse(body: Buffer, expected: Expected, json_bytes: str | None = None) -> In
             f"unexpected input '{_short(inputs[0].get('name'))}'; the model takes '{INPUT}' (pixels), '{FILES}' (files)"
         )
     request_id = request.get("id")
-    if request_id is not None and not isinstance(request_id, str):
+    if "id" in request and not isinstance(request_id, str):
         raise BadRequest("'id' must be a string")
     parameters = _parameters(request)
     outputs = _outputs(request.get("outputs", []), parameters, expected)
@@ -234,6 +234,9 @@ def _parameters(request: dict[str, Any]) -> dict[str, Any]:
     parameters = request.get("parameters", {})
     if not isinstance(parameters, dict):
         raise BadRequest("'parameters' must be an object")
+    for name, value in parameters.items():
+        if value is None:
+            raise BadRequest(f"parameter '{_short(name)}' is null; leave it out")
     return parameters
 
 
