@@ -11,6 +11,18 @@ from tta_server.settings_door import Section
 _SHOWN = 3  # labels in a message; there may be thousands
 
 
+def _model_name(name: str) -> str:
+    if name == "stats" or not re.fullmatch(r"(?!\.+$)[A-Za-z0-9._:@-]{1,64}", name):
+        raise ValueError(
+            f"model name {name[:80]!r} must be 1 to 64 letters, digits, '.', '_', '-', ':' or '@', not dots alone, nor "
+            "'stats', which is a path"
+        )
+    return name
+
+
+ModelName = Annotated[str, AfterValidator(_model_name)]
+
+
 class ModelSettings(Section):
     """Which network is served."""
 
@@ -22,9 +34,7 @@ class ModelSettings(Section):
     arguments: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments of a 'package.module:factory', such as {depth: 18}."
     )
-    name: str = Field(
-        "", pattern="^[A-Za-z0-9._:@-]*$", description="Name in URLs and metrics; the architecture's when empty."
-    )
+    name: str = Field("", description="Name in URLs and metrics; the architecture's when empty.")
     weights: Path | None = Field(None, description="Local safetensors or torch file with the state dict.")
     sha256: str = Field("", description="Expected digest of the weights file; empty is not checked.")
     labels: Path | list[str] | None = Field(None, description="Class names: a list, or a text file with one a line.")
@@ -51,6 +61,11 @@ class ModelSettings(Section):
         None, description="Bundle that 'calibrate' wrote; the one next to the weights when empty."
     )
 
+    @field_validator("name")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        return _model_name(name) if name else name
+
     @field_validator("labels", mode="before")
     @classmethod
     def _are_names(cls, labels: Any) -> Any:  # noqa: ANN401
@@ -62,15 +77,6 @@ class ModelSettings(Section):
             some = ", ".join(odd[:_SHOWN]) + (", ..." if len(odd) > _SHOWN else "")
             raise ValueError(f"these are no text: {some}; put every name in quotes, such as 'yes', 'no' or '7'")
         return labels
-
-
-def _model_name(name: str) -> str:
-    if not re.fullmatch(r"(?!\.+$)[A-Za-z0-9._:@-]{1,64}", name):
-        raise ValueError(f"model name '{name[:80]}' must be 1 to 64 letters, digits, '.', '_', '-', ':' or '@'")
-    return name
-
-
-ModelName = Annotated[str, AfterValidator(_model_name)]
 
 
 class RepositorySettings(Section):

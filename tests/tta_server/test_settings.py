@@ -114,6 +114,13 @@ def test_an_unknown_adapter_setting_is_refused_and_the_known_ones_named(write):
     assert message == "adapter 'bn' has no setting 'lr'; it has stats, stats_momentum"
 
 
+@pytest.mark.parametrize("name", [".", "..", "...", "stats", "a/b", "a b", "x" * 65, "ä"])
+def test_a_model_s_name_is_one_that_a_path_can_hold(name):
+    for sections in ({"model": {"name": name}}, {"repository": {"models": {name: {}}}}):
+        assert "must be 1 to 64 letters" in complaint(overrides=sections)
+    assert load_settings(None, {"model": {"name": "vit:v1@2.stats"}}).model.name == "vit:v1@2.stats"
+
+
 @pytest.mark.parametrize("missing", ["jwt_keys_file", "jwt_audience", "jwt_issuer"])
 def test_tokens_are_not_taken_without_saying_whose_and_for_whom(missing):
     auth = {"jwt_keys_file": "jwks.json", "jwt_audience": "tta-server", "jwt_issuer": "https"}

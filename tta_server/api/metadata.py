@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from tta_server.api.answers import ModelAbout, ModelNames, ModelReadiness, ServerAbout, told
+from tta_server.api.permission import key_of
 from tta_server.api.protocol_answers import ModelConfig
 from tta_server.api.tensors import FILES, INPUT
 from tta_server.errors import NotFound
@@ -61,9 +62,9 @@ def router(models: Mapping[str, Served], server_version: str) -> APIRouter:
         return {"name": "tta-server", "version": server_version, "extensions": list(_EXTENSIONS)}
 
     @routes.get("/v2/models", **told(ModelNames))
-    async def list_models() -> dict[str, Any]:
-        """List the models."""
-        return {"models": list(models)}
+    async def list_models(request: Request) -> dict[str, Any]:
+        """List the models that the key is for."""
+        return {"models": list(filter(key_of(request).is_for_model, models))}
 
     @routes.get("/v2/models/{name}", **told(ModelAbout, 404))
     @routes.get("/v2/models/{name}/versions/{version}", dependencies=OF_VERSION, **told(ModelAbout, 404))

@@ -13,9 +13,11 @@ from fastapi import APIRouter, Request, Response
 
 from tta_server.api.answers import told
 from tta_server.api.metadata import OF_VERSION, VERSION
+from tta_server.api.permission import key_of
 from tta_server.api.protocol_answers import IndexEntry, Loaded, ServerStatistics, Unloaded
 from tta_server.api.responses import refusals
 from tta_server.errors import BadRequest
+from tta_server.keys.key import Key
 from tta_server.runtime.roster import Roster
 from tta_server.runtime.served import Served, find
 
@@ -69,9 +71,10 @@ def router(models: Roster) -> APIRouter:
     routes = APIRouter(tags=["open inference protocol"])
 
     @routes.get("/v2/models/stats", **told(ServerStatistics))
-    async def all_statistics() -> dict[str, Any]:
-        """Say what each model has done since the start."""
-        return _statistics(models.values())
+    async def all_statistics(request: Request) -> dict[str, Any]:
+        """Say what each model that the key is for has done since the start."""
+        key = key_of(request)
+        return _statistics(each for each in models.values() if key.is_for_model(each.name))
 
     @routes.get("/v2/models/{name}/stats", **told(ServerStatistics, 404))
     @routes.get("/v2/models/{name}/versions/{version}/stats", dependencies=OF_VERSION, **told(ServerStatistics, 404))
@@ -81,13 +84,13 @@ def router(models: Roster) -> APIRouter:
 
     @routes.post("/v2/repository/index", openapi_extra=_INDEX_OPENAPI, **_INDEX)
     async def model_index(request: Request) -> Response:
-        """List the models and whether they are ready."""
-        return _index(models, await request.body())
+        """List the models that the key is for, and whether they are ready."""
+        return _index(models, await request.body(), key_of(request))
 
     @routes.post("/v2/repository/{repository}/index", openapi_extra=_INDEX_OPENAPI, **_INDEX)
     async def index_of_repository(request: Request, repository: str) -> Response:
         """List the models and whether they are ready; there is one repository, whatever it is called."""
-        return _index(models, await request.body())
+        return _index(models, await request.body(), key_of(request))
 
     @routes.post("/v2/repository/models/{name}/load", openapi_extra=_CHANGE_OPENAPI, **told(Loaded, *_REFUSED))
     async def load_model(request: Request, name: str) -> dict[str, Any]:
@@ -106,9 +109,9 @@ def router(models: Roster) -> APIRouter:
     return routes
 
 
-def _index(models: Roster, body: bytes) -> Response:
+def _index(models: Roster, body: bytes, key: Key) -> Response:
     only_ready = _only_ready(body)
-    found = [_entry(models, name) for name in models.names]
+    found = [_entry(models, name) for name in models.names if key.is_for_model(name)]
     listed = [each for each in found if not only_ready or each["state"] == "READY"]
     return Response(orjson.dumps(listed), media_type="application/json")
 

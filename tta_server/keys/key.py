@@ -18,7 +18,8 @@ stream; erase, import and switch all."""
 
 EVERYTHING: Final = "*"
 
-_PATTERN = re.compile(r"[A-Za-z0-9._*?-]{1,64}")
+_OF_STREAMS = re.compile(r"[A-Za-z0-9._*?-]{1,64}")
+_OF_MODELS = re.compile(r"[A-Za-z0-9._:@*?-]{1,64}")  # whose names hold more
 
 
 def digest_of(secret: str) -> str:
@@ -26,13 +27,20 @@ def digest_of(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _pattern(text: str) -> str:
-    if not _PATTERN.fullmatch(text):
-        raise ValueError(f"pattern '{text[:80]}' must be 1 to 64 letters, digits, '.', '_', '-', '*' or '?'")
+def _of_streams(text: str) -> str:
+    if not _OF_STREAMS.fullmatch(text):
+        raise ValueError(f"pattern {text[:80]!r} must be 1 to 64 letters, digits, '.', '_', '-', '*' or '?'")
     return text
 
 
-Pattern = Annotated[str, AfterValidator(_pattern)]
+def _of_models(text: str) -> str:
+    if not _OF_MODELS.fullmatch(text):
+        raise ValueError(f"pattern {text[:80]!r} must be 1 to 64 letters, digits, '.', '_', '-', ':', '@', '*' or '?'")
+    return text
+
+
+StreamPattern = Annotated[str, AfterValidator(_of_streams)]
+ModelPattern = Annotated[str, AfterValidator(_of_models)]
 
 
 class Key(Section):
@@ -51,8 +59,8 @@ class Key(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9._@:|/+-]{1,256}$")
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     scopes: list[Permission] = Field(min_length=1)
-    streams: list[Pattern] = Field(min_length=1)
-    models: list[Pattern] = Field([EVERYTHING], min_length=1)
+    streams: list[StreamPattern] = Field(min_length=1)
+    models: list[ModelPattern] = Field([EVERYTHING], min_length=1)
     images_per_s: float | None = Field(None, gt=0, allow_inf_nan=False, strict=True)
 
     @model_validator(mode="after")
@@ -73,6 +81,10 @@ class Key(Section):
     def is_for_stream(self, name: str) -> bool:
         """Return whether it is for a stream, or for a domain of one."""
         return _matches(name.partition("@")[0], self.streams)
+
+    def is_for_model(self, name: str) -> bool:
+        """Return whether it is for a model."""
+        return _matches(name, self.models)
 
     def expect_scope(self, scope: Permission) -> None:
         """Do nothing if the key holds a scope.
@@ -105,7 +117,7 @@ class Key(Section):
         Raises:
             Forbidden: If it is not.
         """
-        if not _matches(name, self.models):
+        if not self.is_for_model(name):
             raise Forbidden(f"key '{self.name}' is for the models {', '.join(self.models)}, not for '{name[:80]}'")
 
 

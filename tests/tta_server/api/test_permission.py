@@ -163,7 +163,7 @@ def expected(needed: str, who: str, path: str) -> set[int]:
         return {401}
     scope, _, every = needed.partition(" ")
     if who == "other model":
-        return set() if path in ("/v2", "/v2/models") or path.endswith("/index") else {403}
+        return set() if path in ("/v2", "/v2/models", "/v2/models/stats") or path.endswith("/index") else {403}
     if who == "other tenant":
         about_streams = "{name}" in path and path.startswith("/v1")
         return {403} if every or about_streams or path in ("/predict", "/v1/streams POST") else set()
@@ -225,6 +225,17 @@ def test_nobody_sees_or_gives_away_the_streams_of_another(service, keys):
 
     (given,) = ask(service, [("POST", "/v1/streams/door-1/domains/1/offer", keys["other tenant"], {})])
     assert (given.status_code, "not for 'gate-2'" in given.text) == (403, True)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/v2/models"), ("GET", "/v2/models/stats"), ("POST", "/v2/repository/index"),
+     ("POST", "/v2/repository/any/index")],
+)  # fmt: skip
+def test_nobody_sees_the_models_of_another(service, keys, method, path):
+    mine, others = ask(service, [(method, path, keys[who], {}) for who in ("root", "other model")])
+
+    assert ("tiny" in mine.text, "tiny" in others.text) == (True, False)
 
 
 def test_the_document_says_which_routes_need_a_key(service):

@@ -95,6 +95,14 @@ def test_a_key_is_for_the_streams_of_its_patterns_and_their_domains(name, mine):
             key.expect_streams(name)
 
 
+@given(st.from_regex(r"[A-Za-z0-9._:@-]{1,64}", fullmatch=True))
+def test_a_pattern_holds_what_a_model_s_name_may_hold(name):
+    key = Key(**ENTRY | {"models": [name]}, sha256="0" * 64)
+
+    assert key.is_for_model(name)
+    assert not key.is_for_model(f"{name}x")
+
+
 @given(st.floats(0.5, 100), st.lists(st.tuples(st.floats(0, 2), st.integers(1, 64)), max_size=40))
 def test_a_rate_holds_on_average_whatever_comes(per_s, requests):
     rate, now_s, taken, last = Rate(per_s), 0.0, 0, 0
