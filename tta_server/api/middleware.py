@@ -26,7 +26,9 @@ _MOST_CHARACTERS = 200
 class Accounting:
     """Name every request, say in the log what is refused, and count requests for predictions by how they ended."""
 
-    def __init__(self, app: ASGIApp, metrics: Callable[[str], Metrics | None], bursts: Bursts, access: bool = False) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Callable[[str], Metrics | None], bursts: Bursts, access: bool = False
+    ) -> None:
         """Wrap `app`.
 
         Args:

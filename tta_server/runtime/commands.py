@@ -282,7 +282,7 @@ class Commands:
             "streams": {stream: self._ledger.accuracy(stream) for stream in streams},
         }
 
-    def whose(self, labels: Sequence[Label], may: Callable[[str], bool] = bool) -> "list[Label]":
+    def whose(self, labels: Sequence[Label], may: Callable[[str], bool] = bool) -> Sequence[Label]:
         """Return the labels that are of answered requests, each with its stream; then `label` refuses none of them.
 
         Args:

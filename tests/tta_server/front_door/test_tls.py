@@ -147,6 +147,21 @@ def test_each_port_answers_what_is_its_own(server, files):
     assert "which is for operations (server.admin_port)" in asked[1].json()["error"]
 
 
+@pytest.mark.parametrize("public", [False, True])
+def test_a_certificate_that_a_browser_shows_by_itself_is_no_key(files, tmp_path, public):
+    certificate, key = map(str, files.server)
+    tls = {"tls_certificate": certificate, "tls_key": key, "tls_client_ca": str(files.ca)}
+    config = {"model": {"device": "cpu"}, "server": tls, "auth": {"insecure_public": public}}
+    with running(tmp_path, config, verify=showing(files, files.client)) as started:
+        plain = started.url.replace("https", "http")
+
+        asked = [started.client.post("/v1/streams", headers={"origin": origin}) for origin in (started.url, plain)]
+        named = started.client.get("/livez", headers={"host": "tta.example"})
+
+    assert [response.status_code for response in asked] == [400, 403]  # the first for its body
+    assert named.status_code == (200 if public else 403)
+
+
 def test_grpc_asks_for_the_same_certificate(server, files):
     _, _, address = server
 
