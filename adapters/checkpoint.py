@@ -119,6 +119,20 @@ def state_digest(state: State) -> str:
     return digest.hexdigest()
 
 
+def plain_settings(adapter: Adapter) -> dict[str, Any]:
+    """Return the settings of an adapter that are JSON values; others, such as functions, are left out."""
+    given = {field.name: getattr(adapter, field.name) for field in dataclasses.fields(adapter)}  # type: ignore[arg-type]
+    return {name: value for name, value in given.items() if _is_plain(value)}
+
+
+def _is_plain(value: object) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
 def _qualified_name(value: object) -> str:
     # A setting may be a function, such as an augmentation: named for the reader, never called from here.
     kind = value if isinstance(value, FunctionType) else type(value)

@@ -1,7 +1,9 @@
 """`tta-server replay`: rebuild a stream's state from the audit log, and show that it is what the server had."""
 
 import argparse
+import json
 from collections.abc import Set
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -9,18 +11,18 @@ import torch
 from safetensors.torch import load
 
 from tta_server.adapters import Adapter, State
-from tta_server.adapters.checkpoint import dump_state, load_state, state_digest
+from tta_server.adapters.checkpoint import dump_state, load_state, plain_settings, state_digest
 from tta_server.app import load_model, use_threads
 from tta_server.guard.trust import Trust
-from tta_server.models import Backbone, Model
+from tta_server.models import Model
 from tta_server.runtime.assemble import network
 from tta_server.runtime.device import on_device
-from tta_server.settings import AdapterSettings, Settings
+from tta_server.settings import AdapterSettings, Settings, StatisticsSettings
 from tta_server.settings_file import load_settings
 from tta_server.storage.audit import Audit, Entry
 from tta_server.storage.replay import Recipe, replay
 from tta_server.storage.store import Store
-from tta_server.streams.names import number_of
+from tta_server.streams.names import number_of, stream_of_domain
 from tta_server.wanted import make_adapter
 
 
@@ -33,35 +35,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Replay and print the digest; returns 0.
+    """Replay and print the digest; returns 0, or 1 if a line that the state does not come from is not as it says.
 
     Raises:
-        ValueError: If nothing is kept, a window is missing, or a state is not what the log says.
+        ValueError: If nothing is kept; or if of what the state came from a line or a window is missing, or is not what
+            the log says.
     """
     settings = load_settings(options.config)
     if not settings.storage.url:
         raise ValueError("nothing is kept: set storage.url, and storage.keep_inputs before the stream learns")
     store = Store(settings.storage.url)
-    found = list(Audit(store.files).entries(options.stream, domains=True))
-    entries = [entry for entry in found if entry.stream == options.stream]
-    domains = [entry for entry in found if entry.stream != options.stream]
-    elsewhere = _elsewhere(store, {entry.stream for entry in domains})
+    audit = Audit(store.files)
+    entries, domains = _told(audit, options.stream)
+    more = _elsewhere(store, {entry.stream for entry in domains})
     if not entries:
-        raise ValueError(f"the audit log has no line of stream '{options.stream}'{elsewhere}")
+        raise ValueError(f"the audit log has no line of stream '{options.stream}'{more}")
     use_threads(settings.engine)
     model, adapter = load_model(settings.model), make_adapter(settings.adapter)
-    lesson = _lesson(model, adapter, settings, store, options.stream)
+    lost = "" if audit.begins() else "; the log's oldest files were removed, see storage.audit_segments"
     try:
-        state = replay(entries, lesson, options.version, domains)
+        lesson = _lesson(model, adapter, settings, store, options.stream)
+        proof = replay(entries, lesson, options.version, domains)
     except ValueError as error:
-        raise ValueError(f"{error}{elsewhere}") from error
-    checked = sum(entry.state is not None for entry in entries)
-    said = f"stream '{options.stream}': state sha256 {state_digest(state)}, {checked} digests in the log"
-    print(f"{said}{elsewhere}")  # noqa: T201
+        raise ValueError(f"{error}{lost}{more}") from error
+    said = f"stream '{options.stream}': state sha256 {state_digest(proof.state)}, {proof.shown} digests in the log"
+    wrong = [doubt for doubt in proof.doubts if doubt.wrong]
+    if proof.doubts:
+        why = (wrong or proof.doubts)[0].reason
+        said += f"; {len(proof.doubts)} more, which it does not come from, are not proved: {why}{lost}"
+    print(f"{said}{more}")  # noqa: T201
     if options.out:
-        last = next((entry for entry in reversed(entries) if "adapter" in entry.extra), None)
-        options.out.write_bytes(dump_state(_remade(last) if last else adapter, model.backbone, state))
-    return 0
+        options.out.write_bytes(dump_state(proof.adapter, model.backbone, proof.state))
+    return 1 if wrong else 0
+
+
+def _told(audit: Audit, name: str) -> tuple[list[Entry], list[Entry]]:
+    """Return the lines of a stream or domain, and those of its domains; with a stream its domains are erased."""
+    stream, of_it, of_domains = stream_of_domain(name), list[Entry](), list[Entry]()
+    for entry in audit.entries(stream, domains=True):
+        if entry.stream == name:
+            of_it.append(entry)
+        elif entry.stream == stream and entry.event == "delete":
+            of_it.append(replace(entry, stream=name))
+        elif entry.stream != stream and name == stream:
+            of_domains.append(entry)
+    return of_it, of_domains
 
 
 def _elsewhere(store: Store, domains: Set[str]) -> str:
@@ -72,39 +90,57 @@ def _elsewhere(store: Store, domains: Set[str]) -> str:
 
 
 def _lesson(model: Model, adapter: Adapter, settings: Settings, store: Store, stream: str) -> Recipe:
-    backbone, radius = network(model, settings), settings.guard.max_distance
-    trust = Trust(
-        adapter, backbone, adapter.init(backbone, model.reference)
-    )  # the same ball for every setting of an adapter
+    """Return how steps of a stream are taken again: as the log says, and as configured where it says nothing."""
 
     def window(digest: str) -> torch.Tensor:
         data = store.read_input(stream, digest)
         if data is None:
-            raise ValueError(f"window {digest} was not kept; set storage.keep_inputs before the stream learns")
+            full = 2 * store.used_bytes(stream, inputs=True) > settings.storage.inputs_max_bytes
+            why = "storage.inputs_max_bytes left no room for it" if full else "storage.keep_inputs was not set"
+            raise ValueError(f"window {digest} is not kept: {why}")
         rows = load(data)
-        return on_device((rows[name].numpy() for name in sorted(rows)), backbone.device)
+        return on_device((rows[name].numpy() for name in sorted(rows)), model.backbone.device)
 
     @cache
-    def arrange(memory_format: str) -> Backbone:
-        return network(load_model(settings.model.model_copy(update={"memory_format": memory_format})), settings)
+    def arrange(memory_format: str) -> Model:
+        return load_model(settings.model.model_copy(update={"memory_format": memory_format}))
 
-    def fetch(entry: Entry) -> State:
-        data = store.read(stream, str(entry.extra.get("snapshot", "")))
-        if data is None:
-            raise ValueError(f"version {entry.version_after} came from a file that was not kept")
-        return load_state(adapter, backbone, data, model.reference)
+    def recipe(adapter: Adapter, settings: Settings) -> Recipe:
+        backbone, radius = network(model, settings), settings.guard.max_distance
+        trust = Trust(adapter, backbone, adapter.init(backbone, model.reference))
 
-    return Recipe(
-        adapter,
-        backbone,
-        model.reference,
-        window,
-        project=lambda _state, step, _x: trust.project(step.state, radius),
-        fetch=fetch,
-        remake=_remade,
-        arrange=arrange,
-    )
+        def fetch(entry: Entry) -> State:
+            data = store.read(stream, str(entry.extra.get("snapshot", "")))
+            if data is None:
+                raise ValueError(f"version {entry.version_after} came from a file that was not kept")
+            return load_state(adapter, backbone, data, model.reference)
 
+        return Recipe(
+            adapter,
+            backbone,
+            model.reference,
+            window,
+            project=lambda _state, step, _x: trust.project(step.state, radius),
+            fetch=fetch,
+            remake=remake,
+            arrange=lambda memory_format: network(arrange(memory_format), settings),
+        )
 
-def _remade(entry: Entry) -> Adapter:
-    return make_adapter(AdapterSettings(name=entry.extra["adapter"], settings=entry.extra["settings"]))
+    @cache
+    def remade(name: str, given: str) -> Recipe:
+        known = json.loads(given)
+        same = (name, known["settings"]) == (adapter.name, json.loads(json.dumps(plain_settings(adapter))))
+        made = adapter if same else make_adapter(AdapterSettings(name=name, settings=known["settings"]))
+        statistics = StatisticsSettings(**known["statistics"] or settings.statistics.model_dump())
+        guard = settings.guard.model_copy(update={"max_distance": known["max_distance"] or settings.guard.max_distance})
+        return recipe(made, settings.model_copy(update={"statistics": statistics, "guard": guard}))
+
+    def remake(entry: Entry) -> Recipe:
+        weights, ours = str(entry.extra.get("weights", "")), model.backbone.spec.digest
+        if not ours.startswith(weights):
+            at = f"version {entry.version_after} of stream '{stream}'"
+            raise ValueError(f"{at} was learnt with weights {weights}, the configured model has {ours[:16]}")
+        given = {name: entry.extra.get(name) for name in ("settings", "statistics", "max_distance")}
+        return remade(str(entry.extra["adapter"]), json.dumps(given))
+
+    return recipe(adapter, settings)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tta_server.streams.stock import VERSIONS_PER_GENERATION
+from tta_server.storage.owners import VERSIONS_PER_GENERATION
 
 ROUNDING = 1e-4  # of a probability: a row's last bits depend on how many share its forward
 

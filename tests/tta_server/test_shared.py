@@ -16,8 +16,7 @@ from tta_server.app import build
 from tta_server.runtime import tenure
 from tta_server.runtime.tenure import HAND_OVER, Tenure
 from tta_server.settings_file import load_settings
-from tta_server.storage.owners import Owners
-from tta_server.streams.stock import VERSIONS_PER_GENERATION
+from tta_server.storage.owners import VERSIONS_PER_GENERATION, Owners
 
 WINDOW = 16
 ASK = Tenure._ask

@@ -4,7 +4,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -126,9 +126,13 @@ def network(model: Model, settings: Settings, backbone: Backbone | None = None) 
         settings: The configuration.
         backbone: The network; the model's, as it learns, when None.
     """
-    asked = settings.statistics
-    share = measured_share(model.reference) if asked.source_share is None else asked.source_share
-    return robust(backbone or model.backbone, asked.full_rows, asked.median, share)
+    return robust(backbone or model.backbone, **_statistics(model.reference, settings))
+
+
+def settled(backbone: Backbone, reference: Reference | None, settings: Settings) -> dict[str, Any]:
+    """Return what steps depend on beside their adapter, as the audit log has it."""
+    statistics, radius = _statistics(reference, settings), settings.guard.max_distance
+    return {"statistics": statistics, "max_distance": radius, "weights": backbone.spec.digest[:16]}
 
 
 def assemble(
@@ -171,7 +175,8 @@ def assemble(
     watcher = Watcher(monitor if settings.drift.enabled else None, news.tell, settings.drift.keep_images)
     if not (settings.drift.enabled and (monitor.size or space)):
         _expect_no_wait_for_drift(settings)
-    policy = Policy(settings.streams.reset_every, settings.guard.freeze_after, settings.streams.when)
+    known = settled(steps, reference, settings)
+    policy = Policy(settings.streams.reset_every, settings.guard.freeze_after, settings.streams.when, known)
     sharing = Sharing(answers, settings.engine.stack_rows)
     parts = Parts(
         learns=backbone,
@@ -189,6 +194,13 @@ def assemble(
     )
     registry.load(storage.store.names())  # once everybody listens
     return Worker(parts), Commands(parts, shelf, storage.store, settings.domains.max if space else 1)
+
+
+def _statistics(reference: Reference | None, settings: Settings) -> dict[str, Any]:
+    """Return the section of the configuration, with the share of the source's statistics that is in force."""
+    asked = settings.statistics
+    share = measured_share(reference) if asked.source_share is None else asked.source_share
+    return {"full_rows": asked.full_rows, "median": asked.median, "source_share": share}
 
 
 def _space(reference: Reference | None, settings: DomainsSettings) -> StyleSpace | None:

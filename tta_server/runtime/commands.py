@@ -1,6 +1,5 @@
 """What operators may do to streams; each change is written down with who asked for it and why."""
 
-import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -109,7 +108,7 @@ class Commands:
         usual = self._streams.modes.usual(name)
         stream = self._desk.open(name, mode or usual, method or self._methods.default)
         stream.mode_s = time.time() if mode else stream.mode_s
-        self._desk.changed(stream, "create", stream.standing, who, _described(method) if method else None)
+        self._desk.changed(stream, "create", stream.standing, who, method.described if method else None)
         return self._desk.told(stream)
 
     def change(self, name: str, mode: Mode | None, method: Method | None, who: Who) -> dict[str, Any]:
@@ -329,13 +328,7 @@ class Commands:
         elif stream.state is old.initial:
             stream.state = method.initial
         stream.memory = method.guard.start()
-        self._desk.changed(stream, "settings", before, who, _described(method), waiting)
-
-
-def _described(method: Method) -> dict[str, Any]:
-    fields = dataclasses.asdict(method.adapter)  # type: ignore[call-overload]
-    given = {name: value for name, value in fields.items() if not callable(value)}
-    return {"adapter": method.adapter.name, "settings": given}
+        self._desk.changed(stream, "settings", before, who, method.described, waiting)
 
 
 def _layout(method: Method) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Learn from windows: set lessons out, have steps tried, and do with a stream what came of it."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,11 +30,13 @@ class Policy:
         reset_every: Steps after which a stream starts again from the source; 0 never.
         when: Says of a stream's name when it is to learn.
         freeze_after: Restores in a row after which the guard switches a stream off.
+        settled: What steps depend on beside their adapter; for the audit log.
     """
 
     reset_every: int
     freeze_after: int
     when: Callable[[str], AdaptWhen]
+    settled: Mapping[str, Any]
 
 
 class Learner:
@@ -215,7 +217,7 @@ class Learner:
                 step=step,
                 verdict=verdict,
                 measures=verdict.measures,
-                extra=_particulars(stream, step, verdict, trial.stack) | self._arranged,
+                extra=_particulars(stream, step, verdict, trial.stack) | self._arranged | self._noted(lesson, verdict),
             )
         )
         if len(trial.frozen.logits):
@@ -224,6 +226,13 @@ class Learner:
             self._count_restore(stream, verdict)
         elif verdict.action == "commit" and stream.steps == self._policy.reset_every:
             self._begin_again(stream)
+
+    def _noted(self, lesson: Lesson, verdict: Verdict) -> dict[str, Any]:
+        """Return how a stream learns if the log is to say so with this verdict: a replay takes steps likewise."""
+        if verdict.action != "commit" or lesson.stream.noted is lesson.method:
+            return {}
+        lesson.stream.noted = lesson.method
+        return {**lesson.method.described, **self._policy.settled}
 
     def _apply(self, lesson: Lesson, verdict: Verdict) -> None:
         stream = lesson.stream

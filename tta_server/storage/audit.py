@@ -1,6 +1,7 @@
 """The audit log: one line of JSON for whatever happened to a stream's state, appended and never changed.
 
-Several servers on one place write a log each, and whoever reads sees them as one, by time.
+Several servers on one place write a log each, and whoever reads sees them as one: all streams by time, one stream in
+the order in which it went from server to server, whatever their clocks say.
 
 Lines go before states: when the state of version v is on disk, so is every line up to v. After a crash the log may
 therefore be ahead of the states; the `load` line that a restarted server writes says by its digest which state it
@@ -18,6 +19,7 @@ from itertools import islice
 from typing import Any, Final, Literal, get_args
 
 from tta_server.storage.files import Files, Found
+from tta_server.storage.owners import VERSIONS_PER_GENERATION
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +148,12 @@ class Audit:
             domains: Whether those of its domains come, too.
         """
         logs = [self._log(folder, stream, domains=domains) for folder in self._folders()]
-        yield from merge(*logs, key=lambda entry: entry.time)
+        yield from merge(*logs, key=_turn if stream else lambda entry: entry.time)
+
+    def begins(self) -> bool:
+        """Say whether the log has its first lines; the oldest are removed once there are too many."""
+        first = [self._segments(folder)[:1] for folder in self._folders()]
+        return all(_number(segment) == 1 for segments in first for segment in segments)
 
     def newest(self, stream: str = "", limit: int = 100) -> list[Entry]:
         """Return at most `limit` entries of one stream, or all, newest first."""
@@ -203,6 +210,11 @@ def _blocks(content: bytes) -> Iterator[tuple[int, int]]:
         stop = content.find(b"\n", start + _BLOCK_BYTES) + 1 or len(content)
         yield start, stop
         start = stop
+
+
+def _turn(entry: Entry) -> tuple[int, str]:
+    """Return what lines of a stream are sorted by: which of its owners wrote them, and for one that was alone, when."""
+    return entry.version_before // VERSIONS_PER_GENERATION, entry.time
 
 
 def _number(segment: Found) -> int:

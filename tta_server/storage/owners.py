@@ -20,6 +20,9 @@ from tta_server.storage.manifest import from_name
 PER_GENERATION: Final = 10**9
 """Files that one owner may write of a stream, and the distance between the sequences of two owners."""
 
+VERSIONS_PER_GENERATION: Final = 10**6
+"""An owner of a stream begins at least so many versions after the one before, who may have answered unsaved ones."""
+
 _PREFIX = "owner-"
 
 

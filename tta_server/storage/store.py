@@ -228,9 +228,9 @@ class Store:
                 self.files.write(f"{folder}/{_ERASED}", b"")
                 self._erase(folder)
 
-    def used_bytes(self, name: str = "") -> int:
-        """Return the size of everything that is kept of one stream, or of all."""
-        folders = [_folder(name)] if name else self._folders()
+    def used_bytes(self, name: str = "", inputs: bool = False) -> int:
+        """Return the size of everything that is kept of one stream, of its windows alone, or of all."""
+        folders = [f"{_folder(name)}/{_INPUTS}" if inputs else _folder(name)] if name else self._folders()
         return sum(found.size_bytes for folder in folders for _, found in self._tree(folder))
 
     def _turn(self, name: str) -> threading.RLock:

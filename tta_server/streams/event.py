@@ -105,6 +105,7 @@ class StreamEvent:
         lost: Images that are not learnt from, by reason, beside those.
         measures: Numbers that the guard looked at, by name.
         extra: What only this event has; for the audit log.
+        digest: Of the stream's state, where it is not in memory; None if that is not known.
         time: ISO 8601 in UTC.
         request_id: What the request is called that it came with; empty if it came with none.
     """
@@ -125,6 +126,7 @@ class StreamEvent:
     lost: Mapping[DropReason, int] = field(default_factory=dict)
     measures: Mapping[str, float] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    digest: str | None = None
     time: str = field(default_factory=now)
     request_id: str = ""
 

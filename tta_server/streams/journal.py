@@ -69,7 +69,7 @@ def _entry(event: StreamEvent, name: Event, state: str | None) -> Entry:
 
 def _digest(event: StreamEvent) -> str | None:
     changed = event.subject and event.before.version != event.after.version and event.kind != "begin"
-    return state_digest(event.subject.state) if event.subject and changed else None
+    return state_digest(event.subject.state) if event.subject and changed else event.digest
 
 
 def _window(images: Sequence[Images]) -> bytes:

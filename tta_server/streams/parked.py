@@ -28,6 +28,8 @@ class Parked(NamedTuple):
         domains: Names of its domains.
         current: The one that its last image belonged to; empty if it was at home.
         gain: What the guard estimates that it gains; None if it does not know.
+        file_version: Of the state in the file, where it came from one that an earlier process, or another, wrote.
+        digest: Of that state, if steps made it; else None.
     """
 
     summary: Summary
@@ -42,6 +44,13 @@ class Parked(NamedTuple):
     domains: tuple[str, ...] = ()
     current: str = ""
     gain: float | None = None
+    file_version: int = 0
+    digest: str | None = None
+
+    @property
+    def origin(self) -> dict[str, int]:
+        """Which version it has, which one its file has, and how many steps made that; for the audit log."""
+        return {"to": self.summary.state_version, "from": self.file_version, "to_steps": self.summary.steps}
 
     @property
     def answering(self) -> Answering:

@@ -266,9 +266,9 @@ class Registry(Stock):
         if self._dimensions and self._families.of(stream) and stream not in self:  # nothing of its own was written
             self._add(self._fresh(stream, self.modes.usual(stream), self._methods.default))
         for name, found in parked.items():
-            standing = Standing(found.summary.state_version, found.serve)
-            extra = {"to": standing.version}
-            self._news.tell(StreamEvent(name, "load", standing, standing, reason="it was on disk", extra=extra))
+            at = Standing(found.summary.state_version, found.serve)
+            told = StreamEvent(name, "load", at, at, reason="it was on disk", extra=found.origin, digest=found.digest)
+            self._news.tell(told)
 
     def _hear(self, event: StreamEvent) -> None:
         """Count a stream's memory anew, and see when its window is due."""

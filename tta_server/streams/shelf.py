@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from tta_server.adapters import Adapter, State
-from tta_server.adapters.checkpoint import dump_state, load_beside, load_state, read_about
+from tta_server.adapters.checkpoint import dump_state, load_beside, load_state, read_about, state_digest
 from tta_server.domains.place import Place
 from tta_server.domains.space import StyleSpace
 from tta_server.drift.watch import Watch
@@ -131,7 +131,8 @@ class Shelf:
         stored, place, where = found.stored, found.located.place, found.located.whereabouts
         about = stored.title, stored.since, stored.lately, *_where(name, where), estimated_gain(found.memory)
         new = unweighed(method, place, stored.begun, stored.steps)
-        return Parked(summary, stored.serve, new, method, place, apart, *about).in_mode(mode)
+        from_file = stored.version, state_digest(found.state) if stored.steps else None
+        return Parked(summary, stored.serve, new, method, place, apart, *about, *from_file).in_mode(mode)
 
     def save(self, stream: Stream, whole: bool = False) -> None:
         """Have a stream's state written soon; of the `whole` also earlier states and what waits in its window."""

@@ -7,6 +7,7 @@ from itertools import islice
 
 from tta_server.errors import Moved
 from tta_server.settings import Mode
+from tta_server.storage.owners import VERSIONS_PER_GENERATION
 from tta_server.streams.directory import Directory
 from tta_server.streams.methods import Methods
 from tta_server.streams.modes import Modes
@@ -17,9 +18,6 @@ from tta_server.streams.stream import Answering, source_answers
 from tta_server.streams.summary import Summary
 
 log = logging.getLogger(__name__)
-
-VERSIONS_PER_GENERATION = 10**6
-"""An owner of a stream begins at least so many versions after the one before, who may have answered unsaved ones."""
 
 _TRIED = 8
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tta_server.adapters import Adapter, State
+from tta_server.adapters.checkpoint import plain_settings
 from tta_server.domains.place import Place
 from tta_server.drift.watch import Watch
 from tta_server.guard.judge import Judge, Unguarded
@@ -43,6 +44,11 @@ class Method:
     initial: State
     guard: Judge
     section: AdapterSettings | None = None
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The adapter and all its settings, as the audit log has them."""
+        return {"adapter": self.adapter.name, "settings": plain_settings(self.adapter)}
 
 
 class Answering(NamedTuple):
@@ -113,6 +119,7 @@ class Stream:
         again: Last images that were answered and that the window refused for what came before: not learnt from, but the
             guard looks at what is answered to them.
         mode_s: When it, or all streams at once, were given its mode, in seconds of the epoch; 0 if never.
+        noted: How it learnt when the audit log was last told, since it is in memory.
     """
 
     name: str
@@ -146,6 +153,7 @@ class Stream:
     generation: int = 0
     again: Window = field(default_factory=lambda: Window(1, recent=0))
     mode_s: float = 0.0
+    noted: Method | None = None
     _counted: tuple[State, int] = field(default=(EMPTY, 0), init=False, repr=False)
 
     @property

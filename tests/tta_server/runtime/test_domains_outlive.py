@@ -1,6 +1,7 @@
 """What a stream's domains have learnt outlives the process, the memory that it is in, and what is written of it."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -173,7 +174,8 @@ def test_the_log_of_a_domain_replays_to_its_state(tmp_path: Path):
         images = load(subject.kept.store.read_input("door@1", digest) or b"")
         return torch.cat([images[name] for name in sorted(images)]).float() / 255
 
-    state = replay(told, Recipe(stream.method.adapter, tiny(), None, window))
+    lesson = Recipe(stream.method.adapter, tiny(), None, window)
+    state = replay(told, replace(lesson, remake=lambda _: lesson)).state
 
     assert {entry.event for entry in told} >= {"begin", "commit"}
     assert bits(state) == bits(stream.state)

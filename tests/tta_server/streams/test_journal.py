@@ -1,12 +1,15 @@
 """Everything that happens to a stream is in the audit log."""
 
+import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load
 
 from tests.tta_server.runtime.fakes import WHO, Fails, Scripted, Wired, ask, learn_all, rows, wired
-from tta_server.adapters.checkpoint import state_digest
+from tta_server import adapters
+from tta_server.adapters.checkpoint import plain_settings, state_digest
 from tta_server.storage.audit import Entry
 from tta_server.streams.window import as_samples, digest, prepared
 
@@ -16,8 +19,8 @@ def folder(tmp_path: Path) -> str:
     return str(tmp_path / "storage")
 
 
-def windows(subject: Wired, count: int) -> Wired:
-    for seed in range(count):
+def windows(subject: Wired, count: int, first: int = 0) -> Wired:
+    for seed in range(first, first + count):
         ask(subject, "door", rows(4, seed))
         learn_all(subject)
     return subject
@@ -87,10 +90,23 @@ def test_a_stacked_step_names_its_slot_and_the_size_of_the_stack(folder):
         ask(subject, name, rows(4))
     learn_all(subject)
 
-    assert [(line.stream, line.extra) for line in subject.audited()] == [
-        ("a", {"stack": [0, 2]}),
-        ("b", {"stack": [1, 2]}),
-    ]
+    assert [(line.stream, line.extra["stack"]) for line in subject.audited()] == [("a", [0, 2]), ("b", [1, 2])]
+
+
+def test_the_first_step_of_a_stream_in_memory_tells_how_it_learns(folder):
+    subject = windows(wired(storage=folder), 2)
+    subject.commands.evict("door")
+    windows(subject, 1, 2)
+
+    told = [line.extra for line in subject.audited()]
+    assert told[0]["settings"]["lr"] == subject.stream("door").method.adapter.lr
+    assert told[0].keys() == {"adapter", "settings", "statistics", "max_distance", "weights"}
+    assert told[1:] == [{}, told[0]]
+
+
+def test_settings_that_are_no_values_are_left_out():
+    assert plain_settings(adapters.create("cotta")).keys() < {f.name for f in fields(adapters.create("cotta"))}
+    assert json.dumps(plain_settings(Fails())) == "{}"
 
 
 def test_an_operators_command_names_who_asked_and_why(folder):

@@ -22,7 +22,7 @@ from tests.tta_server.runtime.fakes import (
     wired,
 )
 from tta_server import adapters
-from tta_server.adapters.checkpoint import dump_state
+from tta_server.adapters.checkpoint import dump_state, state_digest
 from tta_server.errors import BadRequest
 from tta_server.models import TorchBackbone
 from tta_server.streams.stream import Stream
@@ -166,6 +166,8 @@ def test_the_audit_log_says_from_which_version_a_server_goes_on(tmp_path: Path):
     entry = again.audited()[-1]
 
     assert (entry.event, entry.stream, entry.version_after) == ("load", "door", 4)
+    assert entry.state == state_digest(again.stream("door").state)
+    assert entry.extra == {"to": 4, "from": 4, "to_steps": again.stream("door").steps}
 
 
 @pytest.mark.parametrize(
