@@ -2,8 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Set
-from dataclasses import replace
+from collections.abc import Sequence, Set
 from functools import cache
 from pathlib import Path
 
@@ -70,16 +69,28 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _told(audit: Audit, name: str) -> tuple[list[Entry], list[Entry]]:
-    """Return the lines of a stream or domain, and those of its domains; with a stream its domains are erased."""
+    """Return the lines of a stream or domain, and those of its domains; its stream's say if a domain was erased."""
     stream, of_it, of_domains = stream_of_domain(name), list[Entry](), list[Entry]()
     for entry in audit.entries(stream, domains=True):
         if entry.stream == name:
             of_it.append(entry)
-        elif entry.stream == stream and entry.event == "delete":
-            of_it.append(replace(entry, stream=name))
+        elif entry.stream == stream and name in _erased(entry, name):
+            of_it.append(Entry(name, "delete", 0, 0, time=entry.time))
         elif entry.stream != stream and name == stream:
             of_domains.append(entry)
     return of_it, of_domains
+
+
+def _erased(entry: Entry, name: str) -> Sequence[str]:
+    """Return the domains that a line of their stream tells the end of; `name` is one of them."""
+    extra = entry.extra
+    ends = {
+        "delete": [name],
+        "reset": extra.get("domains", ()),
+        "forget": [extra.get("domain", "")],
+        "merge": [extra.get("merged", "")],
+    }
+    return ends.get(entry.event, ())
 
 
 def _elsewhere(store: Store, domains: Set[str]) -> str:

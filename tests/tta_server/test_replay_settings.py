@@ -1,4 +1,4 @@
-"""Steps are taken again as they were taken, whatever the configuration says by then; what cannot be is told as it is."""
+"""Steps are taken again as they were taken, whatever is configured by then; what cannot be is told as it is."""
 
 import json
 from collections.abc import Callable
@@ -24,11 +24,11 @@ class Kept:
     config: dict
     digest: str = ""
 
-    def replay(self, **changed: object) -> int:
+    def replay(self, stream: str = "gate", **changed: object) -> int:
         """Replay with another configuration, and return the exit status."""
         path = self.folder / "other.yaml"
         path.write_text(yaml.safe_dump(self.config | changed))
-        return main(["replay", "--config", str(path), "--stream", "gate"])
+        return main(["replay", "--config", str(path), "--stream", stream])
 
     def rewrite(self, change: Callable[[dict], dict]) -> None:
         """Change the lines of the log, as an older server would have written them or a forger would."""
@@ -101,6 +101,26 @@ def test_a_changed_line_that_the_state_does_not_come_from_shows_in_the_exit_stat
     assert kept.replay() == 1
 
     assert "which it does not come from, are not proved: version 1000002 of" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("event", "extra"),
+    [
+        ("delete", {}),
+        ("reset", {"domains": ["gate@1"]}),
+        ("forget", {"domain": "gate@1"}),
+        ("merge", {"merged": "gate@1"}),
+    ],
+)
+def test_the_windows_of_a_domain_are_erased_with_it(kept, capsys, event, extra):
+    kept.rewrite(lambda line: line | {"stream": "gate@1"})
+    end = {"event": event, "stream": "gate", "version_before": 2_000_003, "version_after": 2_000_003, "time": "9"}
+    newest = max((kept.folder / "kept" / "audit").rglob("*.jsonl"))
+    newest.write_text(newest.read_text() + json.dumps(end | {"extra": extra}) + "\n")
+
+    assert kept.replay("gate@1") == 0
+
+    assert "was erased with the stream at 9" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("most", "why"), [(10, "inputs_max_bytes left no room for it"), (2**30, "was not set")])

@@ -74,7 +74,7 @@ class Entry:
         reason: The same in a sentence.
         batch: Digest of the window, or None.
         rows: Images in the window.
-        state: Digest of the state after, where it changed, or None.
+        state: Digest of the state after, where it changed or was loaded, or None.
         who: "engine", or what the API calls the caller.
         time: ISO 8601 in UTC.
         extra: What only this event has, such as `stack`: slot and size of the stack that a step was part of.
