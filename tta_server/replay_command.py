@@ -84,7 +84,7 @@ def _told(audit: Audit, name: str) -> tuple[list[Entry], list[Entry]]:
 def _erased(entry: Entry, name: str) -> Sequence[str]:
     """Return the domains that a line of their stream tells the end of; `name` is one of them."""
     extra = entry.extra
-    ends = {
+    ends: dict[str, Sequence[str]] = {
         "delete": [name],
         "reset": extra.get("domains", ()),
         "forget": [extra.get("domain", "")],
