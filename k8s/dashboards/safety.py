@@ -105,9 +105,10 @@ _MEASURES: Final = [
     ),
     series(
         "Accuracy on labelled images",
-        "Exact, on the images that labels came for with POST /v1/labels; source is the frozen model on the same "
-        "images. adapted below source with hundreds of labels: set the stream's mode to 'off'. Few labels say little; "
-        "GET /v1/streams/NAME has the intervals.",
+        "Exact, on the images that labels came for with POST /v1/labels: answered is every answer; adapted and source "
+        "are the stream and the frozen model on the same images, those where both are known. adapted below source with "
+        "hundreds of labels: set the stream's mode to 'off'. Few labels say little; GET /v1/streams/NAME has the "
+        "intervals.",
         [Query(f"tta_labelled_accuracy_ratio{{{STREAM}}}", "{{variant}}: {{stream}} on {{instance}}")],
         unit="percentunit",
         look=Look(maximum=1),

@@ -44,9 +44,7 @@ class Prediction(Told):
     """What is seen in one image."""
 
     label: str = Field(description="The most probable class.")
-    domain: str | None = Field(
-        description="What the image was taken for: 'source', or a domain of the stream; null where none are told apart."
-    )
+    domain: str | None = Field(description="'source' or a domain of the stream; null where none are told apart.")
     entropy_nats: float
     top: list[Ranked] = Field(description="The most probable classes, best first.")
 
@@ -234,10 +232,11 @@ class Accuracy(Told):
 
 
 class Accuracies(Told):
-    """How often the answers were right, and the frozen model on the same images."""
+    """How often the answers were right, by true labels."""
 
-    adapted: Accuracy
-    source: Accuracy
+    answered: Accuracy = Field(description="Of every image with a label.")
+    adapted: Accuracy = Field(description="Of those where what the frozen model says is known too.")
+    source: Accuracy = Field(description="The frozen model, on the same images as 'adapted'.")
 
 
 class StreamDetails(StreamAbout):

@@ -68,8 +68,9 @@ def router(models: Mapping[str, Served]) -> APIRouter:
     async def label_images(asked: Labels, request: Request) -> dict[str, Any]:
         """Count true labels of answered images; returns the exact accuracy, so far, of each stream they are about.
 
-        `adapted` counts what was answered, `source` what the frozen model makes of the same images; with 95 %
-        intervals. A label is `unknown` if no such request is remembered, or its image was labelled before.
+        `answered` counts every answer; `adapted` and `source` compare the answers and the frozen model, both on the
+        images that the frozen model has seen or can still be asked about; with 95 % intervals. A label is `unknown` if
+        no such request is remembered, or its image was labelled before.
         """
         labels = [Label(each.id, each.image, index_of(each.label), each.stream or "") for each in asked.labels]
         whose = partial(Commands.whose, labels=labels, may=key_of(request).is_for_stream)

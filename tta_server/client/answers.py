@@ -151,8 +151,9 @@ class Accuracy(TypedDict):
 
 
 class Accuracies(TypedDict):
-    """How often the answers were right, and the frozen model on the same images."""
+    """How often the answers were right, by true labels."""
 
+    answered: Accuracy
     adapted: Accuracy
     source: Accuracy
 

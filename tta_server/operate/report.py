@@ -140,7 +140,8 @@ def _drift_charts(known: Known, drift: Mapping[str, Any]) -> Iterable[str]:
 
 def _comparison(stream: Mapping[str, Any], drift: Mapping[str, Any] | None) -> Iterable[str]:
     labelled = stream["labelled"]
-    rows = [["right, by true labels", *map(_labelled, (labelled["source"], labelled["adapted"]))]]
+    own = labelled["adapted" if labelled["adapted"]["labels"] else "answered"]
+    rows = [["right, by true labels", _labelled(labelled["source"]), _labelled(own)]]
     if drift:
         guess = drift["estimated_accuracy"]
         rows.append(["right, estimated without labels", percent(guess["source"]), percent(guess["adapted"])])

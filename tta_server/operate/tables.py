@@ -51,7 +51,8 @@ def one(stream: Mapping[str, Any]) -> RenderableType:
         "version": f"{stream['state_version']}; its state was made by {stream['steps']} steps",
         "images": f"{stream['images']}, {stream['images_learnt']} learnt from, {stream['images_in_window']} waiting",
         "dropped": ", ".join(f"{count} {reason}" for reason, count in stream["dropped"].items()),
-        "right, by labels": f"{_accuracy(labelled['adapted'])}, the frozen model {_accuracy(labelled['source'])}",
+        "right, by labels": _accuracy(labelled["answered"]),
+        "compared": f"{_accuracy(labelled['adapted'])}, the frozen model {_accuracy(labelled['source'])}",
         "versions kept": _range(stream["versions_kept"]),
         "domains": ", ".join(stream["domains"]),
     }

@@ -77,7 +77,7 @@ def drifting(drift: Mapping[str, Any]) -> str:
 
 def better(stream: Mapping[str, Any], drift: Mapping[str, Any] | None) -> str:
     """Say whether a stream answers better than the frozen model, and how that is known."""
-    adapted, source = stream["labelled"]["adapted"], stream["labelled"]["source"]
+    answered, adapted, source = (stream["labelled"][of] for of in ("answered", "adapted", "source"))
     if source["labels"]:
         yes, no = adapted["low"] > source["high"], adapted["high"] < source["low"]
         found = "Yes" if yes else "No" if no else "No clear difference"
@@ -91,10 +91,13 @@ def better(stream: Mapping[str, Any], drift: Mapping[str, Any] | None) -> str:
     gain, agreement = drift["learnt"]["measures"].get("estimated_gain"), drift["learnt"]["agreement"]
     credible = "neither" if not gain else "what was learnt" if gain > 0 else "the frozen model"
     guessed = "" if gain is None else f" Where the two differ, the guard finds {credible} more credible."
-    return (
-        f"Nobody sent true labels, so it is not known for sure.{guessed} On the last window both agree on "
-        f"{percent(agreement)} of the images. {who}"
-    )
+    unsure = "Nobody sent true labels, so it is not known for sure."
+    if answered["labels"]:
+        unsure = (
+            f"Of {answered['labels']} images with true labels the stream is right on {_interval(answered)}; they were "
+            "no longer there to ask the frozen model."
+        )
+    return f"{unsure}{guessed} On the last window both agree on {percent(agreement)} of the images. {who}"
 
 
 def answering(stream: Mapping[str, Any]) -> str:

@@ -25,7 +25,9 @@ log = logging.getLogger(__name__)
 class Answerer:
     """Run the forwards that answers need; changes no stream."""
 
-    def __init__(self, backbone: Backbone, source: Adapter, sharing: Sharing, yardstick: Yardstick | None) -> None:
+    def __init__(
+        self, backbone: Backbone, source: Adapter, sharing: Sharing, yardstick: Yardstick | None, rows: int
+    ) -> None:
         """Prepare.
 
         Args:
@@ -33,7 +35,9 @@ class Answerer:
             source: The adapter that answers as the frozen model.
             sharing: Who shares a forward.
             yardstick: The source's, if drift is to be seen.
+            rows: Most images of a forward that is for labels.
         """
+        self._rows = rows
         self._yardstick = yardstick
         self._backbone = backbone
         self._source = source
@@ -68,17 +72,21 @@ class Answerer:
 
     def frozen(self, batch: Images) -> Scores:
         """Return what the frozen model says of images (n, C, H, W)."""
-        return read(self._source.predict(self._backbone, EMPTY, on_device([batch], self._backbone.device)))
+        return self._frozen([batch])
 
     def learnt(self, stream: Stream, batch: Images) -> Scores:
         """Return what a stream's state says of images (n, C, H, W), whoever answers its requests."""
         x = on_device([batch], self._backbone.device)
         return read(stream.method.adapter.predict(self._backbone, stream.state, x))
 
-    def source(self, batch: Images) -> npt.NDArray[np.int64]:
-        """Return the classes (n,) that the frozen model sees in images (n, C, H, W)."""
-        classes: npt.NDArray[np.int64] = self.frozen(batch).probabilities.argmax(1)
-        return classes
+    def source(self, images: Sequence[Images]) -> npt.NDArray[np.int64]:
+        """Return the classes (n,) that the frozen model sees in n images, each (1, C, H, W)."""
+        most = self._rows if self.sharing.apart else 1
+        some = [images[start : start + most] for start in range(0, len(images), most)]
+        return np.concatenate([self._frozen(batches).probabilities.argmax(1) for batches in some])
+
+    def _frozen(self, batches: Sequence[Images]) -> Scores:
+        return read(self._source.predict(self._backbone, EMPTY, on_device(batches, self._backbone.device)))
 
     def _stacked(self, adapter: Adapter, group: Sequence[Piece], streams: dict[str, list[Piece]]) -> Scores:
         states = {part.stream.name: part.stream.state for part in group}

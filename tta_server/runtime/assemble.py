@@ -184,7 +184,7 @@ def assemble(
         methods=methods,
         registry=registry,
         newcomers=Newcomers(registry, settings.streams, news),
-        answerer=Answerer(answers, source, sharing, watcher.yardstick),
+        answerer=Answerer(answers, source, sharing, watcher.yardstick, settings.engine.max_rows),
         router=Router(answers, (space, watcher.yardstick), settings.domains.max, registry, news) if space else None,
         learner=Learner(steps, compared, metrics, news.tell, policy, watcher),
         ledger=ledger,

@@ -266,14 +266,13 @@ class Commands:
         Raises:
             BadRequest: If a label is no class of the model, or may be of several streams; then none is counted.
         """
-        found = [
-            self._ledger.label(each.request_id, each.stream, each.place, each.label, self._source)
-            for each in self.whose(labels, may)
-        ]
+        found = self._ledger.label(
+            [(each.request_id, each.stream, each.place, each.label) for each in self.whose(labels, may)], self._source
+        )
         streams = sorted({stream for stream in found if stream})
         for stream in streams:
-            numbers = self._ledger.accuracy(stream)
-            self._metrics.stream.accuracy(stream, numbers["adapted"].get("accuracy"), numbers["source"].get("accuracy"))
+            numbers = self._ledger.accuracy(stream).items()
+            self._metrics.stream.accuracy(stream, {of: each["accuracy"] for of, each in numbers if each["labels"]})
         counted = sum(stream is not None for stream in found)
         return {
             "counted": counted,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tta_server.streams.ledger import UNASKED
 from tta_server.streams.stream import Stream
 from tta_server.streams.window import Images, Offered
 
@@ -160,10 +161,18 @@ class Author(NamedTuple):
 
 
 class Draft:
-    """An answer that is put together from its parts."""
+    """An answer that is put together from its parts.
+
+    Attributes:
+        job: The request.
+        stream: That it went to.
+        parts: Those that it is answered in.
+        source: Class that the frozen model sees in each image (n,), or `UNASKED`; for labels that come later.
+    """
 
     def __init__(self, job: Job, stream: Stream, parts: list[Piece], begun_s: float) -> None:
         """Take the request, the stream that it went to, its parts, and when the device began, on a monotonic clock."""
+        self.source = np.full(job.rows, UNASKED, np.uint32)
         self.job = job
         self.stream = stream
         self.parts = parts
@@ -172,10 +181,16 @@ class Draft:
         self._found: dict[Piece, Scores] = {}
         self._authors: dict[Piece, Author] = {}
 
+    def see(self, part: Piece, scores: Scores) -> None:
+        """Take what the frozen model says of a part, whoever answers it."""
+        self.source[_places(part)] = scores.probabilities.argmax(1)
+
     def take(self, part: Piece, scores: Scores, author: Author) -> bool:
         """Take the answer to a part, and whose it is; returns whether all parts are there."""
         self._found[part] = scores
         self._authors[part] = author
+        if author.source:
+            self.see(part, scores)
         return len(self._found) == len(self.parts)
 
     @property

@@ -112,7 +112,7 @@ class Learner:
         elif error:
             self._fail(stream, rows, error)
 
-    def inline(self, stream: Stream, rows: Sequence[Sample]) -> tuple[Output, Serve]:
+    def inline(self, stream: Stream, rows: Sequence[Sample]) -> tuple[Output, Serve, Output]:
         """Answer a request by the forward that is learnt from, as the papers do.
 
         Args:
@@ -121,7 +121,7 @@ class Learner:
 
         Returns:
             What the state before the step says, or what the source says if the guard, having looked, has it answer;
-            and which of the two it is.
+            which of the two it is; and what the source says, `UNSEEN` if it was not asked.
         """
         try:
             lesson = self._lesson(stream, rows, self._purpose(stream))
@@ -130,8 +130,8 @@ class Learner:
                 raise trial.error
             self._carry_out(trial)
             if stream.serve == "source" and lesson.purpose == "learn":
-                return trial.frozen, "source"
-            return (trial.step.output if trial.step else self._trials.answer(lesson)), "adapted"
+                return trial.frozen, "source", trial.frozen
+            return (trial.step.output if trial.step else self._trials.answer(lesson)), "adapted", trial.frozen
         except Exception as error:
             self._fail(stream, len(rows), error)
             raise

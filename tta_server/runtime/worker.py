@@ -195,6 +195,8 @@ class Worker:
                 busy = {part.stream.name for draft in drafts.values() for part in draft.parts}
                 parts = router.place(job, stream, look, busy)
                 drafts[job] = Draft(job, stream, parts, begun_s)
+                for part in parts if look.scores else ():
+                    drafts[job].see(part, look.of(part))
                 found = {part: look.of(part) for part in parts if look.scores and part.stream.answers_as_source}
                 answered |= found
                 rows[look.forward] += sum(part.rows for part in found)
@@ -225,7 +227,7 @@ class Worker:
         ]
         try:
             if first.stream.mode == "inline" and first.rows > 1 and not first.stream.answers_as_source:
-                scores, serve = self._inline(first)
+                scores, serve = self._inline(first, drafts[first.job])
                 by_source = serve == "source"
                 authors = [Author(version, adapted and not by_source, by_source) for version, adapted, _ in authors]
             else:
@@ -260,8 +262,8 @@ class Worker:
         for draft in drafts:
             job, answer = draft.job, self._ready[draft]
             if job.request_id:
-                images = None if len(draft.frozen) == len(draft.parts) else job.images
-                self.parts.ledger.add(job.request_id, stream.name, answer.probabilities.argmax(1), images)
+                predicted = answer.probabilities.argmax(1)
+                self.parts.ledger.add(job.request_id, stream.name, predicted, draft.source, job.images)
             # Sums, for a mean of few numbers takes numpy longer than all else here.
             ratio = float(answer.entropy_nats.sum()) / job.rows / math.log(answer.probabilities.shape[1])
             stream.observe(ratio, float(answer.probabilities.max(1).sum()) / job.rows, job.rows)
@@ -301,10 +303,12 @@ class Worker:
         for job in jobs:
             job.future.set_exception(wrong)
 
-    def _inline(self, part: Piece) -> tuple[Scores, Serve]:
+    def _inline(self, part: Piece, draft: Draft) -> tuple[Scores, Serve]:
         self._tell(part.stream, "offered", part.rows)
         samples = as_samples(part.offered, part.job.client, part.job.arrived_s)
-        output, serve = self.parts.learner.inline(part.stream, samples)
+        output, serve, frozen = self.parts.learner.inline(part.stream, samples)
+        if len(frozen.logits):
+            draft.see(part, read(frozen))
         return read(output), serve
 
     def _reply(self, draft: Draft, answer: Answer) -> None:

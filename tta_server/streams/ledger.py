@@ -2,10 +2,10 @@
 
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ _Z = NormalDist().inv_cdf(0.975)
 Classes = npt.NDArray[np.integer[Any]]
 _CLASS = np.dtype(np.uint32)
 
+UNASKED: Final = 2**32 - 1
+"""What stands for the class that the frozen model sees where it was not asked."""
+
 
 @dataclass(eq=False, slots=True)
 class Answered:
@@ -27,21 +30,38 @@ class Answered:
     Attributes:
         stream: Whose it was.
         predicted: Class of each image that was answered, as bytes: integers of Python's take eight times as much.
-        by_source: Whether the source gave this answer, so that nobody need ask it again.
-        images: Else the images (n, C, H, W), as long as there is room: the source is asked when labels come.
+        frozen: Class that the frozen model sees in each, or `UNASKED`, as bytes too.
+        images: Those where it was not asked (m, C, H, W), as long as there is room: it is asked when labels come.
         labelled: Places that labels came for; each counts once.
     """
 
     stream: str
     predicted: bytes
-    by_source: bool
+    frozen: bytes
     images: Images | None
     labelled: frozenset[int] = frozenset()
 
     @property
     def classes(self) -> Classes:
-        """The classes (n,)."""
+        """The classes that were answered (n,)."""
         return np.frombuffer(self.predicted, _CLASS)
+
+    @property
+    def source(self) -> Classes:
+        """Those that the frozen model sees (n,), or `UNASKED`."""
+        return np.frombuffer(self.frozen, _CLASS)
+
+    def is_new(self, place: int) -> bool:
+        """Say whether there is an image at a place, and no label came for it."""
+        return 0 <= place < len(self.classes) and place not in self.labelled
+
+    def image(self, place: int) -> Images | None:
+        """Return the image (1, C, H, W) at a place, if the frozen model can and must be asked of it."""
+        source = self.source
+        if self.images is None or source[place] != UNASKED:
+            return None
+        row = int((source[:place] == UNASKED).sum())
+        return self.images[row : row + 1]
 
 
 class Ledger:
@@ -57,17 +77,21 @@ class Ledger:
         self._bytes = 0
         self._counts: dict[str, Counter[str]] = {}
 
-    def add(self, request_id: str, stream: str, predicted: Classes, images: Images | None) -> None:
+    def add(self, request_id: str, stream: str, predicted: Classes, source: Classes, images: Images) -> None:
         """Keep an answer; one of the same stream with the same id gives its place to it.
 
         Args:
             request_id: Of the request.
             stream: That answered it.
             predicted: Class of each image (n,).
-            images: The images (n, C, H, W); None if it was the source that answered.
+            source: Class that the frozen model sees in each (n,), or `UNASKED`.
+            images: The images (n, C, H, W).
         """
         self._forget(request_id, stream)
-        answered = Answered(stream, predicted.astype(_CLASS).tobytes(), images is None, images)
+        said, frozen = (classes.astype(_CLASS).tobytes() for classes in (predicted, source))
+        unasked = source == UNASKED
+        left = images if unasked.all() else images[unasked]
+        answered = Answered(stream, said, said if frozen == said else frozen, left if len(left) else None)
         held = self._answers.setdefault(request_id, answered)
         if held is not answered:
             if isinstance(held, Answered):
@@ -75,9 +99,9 @@ class Ledger:
             held[stream] = answered
             self._answers.move_to_end(request_id)
         self._requests += 1
-        if images is not None:
+        if answered.images is not None:
             self._with_images[answered] = None
-            self._bytes += images.nbytes
+            self._bytes += answered.images.nbytes
         while self._bytes > self._max_bytes and self._with_images:
             self._release(next(iter(self._with_images)))
         while self._requests > _MOST_REQUESTS:
@@ -90,39 +114,35 @@ class Ledger:
         return [held.stream] if isinstance(held, Answered) else [*held]
 
     def label(
-        self, request_id: str, stream: str, index: int, label: int, ask: Callable[[Images], Classes]
-    ) -> str | None:
-        """Count one true label.
+        self, labels: Sequence[tuple[str, str, int, int]], ask: Callable[[Sequence[Images]], Classes]
+    ) -> list[str | None]:
+        """Count true labels; the frozen model is asked of all their images at once, and nothing counts if it fails.
 
         Args:
-            request_id: Of the request.
-            stream: That answered it.
-            index: Place of the image in it.
-            label: Its true class.
-            ask: From images (1, C, H, W) to the source model's classes (1,).
+            labels: Of each the request, the stream that answered it, the place of the image in it and the true class.
+            ask: From n images, each (1, C, H, W), to the frozen model's classes (n,).
 
         Returns:
-            The stream that it counts for; None if the request or image is unknown, or was labelled before.
+            The stream that each counts for; None if the request or image is unknown, or was labelled before.
         """
-        answered = self._find(request_id, stream)
-        if answered is None or not 0 <= index < len(answered.classes) or index in answered.labelled:
-            return None
-        answered.labelled |= {index}
-        right = int(answered.classes[index]) == label
-        counts = self._counts.setdefault(answered.stream, Counter())
-        counts["adapted"] += 1
-        counts["adapted_right"] += int(right)
-        if answered.images is not None:
-            right = int(ask(answered.images[index : index + 1])[0]) == label
-        if answered.images is not None or answered.by_source:
-            counts["source"] += 1
-            counts["source_right"] += int(right)
-        return answered.stream
+        found = [(self._find(request_id, stream), place, label) for request_id, stream, place, label in labels]
+        wanted = {
+            (answered, place): image
+            for answered, place, _ in found
+            if answered and answered.is_new(place) and (image := answered.image(place)) is not None
+        }
+        source = dict(zip(wanted, map(int, ask([*wanted.values()])), strict=True)) if wanted else {}
+        return [self._count(answered, place, label, source) if answered else None for answered, place, label in found]
 
     def accuracy(self, stream: str) -> dict[str, dict[str, float]]:
-        """Return for "adapted" and "source": `labels`, and with any, `accuracy` and its 95 % interval `low`, `high`."""
+        """Return how often a stream was right: `labels`, `accuracy` and its 95 % interval, `low` and `high`.
+
+        Returns:
+            For "answered" of every label; for "adapted" and "source", the frozen model, of the images on which that
+            one's answer is known too, so that the two can be compared. Where there are none, `labels` alone.
+        """
         counts = self._counts.get(stream, Counter())
-        return {variant: _accuracy(counts[f"{variant}_right"], counts[variant]) for variant in ("adapted", "source")}
+        return {of: _accuracy(counts[f"{of}_right"], counts[of]) for of in ("answered", "adapted", "source")}
 
     def hear(self, event: StreamEvent) -> None:
         """Forget a stream that was deleted."""
@@ -140,6 +160,18 @@ class Ledger:
         ]
         for request_id in theirs:
             self._forget(request_id, stream)
+
+    def _count(self, answered: Answered, place: int, label: int, asked: dict[tuple[Answered, int], int]) -> str | None:
+        if not answered.is_new(place):
+            return None
+        answered.labelled |= {place}
+        said, source = int(answered.classes[place]), asked.get((answered, place), int(answered.source[place]))
+        told = {"answered": said} | ({"adapted": said, "source": source} if source != UNASKED else {})
+        counts = self._counts.setdefault(answered.stream, Counter())
+        for of, said in told.items():
+            counts[of] += 1
+            counts[f"{of}_right"] += int(said == label)
+        return answered.stream
 
     def _find(self, request_id: str, stream: str) -> Answered | None:
         held = self._answers.get(request_id)

@@ -120,7 +120,9 @@ class StreamSeries:
         self._domain_events = counter("tta_domain_events", "What happened to the stream's domains.", "event")
         self._measures = {name: gauge(family, text) for name, (family, text) in _MEASURES.items()}
         self._accuracy = gauge(
-            "tta_labelled_accuracy_ratio", "Exact accuracy on the images that labels came for.", "variant"
+            "tta_labelled_accuracy_ratio",
+            "Exact accuracy on images that labels came for: of every answer, and of both models on the same images.",
+            "variant",
         )
         self.drift = DriftSeries(registry, model, self._label)
         self._families = [value for value in vars(self).values() if isinstance(value, PerStream)]
@@ -235,11 +237,10 @@ class StreamSeries:
         for name in measures.keys() & self._measures.keys():
             self._set(self._measures[name], stream, measures[name])
 
-    def accuracy(self, stream: str, adapted: float | None, source: float | None) -> None:
-        """Record the exact accuracy of both variants on labelled images."""
-        for variant, value in (("adapted", adapted), ("source", source)):
-            if value is not None:
-                self._set(self._accuracy, stream, value, variant)
+    def accuracy(self, stream: str, found: Mapping[str, float]) -> None:
+        """Record the exact accuracy on labelled images, by variant; see `Ledger.accuracy`."""
+        for variant, value in found.items():
+            self._set(self._accuracy, stream, value, variant)
 
     def _set(self, family: PerStream[Gauge], stream: str, value: float, *more: str) -> None:
         if stream in self._labelled:

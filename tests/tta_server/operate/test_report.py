@@ -79,7 +79,12 @@ def test_every_event_has_words_and_the_live_page_has_the_same():
 
 
 NOBODY = {"labels": 0}
-STREAM = {"labelled": {"adapted": NOBODY, "source": NOBODY}, "domain": "door@2", "frozen": "", "verdicts": []}
+STREAM = {
+    "labelled": dict.fromkeys(("answered", "adapted", "source"), NOBODY),
+    "domain": "door@2",
+    "frozen": "",
+    "verdicts": [],
+}
 
 
 def drift(gain: float | None, rows: int = 16) -> dict:
@@ -91,6 +96,12 @@ def test_the_live_page_and_the_report_say_the_same_of_who_answers_and_whether_th
     frozen = STREAM | {"source_because": "frozen", "frozen": "it was taken back"}
     cases = [(STREAM | {"source_because": because}, drift(0.0)) for because in get_args(Because)]
     cases += [(STREAM | {"source_because": "", "domain": ""}, drift(gain)) for gain in (None, -0.25, 0.25)]
+    some = {"labels": 4, "accuracy": 0.5, "low": 0.15, "high": 0.85}
+    late = STREAM["labelled"] | {"answered": some}
+    cases += [
+        (STREAM | {"source_because": "", "labelled": late | more}, drift(0.0))
+        for more in ({}, {"adapted": some, "source": some})
+    ]
     cases += [(frozen, drift(0.0, rows=0)), (frozen | {"domain": ""}, None)]
     with browser() as page:
         page.goto(server.url)
@@ -106,3 +117,6 @@ def test_the_live_page_and_the_report_say_the_same_of_who_answers_and_whether_th
     assert said == [[answering(stream), better(stream, drift), why(stream)] for stream, drift in cases]
     assert "the guard finds neither more credible" in said[0][1]
     assert "switched door@2 off" in said[-2][2]
+    assert "Of 4 images with true labels the stream is right on 50" in said[-4][1]
+    assert "no longer there to ask the frozen model" in said[-4][1]
+    assert "No clear difference. Of 4 images" in said[-3][1]

@@ -10,6 +10,7 @@ import tta_server.runtime.answerer as module
 from tests.tta_server.runtime.fakes import WHO, Fails, Wired, ask, learn_all, queued, rows, tiny, wired
 from tta_server import adapters
 from tta_server.runtime.job import Piece
+from tta_server.runtime.sharing import Sharing
 
 
 def taught(names: str = "abc", **keys: object) -> Wired:
@@ -145,4 +146,17 @@ def test_the_source_says_what_the_frozen_model_says():
     subject = taught("a")
 
     expected = tiny().forward(torch.from_numpy(rows(9)).float() / 255).logits.argmax(1).numpy()
-    assert np.array_equal(subject.worker.parts.answerer.source(rows(9)), expected)
+    assert np.array_equal(subject.worker.parts.answerer.source(np.split(rows(9), 9)), expected)
+
+
+@pytest.mark.parametrize(("apart", "sizes"), [(True, [4, 4, 1]), (False, [1] * 9)])
+def test_the_source_sees_no_more_images_at_once_than_a_forward_may_have(apart, sizes, monkeypatch):
+    subject, seen = wired(engine={"max_rows": 4}), []
+    answerer = subject.worker.parts.answerer
+    monkeypatch.setattr(Sharing, "apart", apart)
+    frozen = answerer._frozen
+    monkeypatch.setattr(answerer, "_frozen", lambda batches: seen.append(len(batches)) or frozen(batches))
+
+    answerer.source(np.split(rows(9), 9))
+
+    assert seen == sizes

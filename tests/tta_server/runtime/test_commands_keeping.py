@@ -113,6 +113,24 @@ def test_labels_give_the_exact_accuracy_of_both_models():
     assert subject.commands.read("door")["labelled"] == told["streams"]["door"]
 
 
+@pytest.mark.parametrize("recent_bytes", [0, 10**6])
+def test_both_models_are_compared_on_the_same_images_also_when_some_are_gone(recent_bytes):
+    """The source answered the first request, whose image need not be kept."""
+    subject = wired(recent_bytes=recent_bytes, mode="off")
+    ask(subject, "door", rows(4, 1), request_id="r1")
+    subject.commands.change("door", "after", None, WHO)
+    ask(subject, "door", rows(4, 2))
+    learn_all(subject)
+    ask(subject, "door", rows(4, 3), request_id="r2")
+
+    told = subject.commands.label([Label(name, place, 1) for name in ("r1", "r2") for place in range(4)])["streams"]
+
+    both = 8 if recent_bytes else 4
+    assert [told["door"][of]["labels"] for of in ("answered", "adapted", "source")] == [8, both, both]
+    seen = np.concatenate([frozen(rows(4, seed)) for seed in (1, 3)])[:both]
+    assert told["door"]["source"]["accuracy"] == float((seen.argmax(1) == 1).mean())
+
+
 def test_labels_of_unknown_requests_are_counted_as_such():
     told = taught().commands.label([Label("nobody", 0, 1)])
 

@@ -77,6 +77,25 @@ def test_a_request_that_shows_two_kinds_is_answered_image_by_image_in_its_own_or
     assert answer.probabilities.shape == (32, 4)
 
 
+def test_images_that_the_frozen_model_has_seen_are_not_kept_for_labels():
+    subject = telling()
+    ledger = subject.worker.parts.ledger
+    ask(subject, "door", dark(16), request_id="first")  # it may be at home, so that the frozen model is asked
+    learn_all(subject)
+    ask(subject, "door", dark(16, 1), request_id="second")
+    learn_all(subject)
+    assert ask(subject, "door", dark(16, 2), request_id="strange").domains == ("door@1",) * 16
+    answer = ask(subject, "door", np.concatenate([rows(8, 1), dark(8, 2)]), request_id="mixed")
+
+    asked = []
+    for name, count in (("first", 16), ("strange", 16), ("mixed", 16)):
+        ledger.label([(name, "door", place, 0) for place in range(count)], lambda x: asked.append(x) or [0] * len(x))
+
+    assert answer.domains == (HOME,) * 8 + ("door@1",) * 8
+    assert [len(images) for images in asked] == [16, 8]
+    assert np.array_equal(np.concatenate(asked[1]), dark(8, 2))
+
+
 def test_single_images_are_judged_with_those_before_them():
     subject = telling()
     for seed in range(4):

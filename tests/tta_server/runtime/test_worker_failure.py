@@ -101,9 +101,9 @@ def test_an_answer_whose_own_step_switched_the_stream_off_is_not_taken_for_the_f
 
     for turn in range(4):
         answer = ask(subject, "lab", rows(8, turn), request_id="last")
-    predicted = source(rows(8, 3))
-    for place, label in enumerate(predicted):
-        ledger.label("last", "lab", place, int(label), source)
+    predicted = source([rows(8, 3)])
+    labels = [("last", "lab", place, int(label)) for place, label in enumerate(predicted)]
+    ledger.label(labels, lambda _: pytest.fail("the guard has asked the frozen model"))
 
     assert subject.stream("lab").frozen
     assert answer.adapted

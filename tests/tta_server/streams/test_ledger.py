@@ -1,6 +1,7 @@
 """Labels that come later, and what they say of a stream."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from scipy.stats import binomtest
 
 import tta_server.streams.ledger as module
 from tests.tta_server.runtime.fakes import rows
-from tta_server.streams.ledger import Answered, Ledger, wilson
+from tta_server.streams.ledger import UNASKED, Answered, Ledger, wilson
 
 IMAGE_BYTES = rows(1).nbytes
 
@@ -23,10 +24,21 @@ def never(_):
     raise AssertionError("the source was asked")
 
 
+def add(books: Ledger, name: str, stream: str, predicted: list[int], source: list[int] | None = None) -> None:
+    """Add an answer; the frozen model was not asked unless it is said what it sees."""
+    unasked = [UNASKED] * len(predicted)
+    books.add(name, stream, np.array(predicted), np.array(source or unasked), rows(len(predicted)))
+
+
+def label(books: Ledger, name: str, stream: str, place: int, true: int, ask: Callable) -> str | None:
+    (found,) = books.label([(name, stream, place, true)], ask)
+    return found
+
+
 def ledger(*ids: str, most: int = 10**6, stream: str = "door") -> Ledger:
     filled = Ledger(most)
     for name in ids:
-        filled.add(name, stream, np.array([1, 2]), rows(2))
+        add(filled, name, stream, [1, 2])
     return filled
 
 
@@ -51,8 +63,8 @@ def test_the_interval_is_wilsons(count, share):
 def test_a_label_counts_for_the_stream_and_for_the_source():
     books = ledger("r1")
 
-    assert books.label("r1", "door", 0, 1, always(2)) == "door"
-    assert books.label("r1", "door", 1, 1, always(1)) == "door"
+    assert label(books, "r1", "door", 0, 1, always(2)) == "door"
+    assert label(books, "r1", "door", 1, 1, always(1)) == "door"
 
     found = books.accuracy("door")
     assert (found["adapted"]["labels"], found["adapted"]["accuracy"]) == (2, 0.5)
@@ -64,17 +76,44 @@ def test_the_source_is_asked_about_the_image_that_the_label_is_of():
     asked = []
     books = ledger("r1")
 
-    books.label("r1", "door", 1, 1, lambda images: asked.append(images) or np.array([1]))
+    label(books, "r1", "door", 1, 1, lambda images: asked.extend(images) or np.array([1]))
 
-    assert np.array_equal(asked[0], rows(2)[1:])
+    assert np.array_equal(asked, [rows(2)[1:]])
+
+
+def test_the_source_is_asked_once_about_all_the_images_that_it_has_not_seen():
+    asked = []
+    books = Ledger(10**6)
+    add(books, "r1", "door", [1, 2, 3], [UNASKED, 2, UNASKED])
+    add(books, "r2", "door", [1])
+
+    found = books.label(
+        [("r1", "door", 2, 3), ("r1", "door", 1, 2), ("r1", "door", 2, 3), ("r2", "door", 0, 1), ("r3", "door", 0, 1)],
+        lambda images: asked.append(images) or np.array([3, 0]),
+    )
+
+    assert found == ["door", "door", None, "door", None]
+    assert [np.concatenate(images).tolist() for images in asked] == [np.stack([rows(3)[2], rows(1)[0]]).tolist()]
+    told = books.accuracy("door")
+    assert (told["adapted"]["accuracy"], told["source"]["accuracy"]) == (1, 2 / 3)
+
+
+def test_nothing_counts_if_the_source_fails():
+    books = ledger("r1")
+
+    with pytest.raises(AssertionError, match="the source was asked"):
+        books.label([("r1", "door", 0, 1), ("r1", "door", 1, 1)], never)
+
+    assert books.accuracy("door")["answered"] == {"labels": 0}
+    assert label(books, "r1", "door", 0, 1, always(1)) == "door"
 
 
 def test_what_the_source_answered_needs_no_image():
     books = Ledger(10**6)
-    books.add("r1", "door", np.array([1, 2]), None)
+    add(books, "r1", "door", [1, 2], [1, 2])
 
     for index in range(2):
-        assert books.label("r1", "door", index, 1, never) == "door"
+        assert label(books, "r1", "door", index, 1, never) == "door"
 
     assert books.accuracy("door")["source"] == books.accuracy("door")["adapted"]
     assert books.accuracy("door")["source"]["accuracy"] == 0.5
@@ -84,35 +123,52 @@ def test_what_the_source_answered_needs_no_image():
 def test_a_label_of_nothing_that_was_answered_counts_for_nobody(request_id, index):
     books = ledger("r1")
 
-    assert books.label(request_id, "door", index, 1, never) is None
-    assert books.accuracy("door") == {"adapted": {"labels": 0}, "source": {"labels": 0}}
+    assert label(books, request_id, "door", index, 1, never) is None
+    assert books.accuracy("door") == {of: {"labels": 0} for of in ("answered", "adapted", "source")}
 
 
 def test_a_network_may_have_more_classes_than_fit_into_two_bytes():
     books = Ledger(10**6)
-    books.add("r1", "door", np.array([3, 70_000]), None)
+    add(books, "r1", "door", [3, 70_000], [3, 70_000])
 
-    assert books.label("r1", "door", 1, 70_000, never) == "door"
+    assert label(books, "r1", "door", 1, 70_000, never) == "door"
 
     assert books.accuracy("door")["adapted"]["accuracy"] == 1
 
 
 def test_an_image_is_labelled_once():
     books = ledger("r1")
-    books.label("r1", "door", 0, 1, always(1))
+    label(books, "r1", "door", 0, 1, always(1))
 
-    assert books.label("r1", "door", 0, 1, never) is None
+    assert label(books, "r1", "door", 0, 1, never) is None
     assert books.accuracy("door")["adapted"]["labels"] == 1
 
 
 def test_past_the_budget_images_go_and_answers_stay():
     books = ledger("r1", "r2", "r3", most=4 * IMAGE_BYTES)
 
-    assert books.label("r1", "door", 0, 1, never) == "door"
-    assert books.label("r3", "door", 0, 1, always(1)) == "door"
+    assert label(books, "r1", "door", 0, 1, never) == "door"
+    assert label(books, "r3", "door", 0, 1, always(1)) == "door"
 
-    assert books.accuracy("door")["adapted"]["labels"] == 2
-    assert books.accuracy("door")["source"]["labels"] == 1
+    found = books.accuracy("door")
+    assert [found[of]["labels"] for of in ("answered", "adapted", "source")] == [2, 1, 1]
+
+
+def test_both_are_compared_on_the_same_images_whichever_are_gone():
+    """Images that the source answered need not be kept, so that its labels would be of the easy ones."""
+    books = Ledger(2 * IMAGE_BYTES)
+    add(books, "home", "door", [1, 1], [1, 1])
+    add(books, "gone", "door", [2, 0])
+    add(books, "half", "door", [2, 1], [UNASKED, 1])
+    add(books, "last", "door", [2])
+
+    for name, true in (("home", [1, 1]), ("gone", [2, 2]), ("half", [2, 1]), ("last", [2])):
+        books.label([(name, "door", place, one) for place, one in enumerate(true)], always(0))
+
+    found = books.accuracy("door")
+    assert (found["answered"]["labels"], found["answered"]["accuracy"]) == (7, 6 / 7)
+    assert (found["adapted"]["labels"], found["adapted"]["accuracy"]) == (5, 1)
+    assert (found["source"]["labels"], found["source"]["accuracy"]) == (5, 3 / 5)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 4)), max_size=40), st.integers(0, 12))
@@ -120,7 +176,7 @@ def test_the_budget_is_never_exceeded(requests, images):
     books = Ledger(images * IMAGE_BYTES)
 
     for name, count in requests:
-        books.add(str(name), "door", np.zeros(count, int), rows(count))
+        add(books, str(name), "door", [0] * count)
         held = sum(each.images.nbytes for each in answers(books) if each.images is not None)
         assert books._bytes == held <= images * IMAGE_BYTES
 
@@ -129,8 +185,8 @@ def test_the_oldest_answers_go_first(monkeypatch):
     monkeypatch.setattr(module, "_MOST_REQUESTS", 2)
     books = ledger("r1", "r2", "r3")
 
-    assert books.label("r1", "door", 0, 1, never) is None
-    assert books.label("r2", "door", 0, 1, always(1)) == "door"
+    assert label(books, "r1", "door", 0, 1, never) is None
+    assert label(books, "r2", "door", 0, 1, always(1)) == "door"
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from(["door", "yard"]), st.booleans()), max_size=40))
@@ -140,43 +196,43 @@ def test_no_more_requests_are_kept_than_there_is_room_for(requests):
         books = Ledger(10**6)
 
         for name, stream, by_source in requests:
-            books.add(str(name), stream, np.zeros(1, int), None if by_source else rows(1))
+            add(books, str(name), stream, [0], [0] if by_source else None)
 
             assert books._requests == len(answers(books)) <= 5
             assert books.streams_of(str(name))[-1] == stream
-            assert {*books._with_images} == {each for each in answers(books) if not each.by_source}
+            assert {*books._with_images} == {each for each in answers(books) if UNASKED in each.source}
 
 
 def test_an_answer_with_a_known_id_takes_the_place_of_the_others_of_its_stream():
     books = ledger("r1")
 
-    books.add("r1", "door", np.array([3]), rows(1))
+    add(books, "r1", "door", [3])
 
-    assert books.label("r1", "door", 0, 3, always(0)) == "door"
-    assert books.label("r1", "door", 1, 2, never) is None
+    assert label(books, "r1", "door", 0, 3, always(0)) == "door"
+    assert label(books, "r1", "door", 1, 2, never) is None
 
 
 def test_an_id_that_another_stream_uses_too_is_of_each_of_them():
     books = ledger("r1")
 
-    books.add("r1", "yard", np.array([3]), rows(1))
+    add(books, "r1", "yard", [3])
 
     assert books.streams_of("r1") == ["door", "yard"]
-    assert books.label("r1", "door", 1, 2, always(0)) == "door"
-    assert books.label("r1", "yard", 0, 3, always(0)) == "yard"
+    assert label(books, "r1", "door", 1, 2, always(0)) == "door"
+    assert label(books, "r1", "yard", 0, 3, always(0)) == "yard"
     books.forget("yard")
     assert books.streams_of("r1") == ["door"]
 
 
 def test_what_is_forgotten_of_a_stream_leaves_the_others():
     books = ledger("r1", "r2")
-    books.add("r3", "yard", np.array([0]), rows(1))
+    add(books, "r3", "yard", [0])
     for name in ("r1", "r3"):
-        books.label(name, books.streams_of(name)[0], 0, 1, always(1))
+        label(books, name, books.streams_of(name)[0], 0, 1, always(1))
 
     books.forget("door")
 
-    assert books.label("r2", "door", 0, 1, never) is None
+    assert label(books, "r2", "door", 0, 1, never) is None
     assert books.accuracy("door")["adapted"] == {"labels": 0}
     assert books.accuracy("yard")["adapted"]["labels"] == 1
     assert books._bytes == IMAGE_BYTES

@@ -56,7 +56,7 @@ def use(metrics: Metrics, name: str) -> None:
     metrics.stream.restored(name, "operator")
     metrics.stream.state(name, 3, as_source=True, frozen=True)
     metrics.stream.measures(name, dict.fromkeys(MEASURES, 0.5))
-    metrics.stream.accuracy(name, 0.5, 0.25)
+    metrics.stream.accuracy(name, {"adapted": 0.5, "source": 0.25})
     metrics.stream.place(name, False, 1.5, 9.0)
     metrics.stream.domains(name, 2)
     metrics.stream.domain(name, "opened")
@@ -248,7 +248,7 @@ def test_what_happened_is_what_is_exported():
     metrics.stream.state("door", 5, as_source=True, frozen=False)
     metrics.stream.answered("door", 8, 0.25, 0.75)
     metrics.stream.measures("door", {"update_norm": 0.5, "nobody shows this": 1.0})
-    metrics.stream.accuracy("door", 0.75, None)
+    metrics.stream.accuracy("door", {"answered": 0.75})
     metrics.stream.place("door", False, 1.25, None)
     metrics.stream.domains("door", 2)
     metrics.stream.domain("door", "recalled")
@@ -264,7 +264,7 @@ def test_what_happened_is_what_is_exported():
     assert values(metrics, "tta_restores_total", "cause")["canary"] == 1
     assert values(metrics, "tta_serving_source", "stream") == {"door": 1}
     assert values(metrics, "tta_update_norm_ratio", "stream") == {"door": 0.5}
-    assert values(metrics, "tta_labelled_accuracy_ratio", "variant") == {"adapted": 0.75}
+    assert values(metrics, "tta_labelled_accuracy_ratio", "variant") == {"answered": 0.75}
     assert found["tta_state_version", ("model", "m"), ("stream", "door")] == 5
     assert found["tta_predictive_entropy_ratio", ("model", "m"), ("stream", "door")] == 0.25
     assert found["tta_confidence_ratio", ("model", "m"), ("stream", "door")] == 0.75

@@ -190,14 +190,11 @@ function showChart(stream, drift) {
 }
 
 function showAccuracy(stream, drift) {
-  const { adapted, source } = stream.labelled;
+  const { answered, adapted, source } = stream.labelled;
+  const share = ({ labels, accuracy }) => (labels ? percent(accuracy) : "no labels");
   const estimated = drift?.estimated_accuracy ?? {};
   const rows = [
-    [
-      "right, by true labels",
-      adapted.labels ? percent(source.accuracy) : "no labels",
-      adapted.labels ? percent(adapted.accuracy) : "no labels",
-    ],
+    ["right, by true labels", share(source), share(adapted.labels ? adapted : answered)],
     ["right, estimated", percent(estimated.source), percent(estimated.adapted)],
   ];
   const head = make(

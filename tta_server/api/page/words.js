@@ -73,10 +73,10 @@ export function drifting(drift) {
 }
 
 export function better(stream, drift) {
-  const { adapted, source } = stream.labelled;
+  const { answered, adapted, source } = stream.labelled;
+  const of = ({ accuracy, low, high }) => `${percent(accuracy)} (${percent(low)} to ${percent(high)})`;
   if (adapted.labels) {
     const found = adapted.low > source.high ? "Yes" : adapted.high < source.low ? "No" : "No clear difference";
-    const of = ({ accuracy, low, high }) => `${percent(accuracy)} (${percent(low)} to ${percent(high)})`;
     return `${found}. Of ${adapted.labels} images with true labels the stream is right on ${of(adapted)}, the frozen model on ${of(source)}.`;
   }
   const answers = answering(stream);
@@ -84,7 +84,10 @@ export function better(stream, drift) {
   const gain = drift.learnt.measures.estimated_gain;
   const credible = !gain ? "neither" : gain > 0 ? "what was learnt" : "the frozen model";
   const guessed = gain == null ? "" : ` Where the two differ, the guard finds ${credible} more credible.`;
-  return `Nobody sent true labels, so it is not known for sure.${guessed} On the last window both agree on ${percent(drift.learnt.agreement)} of the images. ${answers}`;
+  const unsure = answered.labels
+    ? `Of ${answered.labels} images with true labels the stream is right on ${of(answered)}; they were no longer there to ask the frozen model.`
+    : "Nobody sent true labels, so it is not known for sure.";
+  return `${unsure}${guessed} On the last window both agree on ${percent(drift.learnt.agreement)} of the images. ${answers}`;
 }
 
 export const answering = (stream) =>
