@@ -1,7 +1,7 @@
 """Labelled images under conditions: clean, or a corruption at a severity."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -40,7 +40,8 @@ class Dataset(Protocol):
 
     Attributes:
         layout: What kind of data it is, for people.
-        fingerprint: Differs whenever images or labels do, as far as their number, names and classes tell.
+        fingerprint: Differs whenever images or labels do, as far as number, classes, and names, sizes and times of
+            files tell.
         corruptions: Those that it has, in the usual order.
         has_clean: Whether it has images without corruption.
         computed: Whether its images cost so much that they are worth keeping.
@@ -127,8 +128,7 @@ class ImageFolder:
         listing = list_folder(root, model.labels, self._preprocess, skip_broken)
         self._files, self._labels, self.remarks = listing.files, listing.labels, listing.remarks
         self._seed = seed
-        names = "\n".join(str(path.relative_to(root)) for path in self._files)
-        self.fingerprint = digest("folder", seed, self._preprocess, self._grey, names)
+        self.fingerprint = digest("folder", seed, self._preprocess, self._grey, stamps(root, self._files))
 
     def labels(self, condition: Condition) -> Indices:
         """Return all labels; see `Dataset.labels`."""
@@ -152,6 +152,12 @@ def corrupted(images: Pixels, condition: Condition, rows: Indices, seed: int) ->
         return images
     parts = zip(images, rows, strict=True)
     return np.concatenate([corrupt(image[None], *condition, seed * _SEED_STRIDE + int(row)) for image, row in parts])
+
+
+def stamps(root: Path, files: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Return of each file its name below `root`, its bytes, and when it was written, in ns."""
+    found = ((file.relative_to(root), file.stat()) for file in files)
+    return [(name.as_posix(), stat.st_size, stat.st_mtime_ns) for name, stat in found]
 
 
 def digest(*parts: object) -> str:

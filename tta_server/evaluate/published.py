@@ -18,6 +18,7 @@ from tta_server.evaluate.datasets import (
     ImageFolder,
     Indices,
     digest,
+    stamps,
 )
 from tta_server.models import Model, Preprocess
 from tta_server.models.preprocess import Pixels
@@ -90,7 +91,8 @@ class CifarC:
         self._preprocess = model.preprocess
         self.corruptions = tuple(name for name in CORRUPTIONS if name in files)
         self.has_clean = CLEAN.name in files
-        self.fingerprint = digest("cifar-c", self.corruptions, self._size, self.has_clean, self._labels.tobytes())
+        stored = stamps(root, [root / f"{name}.npy" for name in (*self.corruptions, *clean[:1])])
+        self.fingerprint = digest("cifar-c", self._size, stored, self._labels.tobytes())
 
     def labels(self, condition: Condition) -> Indices:
         """Return the labels of a severity; see `Dataset.labels`."""
@@ -132,7 +134,8 @@ class ImageNetC:
         self._classes, self._skip_broken = model.labels, skip_broken
         self.corruptions = tuple(name for name in CORRUPTIONS if any(name == condition.name for condition in found))
         self.has_clean = CLEAN in found
-        self.fingerprint = digest("imagenet-c", sorted(found), self.labels(next(iter(found))).tobytes())
+        first = self._list(next(iter(found)))  # to list all of them takes minutes
+        self.fingerprint = digest("imagenet-c", sorted(found), first.labels.tobytes(), stamps(root, first.files))
 
     def labels(self, condition: Condition) -> Indices:
         """List the files of a condition; see `Dataset.labels`."""

@@ -69,8 +69,8 @@ class ResultFolder:
         Args:
             root: Where.
             arguments: Whatever else than adapter and protocol decides about the numbers.
-            resume: True demands that the folder's results be of these arguments, False overwrites them, None takes
-                them if they are and refuses if they are not.
+            resume: True demands that the folder's results be of these arguments, False drops them and the images that
+                are kept there, None takes them if they are and refuses if they are not.
 
         Raises:
             ValueError: If it holds results of other arguments.
@@ -85,7 +85,7 @@ class ResultFolder:
                 "--out, or --no-resume to overwrite them"
             )
         if resume is False:
-            for old in (root / "results").glob("*/*.json"):
+            for old in (*root.glob("results/*/*.json"), *root.glob("images/*.npy")):
                 old.unlink()
         root.mkdir(parents=True, exist_ok=True)
         _write(path, self.arguments)

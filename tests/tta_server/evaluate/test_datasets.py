@@ -84,6 +84,24 @@ def test_a_grey_model_gets_grey_images_that_were_corrupted_in_colour(tmp_path):
     assert np.array_equal(data.images(CLEAN, np.arange(1))[0], expected)
 
 
+@pytest.mark.parametrize("layout", ["folder", "cifar", "imagenet"])
+def test_other_images_under_the_same_names_are_other_data(tmp_path, layout):
+    """What was kept of the former would be taken for theirs."""
+    make, changed = {
+        "folder": (lambda: folder(tmp_path), "bee/1.png"),
+        "cifar": (lambda: cifar(tmp_path), "fog.npy"),
+        "imagenet": (lambda: folder(tmp_path / "fog" / "1"), "fog/1/bee/1.png"),
+    }[layout]
+    make()
+    before = open_dataset(str(tmp_path), model(), seed=0).fingerprint
+    assert open_dataset(str(tmp_path), model(), seed=0).fingerprint == before
+    content = (tmp_path / changed).read_bytes()
+
+    (tmp_path / changed).write_bytes(content)
+
+    assert open_dataset(str(tmp_path), model(), seed=0).fingerprint != before
+
+
 def test_a_damaged_image_is_named(tmp_path):
     data = open_dataset(str(folder(tmp_path)), model(), seed=0)
     (tmp_path / "ant" / "1.png").write_bytes(b"not a picture")

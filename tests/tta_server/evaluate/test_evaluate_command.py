@@ -100,6 +100,23 @@ def test_what_is_finished_is_not_run_again_and_the_tables_are_equal(given, tmp_p
     assert numbers(tmp_path / "out") == before
 
 
+def test_numbers_are_of_the_images_that_are_there(given, tmp_path):
+    pictures = folder(tmp_path / "pictures", each=6)
+    command = (*given, "--data", str(pictures), "--adapters", "source", "--protocol", "mixed", "--images", "10")
+    evaluate(*command)
+    times = {path: path.stat().st_mtime_ns for path in pictures.glob("*/*.png")}
+    folder(pictures, each=6, names=("dog", "cat", "bee", "ant"))
+
+    with pytest.raises(ValueError, match="holds results of other arguments"):
+        evaluate(*command)
+    for path, time in times.items():  # as if nothing had told
+        os.utime(path, ns=(time, time))
+    evaluate(*command, "--no-resume")
+    evaluate(*command, "--out", str(tmp_path / "fresh"))
+
+    assert numbers(tmp_path / "out") == numbers(tmp_path / "fresh")
+
+
 def test_an_interrupted_evaluation_goes_on_where_it_stopped(given, tmp_path, counted, monkeypatch):
     command = (*given, "--adapters", "bn,tent")
     whole = tmp_path / "whole"
