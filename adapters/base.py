@@ -250,7 +250,8 @@ def ungroup(prefix: str, tensors: Tensors) -> dict[str, Tensor]:
 def accept(old: State, new: State, selected: Tensor, *signals: Tensor) -> tuple[State, Tensor]:
     """Return `new` if something was selected and every number in it is finite, else `old`, bit for bit.
 
-    The last gate of every adapter: no image, however broken, gets a non-finite number into a state. It decides on
+    The last gate of every adapter: no image, however broken, gets a non-finite number into a state, and none that
+    requires a gradient gets that into it. It decides on
     the device and per stream under `vmap`, so it costs no synchronisation.
 
     Args:
@@ -266,7 +267,7 @@ def accept(old: State, new: State, selected: Tensor, *signals: Tensor) -> tuple[
     accepted = torch.stack([selected, *finite]).all()
     kept = {
         # A seed lives on the CPU: only states that have one wait for the device here.
-        name: torch.where(accepted.to(old[name].device), new[name], old[name]) if name in new else old[name]
+        name: torch.where(accepted.to(old[name].device), new[name].detach(), old[name]) if name in new else old[name]
         for name in old
     }
     return kept, accepted

@@ -127,7 +127,7 @@ class Cotta(Descent):
         if self.average != "auto":
             return self.average == "always"
         confidence = backbone.forward(x, statistics="batch").logits.softmax(1).max(1).values.mean()
-        return float(confidence) < self.ap
+        return float(confidence.detach()) < self.ap
 
     def _source(self, backbone: Backbone) -> Tensors:
         if self.scope == "norm":

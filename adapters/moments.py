@@ -73,7 +73,7 @@ class Normalised(Adapter):
     def _check_rows(self, backbone: Backbone, x: Tensor) -> None:
         if self.stats == "batch" and x.shape[0] < 2 and "batchnorm" in backbone.spec.capabilities:
             raise TooFewImagesError(
-                "batch statistics need at least 2 images, got 1; send more at once, or use stats='ema'"
+                f"batch statistics need at least 2 images, got {len(x)}; send more at once, or use stats='ema'"
             )
 
 

@@ -128,7 +128,8 @@ class Backbone(Protocol):
             Logits, features and, unless `statistics` is "stored", the batch's moments.
 
         Raises:
-            ValueError: If an override is not a tensor of this network.
+            ValueError: If there is no image, images are not floats of the network's shape, or an override is not a
+                tensor of this network. Whether images are in [0, 1] is not looked at: the host would wait for it.
             TooFewValuesError: If a layer should take the batch's statistics of one value per channel.
         """
         ...

@@ -26,8 +26,11 @@ def differentiate(
         theta: The parameters; under `vmap`, those of each stream.
 
     Raises:
-        RuntimeError: If streams under `vmap` share a parameter, or the loss depends on none.
+        RuntimeError: If streams under `vmap` share a parameter, the loss depends on none, or `torch.inference_mode` is
+            on.
     """
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("torch.inference_mode rules out gradients, by which this learns; call it outside")
     stacked = torch._C._are_functorch_transforms_active()
     with torch.enable_grad():
         leaves = {name: _Leaf.apply(tensor) if stacked else _leaf(tensor) for name, tensor in theta.items()}

@@ -20,6 +20,7 @@ from tta_server.models.arrange import lay_channels_last
 from tta_server.models.backbone import EMPTY, Findings, Output, Spec, Statistics, Tensors
 from tta_server.models.freeze import buffers, freeze, written
 from tta_server.models.head import Reading, features_of, find_reading
+from tta_server.models.images import check_images
 from tta_server.models.norm import NormCall, UnevenRowsError
 from tta_server.models.normaliser import Normaliser
 from tta_server.models.probe import equal, probe, reached
@@ -106,7 +107,7 @@ class TorchBackbone:
 
     def check(self, x: Tensor, overrides: Tensors) -> None:
         """Raise ValueError if these are no images of this network's, or no tensors that replace some of its own."""
-        self._check_images(x)
+        check_images(x, self.spec.input_shape)
         self._check_overrides(overrides)
 
     def stacks(self, overrides: Iterable[str]) -> bool:
@@ -128,12 +129,10 @@ class TorchBackbone:
             What `forward` returns for each stream, with S in front.
 
         Raises:
-            ValueError: If an override is not a tensor of a BatchNorm layer, or one of these layers sees other rows
-                than the network was given; it is not stacked from then on.
+            ValueError: If these are no images, an override is not a tensor of a BatchNorm layer, or one of these layers
+                sees other rows than the network was given; it is not stacked from then on.
         """
-        if xs.dim() != 5 or tuple(xs.shape[2:]) != self.spec.input_shape:
-            expected = ", ".join(map(str, self.spec.input_shape))
-            raise ValueError(f"image batches have shape {tuple(xs.shape)}, expected (S, N, {expected})")
+        check_images(xs, self.spec.input_shape, "S, N")
         streams, rows = xs.shape[:2]
         if not self.stacks(overrides):
             raise ValueError(f"only tensors of BatchNorm layers can be stacked, got {', '.join(overrides)}")
@@ -150,7 +149,7 @@ class TorchBackbone:
     @torch.no_grad()
     def styles(self, x: Tensor, layers: Sequence[str], answer: bool = True) -> tuple[Tensor, Output | None]:
         """Return the style of images as the frozen network sees them; see `Backbone.styles`."""
-        self._check_images(x)
+        check_images(x, self.spec.input_shape)
         unknown = [path for path in layers if path not in self.norm_layers]
         if unknown or not layers:
             raise ValueError(f"style needs normalisation layers of backbone '{self.spec.name}', got {list(layers)}")
@@ -263,11 +262,6 @@ class TorchBackbone:
                 sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
                 sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return sha.hexdigest()
-
-    def _check_images(self, x: Tensor) -> None:
-        if x.dim() != 4 or tuple(x.shape[1:]) != self.spec.input_shape:
-            expected = ", ".join(map(str, self.spec.input_shape))
-            raise ValueError(f"image batch has shape {tuple(x.shape)}, expected (N, {expected}); send channels first")
 
     def _check_overrides(self, overrides: Tensors, front: tuple[int, ...] = ()) -> None:
         unknown = overrides.keys() - self._shapes.keys()

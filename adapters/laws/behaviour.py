@@ -176,6 +176,45 @@ def a_batch_of_one_works_or_is_refused_before_anything_changes(subject: Subject)
 
 
 @law
+def what_is_no_batch_of_images_is_refused(subject: Subject) -> None:
+    """Law 8 too: no image at all, and bytes, which would be taken for images far too bright."""
+    state, batch = subject.learn(subject.begin(), 1), subject.batches[1]
+    for what, x in (("no image", batch[:0]), ("bytes", (batch * 255).to(torch.uint8))):
+        for verb in (subject.adapter.predict, subject.adapter.adapt):
+            try:
+                verb(subject.backbone, state, x)
+            except (ValueError, TypeError, RuntimeError):
+                continue
+            must(False, f"{verb.__name__} takes {what}; let the network's forward refuse it")
+
+
+@law
+def no_gradient_gets_into_a_state(subject: Subject) -> None:
+    """Law 3: neither do images that require one bring it."""
+    state = subject.begin()
+    for batch in subject.batches[:2]:
+        x = batch.clone().requires_grad_()
+        begun = subject.adapter.begin(subject.backbone, state, x)
+        state = subject.adapter.adapt(subject.backbone, state, x).state
+        kept = [name for each in (begun, state) for name, tensor in each.items() if tensor.requires_grad]
+        must(not kept, f"of images that require a gradient {kept} of the state does too; detach them")
+
+
+@law
+def in_inference_mode_it_works_or_says_why_not(subject: Subject) -> None:
+    """Law 16."""
+    state, x = subject.learn(subject.begin(), 1), subject.batches[1]
+    before, expected = bits(state), subject.logits(state, x)
+    with torch.inference_mode():
+        must(torch.equal(subject.logits(state, x), expected), "predict answers otherwise in torch.inference_mode")
+        try:
+            subject.adapter.adapt(subject.backbone, state, x)
+        except RuntimeError as error:
+            must("inference_mode" in str(error), f"adapt fails in torch.inference_mode with '{error}'; name the mode")
+    must(bits(state) == before, "the state was changed in place")
+
+
+@law
 def a_state_survives_being_written_and_read(subject: Subject) -> None:
     """Law 9."""
     adapter, backbone = subject.adapter, subject.backbone

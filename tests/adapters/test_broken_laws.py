@@ -210,6 +210,39 @@ class Hasty(Tent):
         return self.adapt(backbone, state, x).state
 
 
+@dataclass(frozen=True)
+class Attached(Source):
+    """Keeps what it computes of images as it is."""
+
+    unbounded: ClassVar[frozenset[str]] = frozenset({"seen"})
+
+    def init(self, backbone, reference=None):
+        return {"seen/mean": torch.zeros(())}
+
+    def adapt(self, backbone, state, x):
+        mean = x.mean()
+        kept = torch.where(mean.isfinite(), mean, state["seen/mean"])
+        return Step({"seen/mean": kept}, backbone.forward(x), {"accepted": mean.isfinite()})
+
+
+@dataclass(frozen=True)
+class Generous(Source):
+    """Has an answer to no image."""
+
+    def predict(self, backbone, state, x):
+        return super().predict(backbone, state, x if len(x) else x.new_zeros(1, *x.shape[1:]))
+
+
+@dataclass(frozen=True)
+class Terse(Tent):
+    """Fails in inference mode, and does not say why."""
+
+    def adapt(self, backbone, state, x):
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError("no")
+        return super().adapt(backbone, state, x)
+
+
 BROKEN = {
     Loose: "settings_are_bounded",
     InPlace: "neither_verb_changes_the_state_or_the_backbone",
@@ -218,6 +251,9 @@ BROKEN = {
     SecretlyCoupled: "rows_do_not_depend_on_their_neighbours_unless_coupled",
     Counting: "learning_is_deterministic",
     Growing: "the_layout_of_a_state_never_changes",
+    Attached: "no_gradient_gets_into_a_state",
+    Generous: "what_is_no_batch_of_images_is_refused",
+    Terse: "in_inference_mode_it_works_or_says_why_not",
     Seedless: "a_seed_moves_with_each_step_that_draws",
     Hasty: "begin_moves_nothing_but_statistics",
     Trusting: "a_step_that_is_not_accepted_leaves_the_state_bitwise",

@@ -141,6 +141,8 @@ def test_statistics_that_a_bundle_measured_change_no_stored_ones(batch):
     ("x", "overrides", "message"),
     [
         (torch.rand(2, 32, 32, 3), {}, "send channels first"),
+        (torch.rand(0, 3, 32, 32), {}, "image batch is empty"),
+        (torch.zeros(2, 3, 32, 32, dtype=torch.uint8), {}, "images are uint8"),
         (torch.rand(2, 3, 32, 32), {"bn.weight": torch.ones(3)}, r"override 'bn.weight' has shape \(3,\)"),
         (torch.rand(2, 3, 32, 32), {"nothing": torch.ones(3)}, "has no tensor 'nothing'"),
     ],

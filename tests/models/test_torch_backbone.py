@@ -91,6 +91,29 @@ def test_images_of_another_shape_are_refused(shape):
         TorchBackbone(small(), SHAPE).forward(torch.rand(shape))
 
 
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.rand(0, *SHAPE), "image batch is empty; send at least one image"),
+        (
+            torch.zeros(2, *SHAPE, dtype=torch.uint8),
+            r"images are uint8, expected floats in \[0, 1\]; divide bytes by 255",
+        ),
+    ],
+)
+def test_no_image_and_bytes_are_refused(x, message):
+    backbone = TorchBackbone(small(), SHAPE)
+
+    for call in (
+        lambda: backbone.forward(x),
+        lambda: backbone.forward(x, statistics="batch"),
+        lambda: backbone.forward_stacked(x[None]),
+        lambda: backbone.styles(x, backbone.norm_layers[:1]),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
 def test_the_images_are_not_changed():
     x = images()
 
