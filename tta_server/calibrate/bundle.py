@@ -1,5 +1,6 @@
 """Everything about the source data that serving needs, computed once from images, with labels or without."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -52,7 +53,8 @@ def calibrate(
     """Compute the reference bundle of a model.
 
     The images should be ones that the network was not trained on, or everything looks better than it is. Equal
-    arguments give equal bundles on the same device; on a GPU that is so as far as its kernels are deterministic.
+    arguments give equal bundles on the same device; on a GPU that is so as far as its kernels are deterministic. Of
+    images that are copies of one another the first alone counts: the others say nothing of how images vary.
 
     Args:
         backbone: The network.
@@ -67,12 +69,17 @@ def calibrate(
         The bundle. Parts: `style`, `statistics`, `histogram`, `features`, `confidence`, `energy`, `null`,
         `null_moments`; with labels `memory`, `canary`, `atc`; and what the methods make, if the network has a use for
         it: `fisher`, and with labels `vida`. A part that cannot be made of these images is left out, and
-        `about["left_out"]` says why.
+        `about["left_out"]` says why; `about["copies"]` how many images were copies, if any.
 
     Raises:
         ValueError: If shapes or labels do not fit the model, an answer of it is not finite, or nothing can be made.
     """
     _check(backbone, images, labels)
+    about: dict[str, object] = {"seed": seed}
+    first = _distinct(images)
+    if copies := len(images) - len(first):
+        about["copies"] = copies
+        images, labels = images[first], None if labels is None else labels[first]
     seeds = np.random.SeedSequence(seed)
     children = seeds.spawn(3)
     order_rng, kept_rng, null_rng = (np.random.default_rng(child) for child in children)
@@ -80,7 +87,7 @@ def calibrate(
     style_rng, share_rng = (np.random.default_rng(child) for child in children[0].spawn(2))
     data = Mixed.of(images, labels, order_rng)
     answers = Answers.of(backbone, data, sizes.forward, progress)
-    making = _Making(backbone, data, answers, sizes, progress, {"seed": seed})
+    making = _Making(backbone, data, answers, sizes, progress, about)
     free = making.keep(kept_rng)
     making.take(("histogram", "confidence", "energy"), answers.outputs)
     making.take(("features",), answers.gaussian)
@@ -107,6 +114,14 @@ def _check(backbone: Backbone, images: NDArray[np.uint8], labels: NDArray[np.int
         raise ValueError(
             f"labels go from {labels.min()} to {labels.max()}, expected indices of {backbone.spec.classes} classes"
         )
+
+
+def _distinct(images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return the rows of images (N, C, H, W) that are no copy of one before."""
+    first: dict[bytes, int] = {}
+    for row, image in enumerate(images):
+        first.setdefault(hashlib.sha256(image.tobytes()).digest(), row)
+    return np.fromiter(first.values(), np.int64)
 
 
 @dataclass
@@ -139,7 +154,8 @@ class _Making:
         """Return what was made, or refuse if it is nothing."""
         if not self.tensors:
             reasons = "; ".join(f"part '{part}' {reason}" for part, reason in self.left_out.items())
-            raise ValueError(f"nothing can be made of {len(self.data)} images: {reasons}")
+            copies = f" ({self.about['copies']} more are copies)" if "copies" in self.about else ""
+            raise ValueError(f"nothing can be made of {len(self.data)} images{copies}: {reasons}")
         left_out = {"left_out": self.left_out} if self.left_out else {}
         return Reference(self.backbone.spec.digest, self.tensors, self.about | left_out)
 

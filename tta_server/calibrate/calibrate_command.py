@@ -179,6 +179,8 @@ def _said(reference: Reference, out: Path, classes: int) -> Iterator[str]:
     accuracy, images = reference.about.get("accuracy"), reference.about["images"]
     reads = "no labels" if accuracy is None else f"source accuracy {accuracy:.1%}"
     yield f"{images} source images, {reads}; wrote {out} ({out.stat().st_size / 1024:.0f} KiB)"
+    if copies := reference.about.get("copies"):
+        yield f"{copies} more images were left out: they are copies of these, and say nothing of how images vary"
     if found := reference.about.get(PART):
         share, errors = found["source_share"], found["errors"]
         changed = f"{errors['1.0']:.0%} of source images are read otherwise once they are spoilt"

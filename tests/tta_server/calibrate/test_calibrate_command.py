@@ -138,6 +138,17 @@ def test_images_of_any_names_in_any_folders_are_enough_without_labels(options, f
     assert load_model(section).reference.parts >= {"style", "features", "fisher", "null"}
 
 
+def test_copies_are_said(options, tmp_path, capsys):
+    np.savez(tmp_path / "d.npz", images=np.tile(fakes.rows(10), (20, 1, 1, 1)))
+
+    calibrate_command.run(options("--unlabelled", tmp_path / "d.npz"))
+
+    printed = capsys.readouterr().out
+    assert "10 source images, no labels; wrote" in printed
+    assert "190 more images were left out: they are copies of these" in printed
+    assert "no style (needs at least 32 images, got 10)" in printed
+
+
 @pytest.mark.parametrize("count", [10, 40])
 def test_a_server_starts_with_what_few_images_without_labels_give_and_says_what_is_missing(options, tmp_path, count):
     np.savez(tmp_path / "d.npz", images=fakes.rows(count))

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.tta_server.evaluate.small import SIDE, model
-from tests.tta_server.runtime.fakes import rows, tiny
+from tests.tta_server.runtime.fakes import SHAPE, Tiny, rows, tiny
 from tta_server import adapters
 from tta_server.calibrate.bundle import Sizes, calibrate
 from tta_server.calibrate.null import Windows
 from tta_server.calibrate.unlabelled import Unlabelled, read_unlabelled
+from tta_server.models import TorchBackbone
 
 PLACES = st.sets(
     st.tuples(
@@ -151,8 +152,32 @@ def test_images_of_which_nothing_can_be_made_are_refused_with_every_reason(count
         calibrate(tiny(), rows(count), None, sizes=SMALL)
 
 
+def test_copies_are_not_counted():
+    labels = np.arange(40) % 4
+
+    found = calibrate(tiny(), np.tile(rows(40), (5, 1, 1, 1)), np.tile(labels, 5), sizes=SMALL)
+
+    alone = calibrate(tiny(), rows(40), labels, sizes=SMALL)
+    assert found.about == {**alone.about, "copies": 160}
+    assert {name: tensor.tolist() for name, tensor in found.tensors.items()} == {
+        name: tensor.tolist() for name, tensor in alone.tensors.items()
+    }
+
+
+def test_a_few_images_are_few_however_often_they_are_copied():
+    found = calibrate(tiny(), np.tile(rows(10), (20, 1, 1, 1)), None, sizes=SMALL)
+
+    assert found.about["left_out"]["style"] == "needs at least 32 images, got 10"
+    with pytest.raises(ValueError, match=r"nothing can be made of 1 images \(39 more are copies\): "):
+        calibrate(tiny(), np.zeros((40, 3, 8, 8), np.uint8), None, sizes=SMALL)
+
+
 def test_images_that_all_look_alike_leave_out_what_must_vary():
-    found = calibrate(tiny(), np.zeros((40, 3, 8, 8), np.uint8), None, sizes=SMALL)
+    blind = Tiny()
+    for parameter in blind.parameters():
+        parameter.data.zero_()
+
+    found = calibrate(TorchBackbone(blind, SHAPE), rows(40), None, sizes=SMALL)
 
     assert {"features", "null", "style"} <= found.about["left_out"].keys()
     assert found.parts >= {"histogram", "confidence", "energy"}
