@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import logging
-import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from tta_server.models.head import Reading, features_of, find_reading
 from tta_server.models.images import check_images
 from tta_server.models.norm import NormCall, UnevenRowsError
 from tta_server.models.normaliser import Normaliser
+from tta_server.models.own_lock import OwnLock
 from tta_server.models.probe import equal, probe, reached
 from tta_server.models.reason import reason
 from tta_server.models.style import listening
@@ -70,7 +70,7 @@ class TorchBackbone:
             ValueError: If the module cannot be copied, does not map such images to logits, or has no such head.
         """
         self.device = torch.device(device)
-        self._lock = threading.Lock()
+        self._lock = OwnLock()
         self._call = NormCall()
         self._name = name or type(module).__name__.lower()
         self._module = freeze(module, self.device)
@@ -176,7 +176,7 @@ class TorchBackbone:
         _ = self._probed  # what trials showed holds for both
         twin, shared = copy.copy(self), [*self._module.parameters(), *self._module.buffers()]
         memo: dict[int, Any] = {id(self): twin} | {id(tensor): tensor for tensor in shared}
-        twin._lock = threading.Lock()
+        twin._lock = OwnLock()
         try:
             twin._call, twin._module = copy.deepcopy(self._call, memo), copy.deepcopy(self._module, memo)
             return twin if equal(self, twin) else self

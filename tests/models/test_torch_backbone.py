@@ -1,6 +1,7 @@
 """What the backbone answers, and what adapters ask it for."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -230,3 +231,17 @@ def test_a_shared_batch_norm_is_named_once_and_can_be_overridden():
 def test_the_name_is_the_given_one_or_the_class():
     assert TorchBackbone(small(), SHAPE).spec.name == "small"
     assert TorchBackbone(small(), SHAPE, name="mine").spec.name == "mine"
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda backbone: pickle.loads(pickle.dumps(backbone))])
+def test_a_copy_answers_alike_and_is_independent(again):
+    backbone = TorchBackbone(small(), SHAPE)
+    expected = backbone.forward(images())
+
+    other = again(backbone)
+
+    with backbone._lock:  # each has its own
+        found = other.forward(images())
+    assert torch.equal(found.logits, expected.logits)
+    assert torch.equal(found.features, expected.features)
+    assert not {t.data_ptr() for t in other.weights().values()} & {t.data_ptr() for t in backbone.weights().values()}
