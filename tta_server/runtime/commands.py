@@ -12,8 +12,8 @@ from tta_server.runtime.compare_commands import CompareCommands
 from tta_server.runtime.desk import Desk, Who
 from tta_server.runtime.domain_commands import DomainCommands
 from tta_server.runtime.drift_commands import DriftCommands
+from tta_server.runtime.parts import Parts
 from tta_server.runtime.state_commands import StateCommands
-from tta_server.runtime.worker import Parts
 from tta_server.settings import Mode
 from tta_server.storage.store import Store
 from tta_server.streams.event import EVERY, StreamEvent

@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -17,62 +16,22 @@ import numpy as np
 from tta_server.adapters.base import TooFewImagesError
 from tta_server.errors import BadRequest, NotFinite, SetAside, TTAError
 from tta_server.guard.verdict import Serve
-from tta_server.models import Backbone
-from tta_server.runtime.answerer import Answerer, warm_up
+from tta_server.runtime.answerer import warm_up
 from tta_server.runtime.damage import Damage
 from tta_server.runtime.device import read
 from tta_server.runtime.job import Answer, Author, Draft, Job, Piece, Scores
-from tta_server.runtime.learner import Learner
 from tta_server.runtime.lessons import Lessons
+from tta_server.runtime.parts import Parts
 from tta_server.runtime.router import Look, Router
-from tta_server.runtime.watcher import Watcher
 from tta_server.storage.audit import now
-from tta_server.streams.event import News, StreamEvent
-from tta_server.streams.ledger import Ledger
-from tta_server.streams.methods import Methods
-from tta_server.streams.newcomers import Newcomers
-from tta_server.streams.registry import Registry
+from tta_server.streams.event import StreamEvent
 from tta_server.streams.stream import Stream
 from tta_server.streams.window import as_samples
 from tta_server.telemetry.closed_sets import DropReason
-from tta_server.telemetry.metrics import Metrics
 
 __all__ = ["Answer", "Job", "Worker"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a worker is made of; `assemble` makes them.
-
-    Attributes:
-        learns: The network, as torch runs it; steps run a twin of it, if they have a thread.
-        answers: The network, as answers run it.
-        methods: How streams learn.
-        registry: The streams.
-        newcomers: Those that have not learnt yet.
-        answerer: Runs forwards.
-        learner: Takes steps.
-        router: Tells domains apart; None if nobody does.
-        ledger: Remembers answers until labels come.
-        news: Is told what happens to streams.
-        watcher: Watches the drift of streams.
-        metrics: Where times are reported.
-    """
-
-    learns: Backbone
-    answers: Backbone
-    methods: Methods
-    registry: Registry
-    newcomers: Newcomers
-    answerer: Answerer
-    learner: Learner
-    router: Router | None
-    ledger: Ledger
-    news: News
-    watcher: Watcher
-    metrics: Metrics
 
 
 class Worker:
@@ -193,14 +152,13 @@ class Worker:
                     tidied.add(stream.name)
                 look = looks[job]
                 busy = {part.stream.name for draft in drafts.values() for part in draft.parts}
-                parts = router.place(job, stream, look, busy)
-                drafts[job] = Draft(job, stream, parts, begun_s)
-                for part in parts if look.scores else ():
-                    drafts[job].see(part, look.of(part))
-                found = {part: look.of(part) for part in parts if look.scores and part.stream.answers_as_source}
-                answered |= found
-                rows[look.forward] += sum(part.rows for part in found)
-        for count in filter(None, rows.values()):
+                draft = drafts[job] = Draft(job, stream, router.place(job, stream, look, busy), begun_s)
+                for part in draft.parts if look.scores else ():
+                    draft.see(part, scores := look.of(part))
+                    if part.stream.answers_as_source:
+                        answered[part] = scores
+                        rows[look.forward] += part.rows
+        for count in rows.values():
             self._metrics.batch(count)
         return answered
 
