@@ -54,11 +54,11 @@ class Disk:
         with self._holding:  # or two threads would find it lost, and one of them take the other for a server
             if self._lock is None or self._is_ours(self._lock):
                 return
-            log.error("storage folder '%s' was removed or replaced; what it held is gone", self._root)
             try:
                 again = self._locked()
             except BlockingIOError as error:
                 raise OSError(f"storage folder '{self._root}' was removed, and another server has it now") from error
+            log.error("storage folder '%s' was removed or replaced; what it held is gone", self._root)
             os.close(self._lock)
             self._lock = again
 

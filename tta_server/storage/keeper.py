@@ -8,8 +8,7 @@ fails stops nothing: what could not be written (of states, the newest) stays in 
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import Any
 
@@ -18,11 +17,11 @@ from tta_server.storage.owners import LostError
 from tta_server.storage.pending import KeptWindow, Make, Pending, Snapshot, UnsavedState
 from tta_server.storage.rounds import Rounds
 from tta_server.storage.store import Store
+from tta_server.storage.writers import write_each
 
 log = logging.getLogger(__name__)
 
 _CLOSED = "the store is closed"
-_WRITERS = 4  # of states, where somebody waits for them
 _HOLD_EVERY_S = 30.0  # an idle server looks that often whether the place is still its own
 
 
@@ -170,10 +169,7 @@ class Keeper:
             self._thread.join(max(0.1, end_s - time.monotonic()))
         with self._changed:
             done, lost = not self._pending, self._pending.missing()
-            for snapshot in self._pending.snapshots:
-                _fail([snapshot.future], OSError(_CLOSED))
-            for erasure in self._pending.erasures.values():
-                _fail(erasure.futures, OSError(_CLOSED))
+        self._refuse(OSError(_CLOSED))
         if not done:
             log.error("%s are lost: %s", lost, self.trouble or "out of time")
         if self._pending.lost:
@@ -222,7 +218,7 @@ class Keeper:
                     return
                 self._busy = True
             try:
-                self._store.hold()
+                self._hold()
                 self._round()
             except Exception as error:  # a remote store raises what it likes
                 with self._changed:
@@ -237,6 +233,20 @@ class Keeper:
     def _is_due(self) -> bool:
         return self._pending.urgent or (bool(self._pending) and time.monotonic() >= self._rounds.due_s)
 
+    def _hold(self) -> None:
+        """Make sure that the store is still this process's; if that fails nothing is tried, and who waits is told."""
+        try:
+            self._store.hold()
+        except Exception as error:
+            self._refuse(error)
+            raise
+
+    def _refuse(self, error: Exception) -> None:
+        """Tell whoever waits for an answer why there is none."""
+        with self._changed:
+            futures = self._pending.refuse(again=not self.shared)
+        _fail(futures, error)
+
     def _round(self) -> None:
         problems = [self._erase(name) for name in list(self._pending.erasures)]
         self._write_snapshots()
@@ -246,43 +256,10 @@ class Keeper:
         self._audit.append(lines)
         with self._changed:
             self._pending.wrote_lines(lines)
-        problems += self._write_states(states)
+        hurried, ended = lambda: self._hurry > 0, lambda: self._closed
+        problems += write_each(states.items(), lambda item: self._write_state(*item), hurried, ended)
         for problem in filter(None, problems):
             raise problem
-
-    def _write_states(self, states: Mapping[str, UnsavedState]) -> list[Exception | None]:
-        """Write states, side by side if somebody waits: a disk syncs many files in hardly more time than one.
-
-        Otherwise one after another, for what makes their bytes keeps the interpreter from the device thread.
-        """
-        left, problems, helpers = deque(states.items()), list[Exception | None](), list[threading.Thread]()
-
-        def write_one() -> bool:
-            try:
-                name, state = left.popleft()
-            except IndexError:
-                return False
-            problems.append(self._write_state(name, state))
-            return not self._closed
-
-        def work() -> None:
-            while write_one():
-                pass
-
-        most, going = _WRITERS - 1, True
-        while going:
-            while self._hurry and len(helpers) < min(most, len(left) - 1):
-                helper = threading.Thread(target=work, name="keeper's helper", daemon=True)
-                try:
-                    helper.start()
-                    helpers.append(helper)
-                except RuntimeError as error:  # no more threads are to be had
-                    log.warning("fewer threads write states than could: %s", error)
-                    most = len(helpers)
-            going = write_one()
-        for helper in helpers:
-            helper.join()
-        return problems
 
     def _erase(self, name: str) -> Exception | None:
         with self._changed:
@@ -337,7 +314,7 @@ class Keeper:
         return None
 
 
-def _fail(futures: "list[Future[Any]] | list[Future[None]]", error: Exception) -> None:
+def _fail(futures: "Iterable[Future[Any]]", error: Exception) -> None:
     for future in futures:
         if future.set_running_or_notify_cancel():
             future.set_exception(error)

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from tta_server.storage.audit import Entry
 
@@ -127,6 +127,14 @@ class Pending:
         """Forget an erasure, unless it was asked for again meanwhile."""
         if not self.erasures[name].futures:
             del self.erasures[name]
+
+    def refuse(self, again: bool) -> "list[Future[Any]]":
+        """Return who waits for an answer; nobody does any more. Erasures are tried `again` or forgotten."""
+        futures = [snapshot.future for snapshot in self.snapshots]
+        futures += [future for erasure in self.erasures.values() for future in erasure.futures]
+        self.snapshots = []
+        self.erasures = {name: Erasure(one.generation, []) for name, one in self.erasures.items() if again}
+        return futures
 
     def kept(self) -> tuple[list[KeptWindow], list[Entry], dict[str, UnsavedState]]:
         """Return the windows, lines and states as they are now, but for streams that are yet to be erased."""
