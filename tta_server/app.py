@@ -79,14 +79,14 @@ class Service:
 
     Attributes:
         app: The ASGI application; its lifespan starts what is served, if nobody has, and stops it.
-        start: Starts what is served.
+        models: What is served: started before the first request, stopped by the application.
         served: The first model, and everything that answers for it.
         settings: The configuration in force.
         bursts: Tells what is refused.
     """
 
     app: FastAPI
-    start: Callable[[], None]
+    models: Roster
     served: Served
     settings: Settings
     bursts: Bursts
@@ -120,7 +120,7 @@ def build(settings: Settings, model: Model | None = None) -> Service:
         raise
     bursts = Bursts()
     models = Roster(loaded, makers)
-    return Service(make_app(models, settings, bursts), models.start, first, settings, bursts)
+    return Service(make_app(models, settings, bursts), models, first, settings, bursts)
 
 
 def _expect_fit(settings: Settings) -> None:

@@ -37,15 +37,18 @@ _OTHER_FILES = 256  # libraries, weights, states, the device
 
 
 def serve(settings: Settings) -> None:
-    """Load the model, say what is being served and where, and answer until SIGTERM or SIGINT.
+    """Load the model, say what is being served and where, and answer until SIGTERM, SIGINT or SIGHUP.
 
     Raises:
+        SystemExit: At the end, with status 0 after SIGTERM or SIGHUP; with 1 if not everything could be written.
         ValueError: If the address cannot be had, or the configuration does not fit the model.
     """
     level = settings.logging.level
     write_log(level, settings.logging.format)
     # uvicorn drains and then raises the signal again: to be told to stop and to stop is a success.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup has it ignored
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     console = Console(stderr=True, quiet=settings.logging.format == "json")  # the log says it then
     share_arenas()
     use_threads(settings.engine)
@@ -61,7 +64,7 @@ def serve(settings: Settings) -> None:
             settings = _with_port(settings, "admin_port", sockets[1])
         with console.status("loading the model"):
             service = build(settings)
-            service.start()  # before uvicorn, which would tell what goes wrong as a traceback
+            service.models.start()  # before uvicorn, which would tell what goes wrong as a traceback
         facts = start_facts(service, _url(address, "https" if tls else "http"))
         console.print(start_table(facts))
         config = uvicorn.Config(
@@ -84,6 +87,8 @@ def serve(settings: Settings) -> None:
             _Server(config, service).run(sockets=sockets)
         finally:
             log.info("stopped", extra=fields(model=service.served.name))
+            if service.models.lost:
+                sys.exit(1)
 
 
 class _Server(uvicorn.Server):

@@ -148,6 +148,15 @@ ALERTS: Final[tuple[Alert, ...]] = (
         "Answers and learning go on; a restart now would cost what was learnt since the last write.",
     ),
     Alert(
+        "TtaStorageBehind",
+        "tta_snapshot_age_seconds > 60",
+        "2m",
+        "critical",
+        "{{ $labels.instance }} has not written what a stream has learnt for {{ $value | humanizeDuration }}.",
+        "The storage fails, says nothing at all, or is too slow. Answers and learning go on; a restart now would cost "
+        "what was learnt since. Where storage.save_every_s is near a minute or above, 60 must be higher here.",
+    ),
+    Alert(
         "TtaWebhooksLost",
         'increase(tta_webhooks_total{outcome=~"failed|dropped"}[15m]) > 0',
         "0m",
@@ -162,6 +171,15 @@ ALERTS: Final[tuple[Alert, ...]] = (
         "warning",
         "Model {{ $labels.model }} is served without a reference bundle.",
         "Nothing is told apart, drift is not scored, and the guard judges numbers and distances only.",
+    ),
+    Alert(
+        "TtaServerDown",
+        "up == 0 and on (job) group by (job) (last_over_time(tta_build_info[1d]))",
+        "5m",
+        "critical",
+        "Prometheus cannot read {{ $labels.instance }}.",
+        "It has ended, hangs, or cannot be reached. The streams that it had are answered by others if servers share a "
+        "storage, and by nobody otherwise.",
     ),
     Alert(
         "TtaServerAbsent",

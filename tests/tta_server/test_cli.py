@@ -31,10 +31,11 @@ def _clean(monkeypatch):
 
 @pytest.fixture
 def _keep_signals():
-    """Put back the handler that `serve` installs."""
-    handler = signal.getsignal(signal.SIGTERM)
+    """Put back the handlers that `serve` installs."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def command(*arguments: str) -> "subprocess.CompletedProcess[str]":

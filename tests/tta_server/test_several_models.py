@@ -211,7 +211,7 @@ def test_a_model_that_fails_on_a_full_batch_is_not_loaded_and_may_be_loaded_late
     async def answers() -> list[httpx.Response]:
         service = build(load_settings(None, config))
         transport = httpx.ASGITransport(service.app)
-        service.start()  # whoever builds a server may start it before its lifespan begins
+        service.models.start()  # whoever builds a server may start it before its lifespan begins
         async with (
             service.app.router.lifespan_context(service.app),
             httpx.AsyncClient(transport=transport, base_url="http://x") as client,

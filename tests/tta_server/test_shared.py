@@ -215,7 +215,7 @@ def test_who_waits_for_a_server_that_does_not_answer_is_told_what_another_has_fo
 def test_a_server_whose_storage_says_nothing_is_not_ready_until_it_has_answered(servers, monkeypatch):
     client, goes_on, owns = servers[0], threading.Event(), Owners.owns
     infer(client, "hanging", glyph_images(0, 1))
-    monkeypatch.setattr(tenure, "_STORAGE_WITHIN_S", 0.05)
+    monkeypatch.setattr("tta_server.storage.silence._LONG_S", 0.05)
     monkeypatch.setattr(Owners, "owns", lambda *about: goes_on.wait(60) and owns(*about))
 
     def ready() -> int:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query
 
 from tta_server.api.answers import AuditLines, told
 from tta_server.api.bodies import StreamPath
+from tta_server.api.patience import within
 from tta_server.errors import Overloaded
 from tta_server.runtime.served import Served, find
 
@@ -36,15 +37,18 @@ def router(models: Mapping[str, Served]) -> APIRouter:
             kept.keeper.flush(_FLUSH_WITHIN_S)  # what has just been done is in it, unless the disk fails
             return [entry.told() for entry in kept.audit.newest(name, limit)]
 
-        nonlocal reading
+        async def in_turn() -> list[dict[str, Any]]:
+            nonlocal reading
+            reading += 1
+            try:
+                async with turn:  # several at once would take the interpreter from whoever answers
+                    return await asyncio.to_thread(read)
+            finally:
+                reading -= 1
+
         if reading >= _MOST_READING:
             raise Overloaded(f"{reading} others read the audit log or wait for it; try again later")
-        reading += 1
-        try:
-            async with turn:  # several at once would take the interpreter from whoever answers
-                entries = await asyncio.to_thread(read)
-        finally:
-            reading -= 1
+        entries = await within(in_turn(), "ask again later")
         if name and not entries:
             await served.command(name, lambda c: c.check(name))
         return {"entries": entries, "kept": "storage" if kept.durable else "memory"}

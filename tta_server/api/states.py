@@ -11,6 +11,7 @@ from tta_server.api.answers import SnapshotList, SnapshotTaken, StreamDetails, t
 from tta_server.api.bodies import Note, Restore, StreamPath
 from tta_server.api.caller import Callers
 from tta_server.api.json_body import JsonRoute
+from tta_server.api.patience import within
 from tta_server.api.responses import refusals
 from tta_server.errors import BadRequest, TTAError
 from tta_server.runtime.served import Served, find
@@ -36,7 +37,8 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     async def list_snapshots(name: StreamPath) -> dict[str, Any]:
         """List a stream's snapshots, oldest first."""
         await served.command(name, lambda c: c.check(name))
-        found = await asyncio.to_thread(served.storage.store.snapshots, name)
+        asked = asyncio.to_thread(served.storage.store.snapshots, name)
+        found = await within(asked, "ask again later")
         return {"snapshots": [dataclasses.asdict(snapshot) for snapshot in found]}
 
     @routes.post("/snapshots", **told(SnapshotTaken, 400, 404, 409, status=201))
@@ -45,7 +47,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         note = asked.note if asked else ""
         written = await served.command(name, lambda c: c.states.snapshot(name, note))
         try:
-            snapshot = await asyncio.wrap_future(written)
+            snapshot = await within(asyncio.wrap_future(written), "the snapshot may still be kept")
         except OSError as error:
             raise TTAError(f"the snapshot cannot be written: {error}") from error
         who = callers.who(request, note)

@@ -11,6 +11,7 @@ from tta_server.api.answers import StreamDetails, StreamPage, Switched, told
 from tta_server.api.bodies import AdapterBody, Change, ChangeOfAll, Creation, Listing, Rollback, StreamPath, Why
 from tta_server.api.caller import Callers
 from tta_server.api.json_body import JsonRoute
+from tta_server.api.patience import within
 from tta_server.api.permission import key_of
 from tta_server.api.responses import silent
 from tta_server.errors import BadRequest, TTAError
@@ -110,10 +111,10 @@ async def erased(files: "Future[None]") -> None:
     """Wait until the files of what is gone from memory are erased.
 
     Raises:
-        TTAError: If they cannot be yet.
+        TTAError: If they cannot be yet, or the storage says nothing.
     """
     try:
-        await asyncio.wrap_future(files)
+        await within(asyncio.wrap_future(files), "it is gone, and its files will be erased once the storage answers")
     except OSError as error:
         raise TTAError(f"it is gone, but its files cannot be erased yet: {error}") from error
 

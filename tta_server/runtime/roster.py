@@ -78,6 +78,11 @@ class Roster(Mapping[str, Served]):
             for each in self.values():
                 each.stop()
 
+    @property
+    def lost(self) -> bool:
+        """Whether anything of what should outlive the process could not be written, once all are stopped."""
+        return any(each.storage.durable and each.storage.keeper.lacking for each in self.values())
+
     def load(self, name: str) -> None:
         """Have a model answer from now on; one that does already stays as it is. Takes as long as loading does.
 

@@ -24,6 +24,7 @@ from urllib.request import Request
 from tta_server.errors import Moved, NotFound, NotReady, Unauthorized
 from tta_server.runtime.commands import Commands
 from tta_server.storage.keeper import Keeper
+from tta_server.storage.silence import Silence
 from tta_server.storage.store import Store
 from tta_server.streams.names import stream_of_domain
 from tta_server.telemetry.opener import straight_opener
@@ -37,7 +38,6 @@ _SILENT_S = 5.0
 _FLUSH_WITHIN_S = 1.0
 _TAKERS = 16
 _ANSWER_FIRST_S = 0.2  # where two are asked for one stream, so long each has it in turn
-_STORAGE_WITHIN_S = 10.0
 
 T = TypeVar("T")
 
@@ -89,21 +89,15 @@ class Tenure:
         self._asking: Counter[str] = Counter()  # how many wait for an answer of each stream
         self._silent_until_s: dict[str, float] = {}  # by address: so long it is not asked again
         self._silence: dict[str, asyncio.Future[None]] = {}  # done when somebody has waited there in vain
-        self._waiting: dict[object, float] = {}  # since when, for each question that the storage has not answered
+        self._silence_of_storage = Silence()
         self._secret = store.secret()
         self._finished = finished
         # Apart from the threads that look who has a stream: who is asked may be dead, and is waited for.
         self._takers = ThreadPoolExecutor(_TAKERS, "take")
 
     def trouble(self) -> str:
-        """Return why nobody's request would be answered, or an empty string.
-
-        A network's file system that is gone says nothing at all, and whoever asks it waits: then others must be asked,
-        until it has answered what waits.
-        """
-        now_s = time.monotonic()
-        silent_s = max((now_s - since_s for since_s in list(self._waiting.values())), default=0.0)
-        return f"the storage has not answered for {silent_s:.0f} s" if silent_s > _STORAGE_WITHIN_S else ""
+        """Return why nobody's request would be answered, or an empty string: while the storage does not answer."""
+        return self._silence_of_storage.trouble
 
     async def answer(self, name: str, ask: Callable[[], Awaitable[T]], opening: bool, changing: bool) -> T:
         """Return what `ask` gives while this server has a stream; asked again if the stream was lost meanwhile.
@@ -231,14 +225,10 @@ class Tenure:
 
     async def _told(self, question: Callable[..., T], *about: Any) -> T:  # noqa: ANN401 (whatever it takes)
         """Return what the storage says, and remember meanwhile that it was asked, even if nobody waits any more."""
-        asked = object()
 
         def ask() -> T:
-            self._waiting[asked] = time.monotonic()
-            try:
+            with self._silence_of_storage.waiting():
                 return question(*about)
-            finally:
-                del self._waiting[asked]
 
         return await asyncio.to_thread(ask)
 

@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 _UNFINISHED = ".unfinished"
 _LOCK = "lock"
+_LET_GO_WITHIN_S = 1.0
 
 
 class Disk:
@@ -63,11 +64,14 @@ class Disk:
             self._lock = again
 
     def release(self) -> None:
-        """Unlock the folder."""
-        with self._holding:
-            if self._lock is not None:
-                os.close(self._lock)
-            self._lock = None
+        """Unlock the folder; if a look at it hangs, the end of the process will."""
+        if self._holding.acquire(timeout=_LET_GO_WITHIN_S):
+            try:
+                if self._lock is not None:
+                    os.close(self._lock)
+                self._lock = None
+            finally:
+                self._holding.release()
 
     def read(self, path: str) -> bytes:
         """Return a file."""

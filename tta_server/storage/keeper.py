@@ -16,6 +16,7 @@ from tta_server.storage.audit import Audit, Entry
 from tta_server.storage.owners import LostError
 from tta_server.storage.pending import KeptWindow, Make, Pending, Snapshot, UnsavedState
 from tta_server.storage.rounds import Rounds
+from tta_server.storage.silence import Silence
 from tta_server.storage.store import Store
 from tta_server.storage.writers import write_each
 
@@ -43,11 +44,13 @@ class Keeper:
         self._store = store
         self._audit = audit
         self._rounds = Rounds(interval_s, retry_s)
+        self._silence = Silence()
         self._changed = threading.Condition()
         self._pending = Pending()
         self._busy = False
         self._hurry = 0  # how many wait in `flush`
         self._closed = False
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
 
     def start(self) -> None:
@@ -59,6 +62,7 @@ class Keeper:
         """
         self._store.claim()
         self._thread.start()
+        threading.Thread(target=self._silence.watch, args=(self._ended,), name="keeper's watch", daemon=True).start()
 
     @property
     def shared(self) -> bool:
@@ -168,13 +172,14 @@ class Keeper:
         if self._thread.is_alive():
             self._thread.join(max(0.1, end_s - time.monotonic()))
         with self._changed:
-            done, lost = not self._pending, self._pending.missing()
+            done = not self._pending
+            if not done:
+                log.error("%s are lost: %s", self._pending.missing(), self.trouble or "out of time")
         self._refuse(OSError(_CLOSED))
-        if not done:
-            log.error("%s are lost: %s", lost, self.trouble or "out of time")
         if self._pending.lost:
             log.error("%d lines of the audit log or kept windows were given up before", self._pending.lost)
         self._store.release()
+        self._ended.set()
         return done
 
     @property
@@ -190,7 +195,13 @@ class Keeper:
     @property
     def trouble(self) -> str:
         """What is wrong with the disk, or an empty string."""
-        return self._rounds.trouble
+        return self._silence.trouble or self._rounds.trouble
+
+    @property
+    def lacking(self) -> str:
+        """What is lost if the process ends now, for a person; an empty string if all is written."""
+        with self._changed:
+            return self._pending.missing()
 
     @property
     def age_s(self) -> float:
@@ -236,7 +247,8 @@ class Keeper:
     def _hold(self) -> None:
         """Make sure that the store is still this process's; if that fails nothing is tried, and who waits is told."""
         try:
-            self._store.hold()
+            with self._silence.waiting():
+                self._store.hold()
         except Exception as error:
             self._refuse(error)
             raise
@@ -253,7 +265,8 @@ class Keeper:
         with self._changed:  # at one moment: no state here is newer than the lines
             windows, lines, states = self._pending.kept()
         problems.append(self._write_windows(windows))
-        self._audit.append(lines)
+        with self._silence.waiting():
+            self._audit.append(lines)
         with self._changed:
             self._pending.wrote_lines(lines)
         hurried, ended = lambda: self._hurry > 0, lambda: self._closed
@@ -265,7 +278,8 @@ class Keeper:
         with self._changed:
             futures, generation = self._pending.begin_erasure(name)
         try:
-            self._store.delete(name, generation)
+            with self._silence.waiting():
+                self._store.delete(name, generation)
         except Exception as error:
             with self._changed:
                 if self.shared:
@@ -285,7 +299,9 @@ class Keeper:
         for stream, version, make, note, generation, future in snapshots:
             if future.set_running_or_notify_cancel():
                 try:
-                    future.set_result(self._store.snapshot(stream, version, make(), note, generation))
+                    with self._silence.waiting():
+                        id = self._store.snapshot(stream, version, make(), note, generation)
+                    future.set_result(id)
                 except Exception as error:
                     future.set_exception(error)
 
@@ -293,7 +309,8 @@ class Keeper:
         """Write what fits: windows are large, and states must not wait for them."""
         for window in windows:
             try:
-                self._store.keep_input(window.stream, window.digest, window.make(), window.generation)
+                with self._silence.waiting():
+                    self._store.keep_input(window.stream, window.digest, window.make(), window.generation)
             except LostError as error:
                 log.warning("a window of '%s' is dropped: %s", window.stream, error)
             except Exception as error:
@@ -304,7 +321,8 @@ class Keeper:
 
     def _write_state(self, name: str, state: UnsavedState) -> Exception | None:
         try:
-            self._store.save(name, state.version, state.make(), state.generation)
+            with self._silence.waiting():
+                self._store.save(name, state.version, state.make(), state.generation)
         except LostError as error:
             log.warning("version %d of '%s' is dropped: %s", state.version, name, error)
         except Exception as error:  # the next stream's may still be written

@@ -83,7 +83,7 @@ class Pending:
         return bool(self.snapshots or any(erasure.futures for erasure in self.erasures.values()))
 
     def missing(self) -> str:
-        """Return what would be lost now, for a person."""
+        """Return what would be lost now, for a person; an empty string if nothing would."""
         counts = {
             "{} erasures": len(self.erasures),
             "{} snapshots": len(self.snapshots),
@@ -91,7 +91,7 @@ class Pending:
             "{} lines of the audit log": len(self.lines),
             "the newest states of {} streams": len(self.states),
         }
-        return ", ".join(text.format(count) for text, count in counts.items() if count) or "nothing"
+        return ", ".join(text.format(count) for text, count in counts.items() if count)
 
     def save(self, name: str, state: UnsavedState) -> None:
         """Add a state, in place of an older one."""
@@ -130,7 +130,7 @@ class Pending:
 
     def refuse(self, again: bool) -> "list[Future[Any]]":
         """Return who waits for an answer; nobody does any more. Erasures are tried `again` or forgotten."""
-        futures = [snapshot.future for snapshot in self.snapshots]
+        futures: list[Future[Any]] = [snapshot.future for snapshot in self.snapshots]
         futures += [future for erasure in self.erasures.values() for future in erasure.futures]
         self.snapshots = []
         self.erasures = {name: Erasure(one.generation, []) for name, one in self.erasures.items() if again}

@@ -1,6 +1,7 @@
 """Only what the caller did is 4xx: what breaks in the server is 500, on every route."""
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tta_server.runtime.drift_commands import DriftCommands
 from tta_server.runtime.state_commands import StateCommands
 from tta_server.settings_file import load_settings
 
+PATIENCE_S = 30.0
 BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/streams": {"json": {"name": "gate", "adapter": {"name": "bn"}}},
     "PATCH /v1/streams": {"json": {"mode": "off", "reason": "x"}},
@@ -113,3 +115,31 @@ def test_a_bug_in_a_layer_or_in_what_predicts_is_told_as_one_in_a_route(tmp_path
     assert (answers["POST /predict"].status_code, answers["POST /predict"].json()["code"]) == (500, "internal")
     assert "a bug" not in answers["POST /predict"].text
     assert answers["GET /v2/health/live"].status_code == (500 if "Intake" in where else 200)
+
+
+def test_an_operator_is_not_kept_waiting_for_a_storage_that_says_nothing(tmp_path, monkeypatch):
+    service, goes_on = make(tmp_path), threading.Event()
+    store, audit = service.served.storage.store, service.served.storage.audit
+
+    def hangs(*_args: object, **_keys: object) -> None:
+        assert goes_on.wait(PATIENCE_S)
+        raise OSError("gone")
+
+    for part, name in ((store, "snapshots"), (store, "delete"), (audit, "newest")):
+        monkeypatch.setattr(part, name, hangs)
+    monkeypatch.setattr(store, "snapshot", hangs)
+    monkeypatch.setattr("tta_server.api.patience._WITHIN_S", 0.2)
+    monkeypatch.setattr("tta_server.api.audit._FLUSH_WITHIN_S", 0.1)
+    monkeypatch.setattr("tta_server.runtime.served.Keeper.close", lambda keeper: goes_on.set())
+    waits = {
+        "GET /v1/streams/{name}/snapshots": "ask again later",
+        "GET /v1/streams/{name}/audit": "ask again later",
+        "POST /v1/streams/{name}/snapshots": "the snapshot may still be kept",
+        "DELETE /v1/streams/{name}": "it is gone, and its files will be erased once the storage answers",
+    }
+
+    answers = asked(service, {"POST /v1/streams": {"json": {"name": "door"}}} | {name: {} for name in waits})
+
+    for name, otherwise in waits.items():
+        assert (answers[name].status_code, answers[name].json()["code"]) == (500, "internal"), name
+        assert answers[name].json()["error"] == f"the storage has not answered for 0 s; {otherwise}"

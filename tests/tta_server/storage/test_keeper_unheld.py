@@ -1,7 +1,6 @@
 """A place that cannot be held: whoever waits is told, and the thread that writes rests between its tries."""
 
 import logging
-import os
 import shutil
 import time
 from pathlib import Path
@@ -91,7 +90,7 @@ def test_a_deletion_that_was_refused_is_done_once_the_place_can_be_held_again(fo
     with pytest.raises(OSError, match="Not a directory"):
         keeper.delete("camera").result(SOON_S)
     keeper.save("camera", 1, text("new"))
-    os.unlink(folder)
+    folder.unlink()
     away.rename(folder)
 
     assert keeper.flush(SOON_S)

@@ -1,0 +1,63 @@
+"""How a server ends: what it has learnt is written, and where that cannot be, its exit status says so."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.server import Running, running
+from tests.tta_server.calls import UNGUARDED, glyph_images, infer
+from tta_server.storage.store import Store
+
+STOP_WITHIN_S = 60
+
+
+def config(folder: Path) -> dict:
+    return {
+        "model": {"device": "cpu"},
+        "guard": UNGUARDED,
+        "storage": {"url": str(folder / "kept"), "save_every_s": 3600.0},
+    }
+
+
+def signalled(server: Running, number: int) -> int:
+    """Send a signal to a server and return its exit status."""
+    server.process.send_signal(number)
+    return server.process.wait(STOP_WITHIN_S)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_what_is_learnt_is_written_before_the_end(tmp_path, number):
+    with running(tmp_path, config(tmp_path), forked=False) as server:
+        infer(server.client, "camera", glyph_images(0, 4))
+
+        assert signalled(server, number) == 0
+
+    assert Store(str(tmp_path / "kept")).names() == ["camera"]
+    assert "stopped" in (tmp_path / "server.log").read_text()
+
+
+def test_a_hangup_that_whoever_starts_the_server_has_it_ignore_stays_ignored(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does; children inherit it
+    try:
+        with running(tmp_path, config(tmp_path), forked=False) as server:
+            server.process.send_signal(signal.SIGHUP)
+
+            assert infer(server.client, "camera", glyph_images(0, 4))
+            assert signalled(server, signal.SIGTERM) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_an_end_at_which_something_is_lost_is_no_success(tmp_path):
+    kept = tmp_path / "kept"
+    with running(tmp_path, config(tmp_path), forked=False) as server:
+        infer(server.client, "camera", glyph_images(0, 4))
+        kept.rename(tmp_path / "away")
+        kept.write_bytes(b"")  # where the folder was is a file now
+
+        assert signalled(server, signal.SIGTERM) == 1
+
+    said = (tmp_path / "server.log").read_text()
+    assert "the newest states of 1 streams are lost" in said
+    assert "Traceback" not in said
