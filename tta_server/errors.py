@@ -128,7 +128,7 @@ class Unsupported(TTAError):
 
 
 class SetAside(TTAError):
-    """A stream cannot go on: its file cannot be read, or something about it failed; others are not concerned.
+    """A stream cannot go on: what its file holds is of no use, or something about it failed; others are not concerned.
 
     Asked again it says the same, here and at another server: so this is no 503, which balancers and clients repeat.
     """
@@ -157,7 +157,7 @@ class Moved(TTAError):
 
 
 class NotReady(TTAError):
-    """The server is starting, stopping or damaged."""
+    """The server is starting, stopping or damaged, or its storage cannot be read now."""
 
     status = 503
     code = "not_ready"

@@ -17,7 +17,7 @@ from tta_server.domains.place import Place, distances
 from tta_server.domains.route import NEW, follow, is_few, route
 from tta_server.domains.space import StyleSpace
 from tta_server.drift.scores import Yardstick
-from tta_server.errors import SetAside
+from tta_server.errors import NotReady, SetAside
 from tta_server.models import Backbone
 from tta_server.runtime.device import on_device, read
 from tta_server.runtime.job import HOME, Job, Piece, Scores
@@ -117,6 +117,9 @@ class Router:
         except SetAside:  # one domain alone: the others are what is known now
             stream.whereabouts = been
             return self.place(job, stream, look, busy)
+        except NotReady:  # who asks again finds it as it was
+            stream.whereabouts = been
+            raise
         for index, _, place in wanted:  # once all are there: a request is folded in once
             asked[index].place = place.seen(styles(index))
         judged = whereabouts_of(stream).recent if is_few(job.rows) else None
@@ -155,7 +158,7 @@ class Router:
             kept, gone = gone, kept
         try:
             domain = self._registry.existing(kept)
-        except SetAside:  # that domain alone
+        except (SetAside, NotReady):  # that domain alone
             return
         if domain.place:
             domain.place = domain.place.merged(known[gone])

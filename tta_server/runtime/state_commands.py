@@ -3,7 +3,7 @@
 from concurrent.futures import Future
 from typing import Any
 
-from tta_server.errors import NotFound
+from tta_server.errors import NotFound, NotReady
 from tta_server.runtime.desk import Desk, Who
 from tta_server.runtime.domain_commands import DomainCommands
 from tta_server.storage.store import Store
@@ -45,11 +45,14 @@ class StateCommands:
         Raises:
             NotFound: If there is no such stream or snapshot.
             Conflict: If it keeps a state for each of its domains.
-            BadRequest: If the snapshot belongs to other weights or
-                another adapter.
+            BadRequest: If the snapshot belongs to other weights or another adapter.
+            NotReady: If the storage cannot be read now.
         """
         stream = self._desk.one_state(name)
-        data = self._store.read(name, snapshot)
+        try:
+            data = self._store.read(name, snapshot)
+        except OSError as error:
+            raise NotReady(f"snapshot '{snapshot}' cannot be read now: {error}; ask again") from error
         if data is None:
             raise NotFound(f"stream '{name}' has no snapshot '{snapshot}'")
         adopted = self._shelf.adopted(stream.method, data)

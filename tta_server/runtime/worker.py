@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from tta_server.adapters.base import TooFewImagesError
-from tta_server.errors import BadRequest, NotFinite, SetAside, TTAError
+from tta_server.errors import BadRequest, NotFinite, NotReady, SetAside, TTAError
 from tta_server.guard.verdict import Serve
 from tta_server.runtime.answerer import warm_up
 from tta_server.runtime.damage import Damage
@@ -305,10 +305,15 @@ class Worker:
         """Set the stream of a request aside if something that should not fail does, and go on with the others."""
         try:
             yield
+        except NotReady as error:
+            self._fails(job, error)
         except Exception as error:
             self._set_aside(job, error)
 
     def _set_aside(self, job: Job, error: Exception) -> None:
         self._registry.set_aside(job.stream, error)
+        self._fails(job, SetAside(job.stream, str(error)))
+
+    def _fails(self, job: Job, error: TTAError) -> None:
         if not (job.future.done() or any(draft.job is job for draft in self._ready)):
-            job.future.set_exception(SetAside(job.stream, str(error)))
+            job.future.set_exception(error)

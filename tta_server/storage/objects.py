@@ -1,6 +1,7 @@
 """What fsspec reaches, local folders apart: object stores above all."""
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,24 +68,25 @@ class ObjectStore:
 
     def read(self, path: str) -> bytes:
         """Return an object."""
-        data: bytes = self._filesystem.cat_file(self._at(path))
+        with _asked():
+            data: bytes = self._filesystem.cat_file(self._at(path))
         return data
 
     def write(self, path: str, data: bytes) -> None:
         """Put an object there."""
         failpoint("store.before_write")
-        self._make_folder(path)
-        self._filesystem.pipe_file(self._at(path), data)
+        with _asked():
+            self._make_folder(path)
+            self._filesystem.pipe_file(self._at(path), data)
         failpoint("store.after_rename")
 
     def create(self, path: str, data: bytes) -> bool:
         """Put an object there unless there is one: If-None-Match on S3, a generation match on GCS."""
-        self._make_folder(path)
-        try:
+        with contextlib.suppress(FileExistsError), _asked():
+            self._make_folder(path)
             self._filesystem.pipe_file(self._at(path), data, mode="create")
-        except FileExistsError:
-            return False
-        return True
+            return True
+        return False
 
     def append_lines(self, path: str, lines: bytes) -> None:
         """Put the object there anew with the lines at its end: objects cannot grow."""
@@ -93,19 +95,21 @@ class ObjectStore:
             before = self.read(path)
         except FileNotFoundError:
             before = b""
-        self._filesystem.pipe_file(self._at(path), before + lines)
+        with _asked():
+            self._filesystem.pipe_file(self._at(path), before + lines)
 
     def remove(self, path: str) -> None:
         """Remove an object; a folder is there only as long as there is something in it."""
         failpoint("store.before_remove")
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), _asked():
             at = self._at(path)
             self._filesystem.rmdir(at) if self._filesystem.isdir(at) else self._filesystem.rm_file(at)
 
     def listing(self, folder: str) -> list[Found]:
         """Return what is under a prefix."""
         try:
-            infos = self._filesystem.ls(self._at(folder), detail=True)
+            with _asked():
+                infos = self._filesystem.ls(self._at(folder), detail=True)
         except FileNotFoundError:
             return []
         return sorted(_found(info) for info in infos if info["name"].rstrip("/") != self._at(folder))
@@ -119,6 +123,17 @@ class ObjectStore:
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}".rstrip("/")
+
+
+@contextlib.contextmanager
+def _asked() -> Iterator[None]:
+    """Have whatever a remote store raises be an OSError that may pass; what is there or not is told apart."""
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError):
+        raise
+    except Exception as error:
+        raise OSError(str(error) or type(error).__name__) from error
 
 
 def _found(info: dict[str, Any]) -> Found:

@@ -14,6 +14,7 @@ manifest is his own, and what is written after he has lost the stream is taken b
 """
 
 import contextlib
+import errno
 import hashlib
 import logging
 import re
@@ -252,10 +253,9 @@ class Store:
             sequence = self.owners.next([entry.sequence for entry in saved], generation)
             digest = hashlib.sha256(data).hexdigest()
             id = new_id(new.kind, sequence, new.version, digest)
-            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            new = replace(new, id=id, sha256=digest, time=datetime.now(UTC).isoformat(timespec="milliseconds"))
             self.files.write(f"{folder}/{id}{SUFFIX}", data)
-            saved.append(replace(new, id=id, sha256=digest, time=now))
-            whole = [old for old in saved if f"{name}/{old.id}" not in self._damaged]
+            whole = [old for old in (*saved, new) if f"{name}/{old.id}" not in self._damaged]
             kept = [old for kind, most in self._keep.items() for old in of_kind(whole, kind)[-most:]]
             try:
                 self.owners.expect(name, generation)  # who took the stream over meanwhile may have loaded without this
@@ -303,6 +303,8 @@ class Store:
         try:
             data = self.files.read(f"{_folder(name)}/{saved.id}{SUFFIX}")
         except OSError as error:
+            if error.errno != errno.EIO and not isinstance(error, FileNotFoundError):  # it may pass, a bad sector not
+                raise
             log.warning("'%s' of stream '%s' cannot be read and is passed over: %s", saved.id, name, error)
             return None
         if hashlib.sha256(data).hexdigest().startswith(saved.id.rpartition("-")[2]):

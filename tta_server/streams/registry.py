@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 
-from tta_server.errors import Conflict, NotFound, SetAside, StreamsFull, TTAError
+from tta_server.errors import Conflict, NotFound, NotReady, SetAside, StreamsFull, TTAError
 from tta_server.settings import Mode, StreamsSettings
 from tta_server.streams.agenda import Agenda
 from tta_server.streams.directory import Apart
@@ -86,13 +86,15 @@ class Registry(Stock):
         Raises:
             NotFound: If there is none.
             SetAside: If it cannot go on.
-            Moved: If another server has it.
+            Moved, NotReady: See `arrive`.
         """
         self.arrive(name)
         self._make_room()
         if name in self._parked:
             try:
                 self._revive(name)
+            except NotReady:
+                raise
             except Exception as error:
                 self.set_aside(name, error)
         if name in self._streams:
@@ -215,10 +217,7 @@ class Registry(Stock):
                 log.exception("stream '%s' cannot be written; its file is of an earlier version", stream.name)
 
     def delete(self, name: str) -> "Future[None]":
-        """Erase a stream: memory and metric series now, files soon.
-
-        Returns:
-            When the files are gone, or the OSError.
+        """Erase a stream: memory and metric series now, files soon; returns when they are gone, or the OSError.
 
         Raises:
             NotFound: If there is none.
@@ -253,6 +252,8 @@ class Registry(Stock):
                 yield self.summary(name)
             except NotFound:  # only snapshots are left of it
                 continue
+            except NotReady as error:
+                yield Summary(name, self.modes.usual(name)).aside(str(error))
             except Exception as error:
                 self.set_aside(name, error)
                 yield self._aside[name]

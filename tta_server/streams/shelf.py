@@ -12,7 +12,7 @@ from tta_server.adapters.checkpoint import dump_state, load_beside, load_state, 
 from tta_server.domains.place import Place
 from tta_server.domains.space import StyleSpace
 from tta_server.drift.watch import Watch
-from tta_server.errors import BadRequest
+from tta_server.errors import BadRequest, NotReady
 from tta_server.guard.record import estimated_gain
 from tta_server.guard.verdict import Memory
 from tta_server.models import Backbone, Reference, Tensors
@@ -92,15 +92,16 @@ class Shelf:
 
         Raises:
             MisfitError: If its file belongs to other weights or another adapter.
-            ValueError: If it cannot be read.
+            ValueError: If what it holds cannot be used.
+            NotReady: If the storage cannot be read now.
         """
-        data = self._keeper.read(name)
+        data = self._read(name)
         if data is None:
             raise ValueError("its file is gone; delete the stream")
         return self._contents(data, method)
 
     def find(self, name: str, modes: Modes, methods: Methods, least_version: int = 0) -> Parked | None:
-        """Return what is to be remembered of a stream that is on disk, having read all of its file.
+        """Return what is to be remembered of a stream on disk, all of its file read; None if only snapshots are left.
 
         Args:
             name: The stream.
@@ -108,14 +109,12 @@ class Shelf:
             methods: How streams learn.
             least_version: Its version from now on, if the file's is lower.
 
-        Returns:
-            None if nothing but snapshots is left of it.
-
         Raises:
             MisfitError: If its file belongs to other weights or another adapter.
-            ValueError: If it cannot be read.
+            ValueError: If what it holds cannot be used.
+            NotReady: If the storage cannot be read now.
         """
-        data = self._keeper.read(name)
+        data = self._read(name)
         if data is None:
             return None
         section = Stored.read(read_about(data)["about"]).adapter
@@ -211,6 +210,12 @@ class Shelf:
     def forget(self, name: str) -> None:
         """Write nothing more of a stream that waits to be written."""
         self._keeper.forget(name)
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return self._keeper.read(name)
+        except OSError as error:
+            raise NotReady(f"the file of stream '{name}' cannot be read now: {error}; ask again") from error
 
     def _contents(self, data: bytes, method: Method) -> Contents:
         header = read_about(data)

@@ -1,11 +1,12 @@
 """The streams that are on disk and were not asked for yet: each is read when it is, or when there is nothing to do."""
 
 import logging
+import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
-from tta_server.errors import Moved
+from tta_server.errors import Moved, NotReady
 from tta_server.settings import Mode
 from tta_server.storage.owners import VERSIONS_PER_GENERATION
 from tta_server.streams.directory import Directory
@@ -20,6 +21,7 @@ from tta_server.streams.summary import Summary
 log = logging.getLogger(__name__)
 
 _TRIED = 8
+_REST_S = 30.0
 
 
 class Stock(Directory):
@@ -40,6 +42,7 @@ class Stock(Directory):
         self._methods = methods
         self._dimensions = dimensions
         self._unread: dict[str, list[str]] = {}  # and the domains that have files
+        self._read_on_s = 0.0  # not before, on the monotonic clock, is a stream read that nobody asks for
         self._generations: dict[str, int] = {}  # with which the streams are held that others could take
 
     def __len__(self) -> int:
@@ -55,8 +58,8 @@ class Stock(Directory):
 
     @property
     def unread(self) -> bool:
-        """Whether there are streams that were not read yet."""
-        return bool(self._unread)
+        """Whether there are streams that were not read yet, and the storage may be asked for them."""
+        return bool(self._unread) and time.monotonic() >= self._read_on_s
 
     def load(self, names: Sequence[str]) -> None:
         """Know the streams and domains that are on disk already; where others have some, that is for `hold` to say.
@@ -79,21 +82,30 @@ class Stock(Directory):
             self._unread[stream] = []
 
     def read_on(self) -> None:
-        """Read one stream that nobody asked for yet."""
-        if stream := next(iter(self._unread), None):
-            self.arrive(stream)
+        """Read one stream that nobody asked for yet; while that fails the storage has its rest, and then the next."""
+        if self.unread:
+            stream = next(iter(self._unread))
+            try:
+                self.arrive(stream)
+            except NotReady as error:
+                log.warning("%s", error)
+                self._unread[stream] = self._unread.pop(stream)
+                self._read_on_s = time.monotonic() + _REST_S
 
     def arrive(self, name: str) -> None:
         """Have what is on disk of a stream, or a domain, known before it is touched.
 
         Raises:
             Moved: If other servers could have the stream, and this one does not.
+            NotReady: If the storage cannot be read now.
         """
         stream = stream_of_domain(name)
         if self._shelf.shared and stream not in self._generations:
             raise Moved(stream)
         if stream in self._unread:
-            self._take_in(stream, *self._read(stream, self._unread.pop(stream)))
+            found = self._read(stream, self._unread[stream])
+            del self._unread[stream]
+            self._take_in(stream, *found)
 
     def summary(self, name: str) -> Summary:
         """Return the summary of a stream, wherever it is.
@@ -150,13 +162,18 @@ class Stock(Directory):
         try:
             if found := self._shelf.find(name, self.modes, self._methods, self._least_version(name)):
                 parked[name] = found
+        except NotReady:
+            raise
         except Exception as error:
             wrong[name] = error
 
     def _expect_fit(self, names: Mapping[str, Sequence[str]]) -> None:
         misfits: list[tuple[str, Exception]] = []
         for stream in islice(names, _TRIED):
-            parked, wrong = self._read(stream, names[stream])
+            try:
+                parked, wrong = self._read(stream, names[stream])
+            except NotReady:  # it may fit
+                return
             if parked:
                 return
             misfits += [(name, error) for name, error in wrong.items() if isinstance(error, MisfitError)]

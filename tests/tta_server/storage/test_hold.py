@@ -88,7 +88,8 @@ def test_nobody_reads_what_another_server_wrote(first, folder):
     second.claim()
     second.save("camera", 7, b"seven")
 
-    assert first.load("camera") is None
+    with pytest.raises(OSError, match="was removed, and another server has it now"):
+        first.load("camera")
 
     second.release()
 
