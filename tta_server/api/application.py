@@ -1,8 +1,14 @@
 """The application: around every request first this server's own layers, then FastAPI's."""
 
-from fastapi import FastAPI
-from starlette.middleware.errors import ServerErrorMiddleware
-from starlette.types import ASGIApp
+import logging
+from collections.abc import Awaitable, Callable
+
+from fastapi import FastAPI, Request, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tta_server.api.path import path_of
+
+log = logging.getLogger(__name__)
 
 
 class Application(FastAPI):
@@ -19,4 +25,34 @@ class Application(FastAPI):
         self.user_middleware = layers
         for layer in reversed(layers):
             app = layer.cls(app, *layer.args, **layer.kwargs)
-        return ServerErrorMiddleware(app, handler=self.exception_handlers[Exception])
+        return _Unexpected(app, self.exception_handlers[Exception])  # type: ignore[arg-type]
+
+
+class _Unexpected:
+    """Log what nobody expected, and answer it where FastAPI has not: it raises it again when it has.
+
+    The connection stays, as after any answer; one that ends amid an answer is uvicorn's to close.
+    """
+
+    def __init__(self, app: ASGIApp, handler: Callable[[Request, Exception], Awaitable[Response]]) -> None:
+        self._app = app
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = ended = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun, ended
+            begun = True
+            await send(message)
+            ended = message["type"] == "http.response.body" and not message.get("more_body")
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception as error:
+            if scope["type"] != "http" or (begun and not ended):
+                raise
+            log.error("%s %s failed", scope["method"], path_of(scope), exc_info=error)
+            if not ended:
+                response = await self._handler(Request(scope), error)
+                await response(scope, receive, send)

@@ -1,6 +1,5 @@
 """Every error leaves as `{"error": "..."}` with the right status, never as a traceback."""
 
-import logging
 from collections.abc import Collection, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -15,8 +14,6 @@ from starlette.requests import ClientDisconnect
 
 from tta_server.api.manners import allowed
 from tta_server.errors import ClientGone, Overloaded, TTAError, Unauthorized
-
-log = logging.getLogger(__name__)
 
 NO_OBJECT = "no_object"
 """Type of the error for what should be a JSON object and is none; its context holds an example."""
@@ -105,8 +102,7 @@ def install(app: FastAPI, open_paths: Collection[str] | None = None) -> None:
         return error_response(error.status_code, message, _CODES.get(error.status_code, "bad_request"), headers)
 
     @app.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> Response:
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    async def unexpected(_request: Request, _error: Exception) -> Response:
         return error_response(500, "the server failed to answer; its log says why", "internal")
 
     _document(app, open_paths)

@@ -143,3 +143,17 @@ def test_an_operator_is_not_kept_waiting_for_a_storage_that_says_nothing(tmp_pat
     for name, otherwise in waits.items():
         assert (answers[name].status_code, answers[name].json()["code"]) == (500, "internal"), name
         assert answers[name].json()["error"] == f"the storage has not answered for 0 s; {otherwise}"
+
+
+def test_a_bug_after_an_answer_is_logged_too(tmp_path, monkeypatch, caplog):
+    service = make(tmp_path)
+
+    def bug(*_args: object, **_keys: object) -> None:
+        raise RuntimeError("a bug, and nobody's request")
+
+    monkeypatch.setattr("tta_server.api.middleware._asks_for_predictions", bug)
+    answers = asked(service, {"GET /v2/health/live": {}})
+
+    assert answers["GET /v2/health/live"].status_code == 200
+    assert caplog.text.count("GET /v2/health/live failed") == 1
+    assert caplog.text.count("Traceback") == 1
