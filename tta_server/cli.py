@@ -24,8 +24,8 @@ _SERVER_OPTIONS = "host", "port", "grpc_port", "admin_port", "tls_certificate", 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status; what the user got wrong is printed in one line, status 2."""
     typed = sys.argv[1:] if arguments is None else arguments
-    options = _parser(typed).parse_args(typed)
     try:
+        options = _parser(typed).parse_args(typed)  # imports what the command needs
         return int(options.run(options))
     except (ValueError, OSError) as error:
         print(f"tta-server: {plain_lines(str(error))}", file=sys.stderr)

@@ -107,6 +107,17 @@ def test_models_lists_every_architecture_one_a_line(capsys):
     assert capsys.readouterr().out.splitlines() == list(architectures())
 
 
+@pytest.mark.parametrize("where", ["_parser", "_run_models"])
+def test_an_interrupt_ends_a_command_quietly_even_before_it_runs(monkeypatch, capsys, where):
+    def interrupted(_about: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"tta_server.cli.{where}", interrupted)
+
+    assert main(["models"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("arguments", [[], ["nothing"], ["serve", "--port", "http"], ["config", "--speling"]])
 def test_a_wrong_command_line_ends_with_status_2(arguments, capsys):
     with pytest.raises(SystemExit) as end:
