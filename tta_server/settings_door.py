@@ -2,14 +2,24 @@
 
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from tta_server.validation import is_number
 
 
 class Section(BaseModel):
     """Part of the configuration; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, field: ValidationInfo) -> Any:  # noqa: ANN401
+        if isinstance(value, bool) and is_number(cls.model_fields[field.field_name or ""].annotation):
+            raise ValueError(f"expected a number, got {value}: yes, on and true are none")
+        return value
 
 
 class ServerSettings(Section):

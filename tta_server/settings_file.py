@@ -69,7 +69,7 @@ def add_runtime_option(parser: argparse.ArgumentParser) -> None:
 def _mapping(typed: str) -> dict[str, Any]:
     try:
         found = yaml.safe_load(typed)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         found = None
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         raise argparse.ArgumentTypeError(f"'{typed}' is no mapping; write '{{name: value, name: value}}'")
@@ -118,12 +118,37 @@ def load_settings(path: Path | None = None, overrides: dict[str, dict[str, Any]]
 
 def _check_file(path: Path) -> None:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+        twice = _twice(yaml.compose(text, yaml.SafeLoader))
+    except RecursionError as error:
+        raise ValueError(f"configuration file '{path}' cannot be read: it is nested too deep") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"configuration file '{path}' cannot be read: {' '.join(str(error).split())}") from error
+    if twice:
+        raise ValueError(f"configuration file '{path}' has {twice}")
     if content is not None and not (isinstance(content, dict) and all(isinstance(key, str) for key in content)):
         sections = ", ".join(Settings.model_fields)
         raise ValueError(f"configuration file '{path}' must be a mapping with some of the keys {sections}")
+
+
+def _twice(root: yaml.Node | None) -> str:
+    """Return which key a mapping in a file has twice, of which YAML would lose the first; empty if none has."""
+    left, seen = [root], set[int]()
+    while left:
+        node = left.pop()
+        if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+            continue
+        seen.add(id(node))
+        lines: dict[str, int] = {}
+        for each in node.value:
+            left += each if isinstance(node, yaml.MappingNode) else [each]
+            if isinstance(node, yaml.MappingNode) and isinstance(key := each[0], yaml.ScalarNode):
+                line = key.start_mark.line + 1
+                if key.value in lines:
+                    return f"'{key.value}' twice, in lines {lines[key.value]} and {line}"
+                lines[key.value] = line
+    return ""
 
 
 def _refuse_unknown_variables() -> None:

@@ -12,7 +12,12 @@ T = TypeVar("T")
 
 _ONE: Final = {int: "an integer", float: "a number", str: "text", bool: "yes or no"}
 _SEVERAL: Final = {int: "integers", float: "numbers", str: "texts", bool: "yes or no"}
-_WORDS: Final = {"path_type": "expected a path", "dict_type": "expected a mapping", "list_type": "expected a list"}
+_WORDS: Final = {
+    "path_type": "expected a path",
+    "dict_type": "expected a mapping",
+    "model_type": "expected a mapping",
+    "list_type": "expected a list",
+}
 _UNIONS: Final = (Union, types.UnionType)
 
 
@@ -31,11 +36,15 @@ def fill(cls: type[T], values: dict[str, Any], owner: str) -> T:
     unknown = sorted(values.keys() - set(fields))
     if unknown:
         raise ValueError(f"{owner} has no setting '{unknown[0]}'; it has {', '.join(fields) or 'none'}")
+    hints = get_type_hints(cls)
+    truths = [name for name, value in values.items() if isinstance(value, bool) and is_number(hints[name])]
+    if truths:
+        raise ValueError("\n".join(f"{owner}: {name}: expected a number, got {values[name]}" for name in truths))
     try:
         # YAML reads 1e-3 as text and the environment is all text: pydantic converts to what the dataclass declares.
         return TypeAdapter(cls).validate_python(values)
     except ValidationError as error:
-        told = _explained(error.errors(), values, get_type_hints(cls))
+        told = _explained(error.errors(), values, hints)
         raise ValueError("\n".join(f"{owner}: {line}" for line in told)) from error
 
 
@@ -50,6 +59,12 @@ def _explained(problems: Iterable[ErrorDetails], values: dict[str, Any], hints: 
         elif field not in done:
             done.add(field)
             yield f"{field}: expected {expected}, got {values[field]!r}"
+
+
+def is_number(hint: Any) -> bool:  # noqa: ANN401
+    """Return whether a field takes numbers, and neither yes nor no."""
+    kinds = {hint, *get_args(hint)}
+    return bool(kinds & {int, float}) and bool not in kinds and get_origin(hint) in (None, *_UNIONS)
 
 
 def _is_of_type(problem: str) -> bool:
@@ -83,4 +98,5 @@ def explain(problem: ErrorDetails) -> str:
         return f"{key}: {message}" if key else message
     message = _WORDS.get(problem["type"], message)
     quotes = problem["type"] == "string_type" and isinstance(problem["input"], int | float)
-    return f"{key}: {message}, got {problem['input']!r}{'; put it in quotes' if quotes else ''}"
+    got = "nothing" if problem["input"] is None else repr(problem["input"])
+    return f"{key}: {message}, got {got}{'; put it in quotes' if quotes else ''}"
