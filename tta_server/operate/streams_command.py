@@ -182,7 +182,8 @@ def _export(server: Server, options: argparse.Namespace) -> Done:
 
 def _import(server: Server, options: argparse.Namespace) -> Done:
     found = server.upload(_at(options, "/state"), options.file.read_bytes())
-    return found, f"{options.stream} goes on from {options.file}, version {found['state_version']}"
+    opened = f", a new domain of {options.stream}," if found["name"] != options.stream else ""
+    return found, f"{found['name']}{opened} goes on from {options.file}, version {found['state_version']}"
 
 
 def _report(server: Server, options: argparse.Namespace) -> Done:

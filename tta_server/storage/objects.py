@@ -32,7 +32,7 @@ def open_files(url: str) -> Files:
     except Exception as error:
         raise ValueError(f"storage.url '{url}' cannot be used: {error}") from error
     local = "file" in ((filesystem.protocol,) if isinstance(filesystem.protocol, str) else filesystem.protocol)
-    return Disk(Path(root)) if local else ObjectStore(filesystem, root)
+    return Disk(Path(root)) if local else ObjectStore(filesystem, root, url)
 
 
 class ObjectStore:
@@ -40,9 +40,10 @@ class ObjectStore:
 
     look_every_s = 10.0  # each look takes some 30 ms, and money
 
-    def __init__(self, filesystem: Any, root: str) -> None:  # noqa: ANN401
-        """Take an fsspec filesystem and the prefix in it."""
+    def __init__(self, filesystem: Any, root: str, url: str) -> None:  # noqa: ANN401
+        """Take an fsspec filesystem, the prefix in it, and what a person calls both."""
         self._filesystem = filesystem
+        self._url = url
         self._root = root.rstrip("/")
         self.side_by_side = isinstance(filesystem, AsyncFileSystem)  # FTP has one connection for everybody
 
@@ -58,7 +59,7 @@ class ObjectStore:
         try:
             self.write(_CLAIM, b"")
         except Exception as error:
-            raise ValueError(f"storage '{self._root}' cannot be written: {error}") from error
+            raise ValueError(f"storage '{self._url}' cannot be written: {error}") from error
 
     def hold(self) -> None:
         """Do nothing: there is no lock to lose."""

@@ -99,9 +99,19 @@ def test_what_is_learnt_goes_to_a_file_and_into_another_stream(typed, server, tm
     out = tmp_path / "gate.safetensors"
 
     typed("export", "gate-7", "--out", str(out))
-    typed("import", "gate-8", str(out))
+    said = typed("import", "gate-8", str(out))
 
+    assert said == f"gate-8 goes on from {out}, version 1\n"
     assert stream(server.client, "gate-8")["steps"] == stream(server.client, "gate-7")["steps"] > 0
+
+
+def test_a_file_that_opens_a_domain_is_said_to(typed, monkeypatch, tmp_path: Path):
+    (tmp_path / "fog").write_bytes(b"a state")
+    monkeypatch.setattr(Server, "upload", lambda *_: {"name": "gate-7@2", "state_version": 1})
+
+    said = typed("import", "gate-7", str(tmp_path / "fog"))
+
+    assert said == f"gate-7@2, a new domain of gate-7, goes on from {tmp_path / 'fog'}, version 1\n"
 
 
 def test_a_stream_is_kept_rolled_back_switched_off_and_reset(typed, server):

@@ -217,7 +217,7 @@ def test_an_object_store_that_cannot_be_written_is_refused_at_the_start(monkeypa
     store = Store("memory://bucket/tta")
     monkeypatch.setattr(type(fsspec.filesystem("memory")), "pipe_file", refuse)
 
-    with pytest.raises(ValueError, match="storage '/bucket/tta' cannot be written: Access Denied"):
+    with pytest.raises(ValueError, match="storage 'memory://bucket/tta' cannot be written: Access Denied"):
         store.claim()
 
 
