@@ -52,7 +52,7 @@ class StateCommands:
         try:
             data = self._store.read(name, snapshot)
         except OSError as error:
-            raise NotReady(f"snapshot '{snapshot}' cannot be read now: {error}; ask again") from error
+            raise NotReady(f"snapshot '{snapshot}' cannot be read now: {error.strerror or error}; ask again") from error
         if data is None:
             raise NotFound(f"stream '{name}' has no snapshot '{snapshot}'")
         adopted = self._shelf.adopted(stream.method, data)

@@ -215,7 +215,7 @@ class Shelf:
         try:
             return self._keeper.read(name)
         except OSError as error:
-            raise NotReady(f"the file of stream '{name}' cannot be read now: {error}; ask again") from error
+            raise NotReady(f"the file of stream '{name}' cannot be read now: {error.strerror or error}; ask again") from error
 
     def _contents(self, data: bytes, method: Method) -> Contents:
         header = read_about(data)
