@@ -305,15 +305,12 @@ class Worker:
         """Set the stream of a request aside if something that should not fail does, and go on with the others."""
         try:
             yield
-        except NotReady as error:
-            self._fails(job, error)
         except Exception as error:
             self._set_aside(job, error)
 
     def _set_aside(self, job: Job, error: Exception) -> None:
-        self._registry.set_aside(job.stream, error)
-        self._fails(job, SetAside(job.stream, str(error)))
-
-    def _fails(self, job: Job, error: TTAError) -> None:
+        if not isinstance(error, NotReady):  # that passes
+            self._registry.set_aside(job.stream, error)
+            error = SetAside(job.stream, str(error))
         if not (job.future.done() or any(draft.job is job for draft in self._ready)):
             job.future.set_exception(error)

@@ -106,8 +106,7 @@ class Registry(Stock):
 
         Raises:
             StreamsFull: If it is new and there is no room for it.
-            SetAside: If it cannot go on.
-            Moved: If another server has it.
+            SetAside, Moved, NotReady: See `existing`.
         """
         self.arrive(name)
         known = name in self

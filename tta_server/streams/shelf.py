@@ -215,7 +215,8 @@ class Shelf:
         try:
             return self._keeper.read(name)
         except OSError as error:
-            raise NotReady(f"the file of stream '{name}' cannot be read now: {error.strerror or error}; ask again") from error
+            reason = error.strerror or error
+            raise NotReady(f"the file of stream '{name}' cannot be read now: {reason}; ask again") from error
 
     def _contents(self, data: bytes, method: Method) -> Contents:
         header = read_about(data)
