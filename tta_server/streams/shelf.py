@@ -110,9 +110,7 @@ class Shelf:
             least_version: Its version from now on, if the file's is lower.
 
         Raises:
-            MisfitError: If its file belongs to other weights or another adapter.
-            ValueError: If what it holds cannot be used.
-            NotReady: If the storage cannot be read now.
+            MisfitError, ValueError, NotReady: See `read`.
         """
         data = self._read(name)
         if data is None:
