@@ -12,6 +12,7 @@ CLEAN, CLEAN_AFTER = "clean", "clean again"
 ROUNDS = 20
 PERIODS = 16, 24, 64, 80
 SCENE = 32  # images of it, one after the other
+FEW = 48  # images that are shown again and again
 TURNS = (
     (CLEAN, "frost"),
     (CLEAN, "gaussian_noise"),
@@ -103,6 +104,16 @@ def _still(_labels: np.ndarray, count: int, draw: Draw) -> dict[str, list[Stretc
     return {name: [Stretch(name, 5, draw(scenes).repeat(SCENE))] for name in SORTED}
 
 
+def _repeated(labels: np.ndarray, count: int, draw: Draw) -> dict[str, list[Stretch]]:
+    """Images of all classes, and then a few of one class again and again."""
+    found = {}
+    for name in SORTED:
+        rows = draw(len(labels))
+        few = rows[labels[rows] == labels[rows[0]]][:FEW]
+        found[name] = [Stretch(name, 5, rows[:count]), Stretch(name, 5, np.resize(few, 2 * count))]
+    return found
+
+
 def _turns(_labels: np.ndarray, count: int, draw: Draw) -> dict[str, list[Stretch]]:
     return {
         f"{', '.join(names)}: {period} each": [Stretch(names[turn % len(names)], 5, draw(period))
@@ -123,6 +134,7 @@ KINDS: dict[str, Callable[[np.ndarray, int, Draw], dict[str, list[Stretch]]]] = 
     "gradual": _gradual,
     "sorted": _sorted,
     "still": _still,
+    "repeated": _repeated,
     "turns": _turns,
     "clean": _clean,
 }
