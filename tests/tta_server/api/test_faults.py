@@ -151,9 +151,9 @@ def test_a_bug_after_an_answer_is_logged_too(tmp_path, monkeypatch, caplog):
     def bug(*_args: object, **_keys: object) -> None:
         raise RuntimeError("a bug, and nobody's request")
 
-    monkeypatch.setattr("tta_server.api.middleware._asks_for_predictions", bug)
-    answers = asked(service, {"GET /v2/health/live": {}})
+    monkeypatch.setattr("tta_server.api.middleware._outcome", bug)
+    answers = asked(service, {"POST /predict": {"content": b"no image"}})
 
-    assert answers["GET /v2/health/live"].status_code == 200
-    assert caplog.text.count("GET /v2/health/live failed") == 1
+    assert answers["POST /predict"].status_code == 415
+    assert caplog.text.count("POST /predict failed") == 1
     assert caplog.text.count("Traceback") == 1

@@ -7,7 +7,7 @@ from tests.server import running
 from tests.tta_server.api.exchange import Exchange
 from tests.tta_server.calls import INFER, body, glyph_images, metric
 from tta_server.api.websites import OwnPages
-from tta_server.keys.keyring import new_key
+from tta_server.keys.new_key import new_key
 
 OTHERS = ("http://evil.example", "null", "http://localhost", "https://{host}", "http://{host}.evil.example", "")
 RESET, UNLOAD = "/v1/streams/default/reset", "/v2/repository/models/glyphs/unload"
