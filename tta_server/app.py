@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from fastapi import Depends, FastAPI
@@ -42,12 +41,11 @@ from tta_server.api.caller import Callers
 from tta_server.api.hot import Hot
 from tta_server.api.manners import Heads
 from tta_server.api.middleware import Accounting
-from tta_server.api.permission import OPEN, Gatekeeper, expect_infer
+from tta_server.api.permission import OPEN, Gatekeeper, expect_key
 from tta_server.api.receiving import Receiving
 from tta_server.api.tracing import Tracing
 from tta_server.domains.space import PART, StyleSpace
 from tta_server.keys.files import follow, open_keyring
-from tta_server.keys.keyring import Keyring
 from tta_server.models import Custom, Model, Preprocess
 from tta_server.models.answering import Chosen, answering
 from tta_server.models.onnx_file import SUFFIX
@@ -61,12 +59,9 @@ from tta_server.storage.keeper import Keeper
 from tta_server.storage.ring import Ring
 from tta_server.storage.store import Store
 from tta_server.telemetry.bursts import Bursts
-from tta_server.telemetry.metrics import Metrics
+from tta_server.telemetry.closed_sets import TurnedAway
 from tta_server.telemetry.tracing import Tracer
 from tta_server.wanted import make_preprocess
-
-if TYPE_CHECKING:
-    from tta_server.grpc_door.door import Door  # an extra: imported when it is asked for
 
 _TURN_S = 0.00002  # of a thread of Python
 _YOUNG = 10_000  # objects before the collector looks: a request leaves no cycles, and some at once are 700 objects
@@ -165,13 +160,22 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
     """
     first = models.first
     keyring = open_keyring(settings.auth)
-    asked = settings.tracing
+    told, asked = bursts or Bursts(), settings.tracing
     tracer = Tracer.to(asked.endpoint, asked.share) if asked.endpoint else None
+
+    def turned_away(reason: TurnedAway) -> None:
+        first.metrics.refused(reason)
+        told.refused(reason)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         models.start()
-        door = await _grpc_door(app, settings, keyring, first.metrics)
+        door = None
+        if settings.server.grpc_port is not None:
+            from tta_server.grpc_door.door import Door  # an extra: imported when it is asked for
+
+            door = Door(app, settings.limits, partial(expect_key, keyring), turned_away)
+            await door.open(settings.server, settings.server.grpc_port)
         following = asyncio.create_task(follow(settings.auth, keyring)) if keyring else None
         # What is alive now lives as long as the process: keep the collector from walking all of torch under load.
         gc.collect()
@@ -232,27 +236,12 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
     app.add_middleware(
         Accounting,
         metrics=models.metrics_of,
-        bursts=bursts or Bursts(),
+        bursts=told,
         access=settings.logging.access,
     )
     if tracer:
         app.add_middleware(Tracing, tracer=tracer)
     return app
-
-
-async def _grpc_door(app: FastAPI, settings: Settings, keyring: Keyring | None, metrics: Metrics) -> "Door | None":
-    """Open the port for gRPC, if the configuration names one.
-
-    Raises:
-        ValueError: If it cannot be opened.
-    """
-    if settings.server.grpc_port is None:
-        return None
-    from tta_server.grpc_door.door import Door
-
-    door = Door(app, settings.limits, partial(expect_infer, keyring), metrics.refused)
-    await door.open(settings.server, settings.server.grpc_port)
-    return door
 
 
 def use_threads(settings: EngineSettings) -> None:

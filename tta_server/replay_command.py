@@ -57,6 +57,8 @@ def run(options: argparse.Namespace) -> int:
         proof = replay(entries, lesson, options.version, domains)
     except ValueError as error:
         raise ValueError(f"{error}{lost}{more}") from error
+    if lost and not proof.shown:
+        raise ValueError(f"no line that is left says which state stream '{options.stream}' has{lost}{more}")
     said = f"stream '{options.stream}': state sha256 {state_digest(proof.state)}, {proof.shown} digests in the log"
     wrong = [doubt for doubt in proof.doubts if doubt.wrong]
     if proof.doubts:

@@ -160,15 +160,14 @@ def _expect_port(scope: Scope, admin_port: int) -> None:
         raise NotFound(f"'{path}' is not answered on this port; operations have their own (server.admin_port)")
 
 
-def expect_infer(keyring: Keyring | None, headers: Mapping[bytes, bytes]) -> None:
-    """Do nothing if whoever sends these headers may ask for predictions; of which model and stream is asked later.
+def expect_key(keyring: Keyring | None, headers: Mapping[bytes, bytes]) -> None:
+    """Do nothing if whoever sends these headers has a key, where there are any; what it is for is asked later.
 
     Raises:
-        Unauthorized: If there are keys and he has none of them.
-        Forbidden: If his is for something else.
+        Unauthorized: If he has none of them.
     """
     if keyring is not None:
-        keyring.find(_sent(headers)).expect_scope("infer")
+        keyring.find(_sent(headers))
 
 
 def key_of(request: Request) -> Key:

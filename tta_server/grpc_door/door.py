@@ -91,6 +91,8 @@ _PATHS: Final[dict[str, Callable[[Any], str | Asked]]] = {
     "Check": _checked,
 }
 """What each call asks; ModelInfer has a body of its own."""
+_OPEN: Final = frozenset(("ServerLive", "ServerReady", "Check"))
+"""Calls that need no key, or say by their message whether they do."""
 _TURNED_AWAY: Final[dict[str, TurnedAway]] = {
     TooSlow.code: "slow_body",
     Unauthorized.code: "unauthorized",
@@ -120,7 +122,7 @@ class Door:
         Args:
             app: What answers.
             limits: What a request may be.
-            admit: Raises what one who sends such headers hears if he may not ask for predictions at all.
+            admit: Raises what one who sends such headers hears if he has no key.
             told: Hears what is refused.
         """
         logging.getLogger("grpc._cython.cygrpc").addFilter(_quotes_nobody)
@@ -128,6 +130,7 @@ class Door:
         self._admit = admit
         self._told = told
         self._turns = Turns(limits)
+        self._turns_of_open = Turns(limits, at_once=1)
         self._most_bytes = limits.max_body_bytes + _MOST_BESIDE_BYTES
         options = [
             ("grpc.max_receive_message_length", self._most_bytes),
@@ -173,9 +176,9 @@ class Door:
         async def handle(_messages: object, context: Any) -> Any:
             metadata = context.invocation_metadata() or ()
             try:
-                if name == "ModelInfer":  # the one whose message may be large
+                if name not in _OPEN:
                     self._admit(dict(headers_of(metadata)))
-                async with self._turns.turn():
+                async with (self._turns_of_open if name in _OPEN else self._turns).turn():
                     asked, raw = await self._asked(context, name, request_kind)
             except TTAError as error:
                 self._told(_TURNED_AWAY.get(error.code, "body"))
@@ -202,7 +205,7 @@ class Door:
             TooLarge: If the message is larger than one of its kind may be.
             BadRequest: If it is none.
         """
-        data = await context.read()
+        data = await context.read() if kind.DESCRIPTOR.fields else grpc.aio.EOF
         request = self._read(b"" if data is grpc.aio.EOF else data, kind, name)
         if name == "ModelInfer":
             path = _of_model(request, "/infer")

@@ -13,7 +13,7 @@ MOST_FIELDS = 4096
 """Fields of a message with all that are within it; a field of two bytes may become an object of a hundred."""
 
 MOST_NUMBERS = 2**22
-"""Numbers of a message with all that are within it, those of shapes too; one of a byte may become one of eight."""
+"""Whole numbers of a message with all that are in it, those of shapes too: one of a byte may become one of eight."""
 
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
@@ -45,22 +45,15 @@ def expect_few_fields(data: bytes, kind: Any) -> None:
                     value = part[place : place + size]
                     if field.message_type is not None:
                         inside.append((value, field.message_type))
-                    else:
-                        numbers += _numbers(value, field)
+                    elif field.cpp_type not in (field.CPPTYPE_FLOAT, field.CPPTYPE_DOUBLE):
+                        numbers += int(np.count_nonzero(np.frombuffer(value, np.uint8) < 0x80))  # each one's last byte
                 if numbers > MOST_NUMBERS:
                     raise TooLarge(
-                        f"the message has more than {MOST_NUMBERS} numbers in lists; send values as raw contents"
+                        f"the message has more than {MOST_NUMBERS} whole numbers in lists; send values as raw contents"
                     )
                 place += size
     except (IndexError, ValueError) as error:
         raise BadRequest(f"the message is no {name}: it is malformed, or has groups") from error
-
-
-def _numbers(packed: memoryview, field: Any) -> int:
-    """Return how many numbers lie one behind the other."""
-    if field.cpp_type in (field.CPPTYPE_FLOAT, field.CPPTYPE_DOUBLE):
-        return len(packed) // (4 if field.cpp_type == field.CPPTYPE_FLOAT else 8)
-    return int(np.count_nonzero(np.frombuffer(packed, np.uint8) < 0x80))  # the last byte of each
 
 
 def _size(part: memoryview, place: int, wire: int) -> tuple[int, int]:

@@ -13,10 +13,10 @@ _TURN_S = 1.0
 class Turns:
     """So many messages are read at a time; while others wait, none of them takes longer than a second."""
 
-    def __init__(self, limits: LimitsSettings) -> None:
-        """Read as many at a time as the server has room for if each is as large as it may be."""
+    def __init__(self, limits: LimitsSettings, at_once: int | None = None) -> None:
+        """Read as many at a time as the server has room for if each is as large as it may be; or so many at most."""
         self._most_s = limits.body_timeout_s
-        self._free = asyncio.Semaphore(limits.receiving_bytes // limits.max_body_bytes)
+        self._free = asyncio.Semaphore(at_once or limits.receiving_bytes // limits.max_body_bytes)
         self._waiting = 0
         self._begun: dict[asyncio.Timeout, float] = {}
 

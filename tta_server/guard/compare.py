@@ -43,8 +43,14 @@ class Compare:
         self._referee = referee
         self._vouch = vouch
 
-    def look(self, record: Record, x: Tensor, answered: Output, frozen: Output) -> Record:
-        """Take one window `x` (N, C, H, W) into account: what the stream answers to it, and the frozen model."""
+    def look(self, record: Record, x: Tensor, answered: Output, frozen: Output, fair: bool = True) -> Record:
+        """Take one window `x` (N, C, H, W) into account: what the stream answers to it, and the frozen model.
+
+        Where it is no `fair` sample, such as one picture many times, it says who should answer such images, and nothing
+        of how much answers vary.
+        """
+        if not fair:
+            return self._weigh(record, x, answered, frozen)
         share = 1 - math.exp(-len(frozen.logits) / _RECENT_IMAGES)
         weight = record.answered + (1 - record.answered) * share
         both = torch.stack([answered.logits.softmax(1).mean(0), frozen.logits.softmax(1).mean(0)]).double().cpu()

@@ -102,7 +102,7 @@ class Guard:
         """Say who answers from now on, by images that are not learnt from; see `Judge.look`."""
         record = Record.of(memory)
         if record.steps and _finite(frozen, answered):
-            record = self._compare.look(record, x, answered, frozen)
+            record = self._compare.look(record, x, answered, frozen, fair=False)
         cause: Cause = "contradicted" if record.source else "healthy"
         reason = _standing(record) if record.source else "nothing is wrong with what the stream answers"
         return Admission(False, cause, f"{reason}; nothing was learnt", record.memory(), _serve(record))

@@ -10,7 +10,7 @@ from tta_server.drift.monitor import Sights
 from tta_server.guard.verdict import Admission, Serve, Verdict
 from tta_server.models import Backbone, Output
 from tta_server.runtime.device import on_device
-from tta_server.runtime.trial import Beginning, Trial, Trials
+from tta_server.runtime.trial import UNSEEN, Beginning, Trial, Trials
 from tta_server.runtime.watcher import Watcher
 from tta_server.settings import AdaptWhen
 from tta_server.streams.event import EventKind, StreamEvent, Tell
@@ -129,9 +129,10 @@ class Learner:
             if trial.error:
                 raise trial.error
             self._carry_out(trial)
-            if stream.serve == "source" and lesson.purpose == "learn":
+            if stream.serve == "source" and trial.frozen is not UNSEEN:
                 return trial.frozen, "source", trial.frozen
-            return (trial.step.output if trial.step else self._trials.answer(lesson)), "adapted", trial.frozen
+            answered = trial.answered if trial.answered is not UNSEEN else self._trials.answer(lesson)
+            return (trial.step.output if trial.step else answered), "adapted", trial.frozen
         except Exception as error:
             self._fail(stream, len(rows), error)
             raise

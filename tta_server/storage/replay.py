@@ -150,6 +150,11 @@ def replay(entries: Iterable[Entry], lesson: Recipe, until: int | None = None, d
         for number in {*line} - {lines[-1].after}:
             if number is not None and number >= 0 and not uses[number]:
                 del states[number]
+    newest = next((entry for entry in reversed(told) if entry.version_after != entry.version_before), None)
+    if newest and newest.event == "begin":
+        raise ValueError(
+            f"{_at(newest)} has the statistics of a domain's first images, before any step; no log keeps those"
+        )
     final = states[lines[-1].after] if lines else states[_SOURCE]
     if isinstance(final, Doubt):
         raise ValueError(final.reason)

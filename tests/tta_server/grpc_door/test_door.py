@@ -114,6 +114,17 @@ def test_a_key_is_asked_for_before_a_message_is_read():
     assert found == [("UNAUTHENTICATED", "no key", "unauthorized"), "unauthorized"]
 
 
+@pytest.mark.parametrize("name", [*methods(INFERENCE), *methods(HEALTH)])
+def test_large_messages_are_read_from_nobody_without_a_key_but_one_at_a_time(name):
+    service = HEALTH if name in methods(HEALTH) else INFERENCE
+    app = answering(200, b'{"live": true, "ready": true}')
+
+    found = asyncio.run(codes(app, nobody, name, bytes(2**20), service=service))
+
+    expected = {"ServerLive": "OK", "ServerReady": "OK", "Check": "INVALID_ARGUMENT"}
+    assert found[0][0] == expected.get(name, "UNAUTHENTICATED")
+
+
 def test_probes_need_no_key():
     app = answering(200, b'{"live": true, "ready": true}')
 

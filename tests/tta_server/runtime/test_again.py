@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.states import bits
 from tests.tta_server.runtime.fakes import WHO, Scripted, Wired, ask, learn_all, rows, shed_all, wired
+from tests.tta_server.runtime.told_apart import frozen
 from tta_server.guard.judge import Unguarded
 from tta_server.guard.verdict import Admission
 from tta_server.streams.stream import Stream
@@ -117,6 +118,16 @@ def test_a_window_of_too_few_pictures_is_looked_at():
     learn_all(subject)
 
     assert (guard.seen, door(subject).serve, door(subject).steps) == ([WINDOW], "source", 1)
+
+
+def test_a_request_that_is_looked_at_and_not_learnt_from_is_answered_by_whom_the_guard_names(monkeypatch):
+    subject = learnt(Looks(), mode="inline")
+    monkeypatch.setattr(subject.worker.parts.learner, "_purpose", lambda _: "look")
+
+    answer = ask(subject, "door", rows(WINDOW, 1))
+
+    assert (door(subject).serve, answer.adapted) == ("source", False)
+    assert np.array_equal(answer.probabilities, frozen(rows(WINDOW, 1)))
 
 
 def test_a_guard_that_cannot_look_has_the_frozen_model_answer(caplog):

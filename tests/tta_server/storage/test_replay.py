@@ -203,6 +203,16 @@ def test_what_its_domains_did_raises_a_streams_version_and_leaves_its_state(stre
         replay(told, stream.lesson, domains=[Entry("door@1", "begin", 0, 1)])
 
 
+def test_what_a_domain_was_begun_with_is_not_shown_and_what_it_has_learnt_since_is(stream):
+    stream.commit(0)
+    begun = [Entry("camera", "begin", 0, 1), Entry("camera", "mode", 1, 1)]
+    learnt = [replace(entry, version_before=1, version_after=2) for entry in stream.entries]
+
+    with pytest.raises(ValueError, match="version 1 of stream 'camera' has the statistics of a domain's first images"):
+        replay(begun, stream.lesson)
+    assert bits(replay([*begun, *learnt], stream.lesson).state) == bits(stream.state)
+
+
 def test_a_log_that_lacks_its_beginning_is_refused(stream):
     for batch in range(3):
         stream.commit(batch)
