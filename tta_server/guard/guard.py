@@ -101,8 +101,10 @@ class Guard:
     def look(self, memory: Memory, x: Tensor, frozen: Output, answered: Output) -> Admission:
         """Say who answers from now on, by images that are not learnt from; see `Judge.look`."""
         record = Record.of(memory)
-        if record.steps and _finite(frozen, answered):
+        if _finite(frozen, answered) and record.steps:
             record = self._compare.look(record, x, answered, frozen, fair=False)
+        elif _finite(frozen, answered):
+            record = Record.of(self.weigh(memory, x, frozen, answered)[0])
         cause: Cause = "contradicted" if record.source else "healthy"
         reason = _standing(record) if record.source else "nothing is wrong with what the stream answers"
         return Admission(False, cause, f"{reason}; nothing was learnt", record.memory(), _serve(record))

@@ -188,8 +188,9 @@ class Stream:
 
     @property
     def is_judged(self) -> bool:
-        """Whether its own state may answer and a guard says so: one that it has learnt, after answers."""
-        return self.mode == "after" and self.steps > 0 and not isinstance(self.method.guard, Unguarded)
+        """Whether a state of its own may answer and a guard says so: one that it has learnt or was begun with."""
+        has_own = self.steps > 0 or self.begun > 0
+        return self.mode == "after" and has_own and not isinstance(self.method.guard, Unguarded)
 
     @property
     def tells_apart(self) -> bool:

@@ -55,12 +55,22 @@ def test_who_is_credible_on_them_answers(learnt, stream_is_right, serve, cause):
     assert (found.learn, found.serve, found.cause) == (False, serve, cause)
 
 
-def test_before_anything_is_learnt_and_without_numbers_nothing_is_said_anew(learnt):
-    guard, _, _, memory = learnt
+def test_before_the_first_step_it_is_weighed_as_a_beginning_is(learnt):
+    guard, _, _, _ = learnt
     home = model().backbone.forward(clean(0, WINDOW))
-    nothing = home._replace(logits=home.logits * float("nan"))
+    lost = home._replace(logits=home.logits.roll(1, 1), features=home.features + 100)
 
-    for before, answered in ((guard.start(), home._replace(logits=home.logits.roll(1, 1))), (memory, nothing)):
-        after = guard.look(before, clean(0, WINDOW), home, answered).memory
-        assert all(torch.equal(after[name], before[name]) for name in before)
+    for pair in ((home, lost), (lost, home)):
+        found = guard.look(guard.start(), clean(0, WINDOW), *pair)
+        memory, serve = guard.weigh(guard.start(), clean(0, WINDOW), *pair)
+        assert found.serve == serve
+        assert all(torch.equal(found.memory[name], memory[name]) for name in memory)
+
+
+def test_without_numbers_and_without_a_guard_nothing_is_said_anew(learnt):
+    guard, _, _, before = learnt
+    home = model().backbone.forward(clean(0, WINDOW))
+    after = guard.look(before, clean(0, WINDOW), home, home._replace(logits=home.logits * float("nan"))).memory
+
+    assert all(torch.equal(after[name], before[name]) for name in before)
     assert Unguarded().look({}, clean(0, 1), home, home).serve == "adapted"

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.states import bits
-from tests.tta_server.runtime.fakes import WHO, Scripted, Wired, ask, learn_all, rows, shed_all, wired
-from tests.tta_server.runtime.told_apart import frozen
+from tests.tta_server.runtime.fakes import WHO, Scripted, Wired, ask, dark, learn_all, rows, shed_all, wired
+from tests.tta_server.runtime.told_apart import frozen, telling
 from tta_server.guard.judge import Unguarded
 from tta_server.guard.verdict import Admission
 from tta_server.streams.stream import Stream
@@ -118,6 +118,21 @@ def test_a_window_of_too_few_pictures_is_looked_at():
     learn_all(subject)
 
     assert (guard.seen, door(subject).serve, door(subject).steps) == ([WINDOW], "source", 1)
+
+
+def test_a_domain_that_has_only_begun_is_looked_at():
+    guard = Looks()
+    subject = telling(judge=guard, duplicate_memory=256)
+    ask(subject, "door", dark(8))
+    learn_all(subject)
+    domain = subject.worker.parts.registry.existing("door@1")
+    assert (domain.begun, domain.steps, domain.served_by) == (8, 0, "adapted")
+
+    for place in range(16):
+        ask(subject, "door", dark(8)[place % 8][None])
+        learn_all(subject)
+
+    assert (guard.seen, domain.served_by, domain.begun) == ([16], "source", 8)
 
 
 def test_a_request_that_is_looked_at_and_not_learnt_from_is_answered_by_whom_the_guard_names(monkeypatch):
