@@ -28,7 +28,8 @@ def router(models: Mapping[str, Served]) -> APIRouter:
     served = find(models)
     kept = served.storage
     declared = told(AuditLines, 400, 404, 429)
-    reading, turn = 0, asyncio.Lock()
+    reading: set[asyncio.Task[list[dict[str, Any]]]] = set()
+    turn = asyncio.Lock()
 
     async def newest(name: str, limit: int) -> dict[str, Any]:
         def read() -> list[dict[str, Any]]:
@@ -38,17 +39,14 @@ def router(models: Mapping[str, Served]) -> APIRouter:
             return [entry.told() for entry in kept.audit.newest(name, limit)]
 
         async def in_turn() -> list[dict[str, Any]]:
-            nonlocal reading
-            reading += 1
-            try:
-                async with turn:  # several at once would take the interpreter from whoever answers
-                    return await asyncio.to_thread(read)
-            finally:
-                reading -= 1
+            async with turn:  # several at once would take the interpreter from whoever answers
+                return await asyncio.to_thread(read)
 
-        if reading >= _MOST_READING:
-            raise Overloaded(f"{reading} others read the audit log or wait for it; try again later")
-        entries = await within(in_turn(), "ask again later")
+        if len(reading) >= _MOST_READING:
+            raise Overloaded(f"{len(reading)} others read the audit log or wait for it; try again later")
+        reading.add(task := asyncio.create_task(in_turn()))
+        task.add_done_callback(reading.discard)  # who has given up waiting still reads
+        entries = await within(task, "ask again later")
         if name and not entries:
             await served.command(name, lambda c: c.check(name))
         return {"entries": entries, "kept": "storage" if kept.durable else "memory"}
