@@ -215,8 +215,9 @@ class Commands:
 
         Raises:
             NotFound: If there is none.
+            NotReady: If it is a domain, and its stream cannot be read now; what is itself unreadable can be erased.
         """
-        summary, whose = self._streams.summary(name), self._whose(name)
+        summary, whose = self._streams.doomed(name), self._whose(name)
         erased = self._streams.delete(name)
         standing = Standing(summary.state_version)
         self._desk.switched(StreamEvent(name, "delete", standing, standing), who)

@@ -92,8 +92,12 @@ class Stock(Directory):
                 self._unread[stream] = self._unread.pop(stream)
                 self._read_on_s = time.monotonic() + _REST_S
 
-    def arrive(self, name: str) -> None:
+    def arrive(self, name: str, doomed: str = "") -> None:
         """Have what is on disk of a stream, or a domain, known before it is touched.
+
+        Args:
+            name: The stream or domain.
+            doomed: What is about to be erased, and so need not be readable: then it is set aside.
 
         Raises:
             Moved: If other servers could have the stream, and this one does not.
@@ -103,7 +107,7 @@ class Stock(Directory):
         if self._shelf.shared and stream not in self._generations:
             raise Moved(stream)
         if stream in self._unread:
-            found = self._read(stream, self._unread[stream])
+            found = self._read(stream, self._unread[stream], doomed)
             del self._unread[stream]
             self._take_in(stream, *found)
 
@@ -115,6 +119,17 @@ class Stock(Directory):
             Moved: See `arrive`.
         """
         self.arrive(name)
+        return super().summary(name)
+
+    def doomed(self, name: str) -> Summary:
+        """Return the summary of what is about to be erased, whether or not it can be read.
+
+        Raises:
+            NotFound: If there is none.
+            Moved: See `arrive`.
+            NotReady: If it is a domain, and its stream cannot be read now.
+        """
+        self.arrive(name, doomed=name)
         return super().summary(name)
 
     def peek(self, name: str) -> Answering:
@@ -148,22 +163,26 @@ class Stock(Directory):
     def _leave(self, stream: str) -> None:
         """Know a stream and its domains no more, and write nothing of them that waits."""
 
-    def _read(self, stream: str, domains: Sequence[str]) -> tuple[dict[str, Parked], dict[str, Exception]]:
+    def _read(
+        self, stream: str, domains: Sequence[str], doomed: str = ""
+    ) -> tuple[dict[str, Parked], dict[str, Exception]]:
         """Read a stream and its domains; where others may have left files, its own says which domains it has."""
         parked: dict[str, Parked] = {}
         wrong: dict[str, Exception] = {}
-        self._find(stream, parked, wrong)
+        self._find(stream, parked, wrong, doomed)
         known = parked[stream].domains if self._shelf.shared and stream in parked else domains
         for domain in known:
-            self._find(domain, parked, wrong)
+            self._find(domain, parked, wrong, doomed)
         return parked, wrong
 
-    def _find(self, name: str, parked: dict[str, Parked], wrong: dict[str, Exception]) -> None:
+    def _find(self, name: str, parked: dict[str, Parked], wrong: dict[str, Exception], doomed: str) -> None:
         try:
             if found := self._shelf.find(name, self.modes, self._methods, self._least_version(name)):
                 parked[name] = found
-        except NotReady:
-            raise
+        except NotReady as error:
+            if doomed not in (name, stream_of_domain(name)):
+                raise
+            wrong[name] = error
         except Exception as error:
             wrong[name] = error
 

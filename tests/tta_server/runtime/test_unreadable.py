@@ -8,7 +8,7 @@ import pytest
 from tests.tta_server.runtime.engines import PATIENCE_S
 from tests.tta_server.runtime.fakes import WHO, Wired, ask, dark, rows, value, wired
 from tests.tta_server.runtime.told_apart import SCRIPT, show, telling
-from tta_server.errors import NotReady
+from tta_server.errors import NotFound, NotReady
 from tta_server.storage.store import Store
 
 AGAIN = "cannot be read now: .*Permission denied.*; ask again"
@@ -97,6 +97,17 @@ def test_what_cannot_be_read_while_there_is_nothing_to_do_is_not_tried_without_e
     assert list(subject.worker.parts.registry._unread) == ["door"]
 
 
+def taught(folder: Path) -> list[str]:
+    """Have a stream with domains on disk; return their names."""
+    first = telling(storage=str(folder))
+    show(first, SCRIPT)
+    domains = first.worker.parts.registry.domain_names("door")
+    assert "door@1" in domains
+    written(first)
+    first.kept.keeper.close()
+    return domains
+
+
 @pytest.mark.parametrize("cut", range(2, len(SCRIPT)))
 def test_a_domain_that_cannot_be_read_costs_its_stream_one_request(tmp_path: Path, cut: int, unreadable):
     expected = show(telling(), SCRIPT)
@@ -118,6 +129,66 @@ def test_a_domain_that_cannot_be_read_costs_its_stream_one_request(tmp_path: Pat
     found = show(subject, SCRIPT[cut:], cut)
     assert aside(subject) == 0
     assert [answer.domains for answer in found] == [answer.domains for answer in expected[cut:]]
+
+
+def test_a_stream_that_can_never_be_read_can_be_deleted(tmp_path, unreadable):
+    first = wired(storage=str(tmp_path))
+    ask(first, "door", rows(3))
+    written(first)
+    first.kept.keeper.close()
+    unreadable("door")
+
+    subject = wired(storage=str(tmp_path))
+    with pytest.raises(NotReady, match=AGAIN):
+        ask(subject, "door", rows(1))
+    subject.commands.delete("door", WHO).result(PATIENCE_S)
+
+    assert (aside(subject), subject.commands.list()) == (0, [])
+    assert subject.kept.store.names() == []
+    with pytest.raises(NotFound):
+        subject.commands.read("door")
+    assert ask(subject, "door", rows(1)).version == 0
+    assert subject.commands.read("door")["images"] == 1
+
+
+@pytest.mark.parametrize("lost", ["door", "door@1"])
+def test_a_stream_with_a_file_that_can_never_be_read_is_deleted_with_its_domains(tmp_path, lost, unreadable):
+    taught(tmp_path)
+    unreadable(lost)
+
+    subject = telling(storage=str(tmp_path))
+    subject.commands.delete("door", WHO).result(PATIENCE_S)
+
+    assert subject.kept.keeper.flush(PATIENCE_S)
+    assert subject.kept.store.names() == []
+    assert (aside(subject), value(subject.metrics, "tta_domains")) == (0, 0)
+
+
+def test_of_a_stream_the_one_domain_that_can_never_be_read_can_be_deleted(tmp_path, unreadable):
+    domains = taught(tmp_path)
+    unreadable("door@1")
+
+    subject = telling(storage=str(tmp_path))
+    with pytest.raises(NotReady, match=AGAIN):
+        subject.commands.read("door")
+    subject.commands.delete("door@1", WHO).result(PATIENCE_S)
+
+    assert aside(subject) == 0
+    assert subject.worker.parts.registry.domain_names("door") == [name for name in domains if name != "door@1"]
+    assert ask(subject, "door", dark(1, 999)).version >= 0
+
+
+def test_of_a_stream_that_cannot_be_read_no_domain_is_deleted(tmp_path, unreadable):
+    taught(tmp_path)
+    unreadable("door")
+
+    subject = telling(storage=str(tmp_path))
+    with pytest.raises(NotReady, match=AGAIN):
+        subject.commands.delete("door@1", WHO)
+
+    unreadable("")
+    assert subject.commands.read("door@1")["name"] == "door@1"
+    assert aside(subject) == 0
 
 
 def test_a_snapshot_that_cannot_be_read_can_be_gone_back_to_later(tmp_path, monkeypatch):
