@@ -17,6 +17,7 @@ from tta_server.runtime import tenure
 from tta_server.runtime.tenure import HAND_OVER, Tenure
 from tta_server.settings_file import load_settings
 from tta_server.storage.owners import VERSIONS_PER_GENERATION, Owners
+from tta_server.storage.store import Store
 
 WINDOW = 16
 ASK = Tenure._ask
@@ -164,6 +165,46 @@ def test_a_stream_that_is_erased_is_erased_for_all_and_its_versions_go_on(server
     data, later = answered(first, "erased")
     assert data != learnt
     assert later > version
+
+
+def test_a_stream_that_cannot_be_read_is_taken_once_however_often_it_is_asked_for(servers, monkeypatch):
+    first, second = servers
+    infer(first, "shut", glyph_images(0, 1))
+    load = Store.load
+
+    def refuses(store: Store, name: str) -> bytes | None:
+        if name == "shut":
+            raise PermissionError(13, "Permission denied")
+        return load(store, name)
+
+    def asked() -> int:
+        content, headers = body(glyph_images(0, 1)), {"X-Stream-Id": "shut"}
+        return second.post(INFER, content=content, headers=headers).status_code
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "load", refuses)
+        assert [asked() for _ in range(3)] == [503] * 3
+        assert "ask again" in second.get("/v1/streams/shut").json()["error"]
+
+    assert answered(second, "shut")[1] == 2 * VERSIONS_PER_GENERATION
+    assert stream(second, "shut")["images"] == 1 + 4
+
+
+def test_a_stream_that_can_never_be_read_is_erased_for_all(servers, monkeypatch):
+    first, second = servers
+    teach(first, "broken")
+    learnt, _ = answered(first, "broken")
+
+    def refuses(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "load", refuses)
+        assert second.get("/v1/streams/broken").status_code == 503
+        assert second.delete("/v1/streams/broken").status_code == 204
+
+    assert second.get("/v1/streams/broken").status_code == 404
+    assert answered(first, "broken")[0] != learnt
 
 
 def test_of_the_mode_of_all_and_a_streams_own_the_later_holds_wherever_the_stream_has_been(servers):

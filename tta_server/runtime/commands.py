@@ -4,10 +4,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple
 
-from tta_server.errors import BadRequest, NotFound, SetAside
+from tta_server.errors import BadRequest, NotFound, NotReady, SetAside
 from tta_server.runtime.compare_commands import CompareCommands
 from tta_server.runtime.desk import Desk, Who
 from tta_server.runtime.domain_commands import DomainCommands
@@ -229,9 +230,10 @@ class Commands:
         return erased
 
     def hold(self, stream: str, generation: int, there: bool) -> None:
-        """Have a stream for this server, and read it; see `Registry.hold`."""
+        """Have a stream for this server, and read it if the storage lets it be read; see `Registry.hold`."""
         self._streams.hold(stream, generation, there)
-        self._streams.arrive(stream)
+        with suppress(NotReady):  # held all the same, or each request would take it anew; the request itself hears it
+            self._streams.arrive(stream)
 
     def park(self, stream: str) -> None:
         """Have everything of a stream written that is in memory."""
