@@ -124,8 +124,12 @@ class Keeper:
             state, deleted = self._pending.states.get(name), name in self._pending.erasures
         if state:
             return state.make()
-        data = None if deleted else self._store.load(name)
-        if data is None and not deleted and (files := self._store.states(name)):
+        if deleted:
+            return None
+        with self._silence.waiting():
+            data = self._store.load(name)
+            files = self._store.states(name) if data is None else []
+        if files:
             raise ValueError(f"none of its files can be read ({', '.join(file.id for file in files)})")
         return data
 

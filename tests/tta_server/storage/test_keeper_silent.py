@@ -18,6 +18,8 @@ WAITS = {
     "keep_input": lambda keeper: keeper.keep_input("camera", "0" * 16, text("window")),
     "snapshot": lambda keeper: keeper.snapshot("camera", 1, text("one")),
     "delete": lambda keeper: keeper.delete("camera"),
+    "load": lambda keeper: threading.Thread(target=keeper.read, args=("camera",)).start(),
+    "states": lambda keeper: threading.Thread(target=keeper.read, args=("camera",)).start(),
 }
 
 
