@@ -8,13 +8,11 @@ fails stops nothing: what could not be written (of states, the newest) stays in 
 import logging
 import threading
 import time
-from collections.abc import Iterable
 from concurrent.futures import Future
-from typing import Any
 
 from tta_server.storage.audit import Audit, Entry
 from tta_server.storage.owners import LostError
-from tta_server.storage.pending import KeptWindow, Make, Pending, Snapshot, UnsavedState
+from tta_server.storage.pending import KeptWindow, Make, Pending, Snapshot, UnsavedState, fail, settle
 from tta_server.storage.rounds import Rounds
 from tta_server.storage.silence import Silence
 from tta_server.storage.store import Store
@@ -48,6 +46,7 @@ class Keeper:
         self._changed = threading.Condition()
         self._pending = Pending()
         self._busy = False
+        self._missing = ""  # what had not been written when it was closed
         self._hurry = 0  # how many wait in `flush`
         self._closed = False
         self._ended = threading.Event()
@@ -176,15 +175,16 @@ class Keeper:
         if self._thread.is_alive():
             self._thread.join(max(0.1, end_s - time.monotonic()))
         with self._changed:
-            done = not self._pending
-            if not done:
-                log.error("%s are lost: %s", self._pending.missing(), self.trouble or "out of time")
+            missing = self._pending.missing()
+            self._missing = self._missing or missing
+            if missing:
+                log.error("%s are lost: %s", missing, self.trouble or "out of time")
         self._refuse(OSError(_CLOSED))
         if self._pending.lost:
             log.error("%d lines of the audit log or kept windows were given up before", self._pending.lost)
         self._store.release()
         self._ended.set()
-        return done
+        return not missing
 
     @property
     def failures(self) -> int:
@@ -203,9 +203,9 @@ class Keeper:
 
     @property
     def lacking(self) -> str:
-        """What is lost if the process ends now, for a person; an empty string if all is written."""
+        """What is lost if the process ends now, or was when this was closed; an empty string if all is written."""
         with self._changed:
-            return self._pending.missing()
+            return self._missing or self._pending.missing()
 
     @property
     def age_s(self) -> float:
@@ -261,7 +261,7 @@ class Keeper:
         """Tell whoever waits for an answer why there is none."""
         with self._changed:
             futures = self._pending.refuse(again=not self.shared)
-        _fail(futures, error)
+        fail(futures, error)
 
     def _round(self) -> None:
         problems = [self._erase(name) for name in list(self._pending.erasures)]
@@ -280,34 +280,39 @@ class Keeper:
 
     def _erase(self, name: str) -> Exception | None:
         with self._changed:
-            futures, generation = self._pending.begin_erasure(name)
+            erasure = self._pending.begin_erasure(name)
+        if erasure is None:
+            return None
         try:
             with self._silence.waiting():
-                self._store.delete(name, generation)
+                self._store.delete(name, erasure.generation)
         except Exception as error:
             with self._changed:
                 if self.shared:
                     self._pending.end_erasure(name)
-            _fail(futures, error)
+            fail(erasure.futures, error)
             return error
         with self._changed:
             self._pending.end_erasure(name)
-        for future in futures:
-            if future.set_running_or_notify_cancel():
-                future.set_result(None)
+        settle(erasure.futures, None)
         return None
 
     def _write_snapshots(self) -> None:
-        with self._changed:
-            snapshots, self._pending.snapshots = self._pending.snapshots, []
-        for stream, version, make, note, generation, future in snapshots:
-            if future.set_running_or_notify_cancel():
-                try:
+        for snapshot in list(self._pending.snapshots):
+            stream, version, make, note, generation, future = snapshot
+            id, failed = "", None
+            try:
+                if not future.done():
                     with self._silence.waiting():
                         id = self._store.snapshot(stream, version, make(), note, generation)
-                    future.set_result(id)
-                except Exception as error:
-                    future.set_exception(error)
+            except Exception as error:
+                failed = error
+            with self._changed:
+                self._pending.wrote_snapshot(snapshot)
+            if failed:
+                fail([future], failed)
+            else:
+                settle([future], id)
 
     def _write_windows(self, windows: list[KeptWindow]) -> Exception | None:
         """Write what fits: windows are large, and states must not wait for them."""
@@ -334,9 +339,3 @@ class Keeper:
         with self._changed:
             self._pending.wrote_state(name, state)
         return None
-
-
-def _fail(futures: "Iterable[Future[Any]]", error: Exception) -> None:
-    for future in futures:
-        if future.set_running_or_notify_cancel():
-            future.set_exception(error)

@@ -2,8 +2,8 @@
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -117,15 +117,15 @@ class Pending:
         before = self.erasures.get(name)
         self.erasures[name] = Erasure(generation, [*(before.futures if before else ()), future])
 
-    def begin_erasure(self, name: str) -> tuple[list["Future[None]"], int]:
-        """Return who waits for an erasure, and of which generation the stream was; nobody waits any more."""
-        erasure = self.erasures[name]
-        self.erasures[name] = Erasure(erasure.generation, [])
-        return erasure.futures, erasure.generation
+    def begin_erasure(self, name: str) -> Erasure | None:
+        """Return an erasure and who waits for it, nobody waits any more; None if it was given up meanwhile."""
+        if erasure := self.erasures.get(name):
+            self.erasures[name] = Erasure(erasure.generation, [])
+        return erasure
 
     def end_erasure(self, name: str) -> None:
-        """Forget an erasure, unless it was asked for again meanwhile."""
-        if not self.erasures[name].futures:
+        """Forget an erasure, unless it was asked for again or given up meanwhile."""
+        if (erasure := self.erasures.get(name)) and not erasure.futures:
             del self.erasures[name]
 
     def refuse(self, again: bool) -> "list[Future[Any]]":
@@ -152,6 +152,11 @@ class Pending:
         with contextlib.suppress(ValueError):
             self.windows.remove(window)
 
+    def wrote_snapshot(self, snapshot: Snapshot) -> None:
+        """Forget a snapshot, unless it was given up meanwhile."""
+        with contextlib.suppress(ValueError):
+            self.snapshots.remove(snapshot)
+
     def wrote_state(self, name: str, state: UnsavedState) -> None:
         """Forget a state, unless a newer one came meanwhile."""
         if self.states.get(name) is state:
@@ -162,3 +167,17 @@ class Pending:
         if len(waiting) > most:
             waiting.popleft()
             self.lost += 1
+
+
+def settle(futures: "Iterable[Future[T]]", result: T) -> None:
+    """Tell those who still wait what they have waited for."""
+    for future in futures:
+        with contextlib.suppress(InvalidStateError):  # told already, or not waited for any more
+            future.set_result(result)
+
+
+def fail(futures: "Iterable[Future[Any]]", error: Exception) -> None:
+    """Tell those who still wait why they wait in vain."""
+    for future in futures:
+        with contextlib.suppress(InvalidStateError):
+            future.set_exception(error)

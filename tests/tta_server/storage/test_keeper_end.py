@@ -7,6 +7,7 @@ import pytest
 from tests.tta_server.storage.keepers import SOON_S, Slow, Watched
 from tta_server.storage.audit import Audit, Entry
 from tta_server.storage.keeper import Keeper
+from tta_server.storage.store import Store
 
 
 @pytest.fixture
@@ -83,6 +84,72 @@ def test_closing_ends_though_the_disk_hangs(store, caplog):
     assert closed == [False]
     assert "the newest states of 1 streams are lost: out of time" in caplog.text
     store.go_on.set()
+
+
+class Hung:
+    """Have a method of a store hang until it may go on."""
+
+    def __init__(self, monkeypatch, store: Store, what: str) -> None:
+        self.reached, self.go_on = threading.Event(), threading.Event()
+        does = getattr(store, what)
+
+        def hangs(*about):
+            self.reached.set()
+            assert self.go_on.wait(SOON_S)
+            return does(*about)
+
+        monkeypatch.setattr(store, what, hangs)
+
+
+@pytest.mark.parametrize("what", ["hold", "snapshot"])
+def test_a_snapshot_that_is_lost_at_the_end_is_lacking_and_who_waits_is_told(store, monkeypatch, caplog, what):
+    hung, keeper = Hung(monkeypatch, store, what), Keeper(store, Audit(store.files), interval_s=0)
+    keeper.start()
+    kept = [keeper.snapshot("camera", version, lambda: b"one") for version in (1, 2)]
+    assert hung.reached.wait(SOON_S)
+
+    assert not keeper.close(0.1)
+
+    assert "2 snapshots are lost" in caplog.text
+    assert keeper.lacking == "2 snapshots"
+    for each in kept:
+        with pytest.raises(OSError, match="the store is closed"):
+            each.result(SOON_S)
+    keeper.close(0.1)
+    assert keeper.lacking == "2 snapshots"
+    hung.go_on.set()
+    keeper._thread.join(SOON_S)
+    assert keeper.failures == 0
+
+
+@pytest.mark.parametrize("replica", ["", "a"])
+def test_an_erasure_that_hangs_at_the_end_is_lacking_and_told_once_it_is_done(tmp_path, monkeypatch, replica):
+    store = Store(str(tmp_path / "store"), replica=replica)
+    generation = store.owners.acquire("camera").generation if replica else 0
+    hung, keeper = Hung(monkeypatch, store, "delete"), Keeper(store, Audit(store.files), interval_s=0)
+    keeper.start()
+    erased = keeper.delete("camera", generation)
+    assert hung.reached.wait(SOON_S)
+    behind = keeper.delete("roof", generation)
+
+    assert not keeper.close(0.1)
+
+    assert keeper.lacking == "2 erasures"
+    with pytest.raises(OSError, match="the store is closed"):
+        behind.result(SOON_S)
+    hung.go_on.set()
+    assert erased.result(SOON_S) is None
+    keeper._thread.join(SOON_S)
+    assert keeper.failures == 0
+
+
+def test_a_snapshot_that_nobody_waits_for_any_more_is_not_written(store):
+    keeper = Keeper(store, Audit(store.files), interval_s=0)
+    keeper.snapshot("camera", 1, lambda: b"one").cancel()
+    keeper.start()
+
+    assert keeper.close(SOON_S)
+    assert store.snapshots("camera") == []
 
 
 def test_a_line_that_is_no_json_is_refused_and_holds_up_nothing(store):
