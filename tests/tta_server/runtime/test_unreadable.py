@@ -37,6 +37,19 @@ def written(subject: Wired) -> None:
     assert subject.kept.keeper.flush(PATIENCE_S)
 
 
+def unread(folder: Path, unreadable: Callable[[str], None]) -> Wired:
+    """Return a server that finds a stream on disk, has not read it yet, and cannot."""
+    first = wired(storage=str(folder))
+    ask(first, "door", rows(3))
+    written(first)
+    first.kept.keeper.close()
+    unreadable("door")
+    subject = wired(storage=str(folder))
+    with pytest.raises(NotReady, match=AGAIN):
+        ask(subject, "door", rows(1))
+    return subject
+
+
 def test_a_stream_that_was_on_disk_is_answered_once_it_can_be_read(tmp_path, unreadable):
     subject = wired(storage=str(tmp_path))
     ask(subject, "door", rows(3))
@@ -59,15 +72,7 @@ def test_a_stream_that_was_on_disk_is_answered_once_it_can_be_read(tmp_path, unr
 
 
 def test_a_stream_that_was_not_read_yet_is_listed_with_the_reason_and_read_later(tmp_path, unreadable):
-    first = wired(storage=str(tmp_path))
-    ask(first, "door", rows(3))
-    written(first)
-    first.kept.keeper.close()
-    unreadable("door")
-
-    subject = wired(storage=str(tmp_path))
-    with pytest.raises(NotReady, match=AGAIN):
-        ask(subject, "door", rows(1))
+    subject = unread(tmp_path, unreadable)
     (listed,) = subject.commands.list()
     assert (listed["name"], listed["images"]) == ("door", 0)
     assert "ask again" in listed["trouble"]
@@ -132,15 +137,7 @@ def test_a_domain_that_cannot_be_read_costs_its_stream_one_request(tmp_path: Pat
 
 
 def test_a_stream_that_can_never_be_read_can_be_deleted(tmp_path, unreadable):
-    first = wired(storage=str(tmp_path))
-    ask(first, "door", rows(3))
-    written(first)
-    first.kept.keeper.close()
-    unreadable("door")
-
-    subject = wired(storage=str(tmp_path))
-    with pytest.raises(NotReady, match=AGAIN):
-        ask(subject, "door", rows(1))
+    subject = unread(tmp_path, unreadable)
     subject.commands.delete("door", WHO).result(PATIENCE_S)
 
     assert (aside(subject), subject.commands.list()) == (0, [])
