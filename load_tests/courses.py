@@ -110,7 +110,8 @@ def _repeated(labels: np.ndarray, count: int, draw: Draw) -> dict[str, list[Stre
     for name in SORTED:
         rows = draw(len(labels))
         few = rows[labels[rows] == labels[rows[0]]][:FEW]
-        found[name] = [Stretch(name, 5, rows[:count]), Stretch(name, 5, np.resize(few, 2 * count))]
+        again = np.split(np.resize(few, 2 * count), 2)
+        found[name] = [Stretch(name, 5, each) for each in (rows[:count], *again)]
     return found
 
 

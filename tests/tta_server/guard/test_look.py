@@ -29,8 +29,9 @@ def learnt():
 def test_however_often_one_picture_is_shown_what_was_learnt_stays(learnt, picture):
     guard, tent, state, memory = learnt
     backbone, x = model().backbone, foggy(clean(picture, 1)).expand(WINDOW, -1, -1, -1)
+    said = backbone.forward(x), tent.predict(backbone, state, x)
     for _ in range(48):
-        memory = guard.look(memory, x, backbone.forward(x), tent.predict(backbone, state, x)).memory
+        memory = guard.look(memory, x, *said).memory
 
     verdict = judged(guard, tent, memory, state, foggy(clean(2 * WINDOW, WINDOW)))
 
