@@ -7,7 +7,7 @@ import socket
 import sys
 import tempfile
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -163,10 +163,6 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
     told, asked = bursts or Bursts(), settings.tracing
     tracer = Tracer.to(asked.endpoint, asked.share) if asked.endpoint else None
 
-    def turned_away(reason: TurnedAway) -> None:
-        first.metrics.refused(reason)
-        told.refused(reason)
-
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         models.start()
@@ -174,7 +170,7 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
         if settings.server.grpc_port is not None:
             from tta_server.grpc_door.door import Door  # an extra: imported when it is asked for
 
-            door = Door(app, settings.limits, partial(expect_key, keyring), turned_away)
+            door = Door(app, settings.limits, partial(expect_key, keyring), turned_away(first, told))
             await door.open(settings.server, settings.server.grpc_port)
         following = asyncio.create_task(follow(settings.auth, keyring)) if keyring else None
         # What is alive now lives as long as the process: keep the collector from walking all of torch under load.
@@ -242,6 +238,16 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
     if tracer:
         app.add_middleware(Tracing, tracer=tracer)
     return app
+
+
+def turned_away(first: Served, bursts: Bursts) -> Callable[[TurnedAway], None]:
+    """Return what counts and tells whoever is turned away before a request of his is one."""
+
+    def refused(reason: TurnedAway) -> None:
+        first.metrics.refused(reason)
+        bursts.refused(reason)
+
+    return refused
 
 
 def use_threads(settings: EngineSettings) -> None:

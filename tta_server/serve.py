@@ -9,7 +9,6 @@ import ssl
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
-from functools import partial
 from importlib.util import find_spec
 from ipaddress import ip_address
 from typing import Any
@@ -22,12 +21,11 @@ from tta_server import __version__
 from tta_server.api.connection import connection_class
 from tta_server.api.responses import SECURITY_HEADERS
 from tta_server.api.websites import OwnPages
-from tta_server.app import Service, build, use_threads
+from tta_server.app import Service, build, turned_away, use_threads
 from tta_server.runtime.memory import share_arenas
 from tta_server.settings import Settings
 from tta_server.settings_door import ServerSettings
 from tta_server.start import start_facts, start_table
-from tta_server.telemetry.closed_sets import TurnedAway
 from tta_server.telemetry.log_format import fields, write_log
 
 log = logging.getLogger(__name__)
@@ -72,7 +70,7 @@ def serve(settings: Settings) -> None:
             log_level="warning" if level == "info" else level,  # what uvicorn says at info is said here
             log_config=None,
             access_log=False,
-            http=connection_class(settings.limits, partial(_refused, service)),
+            http=connection_class(settings.limits, turned_away(service.served, service.bursts)),
             ws="none",
             proxy_headers=False,
             server_header=False,
@@ -143,13 +141,7 @@ def _before_browsers(service: Service) -> ASGIApp:
     auth, server = service.settings.auth, service.settings.server
     if auth.asks_for_keys or (auth.insecure_public and server.tls_client_ca is None):
         return service.app
-    return OwnPages(service.app, partial(_refused, service), any_host=auth.insecure_public)
-
-
-def _refused(service: Service, reason: TurnedAway) -> None:
-    """Count and tell what is turned away before it is a request."""
-    service.served.metrics.refused(reason)
-    service.bursts.refused(reason)
+    return OwnPages(service.app, turned_away(service.served, service.bursts), any_host=auth.insecure_public)
 
 
 def _expect_keys(settings: Settings) -> None:

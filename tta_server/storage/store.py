@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from tta_server.names import STREAM_OR_DOMAIN_NAME
+from tta_server.names import STREAM_OR_DOMAIN_NAME, stream_or_domain_name
 from tta_server.storage.failpoints import failpoint
 from tta_server.storage.files import Files, Found
 from tta_server.storage.manifest import (
@@ -339,9 +339,7 @@ def _is_erased(listing: list[Found]) -> bool:
 
 
 def _folder(name: str) -> str:
-    if not STREAM_OR_DOMAIN_NAME.fullmatch(name):
-        raise ValueError(f"stream name '{name}' must be 1 to 64 letters, digits, '.', '_' or '-'")
-    return f"streams/{name}"
+    return f"streams/{stream_or_domain_name(name)}"
 
 
 def _checked(digest: str) -> str:
