@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import httpx
 
@@ -23,6 +23,8 @@ from tta_server.storage.audit import Entry
 
 Bodies = Callable[[], Iterable[bytes]]
 """Makes what is sent, when it is."""
+
+Door = Literal["http", "grpc"]
 
 _MIB = 2**20
 _INFER, _PREDICT = "/v2/models/glyphs/infer", "/predict"
@@ -39,12 +41,12 @@ class Heard(NamedTuple):
     """What one hostile connection got.
 
     Attributes:
-        status: Of the first answer; 0 if the server hung up without one.
+        status: Of the first answer, of gRPC its code's name; 0 if the server hung up without one.
         took_s: Until the connection was over.
         said: The error.
     """
 
-    status: int
+    status: int | str
     took_s: float
     said: str
 
@@ -59,13 +61,15 @@ class Attack:
         right: Statuses that a connection may get; the first is got by one at least.
         said: What stands in the errors of that first status.
         within_s: When the last connection is over, where nobody else wants the CPUs.
+        door: Which port it wants the address of.
     """
 
     name: str
     run: Callable[[str], list[Heard]]
-    right: tuple[int, ...]
+    right: tuple[int | str, ...]
     said: str = ""
     within_s: float = 15.0
+    door: Door = "http"
 
     def wrong(self, got: Sequence[Heard]) -> list[Heard]:
         """Return what was no right answer; everything if nothing was of the status that must be there."""
@@ -213,7 +217,8 @@ def _half_shut(url: str) -> list[Heard]:
         return [_ended(connection, started_s) for connection in held]
 
 
-def _silent(url: str) -> list[Heard]:
+def silent(url: str) -> list[Heard]:
+    """Open connections and say nothing."""
     with ExitStack() as stack:
         started_s = time.perf_counter()
         held = [stack.enter_context(connected(url)) for _ in range(2000)]
@@ -311,7 +316,7 @@ ATTACKS: Final = (
     Attack("heads that drip", _sends(lambda: _dripping(_START + b"A: "), 32), (408,), "header_timeout_s"),
     Attack("bodies that drip", _sends(lambda: _dripping(head(_PREDICT, _MIB)), 32), (408,), "body_timeout_s", 45),
     Attack("half-open connections", _half_shut, (0, 400), within_s=45),
-    Attack("2,000 connections that say nothing", _silent, (408, 0, 503), "header_timeout_s", 20),
+    Attack("2,000 connections that say nothing", silent, (408, 0, 503), "header_timeout_s", 20),
     Attack("500 requests at once, 8 times", _sends(_pipelined, 8, deaf=8), (200,), within_s=30),
     # What takes room for good; after it no client of this address opens a stream.
     Attack("names without end", _names, (429, 200), "streams.max_streams", 600),

@@ -21,6 +21,7 @@ import torch
 
 from load_tests.attacks import ATTACKS, Attack, prepare
 from load_tests.clock import quantile
+from load_tests.grpc_attacks import GRPC_ATTACKS
 from load_tests.local_server import local_server
 from load_tests.machine import describe, load_average
 from load_tests.siege import Good, Siege, Stood, memory, siege
@@ -40,12 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder / "kept")
-        with local_server(folder, {"storage": {"url": str(folder / "kept")}}, options.threads) as server:
+        config = {"storage": {"url": str(folder / "kept")}, "server": {"grpc_port": 0}}
+        with local_server(folder, config, options.threads) as server:
             with siege(server.url, server.pid, folder) as begun:
                 os.nice(_LOWEST)  # of this process, which attacks
                 begun.quiet(options.seconds)  # warms up
                 at_rest = memory(server.pid, "VmRSS")
-                for attack in [each for each in ATTACKS if options.only in each.name]:
+                for attack in [each for each in (*GRPC_ATTACKS, *ATTACKS) if options.only in each.name]:
                     print(attack.name, file=sys.stderr)
                     quiet, stood = begun.quiet(options.seconds), _again(begun, attack, options.seconds)
                     seen.append((attack, quiet, stood))

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import httpx
 
-from load_tests.attacks import Attack, Heard
+from load_tests.attacks import Attack, Door, Heard
 from load_tests.payloads import small_png
 
 _PROBED_EVERY_S = 0.5
@@ -56,15 +56,15 @@ class Stood:
 class Siege:
     """A server, and a good client that asks it until the siege is over."""
 
-    def __init__(self, url: str, pid: int, answers: Path) -> None:
-        """Besiege the server at an address; the good client writes its answers to a file."""
-        self._url = url
+    def __init__(self, doors: Mapping[Door, str], pid: int, answers: Path) -> None:
+        """Besiege the server at its addresses; the good client writes its answers to a file."""
+        self._doors = doors
         self._pid = pid
         self._answers = answers
 
     def stand(self, attack: Attack) -> Stood:
         """Attack the server; returns once the good client has heard of all that it sent meanwhile."""
-        return self._watched(lambda: attack.run(self._url))
+        return self._watched(lambda: attack.run(self._doors[attack.door]))
 
     def quiet(self, seconds: float) -> Stood:
         """Watch the same without an attack."""
@@ -96,7 +96,7 @@ class Siege:
         while True:
             for path in _PROBES:
                 try:
-                    statuses.append(httpx.get(self._url + path, timeout=30, trust_env=False).status_code)
+                    statuses.append(httpx.get(self._doors["http"] + path, timeout=30, trust_env=False).status_code)
                 except httpx.TransportError:
                     statuses.append(0)
             if over.wait(_PROBED_EVERY_S):
@@ -118,7 +118,7 @@ def siege(url: str, pid: int, folder: Path) -> Iterator[Siege]:
     Args:
         url: Where the server listens.
         pid: Of its process.
-        folder: Where the good client's answers go.
+        folder: Where the good client's answers go; the server's log there says on which port it speaks gRPC.
     """
     answers = folder / "good.txt"
     with answers.open("wb") as out:
@@ -127,7 +127,9 @@ def siege(url: str, pid: int, folder: Path) -> Iterator[Siege]:
         assert client.stdin
         with client.stdin as body:
             body.write(small_png())
-        yield Siege(url, pid, answers)
+        port = re.search(r"grpc +. port (\d+)", (folder / "server.log").read_text(errors="replace"))
+        assert port
+        yield Siege({"http": url, "grpc": f"http://127.0.0.1:{port[1]}"}, pid, answers)
     finally:
         client.kill()
         client.wait()

@@ -34,13 +34,13 @@ def pour(connection: socket.socket, parts: Iterable[bytes], deaf: bool = False) 
 
 
 def heard(connection: socket.socket) -> tuple[int, dict]:
-    """Return status and body of the first answer of a connection that then ends; 0 if there is none."""
+    """Return status and body of the first answer of a connection that then ends; 0 if there is none of HTTP."""
     parts = []
     with suppress(ConnectionError):
         while part := connection.recv(_PART_BYTES):
             parts.append(part)
     first, _, content = b"".join(parts).partition(b"\r\n\r\n")
-    if not first:
+    if not first.startswith(b"HTTP/"):
         return 0, {}
     try:
         return int(first.split()[1]), json.loads(content)

@@ -170,8 +170,9 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
         if settings.server.grpc_port is not None:
             from tta_server.grpc_door.door import Door  # an extra: imported when it is asked for
 
-            door = Door(app, settings.limits, partial(expect_key, keyring), turned_away(first, told))
-            await door.open(settings.server, settings.server.grpc_port)
+            server, limits = settings.server, settings.limits
+            door = Door(app, server, limits, partial(expect_key, keyring), turned_away(first, told))
+            await door.open()
         following = asyncio.create_task(follow(settings.auth, keyring)) if keyring else None
         # What is alive now lives as long as the process: keep the collector from walking all of torch under load.
         gc.collect()

@@ -52,7 +52,7 @@ def serve(settings: Settings) -> None:
     use_threads(settings.engine)
     _expect_keys(settings)
     tls = _tls_options(settings.server)
-    _allow_files(settings.limits.max_connections)
+    _allow_files(settings)
     settings = _with_grpc_port(settings)
     with ExitStack() as listeners:
         address = listeners.enter_context(_bound(settings.server.host, settings.server.port))
@@ -207,13 +207,14 @@ def _tls_options(server: ServerSettings) -> dict[str, Any]:
     }
 
 
-def _allow_files(connections: int) -> None:
-    """Have the system let this process open a file for each connection, and some.
+def _allow_files(settings: Settings) -> None:
+    """Have the system let this process open a file for each connection, those of gRPC too, and some.
 
     Raises:
         ValueError: If it does not.
     """
-    wanted = connections + _OTHER_FILES
+    connections = settings.limits.max_connections
+    wanted = connections * (1 if settings.server.grpc_port is None else 2) + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < wanted:
         raise ValueError(

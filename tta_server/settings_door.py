@@ -90,7 +90,9 @@ class LimitsSettings(Section):
     """What requests may be, one by one and all together."""
 
     max_connections: int = Field(
-        1000, ge=1, description="Most connections; beyond, the one that is idle longest is closed."
+        1000,
+        ge=1,
+        description="Most connections, and as many again of gRPC; beyond, the one that is idle longest is closed.",
     )
     max_header_bytes: int = Field(32 * 2**10, ge=1024, description="Most bytes in the head of a request.")
     max_headers: int = Field(100, ge=8, description="Most headers of a request.")

@@ -24,6 +24,7 @@ DRAIN_S: Final = 5.0
 
 _MOST_BESIDE_BYTES = 64 * 2**10  # what a message may have beside the values of its input
 _MOST_NAME = 256
+_MOST_MS = 2**31 - 1  # what gRPC takes
 _CODES: Final = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -113,6 +114,7 @@ class Door:
     def __init__(
         self,
         app: App,
+        server: ServerSettings,
         limits: LimitsSettings,
         admit: Callable[[Mapping[bytes, bytes]], None],
         told: Callable[[TurnedAway], None],
@@ -121,12 +123,14 @@ class Door:
 
         Args:
             app: What answers.
+            server: Where it listens, by TLS if HTTP has it.
             limits: What a request may be.
             admit: Raises what one who sends such headers hears if he has no key.
             told: Hears what is refused.
         """
         logging.getLogger("grpc._cython.cygrpc").addFilter(_quotes_nobody)
         self._app = app
+        self._settings = server
         self._admit = admit
         self._told = told
         self._turns = Turns(limits)
@@ -138,6 +142,9 @@ class Door:
             ("grpc.max_metadata_size", limits.max_header_bytes),
             ("grpc.http2.bdp_probe", 0),  # it would keep up to megabytes of each call that is not read yet
             ("grpc.so_reuseport", 0),  # a taken port is refused
+            ("grpc.max_allowed_incoming_connections", limits.max_connections),
+            ("grpc.server_handshake_timeout_ms", _milliseconds(limits.header_timeout_s)),
+            ("grpc.max_connection_idle_ms", _milliseconds(server.keep_alive_s)),
         ]
         self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=limits.max_connections)
         for service in (INFERENCE, HEALTH):
@@ -149,15 +156,15 @@ class Door:
             }
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
 
-    async def open(self, server: ServerSettings, port: int) -> int:
-        """Begin to take calls, by TLS if HTTP has it; returns the port, which is any free one for 0.
+    async def open(self) -> int:
+        """Begin to take calls; returns the port, which is any free one for 0.
 
         Raises:
             ValueError: If the address cannot be had.
         """
-        host = server.host
+        host, port = self._settings.host, self._settings.grpc_port or 0
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        credentials = _credentials(server)
+        credentials = _credentials(self._settings)
         try:
             if credentials is None:
                 bound: int = self._server.add_insecure_port(address)
@@ -228,6 +235,10 @@ class Door:
             return kind.FromString(data)
         except DecodeError as error:
             raise BadRequest(f"the message is no {kind.DESCRIPTOR.full_name}") from error
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(min(1000 * seconds, _MOST_MS)))
 
 
 def _quotes_nobody(record: logging.LogRecord) -> bool:

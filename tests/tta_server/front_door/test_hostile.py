@@ -9,6 +9,7 @@ import pytest
 
 from load_tests.attacks import ATTACKS, prepare
 from load_tests.good_client import TIMEOUT_S
+from load_tests.grpc_attacks import GRPC_ATTACKS
 from load_tests.payloads import grey_png, small_png
 from load_tests.siege import memory, siege
 from load_tests.wire import connected, head, heard, pour
@@ -18,6 +19,7 @@ from tests.tta_server.calls import INFER, PATIENCE_S, body, glyph_images, metric
 MOST_BYTES = 768 * 2**20  # beyond what it has at rest, as docs/security.md says
 CONFIG = {  # times are short and names few, so that the test is
     "model": {"device": "cpu"},
+    "server": {"grpc_port": 0},
     "limits": {"header_timeout_s": 1.0, "body_timeout_s": 3.0},
     "streams": {"max_streams": 50},
 }
@@ -25,23 +27,27 @@ START = b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("hostile")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("hostile")
+
+
+@pytest.fixture(scope="module")
+def server(folder):
     prepare(folder / "kept")
-    with running(folder, CONFIG | {"storage": {"url": str(folder / "kept")}}) as started:
+    with running(folder, CONFIG | {"storage": {"url": str(folder / "kept")}}, forked=False) as started:
         asked = started.client.post(INFER, content=body(glyph_images(0, 1)))
         assert asked.status_code == 200, asked.text  # so this stream is there before all places are taken
         yield started
 
 
 @pytest.fixture(scope="module")
-def besieged(server, tmp_path_factory):
-    with siege(server.url, server.process.pid, tmp_path_factory.mktemp("good")) as begun:
+def besieged(server, folder):
+    with siege(server.url, server.process.pid, folder) as begun:
         begun.quiet(1.0)
         yield begun, memory(server.process.pid, "VmRSS")
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+@pytest.mark.parametrize("attack", [*GRPC_ATTACKS, *ATTACKS], ids=lambda attack: attack.name)
 def test_an_attack_is_refused_and_nobody_else_is_kept_waiting(besieged, attack):
     begun, at_rest = besieged
 

@@ -18,7 +18,7 @@ from tta_server.grpc_door.door import Door
 from tta_server.grpc_door.messages import HEALTH, INFERENCE, message, methods
 from tta_server.settings_door import LimitsSettings, ServerSettings
 
-CALLS = 20
+CALLS, PATIENCE_S = 20, 5
 MESSAGE = message("inference.ModelInferRequest")(
     model_name="glyphs",
     inputs=[{"name": "input", "datatype": "UINT8", "shape": [1]}],
@@ -53,8 +53,8 @@ async def codes(
 ) -> list[tuple]:
     """Return code, details and error code of calls to a door of its own; `left` hears how many of them stay."""
     found, told = [], []
-    door = Door(app, LimitsSettings(), admit, told.append)
-    port = await door.open(ServerSettings(), 0)
+    door = Door(app, ServerSettings(), LimitsSettings(), admit, told.append)
+    port = await door.open()
     kind = methods(service)[name][1]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         ask = channel.unary_unary(f"/{service}/{name}", lambda sent: sent, kind.FromString)
@@ -139,6 +139,47 @@ def test_what_the_door_refuses_has_a_code_as_what_the_application_refuses():
     assert found[1] == "body"
 
 
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # preface and empty settings
+
+
+async def ended(server: ServerSettings, limits: LimitsSettings, sent: bytes, connections: int) -> list[bool]:
+    """Open so many connections that say this and no more; return of each whether the door has closed it in time."""
+    door = Door(answering(200, ANSWER), server, limits, anybody, print)
+    port = await door.open()
+    streams = [await asyncio.open_connection("127.0.0.1", port) for _ in range(connections)]
+    for _, writer in streams:
+        writer.write(sent)
+
+    async def closed(reader: asyncio.StreamReader) -> bool:
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await reader.read()
+        except TimeoutError:
+            return False
+        except ConnectionError:
+            pass
+        return True
+
+    found = await asyncio.gather(*(closed(reader) for reader, _ in streams))
+    for _, writer in streams:
+        writer.close()
+    await door.close()
+    return found
+
+
+@pytest.mark.parametrize("sent", [b"", HELLO[:24], HELLO], ids=["nothing", "half of a hello", "a hello"])
+def test_a_connection_that_calls_nothing_is_closed_in_time(sent):
+    server, limits = ServerSettings(keep_alive_s=1), LimitsSettings(header_timeout_s=1)
+
+    assert asyncio.run(ended(server, limits, sent, 8)) == [True] * 8
+
+
+def test_there_are_no_more_connections_than_may_be():
+    found = asyncio.run(ended(ServerSettings(), LimitsSettings(max_connections=3), HELLO, 10))
+
+    assert found.count(False) == 3
+
+
 PLAIN = """
 import asyncio, socket, sys, trustme
 from pathlib import Path
@@ -156,8 +197,9 @@ def ask(port):
             pass
 
 async def asked():
-    door = Door(None, LimitsSettings(), print, print)
-    port = await door.open(ServerSettings(tls_certificate=Path("certificate"), tls_key=Path("key")), 0)
+    server = ServerSettings(tls_certificate=Path("certificate"), tls_key=Path("key"))
+    door = Door(None, server, LimitsSettings(), print, print)
+    port = await door.open()
     await asyncio.to_thread(ask, port)
     await door.close()
 
