@@ -7,6 +7,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from tta_server.api.answers import Liveness, Readiness, told
+from tta_server.api.permission import key_of
 from tta_server.runtime.served import Served
 from tta_server.telemetry.metrics import Exposition
 
@@ -40,8 +41,10 @@ def router(models: Mapping[str, Served]) -> APIRouter:
     def metrics(request: Request) -> Response:  # not async: rendering runs in a thread
         """Return every metric in Prometheus' text format, at most a second old; `Cache-Control: no-cache` renders anew.
 
-        What is reset or deleted is gone from the next answer on.
+        What is reset or deleted is gone from the next answer on. It is of all models, and for keys of all of them.
         """
+        for name in models:
+            key_of(request).expect_model(name)
         return Response(exposition.text("no-cache" in request.headers.get("cache-control", "")), media_type=_TEXT)
 
     return routes

@@ -261,6 +261,29 @@ def test_a_key_may_use_up_its_rate_and_no_more(tmp_path):
     assert 1 <= int(second.headers["Retry-After"]) <= 100
 
 
+def test_metrics_of_all_models_are_for_keys_of_all_models(tmp_path):
+    file = tmp_path / "keys.yaml"
+    every, one = (
+        new_key(file, {"name": f"of-{name}", "scopes": ["admin"], "streams": ["*"], "models": [models]})[0]
+        for name, models in (("every", "*"), ("one", "tiny"))
+    )
+    repository = {"models": {"second": {"architecture": "glyphs"}}}
+    settings = load_settings(None, {"guard": UNGUARDED, "auth": {"keys_file": file}, "repository": repository})
+    made = build(settings, Model(tiny(), Preprocess(SHAPE[1:]), ("a", "b", "c", "d")))
+    made.models.start()
+    try:
+        answers = ask(
+            made,
+            [("GET", "/metrics", one, {}), ("GET", "/metrics", every, {}),
+             ("POST", "/v2/repository/models/second/unload", every, {}), ("GET", "/metrics", one, {})],
+        )  # fmt: skip
+    finally:
+        made.models.stop()
+
+    assert [each.status_code for each in answers] == [403, 200, 200, 200]
+    assert "not for 'second'" in answers[0].text
+
+
 @pytest.mark.parametrize(("kind", "name"), [("keys", "operate"), ("tokens", "gate|operate")])
 def test_the_audit_log_knows_a_caller_by_the_key_or_the_subject(service, request, kind, name):
     sent = request.getfixturevalue(kind)
