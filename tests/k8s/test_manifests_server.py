@@ -67,10 +67,11 @@ def test_every_pod_has_a_configuration_that_the_server_takes(deployed, settings)
 
 def test_every_port_is_the_one_that_the_server_listens_on(deployed, settings):
     for way in deployed:
-        port = settings(way).server.port
+        server = settings(way).server
 
-        assert [each["containerPort"] for each in way.container()["ports"]] == [port]
-        assert annotations(way)["prometheus.io/port"] == str(port)
+        ports = {each["name"]: each["containerPort"] for each in way.container()["ports"]}
+        assert ports == {"http": server.port} | ({"grpc": server.grpc_port} if server.grpc_port else {})
+        assert annotations(way)["prometheus.io/port"] == str(server.port)
 
 
 def test_files_that_are_named_are_mounted_there(deployed, settings):
@@ -198,9 +199,10 @@ def test_the_balancer_knows_every_replica_that_there_may_be(deployed):
         assert len(balancers) == (way.most_replicas() > 1)
         for each in balancers:
             config, stateful = each["data"]["haproxy.cfg"], way.one("StatefulSet")
-            service, port = stateful["spec"]["serviceName"], way.container()["ports"][0]["containerPort"]
-            known = [f'server {stateful["metadata"]["name"]}-{n} "{stateful["metadata"]["name"]}-{n}.{service}.'
-                     f'${{NAMESPACE}}.svc.cluster.local:{port}"' for n in range(8)]  # fmt: skip
-            assert re.findall(r"^ +(server .*)$", config, re.MULTILINE) == known
-            assert way.most_replicas() <= len(known)
+            name, service = stateful["metadata"]["name"], stateful["spec"]["serviceName"]
+            hosts = {n: f"{name}-{n}.{service}.${{NAMESPACE}}.svc.cluster.local" for n in range(8)}
+            http = [f'server {name}-{n} "{host}:8000"' for n, host in hosts.items()]
+            grpc = [f'server {name}-{n} "{host}:8001" track replicas/{name}-{n}' for n, host in hosts.items()]
+            assert re.findall(r"^ +(server .*)$", config, re.MULTILINE) == http + grpc
+            assert way.most_replicas() <= len(hosts)
             assert f"GET {way.container()['readinessProbe']['httpGet']['path']}" in config

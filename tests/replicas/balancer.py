@@ -23,17 +23,28 @@ def started(log: Path, *arguments: str) -> subprocess.Popen[bytes]:
 
 
 @contextmanager
-def balancing(port: int, servers: Mapping[str, str], folder: Path) -> Iterator[None]:
+def balancing(
+    port: int, servers: Mapping[str, str], folder: Path, grpc_port: int = 0, grpc: Mapping[str, str] | None = None
+) -> Iterator[None]:
     """Have HAProxy listen on a port of the loopback.
 
     Args:
         port: Where.
         servers: Address of each by its name, instead of those of a cluster.
+        grpc_port: Where for gRPC; 0 is nowhere.
+        grpc: Address of each for gRPC, by the same name.
         folder: Where the configuration and the log go, `haproxy.cfg` and `haproxy.log`.
     """
-    text = CONFIG.replace("bind :8000", f"bind 127.0.0.1:{port}").replace("timeout server 30s", "timeout server 3s")
+    text = CONFIG.replace("timeout server 30s", "timeout server 3s")
     text = re.sub(r"    server .*\n", "", text)
+    http, by_grpc = text.split("# The same for gRPC")
+    text = http.replace("bind :8000", f"bind 127.0.0.1:{port}").rstrip() + "\n"
     text += "".join(f"    server {name} {address}\n" for name, address in servers.items())
+    if grpc_port:
+        text += "#" + by_grpc.replace("bind :8001", f"bind 127.0.0.1:{grpc_port}")
+        text += "".join(
+            f"    server {name} {address} track replicas/{name}\n" for name, address in (grpc or {}).items()
+        )
     path = folder / "haproxy.cfg"
     path.write_text(text)
     process = started(folder / "haproxy.log", "-db", "-f", str(path))

@@ -17,16 +17,22 @@ READY_S = 90.0
 CLIENT = httpx.Client(verify=False, timeout=10)  # there is no TLS, and looking for certificates is slow
 
 
+def free_ports(host: str) -> tuple[int, int]:
+    """Return two ports of an address that nobody has."""
+    with socket.socket() as one, socket.socket() as other:
+        one.bind((host, 0))
+        other.bind((host, 0))
+        return one.getsockname()[1], other.getsockname()[1]
+
+
 class Replica:
     """One server, a process of its own; its name and address stay when it comes back."""
 
     def __init__(self, number: int, folder: Path) -> None:
         self.name = f"127.0.{number}"  # with the domain "1" this is an address of the loopback: no DNS is needed
         self._host = f"{self.name}.1"
-        with socket.socket() as free:
-            free.bind((self._host, 0))
-            self._port = free.getsockname()[1]
-        self.address = f"{self._host}:{self._port}"
+        self._port, self._grpc_port = free_ports(self._host)
+        self.address, self.grpc = f"{self._host}:{self._port}", f"{self._host}:{self._grpc_port}"
         self._folder = folder
         self._process = None
 
@@ -35,7 +41,7 @@ class Replica:
 
         log = self._folder / f"{self.name}.log"
         settings = {
-            "server": {"host": self._host, "port": self._port, "drain_s": 2.0},
+            "server": {"host": self._host, "port": self._port, "grpc_port": self._grpc_port, "drain_s": 2.0},
             "storage": {
                 "url": str(self._folder / "store"),
                 "shared": True,
@@ -80,16 +86,15 @@ class Fleet:
 
     Attributes:
         url: Of the balancer.
+        grpc: Its address for gRPC.
         replicas: All that it knows; those that were not started are down.
     """
 
     def __init__(self, folder: Path, replicas: int) -> None:
         self.replicas = [Replica(number, folder) for number in range(1, replicas + 1)]
         self._folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self._port}"
+        self._port, self._grpc_port = free_ports("127.0.0.1")
+        self.url, self.grpc = f"http://127.0.0.1:{self._port}", f"127.0.0.1:{self._grpc_port}"
 
     def start(self, replicas: int) -> None:
         for replica in self.replicas[:replicas]:
@@ -100,7 +105,8 @@ class Fleet:
     @contextmanager
     def balanced(self) -> Iterator[None]:
         """Have the balancer before them."""
-        with balancing(self._port, {replica.name: replica.address for replica in self.replicas}, self._folder):
+        http, grpc = ({each.name: getattr(each, kind) for each in self.replicas} for kind in ("address", "grpc"))
+        with balancing(self._port, http, self._folder, self._grpc_port, grpc):
             yield
 
     def wait_until_balanced(self, expected: int) -> None:

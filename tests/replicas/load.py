@@ -5,15 +5,20 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import numpy as np
+import tritonclient.grpc as triton
 from PIL import Image
+from tritonclient.utils import InferenceServerException
 
 from tta_server.models import glyphs
+
+T = TypeVar("T")
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -25,23 +30,24 @@ def png(pixels: np.ndarray) -> bytes:
 
 class Callers:
     """Threads, each with streams of its own that it asks one after another: first a picture that is always the same,
-    by whose answer the state is known, then one to learn from.
+    by whose answer the state is known, then one to learn from. Where there is gRPC, the first of them asks by that.
 
     Attributes:
         answers: Requests that were answered so far, one way or another.
     """
 
-    def __init__(self, url: str, streams: Sequence[str], threads: int, history: Path) -> None:
-        self._url, self._streams, self._threads = url, streams, threads
+    def __init__(self, url: str, streams: Sequence[str], threads: int, history: Path, grpc: str = "") -> None:
+        self._url, self._streams, self._threads, self._grpc = url, streams, threads, grpc
         self._lock, self._file = threading.Lock(), history.open("a")
         self._over = threading.Event()
         self.answers = 0
         images = glyphs.images("test")[0]
         chance = np.random.default_rng(0)
-        self._probe = png(images[0])
-        self._others = [
-            png(np.clip(image + chance.normal(0, 40, image.shape), 0, 255).astype(np.uint8)) for image in images[1:200]
+        self._pixels = [
+            images[0],
+            *(np.clip(image + chance.normal(0, 40, image.shape), 0, 255).astype(np.uint8) for image in images[1:200]),
         ]
+        self._probe, *self._others = map(png, self._pixels)
 
     @contextmanager
     def asking(self) -> Iterator[None]:
@@ -81,13 +87,35 @@ class Callers:
             line |= {"error": asked.text[:200]}
         self.note(kind="answer", begun=begun_s, stream=stream, **line)
 
+    def call_once(self, client: triton.InferenceServerClient, stream: str, other: np.ndarray) -> None:
+        """Do the same by gRPC."""
+        tensor = triton.InferInput("input", [2, *other.shape], "UINT8")
+        tensor.set_data_from_numpy(np.stack([self._pixels[0], other]))
+        begun_s = time.monotonic()
+        try:
+            called = client.infer("glyphs", [tensor], headers={"x-stream-id": stream})
+        except InferenceServerException as error:
+            line: dict[str, object] = {"status": 0, "error": f"{error.status()}: {error.message()[:200]}"}
+        else:
+            version = called.get_response().parameters["state_version"].int64_param
+            probe = sorted(called.as_numpy("probabilities")[0].tolist(), reverse=True)[:3]
+            line = {"status": 200, "version": version, "probe": probe}
+        self.note(kind="answer", begun=begun_s, stream=stream, **line)
+
     def _ask(self, number: int) -> None:
-        mine, others = self._streams[number :: self._threads], itertools.cycle(self._others[number::2])
-        with httpx.Client(base_url=self._url, timeout=30) as client:
-            for stream in itertools.cycle(mine):
-                if self._over.is_set():
-                    return
-                self.ask_once(client, stream, next(others))
+        mine, step = itertools.cycle(self._streams[number :: self._threads]), slice(number, None, 2)
+        if self._grpc and not number:
+            with triton.InferenceServerClient(self._grpc) as caller:
+                self._go_on(mine, self._pixels[1:][step], lambda *asked: self.call_once(caller, *asked))
+        else:
+            with httpx.Client(base_url=self._url, timeout=30) as client:
+                self._go_on(mine, self._others[step], lambda *asked: self.ask_once(client, *asked))
+
+    def _go_on(self, streams: Iterator[str], images: Sequence[T], ask: Callable[[str, T], None]) -> None:
+        for stream, image in zip(streams, itertools.cycle(images), strict=False):
+            if self._over.is_set():
+                return
+            ask(stream, image)
 
 
 def note_steps(callers: Callers, url: str, streams: Sequence[str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 def test_planned_moves_lose_nothing(fleet, size, requests, tmp_path):
     replicas, many, threads = size
     streams = [f"gate-{i}" for i in range(many)]
-    callers = Callers(fleet.url, streams, threads, tmp_path / "history.jsonl")
+    callers = Callers(fleet.url, streams, threads, tmp_path / "history.jsonl", fleet.grpc)
     fleet.start(replicas - 1)
     fleet.wait_until_balanced(replicas - 1)
 

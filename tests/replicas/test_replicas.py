@@ -10,7 +10,7 @@ from tests.replicas.load import Callers, note_moved, note_steps
 def test_stopped_and_killed_replicas_answer_and_write_nothing_that_is_no_longer_theirs(fleet, size, tmp_path):
     replicas, many, threads = size
     streams = [f"gate-{i}" for i in range(many)]
-    callers = Callers(fleet.url, streams, threads, tmp_path / "history.jsonl")
+    callers = Callers(fleet.url, streams, threads, tmp_path / "history.jsonl", fleet.grpc)
     fleet.start(replicas)
     fleet.wait_until_balanced(replicas)
 
