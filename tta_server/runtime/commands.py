@@ -137,7 +137,7 @@ class Commands:
                 if method is not None:
                     self._adapt_by(each, method, who)
                 if mode is not None:
-                    self._switch(each, mode, who)
+                    self._switch(each, mode, time.time(), who)
             return self._desk.told(stream)
 
     def change_all(self, mode: Mode | None, who: Who) -> dict[str, Any]:
@@ -154,9 +154,9 @@ class Commands:
         """
         self._streams.switch(mode)
         for stream in self._streams.every_stream_in_memory():
-            usual = self._streams.modes.usual(stream.name)
-            if stream.mode != usual and not stream.frozen:
-                self._switch(stream, usual, who)
+            usual = self._streams.modes.of(stream.name, None, 0.0)
+            if (stream.mode, stream.mode_s) != usual and not stream.frozen:
+                self._switch(stream, *usual, who)
         nothing, extra = Standing(0), {"mode": mode or "configured"}
         self._desk.switched(StreamEvent(EVERY, "mode", nothing, nothing, extra=extra), who)
         modes = Counter(summary.mode for summary in self._streams.summaries())
@@ -169,7 +169,7 @@ class Commands:
     def reset(self, name: str, who: Who) -> dict[str, Any]:
         """Put a stream back to the source model; a freeze is lifted if it was what switched the stream off.
 
-        A stream that tells domains apart forgets them.
+        A stream forgets its domains, and tells them apart from now on if streams of this server do.
 
         Raises:
             NotFound: If there is none.
@@ -177,10 +177,8 @@ class Commands:
         stream = self._streams.existing(name)
         before = stream.standing
         if stream.frozen:
-            stream.mode = self._streams.modes.usual(name)
-        waiting, forgotten = stream.reset(), self._streams.domain_names(name)
-        if stream.whereabouts is not None:
-            stream.whereabouts = stream.whereabouts.home()
+            stream.mode, stream.mode_s = self._streams.modes.of(name, None, 0.0)
+        waiting, forgotten = self._streams.start_again(stream), self._streams.domain_names(name)
         for domain in forgotten:
             waiting += self._streams.summary(domain).images_in_window
             self._streams.delete(domain)
@@ -316,8 +314,8 @@ class Commands:
         except SetAside:
             return None
 
-    def _switch(self, stream: Stream, mode: Mode, who: Who) -> None:
-        old, stream.mode, stream.mode_s = stream.mode, mode, time.time()
+    def _switch(self, stream: Stream, mode: Mode, given_s: float, who: Who) -> None:
+        old, stream.mode, stream.mode_s = stream.mode, mode, given_s
         stream.frozen, stream.restores = "", 0
         self._desk.changed(stream, "mode", stream.standing, who._replace(reason=who.reason or f"{old} -> {mode}"))
 

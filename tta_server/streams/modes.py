@@ -26,6 +26,18 @@ class Modes:
         self._switched: Mode | None = None
         self.switched_s = 0.0
 
+    def of(self, name: str, own: Mode | None, own_s: float) -> tuple[Mode, float]:
+        """Return the mode of a stream, or a domain of one, and when it was given it; 0 leaves it to the configuration.
+
+        Args:
+            name: Its name.
+            own: The mode that it had; None if it had none.
+            own_s: When it was given that, in seconds of the epoch; 0 if nobody has, and it was the usual one.
+        """
+        if own and own_s and own_s >= self.switched_s:
+            return own, own_s
+        return self.usual(name), self.switched_s if self._switched else 0.0
+
     def usual(self, name: str) -> Mode:
         """Return the mode of a stream, or a domain of one, without one of its own."""
         if self._switched:

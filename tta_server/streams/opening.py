@@ -31,5 +31,5 @@ def open_domain(registry: Registry, stream: Stream, place: Place, title: str = "
     been = whereabouts_of(stream)
     domain = registry.create(domain_name(stream.name, been.next), stream.mode, stream.method)
     stream.whereabouts = been.opened()
-    domain.place, domain.title, domain.since = place, title, now()
+    domain.mode_s, domain.place, domain.title, domain.since = stream.mode_s, place, title, now()
     return domain

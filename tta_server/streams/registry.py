@@ -28,6 +28,7 @@ from tta_server.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
+_APART_NOW = "inputs are told apart now; what it had learnt in the shadow until then is gone"
 _MOST_LEAVING_BYTES = 16 * 2**20  # a fraction of a second to write: so long may a request wait for the disk
 
 
@@ -207,14 +208,6 @@ class Registry(Stock):
         standing = Standing(summary.state_version)
         self._news.tell(StreamEvent(name, "aside", standing, standing, reason=trouble))
 
-    def save(self) -> None:
-        """Have every stream in memory written whole, as before the process ends."""
-        for stream in list(self._streams.values()):
-            try:
-                self._shelf.save(stream, whole=True)
-            except Exception:
-                log.exception("stream '%s' cannot be written; its file is of an earlier version", stream.name)
-
     def delete(self, name: str) -> "Future[None]":
         """Erase a stream: memory and metric series now, files soon; returns when they are gone, or the OSError.
 
@@ -296,7 +289,8 @@ class Registry(Stock):
     def _fresh(self, name: str, mode: Mode, method: Method) -> Stream:
         window = Window(self.pace.rows, self._settings.max_client_share, self._settings.duplicate_memory)
         kept = window, History(self._settings.history_bytes)
-        stream = Stream(name, mode, method, method.initial, method.guard.start(), *kept, mode_s=self.modes.switched_s)
+        stream = Stream(name, mode, method, method.initial, method.guard.start(), *kept)
+        stream.mode_s = self.modes.of(name, None, 0.0)[1]
         stream.version, stream.generation = self._least_version(name), self._generation(name)
         if is_domain(name):
             stream.parent = self.existing(stream_of_domain(name))
@@ -309,10 +303,16 @@ class Registry(Stock):
         stream = self._fresh(name, parked.summary.mode, parked.method)
         if not parked.tells_apart:
             stream.whereabouts = None
-        revive(stream, self._shelf.read(name, parked.method))
+        contents = self._shelf.read(name, parked.method)
+        revive(stream, contents)
+        stream.mode_s = self.modes.of(name, contents.stored.mode, contents.stored.mode_s)[1]
         del self._parked[name]
         self._add(stream)
         self._metrics.moved("revived")
+        if stream.whereabouts and stream.steps:
+            before, waiting, how = stream.standing, self.start_again(stream), stream.method.described
+            at = before, stream.standing, stream
+            self._news.tell(StreamEvent(name, "settings", *at, reason=_APART_NOW, lost={"reset": waiting}, extra=how))
 
     def _add(self, stream: Stream) -> None:
         self._streams[stream.name] = stream

@@ -118,13 +118,12 @@ class Shelf:
         section = Stored.read(read_about(data)["about"]).adapter
         method = methods.prepare(section) if section else methods.default
         found = self._contents(data, method)
-        mode = found.stored.mode or modes.usual(name)
-        if modes.switched_s > found.stored.mode_s and not found.stored.frozen:
-            mode = modes.usual(name)
+        mode = "off" if found.stored.frozen else modes.of(name, found.stored.mode, found.stored.mode_s)[0]
         summary = found.stored.summary(name, mode, method.adapter.name, size_bytes(found.state))
         summary = replace(summary, state_version=max(summary.state_version, least_version))
-        # One that learnt before domains were told apart goes on as it was.
-        apart = bool(self._space) and not found.located.place and not found.stored.steps
+        # One that answered from one state before domains were told apart goes on as it was.
+        one_state = found.stored.steps and not found.stored.learnt_unseen
+        apart = bool(self._space) and not found.located.place and not one_state
         stored, place, where = found.stored, found.located.place, found.located.whereabouts
         about = stored.title, stored.since, stored.lately, *_where(name, where), estimated_gain(found.memory)
         new = unweighed(method, place, stored.begun, stored.steps)
@@ -286,7 +285,6 @@ def revive(stream: Stream, contents: Contents) -> None:
     if wrong := stream.method.guard.vet(contents.state, stream.method.initial, closely=False):
         raise ValueError(f"its state is not what a step could have made: {wrong.reason}")
     stream.version = max(stored.version, stream.version)
-    stream.mode_s = max(stored.mode_s, stream.mode_s)
     stream.steps, stream.begun = stored.steps, stored.begun
     stream.state = contents.state if stored.steps or stored.begun else stream.method.initial
     stream.place, stream.title, stream.since = contents.located.place, stored.title, stored.since

@@ -15,8 +15,9 @@ from tta_server.streams.modes import Modes
 from tta_server.streams.names import is_domain, stream_of_domain
 from tta_server.streams.parked import Parked
 from tta_server.streams.shelf import MisfitError, Shelf
-from tta_server.streams.stream import Answering, source_answers
+from tta_server.streams.stream import Answering, Stream, source_answers
 from tta_server.streams.summary import Summary
+from tta_server.streams.whereabouts import Whereabouts
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,20 @@ class Stock(Directory):
     def unread(self) -> bool:
         """Whether there are streams that were not read yet, and the storage may be asked for them."""
         return bool(self._unread) and time.monotonic() >= self._read_on_s
+
+    def save(self) -> None:
+        """Have every stream in memory written whole, as before the process ends."""
+        for stream in list(self._streams.values()):
+            try:
+                self._shelf.save(stream, whole=True)
+            except Exception:
+                log.exception("stream '%s' cannot be written; its file is of an earlier version", stream.name)
+
+    def start_again(self, stream: Stream) -> int:
+        """Put a stream back to the source, without domains; returns how many images waited."""
+        if self._dimensions and not stream.parent:
+            stream.whereabouts = (stream.whereabouts or Whereabouts.start(self._dimensions)).home()
+        return stream.reset()
 
     def load(self, names: Sequence[str]) -> None:
         """Know the streams and domains that are on disk already; where others have some, that is for `hold` to say.

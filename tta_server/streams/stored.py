@@ -124,8 +124,8 @@ class Stored:
     Attributes:
         schema: Version of this record; 0 where files had none.
         stream: Its name.
-        mode: Its mode; None leaves it to the configuration.
-        mode_s: See `Stream`; 0 where files did not say.
+        mode: The mode that it had.
+        mode_s: See `Stream`.
         adapter: Its own adapter; None if it has the server's.
         version: Version of its state.
         steps: Steps that made the state; 0 is the source.
@@ -178,6 +178,11 @@ class Stored:
     drift: StoredDrift = field(default_factory=StoredDrift)
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    @property
+    def learnt_unseen(self) -> bool:
+        """Whether the server had it learn in the shadow, so that nothing was ever answered from its state."""
+        return self.mode == "shadow" and not self.mode_s
 
     @classmethod
     def read(cls, about: dict[str, Any]) -> "Stored":

@@ -118,7 +118,8 @@ class Stream:
         generation: With which this server holds it, where others could take it; 0 where none can.
         again: Last images that were answered and that the window refused for what came before: not learnt from, but the
             guard looks at what is answered to them.
-        mode_s: When it, or all streams at once, were given its mode, in seconds of the epoch; 0 if never.
+        mode_s: When it, or all streams at once, were given its mode, in seconds of the epoch; 0 if never: then the
+            configuration says it, after a restart too.
         noted: How it learnt when the audit log was last told, since it is in memory.
     """
 
