@@ -225,7 +225,7 @@ class Learner:
             self._watcher.learnt(lesson, Sights(trial.frozen, trial.answered, step.output), verdict.measures, by_source)
         if verdict.action in ("rollback", "reset"):
             self._count_restore(stream, verdict)
-        elif verdict.action == "commit" and stream.steps == self._policy.reset_every:
+        elif verdict.action == "commit" and 0 < self._policy.reset_every <= stream.steps:
             self._begin_again(stream)
 
     def _noted(self, lesson: Lesson, verdict: Verdict) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from torch import Tensor
@@ -74,6 +75,7 @@ class Router:
         self._most = most
         self._registry = registry
         self._news = news
+        self._apart: WeakKeyDictionary[Stream, Sequence[Place]] = WeakKeyDictionary()  # domains, when none were alike
         self._source = Place.source(len(self._space.mean), self._space.images)
 
     @property
@@ -126,6 +128,9 @@ class Router:
         if NEW in found:
             first = styles(NEW) if judged is None else judged
             asked[NEW] = self._open(stream, first, job, {*busy, *(one.name for one in asked.values())})
+            if asked[NEW] is stream:  # there is no room: home answers these with its own, in one piece
+                where = [0 if index == NEW else index for index in where]
+                found = dict.fromkeys(where)
         last = where[-1]
         own = styles(last) if judged is None else judged
         self._arrive(stream, asked[last], own, known, (apart[last], apart[0]) if apart and last != NEW else None)
@@ -148,8 +153,10 @@ class Router:
         if not whereabouts_of(stream).current:
             return
         known = self._registry.domains(stream.name)
-        pair = alike([self._source, *known.values()], self._space.limit)
+        places = tuple(known.values())
+        pair = alike([self._source, *places], self._space.limit, self._apart.get(stream, ()))
         if not pair:
+            self._apart[stream] = places
             return
         kept, gone = ([*known][index - 1] for index in pair)
         if {kept, gone} & self._registry.learning:

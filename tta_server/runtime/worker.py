@@ -190,6 +190,8 @@ class Worker:
                 authors = [Author(version, adapted and not by_source, by_source) for version, adapted, _ in authors]
             else:
                 scores = self.parts.answerer.answer(group)
+                if first.stream.served_by == "source":
+                    authors = [Author(version, adapted=False, source=True) for version, *_ in authors]
         except Exception as error:
             self._fail(group, drafts, error)
             return
@@ -252,7 +254,7 @@ class Worker:
             for name in names:
                 self._answer([part for part in group if part.stream.name == name], drafts)
             return
-        self._refuse([part.job for part in group], error)
+        self._refuse(list(dict.fromkeys(part.job for part in group)), error)
 
     def _refuse(self, jobs: Sequence[Job], error: Exception) -> None:
         log.error("a forward over %d images failed", sum(job.rows for job in jobs), exc_info=error)

@@ -1,6 +1,7 @@
 """What waits to be written: a data structure without a lock or a clock of its own."""
 
 import contextlib
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, InvalidStateError
@@ -176,8 +177,29 @@ def settle(futures: "Iterable[Future[T]]", result: T) -> None:
             future.set_result(result)
 
 
-def fail(futures: "Iterable[Future[Any]]", error: Exception) -> None:
+def fail(futures: "Iterable[Future[Any]]", error: BaseException) -> None:
     """Tell those who still wait why they wait in vain."""
     for future in futures:
         with contextlib.suppress(InvalidStateError):
             future.set_exception(error)
+
+
+def together(futures: Sequence["Future[None]"]) -> "Future[None]":
+    """Return what is done once all of these are, one at least; if some fail, with the error of one."""
+    whole: Future[None] = Future()
+    left, turn = len(futures), threading.Lock()
+
+    def ended(_: "Future[None]") -> None:
+        nonlocal left
+        with turn:
+            left -= 1
+            if left:
+                return
+        if error := next(filter(None, (each.exception() for each in futures)), None):
+            fail([whole], error)
+        else:
+            settle([whole], None)
+
+    for each in futures:
+        each.add_done_callback(ended)
+    return whole

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from tta_server.domains.place import Place
 from tta_server.errors import NotFound
 from tta_server.streams.families import Families
-from tta_server.streams.names import is_domain
+from tta_server.streams.names import is_domain, stream_of_domain
 from tta_server.streams.parked import Parked
 from tta_server.streams.present import Present
 from tta_server.streams.stream import Stream
@@ -96,6 +96,12 @@ class Directory:
     def count_domains(self, name: str) -> int:
         """Return how many domains a stream has, those that cannot answer included."""
         return len(self._families.of(name))
+
+    def idlest(self) -> str:
+        """Return who in memory is idle longest, but for who was asked last and its stream; empty if nobody is left."""
+        last = next(reversed(self._streams), "")
+        stay = (last, stream_of_domain(last))
+        return next((name for name in self._streams if name not in stay), "")
 
     def idlest_domain(self, name: str, busy: Container[str] = ()) -> str:
         """Return the domain of a stream that can be spared, or an empty string.

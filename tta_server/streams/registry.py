@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from tta_server.errors import Conflict, NotFound, NotReady, SetAside, StreamsFull, TTAError
 from tta_server.settings import Mode, StreamsSettings
+from tta_server.storage.pending import together
 from tta_server.streams.agenda import Agenda
 from tta_server.streams.directory import Apart
 from tta_server.streams.event import News, StreamEvent
@@ -209,21 +210,20 @@ class Registry(Stock):
         self._news.tell(StreamEvent(name, "aside", standing, standing, reason=trouble))
 
     def delete(self, name: str) -> "Future[None]":
-        """Erase a stream: memory and metric series now, files soon; returns when they are gone, or the OSError.
+        """Erase a stream: memory and metric series now, files soon; returns when all are gone, or an OSError.
 
         Raises:
             NotFound: If there is none.
         """
         self.summary(name)
-        for domain in self._families.of(name):
-            self.delete(domain)
+        erased = [self.delete(domain) for domain in self._families.of(name)]
         self._forget(name)
         if (parent := self._streams.get(stream_of_domain(name))) and parent.whereabouts:
             parent.whereabouts = parent.whereabouts.without(name)
-        erased = self._shelf.erase(name, self._generation(name))
+        erased.append(self._shelf.erase(name, self._generation(name)))
         self._generations.pop(name, None)
         self._metrics.moved("deleted")
-        return erased
+        return together(erased)
 
     def drop(self, stream: str, generation: int) -> None:
         """Know a stream no more that is another server's, if it is held with this generation; what waits is lost."""
@@ -273,11 +273,11 @@ class Registry(Stock):
         self._sizes.measure(stream)
 
     def _make_room(self) -> None:
-        """Move the streams that are idle longest to disk until the rest keeps to the limit; the last one stays."""
+        """Move what is idle longest to disk until the rest keeps to the limit; who was asked last stays."""
         if self._working:
             return
-        while self._over_budget() and len(self._streams) > 1:
-            self.evict(next(iter(self._streams)))
+        while self._over_budget() and (name := self.idlest()):
+            self.evict(name)
             self._shelf.drain(min(_MOST_LEAVING_BYTES, self._settings.max_bytes // 8))
         for stream in self.every_stream_in_memory() if self._over_budget() else ():
             try:

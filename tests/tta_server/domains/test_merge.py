@@ -80,6 +80,21 @@ def test_merging_ends_with_domains_that_are_not_alike(ats, seed):
     assert all(one.between(other) >= reach(1, LIMIT) for i, one in enumerate(known) if i for other in known[i + 1 :])
 
 
+@FEW
+@given(
+    ats=st.lists(st.floats(-3, 3), min_size=2, max_size=5), moved=st.sets(st.integers(1, 5)), seed=st.integers(0, 99)
+)
+def test_what_was_apart_and_has_not_moved_need_not_be_compared(ats, moved, seed):
+    known = places(ats, seed)
+    while pair := alike(known, LIMIT):
+        del known[pair[1]]
+    apart = known[1:]
+    for index in moved & set(range(1, len(known))):
+        known[index] = known[index].seen(cloud(64, 1.0, seed=seed + index))
+
+    assert alike(known, LIMIT, apart) == alike(known, LIMIT)
+
+
 def test_two_pieces_of_one_domain_are_alike_and_two_domains_are_not():
     assert alike(places([5.0, 5.3, -5.0]), LIMIT) == (2, 1)
     assert alike(places([5.0, -5.0]), LIMIT) is None

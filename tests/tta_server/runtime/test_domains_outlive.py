@@ -128,6 +128,32 @@ def test_a_deleted_stream_leaves_no_domain(tmp_path: Path):
     assert ask(subject, "door", dark(16)).domains[0] == "door@1"
 
 
+def test_whoever_deletes_a_stream_hears_of_a_domain_s_file_that_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    subject = telling(storage=str(tmp_path))
+    ask(subject, "door", dark(16))
+    assert subject.kept.keeper.flush(30)
+    delete = subject.kept.store.delete
+
+    def failing(name: str, generation: int = 0) -> None:
+        if is_domain(name):
+            raise OSError("the disk has failed")
+        delete(name, generation)
+
+    monkeypatch.setattr(subject.kept.store, "delete", failing)
+
+    with pytest.raises(OSError, match="the disk has failed"):
+        subject.worker.parts.registry.delete("door").result(30)
+
+
+def test_the_only_stream_stays_in_memory_however_little_there_is(tmp_path: Path):
+    subject = telling(storage=str(tmp_path), max_bytes=2000)
+
+    for look in (dark, bright, bright):
+        ask(subject, "door", look(16))
+
+    assert [each.name for each in subject.worker.parts.registry.every_stream_in_memory()] == ["door", "door@2"]
+
+
 def test_a_domain_whose_file_cannot_be_read_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     subject = telling(storage=str(tmp_path))
     show(subject, [(dark, 16), (bright, 16)])

@@ -281,9 +281,13 @@ def test_inline_answers_as_the_source_where_the_guard_says_so():
     subject = guarded("commit", "skip/source", "commit/source", "skip", mode="inline")
     images = [rows(4, seed) for seed in range(4)]
 
-    first, skipped, judged, stays = (ask(subject, "door", batch).probabilities for batch in images)
+    first, skipped, judged = (ask(subject, "door", batch).probabilities for batch in images[:3])
+    alone, said = ask(subject, "door", images[0][:1]), subject.commands.read("door")
+    stays = ask(subject, "door", images[3]).probabilities
 
     assert not np.array_equal(first, frozen(images[0]))  # batch statistics
     assert np.array_equal(skipped, frozen(images[1]))
     assert np.array_equal(judged, frozen(images[2]))
+    assert np.array_equal(alone.probabilities, frozen(images[0][:1]))  # it is only answered: by whom the guard chose
+    assert (alone.adapted, said["answers"], said["source_because"]) == (False, "source", "guard")
     assert not np.array_equal(stays, frozen(images[3]))  # the guard gave it back

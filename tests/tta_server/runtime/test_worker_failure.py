@@ -15,6 +15,9 @@ from tests.tta_server.runtime.fakes import (
     Fails,
     Scripted,
     ask,
+    bright,
+    close,
+    dark,
     is_due,
     learn_all,
     queued,
@@ -27,6 +30,7 @@ from tta_server.adapters import State, Step
 from tta_server.errors import BadRequest, Overloaded, TTAError
 from tta_server.models import Backbone, Output, TorchBackbone
 from tta_server.models.onnx_backbone import OnnxBackbone
+from tta_server.runtime.job import HOME
 
 WHITE = np.ones((1, *SHAPE), dtype=np.float32)
 
@@ -219,6 +223,44 @@ def test_warming_up_leaves_no_trace(name):
     assert subject.commands.list() == []
     assert bits(subject.worker.parts.methods.default.initial) == before
     assert not is_due(subject)
+
+
+def test_a_request_of_many_kinds_where_there_is_room_for_few_fails_once_and_answers_in_one_piece_of_home(monkeypatch):
+    subject = wired(domains=2, window=16)
+    for look in (dark, bright):
+        ask(subject, "door", look(16))
+    red = rows(16, 4) // 8
+    red[:, 0] = 255 - red[:, 0]
+    mixed = np.concatenate([rows(16, 1), dark(16, 2), bright(16, 3), red])
+    answered = ask(subject, "door", mixed)
+    monkeypatch.setattr(subject.worker.parts.answerer, "answer", failing)
+
+    with pytest.raises(TTAError, match="the model failed"):
+        ask(subject, "door", mixed)
+
+    monkeypatch.undo()
+    assert list(dict.fromkeys(answered.domains)) == [HOME, "door@1", "door@2"]
+    assert set(answered.domains[48:]) == {HOME}
+    assert set(ask(subject, "door", rows(4)).domains) == {HOME}  # and all goes on
+
+
+def failing(*_: object) -> None:
+    raise RuntimeError("out of memory")
+
+
+def test_a_number_of_steps_that_is_passed_already_is_followed_by_a_reset(tmp_path):
+    first = wired(window=4, storage=str(tmp_path))
+    for seed in range(5):
+        ask(first, "door", rows(4, seed))
+        learn_all(first)
+    first.commands.save()
+    close()
+    subject = wired(window=4, storage=str(tmp_path), reset_every=3)
+
+    ask(subject, "door", rows(4, 9))
+    learn_all(subject)
+
+    assert subject.commands.read("door")["steps"] == 0
 
 
 def test_a_stream_starts_again_after_so_many_steps():
