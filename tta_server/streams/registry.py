@@ -187,13 +187,14 @@ class Registry(Stock):
             self.set_aside(name, error)
             return
         self._remove(name)
+        self._metrics.stream.rest(name)
         self._metrics.moved("evicted")
 
     def evict_idle(self, now_s: float, idle_s: float) -> None:
         """Move streams to disk that were not asked for `idle_s`; 0 moves none."""
-        for stream in list(self._streams.values()) if idle_s else ():
-            if now_s - stream.touched_s > idle_s:
-                self.evict(stream.name)
+        for name in [each.name for each in self._streams.values() if idle_s and now_s - each.touched_s > idle_s]:
+            if name in self._streams:  # domains go with their stream
+                self.evict(name)
 
     def set_aside(self, name: str, error: Exception) -> None:
         """Have a stream answer nobody until it is deleted or the server restarted; its file stays as it is."""
@@ -202,9 +203,7 @@ class Registry(Stock):
         log.error("stream '%s' is set aside; the others go on", name, exc_info=error)
         trouble = str(error) if isinstance(error, ValueError | TTAError) else f"{type(error).__name__}: {error}"
         summary = tellable(lambda: self.summary(name), Summary(name, self.modes.usual(name)))
-        if name in self._streams:
-            self._remove(name)
-        self._parked.pop(name, None)
+        self._drop(name)
         self._aside[name] = summary.aside(trouble)
         standing = Standing(summary.state_version)
         self._news.tell(StreamEvent(name, "aside", standing, standing, reason=trouble))
@@ -224,11 +223,6 @@ class Registry(Stock):
         self._generations.pop(name, None)
         self._metrics.moved("deleted")
         return together(erased)
-
-    def drop(self, stream: str, generation: int) -> None:
-        """Know a stream no more that is another server's, if it is held with this generation; what waits is lost."""
-        if self._generations.get(stream) == generation:
-            self._leave(stream)
 
     def _leave(self, stream: str) -> None:
         for name in (*self._families.of(stream), stream):
@@ -327,16 +321,19 @@ class Registry(Stock):
     def _forget(self, name: str) -> None:
         self._families.forget(name)
         self._count_domains(stream_of_domain(name))
+        self._drop(name)
+        self._aside.pop(name, None)
+
+    def _drop(self, name: str) -> None:
         if name in self._streams:
             self._remove(name)
         self._parked.pop(name, None)
-        self._aside.pop(name, None)
+        self._metrics.stream.close(name)
 
     def _remove(self, name: str) -> None:
         del self._streams[name]
         self._agenda.drop(name)
         self._sizes.forget(name)
-        self._metrics.stream.close(name)
 
     def _count_domains(self, name: str) -> None:
         if name in self._streams and self._streams[name].whereabouts:

@@ -62,6 +62,11 @@ class Stock(Directory):
         """Whether there are streams that were not read yet, and the storage may be asked for them."""
         return bool(self._unread) and time.monotonic() >= self._read_on_s
 
+    def drop(self, stream: str, generation: int) -> None:
+        """Know a stream no more that is another server's, if it is held with this generation; what waits is lost."""
+        if self._generations.get(stream) == generation:
+            self._leave(stream)
+
     def save(self) -> None:
         """Have every stream in memory written whole, as before the process ends."""
         for stream in list(self._streams.values()):

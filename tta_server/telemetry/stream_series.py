@@ -69,6 +69,7 @@ class StreamSeries:
         self._model = model
         self._max_labelled = max_labelled
         self._labelled: set[str] = set()
+        self._resting: dict[str, None] = {}  # of those, what is on disk, the longest first
         self._learners: dict[str, str] = {}  # of those: whose measures are shown
         self.erased = 0
         two = ["model", "stream"]
@@ -131,17 +132,29 @@ class StreamSeries:
         self._gauges = [each for each in self._families if isinstance(each.family, Gauge) and each is not self._domains]
 
     def open(self, stream: str, adapter: str) -> None:
-        """Create the series of a stream, counters at 0; past the limit it shares those of `_other`."""
-        if stream != OTHER and (stream in self._labelled or len(self._labelled) < self._max_labelled):
-            self._labelled.add(stream)
-        else:
+        """Create the series of a stream, counters at 0; what comes from disk goes on with those that it has.
+
+        Past the limit it has the place of one that is on disk, or shares the series of `_other`.
+        """
+        rested = stream in self._resting
+        self._resting.pop(stream, None)
+        if not rested and stream != OTHER and stream not in self._labelled:
+            if len(self._labelled) >= self._max_labelled and self._resting:
+                self.close(next(iter(self._resting)))
+            if len(self._labelled) < self._max_labelled:
+                self._drop(stream, ())  # it may have shared them before
+                self.drift.close(stream)
+                self._labelled.add(stream)
+        if stream not in self._labelled:
             self._unlabelled.inc()
         labels = self._model, self._label(stream)
+        for action in WINDOW_OUTCOMES:
+            self._batches.labels(*labels, adapter, action)
+        if rested:
+            return
         for family in (self._images, self._offered, self._learnt):
             family.labels(*labels)
         self.state(stream, 0, as_source=False, frozen=False)
-        for action in WINDOW_OUTCOMES:
-            self._batches.labels(*labels, adapter, action)
         for cause in RESTORE_CAUSES:
             self._restores.labels(*labels, cause)
         for outcome in DOMAIN_OUTCOMES:
@@ -150,9 +163,15 @@ class StreamSeries:
             self._dropped.labels(*labels, reason)
         self.drift.open(stream)
 
+    def rest(self, stream: str) -> None:
+        """Keep the series of a stream that goes to disk, until another wants their place: what was counted, was."""
+        if stream in self._labelled:
+            self._resting[stream] = None
+
     def close(self, stream: str) -> None:
         """Remove the series of a stream; others may have its place."""
         self.erased += 1
+        self._resting.pop(stream, None)
         self.drift.close(stream)
         self._drop(stream, self._families)
         self._labelled.discard(stream)

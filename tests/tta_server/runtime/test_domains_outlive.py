@@ -1,5 +1,6 @@
 """What a stream's domains have learnt outlives the process, the memory that it is in, and what is written of it."""
 
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -143,6 +144,16 @@ def test_whoever_deletes_a_stream_hears_of_a_domain_s_file_that_stays(tmp_path: 
 
     with pytest.raises(OSError, match="the disk has failed"):
         subject.worker.parts.registry.delete("door").result(30)
+
+
+def test_a_stream_that_is_idle_goes_to_disk_with_its_domains(tmp_path: Path):
+    subject = telling(storage=str(tmp_path))
+    show(subject, [(rows, 16), (dark, 16), (bright, 16)])
+
+    subject.worker.park_idle(time.monotonic() + 100, 10)
+
+    assert subject.worker.parts.registry.every_stream_in_memory() == []
+    assert ask(subject, "door", dark(16)).domains[0] == "door@1"
 
 
 def test_the_only_stream_stays_in_memory_however_little_there_is(tmp_path: Path):
