@@ -11,7 +11,7 @@ went on from.
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from heapq import merge
@@ -148,7 +148,7 @@ class Audit:
             domains: Whether those of its domains come, too.
         """
         logs = [self._log(folder, stream, domains=domains) for folder in self._folders()]
-        yield from merge(*logs, key=_turn if stream else lambda entry: entry.time)
+        yield from merge(*logs, key=_order(stream))
 
     def begins(self) -> bool:
         """Say whether the log has its first lines; the oldest are removed once there are too many."""
@@ -158,7 +158,7 @@ class Audit:
     def newest(self, stream: str = "", limit: int = 100) -> list[Entry]:
         """Return at most `limit` entries of one stream, or all, newest first."""
         logs = [self._log(folder, stream, newest_first=True) for folder in self._folders()]
-        return list(islice(merge(*logs, key=lambda entry: entry.time, reverse=True), limit))
+        return list(islice(merge(*logs, key=_order(stream), reverse=True), limit))
 
     def last_version(self, stream: str) -> int:
         """Return the highest version of a stream that the log names, 0 if none: later ones must be higher."""
@@ -210,6 +210,11 @@ def _blocks(content: bytes) -> Iterator[tuple[int, int]]:
         stop = content.find(b"\n", start + _BLOCK_BYTES) + 1 or len(content)
         yield start, stop
         start = stop
+
+
+def _order(stream: str) -> Callable[[Entry], Any]:
+    """Return by what lines of several servers are merged: of one stream by its owners, whatever their clocks say."""
+    return _turn if stream else lambda entry: entry.time
 
 
 def _turn(entry: Entry) -> tuple[int, str]:

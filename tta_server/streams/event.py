@@ -46,7 +46,7 @@ class Words(NamedTuple):
 
 
 WORDS: Final[Mapping[EventKind, Words]] = {
-    "create": Words(saved="never"),
+    "create": Words(saved="always"),
     "load": Words(saved="never"),
     "open": Words(saved="always", domain="opened", level=logging.INFO),
     "begin": Words(),
@@ -61,7 +61,7 @@ WORDS: Final[Mapping[EventKind, Words]] = {
     "failed": Words("failed", "failed", level=0),
     "rollback": Words("restored", "rejected", restored=True, level=logging.INFO),
     "reset": Words("restored", "rejected", restored=True, saved="always", fresh=True, level=logging.INFO),
-    "snapshot": Words(saved="never", level=logging.INFO),
+    "snapshot": Words(saved="always", level=logging.INFO),
     "restore": Words(restored=True, level=logging.INFO),
     "import": Words(restored=True, level=logging.INFO),
     "delete": Words(saved="never", level=logging.INFO),

@@ -299,7 +299,8 @@ class Registry(Stock):
             stream.whereabouts = None
         contents = self._shelf.read(name, parked.method)
         revive(stream, contents)
-        stream.mode_s = self.modes.of(name, contents.stored.mode, contents.stored.mode_s)[1]
+        own = self.modes.of(name, contents.stored.mode, contents.stored.mode_s)
+        stream.mode_s = stream.parent.mode_s if stream.parent else own[1]
         del self._parked[name]
         self._add(stream)
         self._metrics.moved("revived")

@@ -193,6 +193,8 @@ class Stock(Directory):
         known = parked[stream].domains if self._shelf.shared and stream in parked else domains
         for domain in known:
             self._find(domain, parked, wrong, doomed)
+            if stream in parked and domain in parked and not parked[domain].summary.frozen:  # it learns as that does
+                parked[domain] = parked[domain].in_mode(parked[stream].summary.mode)
         return parked, wrong
 
     def _find(self, name: str, parked: dict[str, Parked], wrong: dict[str, Exception], doomed: str) -> None:

@@ -128,6 +128,8 @@ def test_logs_of_servers_whose_clocks_differ_are_in_the_order_of_owners(stream, 
 
     assert [entry.version_after for entry in told] == [entry.version_after for entry in stream.entries]
     assert bits(replay(told, stream.lesson).state) == bits(stream.state)
+    assert Audit(files).newest("camera") == told[::-1]
+    assert Audit(files).newest("camera", 1) == told[-1:]
 
 
 def test_a_log_says_whether_it_has_its_first_lines(files):

@@ -136,3 +136,32 @@ def test_a_stream_that_answered_from_one_state_keeps_it_until_it_is_reset(tmp_pa
     assert (set(kept.domains), kept.adapted) == (set(), True)
     assert set(anew.domains) == {"door@1"}
     assert np.array_equal(anew.probabilities, frozen(dark(4, 2)))
+
+
+def test_a_domain_that_was_on_disk_when_all_were_switched_has_its_stream_s_mode_after_a_restart(tmp_path: Path):
+    first = wired(storage=str(tmp_path), domains=16)
+    ask(first, "door", dark(4))
+    first.commands.change("door", "off", None, WHO)
+    first.commands.evict("door@1")
+    first.commands.change_all("after", WHO)
+    first.commands.save()
+    close()
+
+    second = wired(storage=str(tmp_path), domains=16)
+
+    assert [of_mode(second.commands, name) for name in ("door", "door@1")] == ["after", "after"]
+
+
+# A crash
+def test_what_an_operator_opens_is_there_after_a_crash(tmp_path: Path):
+    first = wired(storage=str(tmp_path))
+    first.commands.create("door", "off", first.method("bn"), WHO)
+    ask(first, "gate", rows(2))
+    first.commands.states.snapshot("gate", "before it learns").result(30)
+    assert first.kept.keeper.flush(30)
+    close()  # and nothing is saved at its end
+
+    second = wired(storage=str(tmp_path))
+
+    told = {each["name"]: (each["mode"], each["adapter"]) for each in second.commands.list()}
+    assert told == {"door": ("off", "bn"), "gate": ("after", "tent")}
