@@ -157,7 +157,7 @@ def test_what_an_operator_opens_is_there_after_a_crash(tmp_path: Path):
     first = wired(storage=str(tmp_path))
     first.commands.create("door", "off", first.method("bn"), WHO)
     ask(first, "gate", rows(2))
-    first.commands.states.snapshot("gate", "before it learns").result(30)
+    first.commands.states.note_snapshot("gate", first.commands.states.snapshot("gate", "").result(30), WHO)
     assert first.kept.keeper.flush(30)
     close()  # and nothing is saved at its end
 
