@@ -13,6 +13,7 @@ from torch import nn
 from tta_server.models.answering import Chosen, compare
 from tta_server.models.arrange import MemoryFormat, NumberType, convert
 from tta_server.models.backbone import distance, random_images
+from tta_server.models.logits import Wanted
 from tta_server.models.onnx_file import SUFFIX
 from tta_server.models.origin import Origin
 from tta_server.models.preprocess import Preprocess
@@ -136,7 +137,7 @@ def load(
             module,
             preprocess.input_shape,
             name=name,
-            head=custom.head or source.head,
+            head=Wanted(custom.head or source.head, classes or len(names) or len(source.labels) or None),
             mean=preprocess.mean,
             std=preprocess.std,
             device=device,

@@ -1,4 +1,4 @@
-"""A copy of a network that nobody else has, in evaluation mode, and what of it a forward would write."""
+"""A copy of a network that nobody else has, in evaluation mode."""
 
 import copy
 from collections.abc import Iterator
@@ -26,29 +26,6 @@ def freeze(module: nn.Module, device: torch.device) -> nn.Module:
         ) from error
     _untie(frozen)
     return frozen
-
-
-def written(module: nn.Module, before: dict[str, Tensor]) -> list[str]:
-    """Return the buffers that differ from what they were, and put those back.
-
-    Args:
-        module: The network, after a forward.
-        before: What `buffers` returned before it.
-    """
-    changed = [name for name, tensor in module.named_buffers() if name in before and not _same(tensor, before[name])]
-    for name in changed:
-        path, _, attribute = name.rpartition(".")
-        setattr(module.get_submodule(path), attribute, before[name].clone())
-    return changed
-
-
-def buffers(module: nn.Module) -> dict[str, Tensor]:
-    """Return copies of all buffers."""
-    return {name: tensor.clone() for name, tensor in module.named_buffers()}
-
-
-def _same(left: Tensor, right: Tensor) -> bool:
-    return left.shape == right.shape and left.dtype == right.dtype and torch.equal(left, right)
 
 
 def _computed(module: nn.Module) -> Iterator[tuple[int, Tensor]]:

@@ -1,33 +1,31 @@
 """Where a network's features end, and where in what it returns its logits are."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Keys = tuple[str | int, ...]
-"""Keys and indices from what a network returns to one of its tensors; none if it returns a tensor."""
+from tta_server.models.logits import (
+    Heard,
+    Keys,
+    Wanted,
+    close,
+    dotted,
+    find_logits,
+    follows,
+    inside,
+    rows_of,
+    tensors_in,
+)
 
-_SAID = ("logits", "logit")
-
-
-class Heard(NamedTuple):
-    """What a layer that may be the head was given and made of it.
-
-    Attributes:
-        path: Of the layer.
-        layer: The layer.
-        features: What it was given, one row for each image.
-        scores: What it made of each image, (N, K).
-    """
-
-    path: str
-    layer: nn.Module
-    features: Tensor
-    scores: Tensor
+_SIGMOID = (
+    "it ends in a sigmoid, which says of each class by itself whether it is there; this server names one class of "
+    "several: return the logits of such classes"
+)
+_FAR = 1e4  # beyond what a layer makes
 
 
 @dataclass(frozen=True)
@@ -52,9 +50,7 @@ class Reading:
 
     def logits(self, outcome: Any) -> Tensor:  # noqa: ANN401
         """Return the logits (N, K) within what the network returned."""
-        for key in self.place:
-            outcome = outcome[key]
-        found: Tensor = outcome
+        found = rows_of(inside(outcome, self.place))
         return found.clamp(min=torch.finfo(found.dtype).tiny).log() if self.softmax else found
 
 
@@ -63,37 +59,31 @@ def features_of(given: Tensor) -> Tensor:
     return given.flatten(2).mean(2) if given.dim() > 2 else given
 
 
-def tensors_in(outcome: object, place: Keys = ()) -> Iterator[tuple[Keys, Tensor]]:
-    """Yield the tensors of numbers within what a network returns, and where each is."""
-    if isinstance(outcome, Tensor):
-        if outcome.is_floating_point():
-            yield place, outcome
-    elif len(place) < 3:
-        items: Any = ()
-        if isinstance(outcome, Mapping):
-            items = outcome.items()
-        elif isinstance(outcome, tuple | list):
-            items = enumerate(outcome)
-        for key, value in items:
-            yield from tensors_in(value, (*place, key))
-
-
-def find_reading(module: nn.Module, run: Callable[[], Any], rows: int, head: str) -> Reading:
-    """Run a network once and find out how to read it.
+def find_reading(module: nn.Module, run: Callable[[Tensor], Any], images: Tensor, wanted: Wanted) -> Reading:
+    """Run a network and find out how to read it.
 
     Args:
         module: The network.
-        run: Runs it on so many images; called once.
-        rows: How many.
-        head: Path of the layer that makes the logits; guessed when empty.
+        run: Runs it on images, as a stream's are; leaves it as it was.
+        images: What to try it with, levels in [0, 1] (N, C, H, W).
+        wanted: What is known of its logits; the layer that makes them is guessed when it has no name.
 
     Raises:
         ValueError: If no logits are found, or the head that is named does not take one row for each image.
     """
-    outcome, heard = _listen(module, run, rows, head)
-    place, found = _find_logits(outcome, rows, heard)
+
+    def again() -> Any:  # noqa: ANN401
+        with torch.enable_grad():
+            return run(images.detach().clone().requires_grad_())
+
+    rows = len(images)
+    outcome, heard = _listen(module, partial(run, images), rows, wanted.head)
+    place, found = find_logits(outcome, rows, heard, wanted, again)
     softmax = _check_scores(found, heard)
-    chosen = _find_head(module, head, heard, found)
+    if not softmax and _stays_within(module, run, images, heard, place, found):
+        raise ValueError(_SIGMOID)
+    rest = [rows_of(tensor) for other, tensor in tensors_in(outcome) if other != place]
+    chosen = _find_head(module, wanted.head, heard, found, rest)
     classes = found.shape[1]
     remarks = {"logits": _where(place, softmax)}
     if chosen is None:
@@ -101,7 +91,7 @@ def find_reading(module: nn.Module, run: Callable[[], Any], rows: int, head: str
         return Reading(place, classes, "", classes, softmax, remarks)
     features = chosen.features.shape[1]
     remarks["head"] = f"{chosen.path}, {type(chosen.layer).__name__} of {features} features"
-    if not _follows(found, chosen.scores):
+    if not follows(found, chosen.scores):
         remarks["head"] += "; what it makes is not what the network returns"
     return Reading(place, classes, chosen.path, features, softmax, remarks)
 
@@ -136,30 +126,6 @@ def _may_be_head(layer: nn.Module) -> bool:
     return any(parameter.dim() == 2 for parameter in layer.parameters(recurse=False))
 
 
-def _find_logits(outcome: object, rows: int, heard: list[Heard]) -> tuple[Keys, Tensor]:
-    tensors = list(tensors_in(outcome))
-    fitting = [(place, tensor) for place, tensor in tensors if tensor.dim() == 2 and len(tensor) == rows]
-    if not fitting:
-        shapes = ", ".join(str(tuple(tensor.shape)) for _, tensor in tensors[:4]) or f"a {type(outcome).__name__}"
-        raise ValueError(
-            f"it returns {shapes} for {rows} images, expected logits of shape ({rows}, classes), alone or in a dict or "
-            "tuple; wrap the network so that it returns them"
-        )
-    said = [one for one in fitting if one[0] and one[0][-1] in _SAID]
-    made = [one for one in fitting if any(_follows(one[1], other.scores) for other in heard)]
-    if len(fitting) == 1 or said or made:
-        return (said or made or fitting)[0]
-    shapes = ", ".join(f"'{_name(place)}' {tuple(tensor.shape)}" for place, tensor in fitting)
-    raise ValueError(f"it returns several tensors ({shapes}); wrap the network so that it returns the logits alone")
-
-
-def _follows(found: Tensor, scores: Tensor) -> bool:
-    """Return whether a tensor is what a layer made, or the softmax of it."""
-    if found.shape != scores.shape:
-        return False
-    return any(_close(found, made) for made in (scores, scores.float().softmax(1), scores.float().log_softmax(1)))
-
-
 def _check_scores(found: Tensor, heard: list[Heard]) -> bool:
     """Return whether these are probabilities; ValueError if they are no scores of classes of which one is right."""
     if found.shape[1] == 1:
@@ -168,17 +134,46 @@ def _check_scores(found: Tensor, heard: list[Heard]) -> bool:
             "torch.cat([torch.zeros_like(logit), logit], 1)"
         )
     scores = [one.scores for one in heard if one.scores.shape == found.shape]
-    if any(_close(found, made.float().sigmoid()) for made in scores):
-        raise ValueError(
-            "it ends in a sigmoid, which says of each class by itself whether it is there; this server names one "
-            "class of several: return the logits of such classes"
-        )
+    if any(close(found, made.float().sigmoid()) for made in scores):
+        raise ValueError(_SIGMOID)
     exact = found.double()
     near = 1e-2 if found.dtype.itemsize < 4 else 1e-4
     return bool((exact >= 0).all()) and bool(((exact.sum(1) - 1).abs() < near).all())
 
 
-def _find_head(module: nn.Module, head: str, heard: list[Heard], found: Tensor) -> Heard | None:
+def _stays_within(
+    module: nn.Module,
+    run: Callable[[Tensor], Any],
+    images: Tensor,
+    heard: Sequence[Heard],
+    place: Keys,
+    found: Tensor,
+) -> bool:
+    """Return whether scores stay in [0, 1] whatever the images, and whatever a layer makes of them that is as wide."""
+    if not _within(found):
+        return False
+    alike = {each.layer for each in heard if each.scores.shape == found.shape}
+
+    def add(_layer: nn.Module, _args: object, made: Tensor) -> Tensor:
+        return made + _FAR
+
+    handles = [layer.register_forward_hook(add) for layer in alike]
+    try:
+        if not _within(rows_of(inside(run(images), place))):
+            return False
+    finally:
+        for handle in handles:
+            handle.remove()
+    bright = 60 * images - 30  # by far: an image's levels are in [0, 1]
+    return all(_within(rows_of(inside(run(x), place))) for x in (bright, -bright))
+
+
+def _within(scores: Tensor) -> bool:
+    known = scores[scores.isfinite()]
+    return bool(((known >= 0) & (known <= 1)).all())
+
+
+def _find_head(module: nn.Module, head: str, heard: list[Heard], found: Tensor, rest: Sequence[Tensor]) -> Heard | None:
     if head:
         if head not in dict(module.named_modules()):
             likely = ", ".join(dict.fromkeys(one.path for one in heard)) or "none that could be the head"
@@ -187,19 +182,12 @@ def _find_head(module: nn.Module, head: str, heard: list[Heard], found: Tensor) 
         if not named:
             raise ValueError(f"head '{head}' is not given one row of features for each image; name another layer")
         return named[-1]
-    same = [one for one in heard if _follows(found, one.scores)]
+    same = [one for one in heard if follows(found, one.scores)]
     alike = [one for one in heard if one.scores.shape == found.shape]
-    return (same or alike or [None])[-1]  # type: ignore[list-item]
+    own = [one for one in alike if not any(follows(tensor, one.scores) for tensor in rest)]
+    return (same or own or alike or [None])[-1]  # type: ignore[list-item]
 
 
 def _where(place: Keys, softmax: bool) -> str:
-    where = f"entry '{_name(place)}' of what it returns" if place else "what it returns"
+    where = f"entry '{dotted(place)}' of what it returns" if place else "what it returns"
     return f"{where}; they are probabilities: their logarithms are taken" if softmax else where
-
-
-def _name(place: Keys) -> str:
-    return ".".join(map(str, place))
-
-
-def _close(left: Tensor, right: Tensor) -> bool:
-    return torch.allclose(left.float(), right.float(), rtol=1e-2 if left.dtype.itemsize < 4 else 1e-4, atol=1e-6)

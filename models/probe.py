@@ -8,7 +8,7 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -17,19 +17,26 @@ from torch.func import vmap
 
 from tta_server.models.backbone import Backbone, Findings, Output, Statistics, Tensors, random_images
 from tta_server.models.gradient import differentiate
+from tta_server.models.own_state import OwnStateError
 from tta_server.models.reason import reason
 from tta_server.models.stacked import stacked
 
 log = logging.getLogger(__name__)
 
 _ROWS = 4
+_MANY, _LARGE = 64, 5_000_000  # images of one forward, but of large ones fewer: so many numbers, if that is more than 8
 _TIGHT = 1e-6  # of the scale: equal shapes, other neighbours
 _LOOSE = {torch.float64: 1e-6, torch.float32: 1e-3}  # of the scale: other shapes, whose kernels round differently
 _HALF = 0.1
 
 
-def probe(backbone: Backbone) -> Findings:
-    """Return what a few forwards of random images show of a network; the same each time."""
+def probe(backbone: Backbone, trial: Callable[[], AbstractContextManager[None]]) -> Findings:
+    """Return what a few forwards of random images show of a network; the same each time.
+
+    Args:
+        backbone: The network.
+        trial: Around forwards, after which the network is as it was.
+    """
     generator = torch.Generator().manual_seed(0)
     shape = backbone.spec.input_shape
     # Images that differ in brightness and contrast too: what is mixed must show.
@@ -37,7 +44,10 @@ def probe(backbone: Backbone) -> Findings:
     x = (torch.rand(3 * _ROWS, *shape, generator=generator) * levels).to(backbone.device)
     kept: Sequence[Any] = [backbone.device] if backbone.device.type == "cuda" else []
     with torch.random.fork_rng(kept), torch.no_grad():
-        return _findings(backbone, x, generator)
+        with trial():
+            many = _among_many(backbone, x[:_ROWS])
+        with trial():
+            return _findings(backbone, x, many, generator)
 
 
 def reached(run: Callable[[Tensors], Output], parameters: Tensors, wanted: Sequence[str]) -> tuple[bool, bool]:
@@ -74,14 +84,14 @@ def equal(one: Backbone, other: Backbone) -> bool:
         return all(map(torch.equal, _parts(one.forward(x)), _parts(other.forward(x))))
 
 
-def _findings(backbone: Backbone, x: Tensor, generator: torch.Generator) -> Findings:
+def _findings(backbone: Backbone, x: Tensor, many: Sequence[Tensor], generator: torch.Generator) -> Findings:
     remarks: dict[str, str] = {}
     base, again = (_parts(backbone.forward(x[:_ROWS])) for _ in range(2))
     if _differ(base, again, _TIGHT):
         remarks["repeats"] = "no: it answers the same images differently each time, so that no replay can be exact"
         remarks["rows"] = remarks["stacking"] = "cannot be compared: every request has a forward of its own"
         return Findings(apart=False, stacks=False, repeats=False, remarks=remarks)
-    wrong = _mixed_rows(backbone, x, base)
+    wrong = _mixed_rows(backbone, x, base, many)
     if wrong:
         remarks["rows"] = f"{wrong}: every request has a forward of its own"
         remarks["stacking"] = "off: rows are not apart"
@@ -92,7 +102,20 @@ def _findings(backbone: Backbone, x: Tensor, generator: torch.Generator) -> Find
     return Findings(stacks=not wrong, remarks=remarks)
 
 
-def _mixed_rows(backbone: Backbone, x: Tensor, base: Sequence[Tensor]) -> str:
+def _among_many(backbone: Backbone, x: Tensor) -> tuple[Tensor, ...]:
+    """Return what a network says of images among as many as a forward may have; nothing if that is too many here."""
+    rows = min(_MANY, max(2 * _ROWS, _LARGE // x[0].numel()))
+    try:
+        output = backbone.forward(torch.cat([x, random_images(backbone, rows)[len(x) :]]))
+    except OwnStateError:
+        raise
+    except Exception as error:  # the server will say so of the number that it is set to
+        log.debug("%s images were too many: %s", rows, error)
+        return ()
+    return tuple(part[: len(x)] for part in _parts(output))
+
+
+def _mixed_rows(backbone: Backbone, x: Tensor, base: Sequence[Tensor], many: Sequence[Tensor]) -> str:
     """Say how rows of a forward depend on others; empty if they do not."""
     half = _ROWS // 2
     for own in (slice(half), slice(half, _ROWS)):
@@ -104,7 +127,8 @@ def _mixed_rows(backbone: Backbone, x: Tensor, base: Sequence[Tensor]) -> str:
     order = torch.arange(_ROWS - 1, -1, -1, device=x.device)
     if _differ([part[order] for part in base], _parts(backbone.forward(x[order])), _loose(base)):
         return "a row's answer depends on its place among the rows"
-    if _differ([part[:1] for part in base], _parts(backbone.forward(x[:1])), _loose(base)):
+    alone = _parts(backbone.forward(x[:1]))
+    if _differ([part[:1] for part in base], alone, _loose(base)) or (many and _differ(base, many, _loose(base))):
         return "a row's answer depends on the number of rows"
     return ""
 

@@ -6,9 +6,9 @@ A layer may do more than its kind says: a hook on it, a subclass, a network that
 import torch
 from torch import Tensor, nn
 
-from tta_server.models.freeze import buffers, written
-from tta_server.models.head import tensors_in
+from tta_server.models.logits import tensors_in
 from tta_server.models.norm import NormCall, StreamNorm, is_batch_norm, replace_batch_norm
+from tta_server.models.own_state import put_back, take
 
 _ROUNDING, _ROUNDING_OF_HALF = 1e-4, 0.05  # of the largest number
 
@@ -47,15 +47,15 @@ def take_norms(module: nn.Module, call: NormCall, given: Tensor) -> tuple[list[s
 
 
 def _said(module: nn.Module, given: Tensor) -> list[Tensor] | None:
-    """Return what a network says, and leave its buffers as they were; None if it raises something."""
-    kept, cuda = buffers(module), [given.device] if given.device.type == "cuda" else []
+    """Return what a network says, and leave it as it was; None if it raises something."""
+    before, cuda = take(module), [given.device] if given.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(cuda), torch.no_grad():
             return [tensor for _, tensor in tensors_in(module(given))]
     except Exception:  # a network raises whatever it likes
         return None
     finally:
-        written(module, kept)
+        put_back(module, before)
 
 
 def _alike(first: list[Tensor] | None, other: list[Tensor] | None, rounding: float) -> bool:

@@ -17,12 +17,14 @@ from torch.func import functional_call
 from tta_server.models.affine_norm import is_norm, own_parameters
 from tta_server.models.arrange import lay_channels_last
 from tta_server.models.backbone import EMPTY, Findings, Output, Spec, Statistics, Tensors
-from tta_server.models.freeze import buffers, freeze, written
+from tta_server.models.freeze import freeze
 from tta_server.models.head import Reading, features_of, find_reading
 from tta_server.models.images import check_images
+from tta_server.models.logits import Wanted
 from tta_server.models.norm import NormCall, UnevenRowsError
 from tta_server.models.normaliser import Normaliser
 from tta_server.models.own_lock import OwnLock
+from tta_server.models.own_state import OwnState, OwnStateError
 from tta_server.models.probe import equal, probe, reached
 from tta_server.models.reason import reason
 from tta_server.models.style import listening
@@ -38,8 +40,8 @@ class TorchBackbone:
     """Freeze a classifier and let each call replace some of its tensors.
 
     The module is copied: what its owner does to the original later changes nothing here. Overriding swaps tensors
-    inside the copy for the time of a call, so `forward` holds a lock and one thread should own the backbone. Buffers
-    that the network writes in its forward are what they were frozen as at the start of each: no call leaves anything
+    inside the copy for the time of a call, so `forward` holds a lock and one thread should own the backbone. What the
+    network writes into itself in its forward is what it was frozen as at the start of each: no call leaves anything
     behind for another.
     """
 
@@ -49,7 +51,7 @@ class TorchBackbone:
         input_shape: tuple[int, int, int],
         *,
         name: str = "",
-        head: str = "",
+        head: str | Wanted = "",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         device: str | torch.device = "cpu",
@@ -61,7 +63,8 @@ class TorchBackbone:
                 of probabilities, the logarithms are taken.
             input_shape: (C, H, W) of one image.
             name: What people call the model; its class name when empty.
-            head: Path of the layer that makes the logits; when empty the one that does so, as far as can be seen.
+            head: Path of the layer that makes the logits; when empty the one that does so, as far as can be seen. Or
+                what else is known of them, which helps to tell them from other tensors.
             mean: Per-channel mean that is subtracted from images in [0, 1]; None is 0.
             std: Per-channel deviation that they are divided by; None is 1.
             device: Where to run.
@@ -82,11 +85,11 @@ class TorchBackbone:
         self._tensors = _tensors(self._module)
         self._shapes = {name: tensor.shape for name, tensor in self._tensors.items()}
         self._features: Tensor | None = None
-        self._written: dict[str, Tensor] = {}
+        self._own_state = OwnState(self._module)
         self._pairs = False
         self._uneven = ""
         digest = self.digest()
-        self._reading = self._find_reading(images, head)
+        self._reading = self._find_reading(images, Wanted(head) if isinstance(head, str) else head)
         if self._reading.head:
             self._module.get_submodule(self._reading.head).register_forward_pre_hook(self._keep_features)
         self.spec = Spec(
@@ -167,7 +170,11 @@ class TorchBackbone:
     def traced(self, layers: Sequence[str] = ()) -> Iterator[Traced]:
         """Give the network as exporters follow it, with the styles of some layers; nothing else runs it meanwhile."""
         with self._lock:
-            yield Traced(self._module, self._reading, self._call, (self._normaliser.mean, self._normaliser.std), layers)
+            normalisation = self._normaliser.mean, self._normaliser.std
+            try:
+                yield Traced(self._module, self._reading, self._call, normalisation, layers)
+            finally:
+                self._own_state.end()
 
     def twin(self) -> "TorchBackbone":
         """Return the same network for another thread, or this one where nothing is learnt; see `Backbone.twin`."""
@@ -179,6 +186,7 @@ class TorchBackbone:
         twin._lock = OwnLock()
         try:
             twin._call, twin._module = copy.deepcopy(self._call, memo), copy.deepcopy(self._module, memo)
+            twin._own_state = self._own_state.of(twin._module)
             return twin if equal(self, twin) else self
         except Exception:  # a network may hold anything
             return self
@@ -194,9 +202,7 @@ class TorchBackbone:
 
     @cached_property
     def _probed(self) -> Findings:
-        before = buffers(self._module)
-        found = probe(self)
-        self._keep(before)
+        found = probe(self, self._own_state.trial)
         return replace(found, remarks={**self._facts(), **found.remarks})
 
     def _run(self, x: Tensor, overrides: Tensors, statistics: Statistics, streams: int | None = None) -> Output:
@@ -207,9 +213,8 @@ class TorchBackbone:
         call, copies = self._call, self._copies(x)
         call.statistics, call.moments, call.streams = statistics, {}, streams
         call.rows, call.copies = copies * len(x), copies
-        begun = {name: tensor.clone() for name, tensor in self._written.items()}
         try:
-            replaced, given = {**begun, **overrides}, self._normaliser(x, copies)
+            replaced, given = self._own_state.begun(overrides), self._normaliser(x, copies)
             if self._normaliser.channels_last:  # an override that comes from a file does not lie so
                 replaced = {name: lay_channels_last(tensor) for name, tensor in replaced.items()}
             # Swapping tensors goes through the whole network to look for ties, even if there is none to swap.
@@ -225,6 +230,7 @@ class TorchBackbone:
             return Output(logits[: len(x)], features[: len(x)], call.moments)
         finally:
             self._features, call.moments = None, {}
+            self._own_state.end()
 
     def _copies(self, x: Tensor) -> int:
         return 2 if self._pairs and len(x) == 1 else 1
@@ -282,40 +288,37 @@ class TorchBackbone:
         present = {"grad": grad, "batchnorm": bool(self._batch_norms), "norm_affine": affine}
         return frozenset(name for name, there in present.items() if there)
 
-    def _find_reading(self, images: Tensor, head: str) -> Reading:
-        def run() -> Any:  # noqa: ANN401
+    def _find_reading(self, images: Tensor, wanted: Wanted) -> Reading:
+        def run(x: Tensor) -> Any:  # noqa: ANN401
             try:
-                return self._module(self._normaliser(images))
+                return self._module(self._normaliser(x))
+            except OwnStateError:
+                raise
             except Exception as error:  # a network raises whatever it likes at images that it is not made for
-                shape = tuple(images.shape[1:])
-                raise ValueError(f"it cannot run on {len(images)} images of shape {shape}: {reason(error)}") from error
+                shape = tuple(x.shape[1:])
+                raise ValueError(f"it cannot run on {len(x)} images of shape {shape}: {reason(error)}") from error
 
-        self._call.rows, before = len(images), buffers(self._module)
+        self._call.rows = len(images)
         try:
-            return find_reading(self._module, run, len(images), head)
+            self._own_state.settle(run, images)
+            with self._own_state.trial():
+                return find_reading(self._module, run, images, wanted)
         except ValueError as error:
             raise ValueError(f"network '{self._name}' cannot be served: {error}") from error
-        finally:
-            self._keep(before)
-
-    def _keep(self, before: dict[str, Tensor]) -> None:
-        """Remember which buffers a forward has written, and what they were."""
-        self._written |= {name: before[name] for name in written(self._module, before)}
 
     def _try_single(self, image: Tensor) -> None:
-        before = buffers(self._module)
-        try:
-            self.forward(image)
-        except Exception:  # such as a squeeze that drops the dimension of a single image
-            self._pairs = True
+        with self._own_state.trial():
             try:
                 self.forward(image)
-            except Exception as error:
-                raise ValueError(
-                    f"network '{self._name}' cannot be served: it takes no batch of one or two images ({reason(error)})"
-                ) from error
-        finally:
-            self._keep(before)
+            except Exception:  # such as a squeeze that drops the dimension of a single image
+                self._pairs = True
+                try:
+                    self.forward(image)
+                except Exception as error:
+                    raise ValueError(
+                        f"network '{self._name}' cannot be served: it takes no batch of one or two images "
+                        f"({reason(error)})"
+                    ) from error
 
     def _facts(self) -> dict[str, str]:
         """Return what a person should know of the network, by subject."""
@@ -329,8 +332,7 @@ class TorchBackbone:
         if self._left_norms:
             left = ", ".join(self._left_norms)
             facts["fixed norms"] = f"{left}: what is more than a BatchNorm, or read as more, keeps its statistics"
-        if self._written:
-            facts["buffers"] = f"{', '.join(sorted(self._written))}: written in forward, and as frozen in each"
+        facts |= {kind: f"{names}: written in forward, and as frozen in each" for kind, names in self._own_state.seen()}
         if self._pairs:
             facts["single images"] = "are given to it twice: it takes no batch of one"
         return facts
