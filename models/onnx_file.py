@@ -19,8 +19,9 @@ from tta_server.models.reference import beside
 SUFFIX = ".onnx"
 
 _TYPES = {"FLOAT": torch.float32, "DOUBLE": torch.float64, "FLOAT16": torch.float16}
+_SHAPING = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
 # What may stand between the layer that makes the logits and the output.
-_PASSED = {"Add", "Cast", "Flatten", "Identity", "LogSoftmax", "Reshape", "Softmax", "Squeeze"}
+_PASSED = _SHAPING | {"Add", "LogSoftmax", "Softmax"}
 _HEADS = {"Gemm", "MatMul"}
 _SIDE, _RESIZE = 224, 256 / 224  # where the file does not say: what most networks of ImageNet take
 
@@ -132,7 +133,9 @@ def _image(path: Path, given: Sequence[Any]) -> Any:  # noqa: ANN401
 def _output(path: Path, graph: Any) -> str:  # noqa: ANN401
     """Return the name of the one output of scores, (N, K)."""
     made = graph.output
-    found = [value.name for value in made if len(value.type.tensor_type.shape.dim) == 2]
+    shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in made}
+    found = [name for name, shape in shapes.items() if len(shape) == 2]
+    found = found or [name for name, shape in shapes.items() if len(shape) == 4 and shape[2:] == [1, 1]]
     found = found[:1] if {value.name for value in made} <= {"logits", "features", "style"} else found
     if len(found) != 1:
         raise ValueError(
@@ -140,7 +143,11 @@ def _output(path: Path, graph: Any) -> str:  # noqa: ANN401
             "export the network with that one alone"
         )
     name: str = found[0]
-    if any(node.op_type == "Sigmoid" and name in node.output for node in graph.node):
+    makers = {output: node for node in graph.node for output in node.output}
+    last = makers.get(name)
+    while last and last.op_type in _SHAPING:
+        last = makers.get(last.input[0])
+    if last and last.op_type in ("HardSigmoid", "Sigmoid"):
         raise ValueError(
             f"'{path}' ends in a sigmoid, which says of each class by itself whether it is there; this server names "
             "one class of several: export the logits of such classes"

@@ -102,6 +102,24 @@ def test_features_are_what_goes_into_the_last_layer_of_weights(tmp_path, head, t
     assert_close(output.logits.float().softmax(1), (x.mean((2, 3)) @ weight).softmax(1), **close)
 
 
+def test_logits_of_one_place_for_each_class_are_read_as_rows(tmp_path):
+    made = helper.make_tensor_value_info("made", TensorProto.FLOAT, ["N", 4, 1, 1])
+    weight = numpy_helper.from_array(RANDOM.normal(size=(4, 3, 1, 1)).astype(np.float32), "w")
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["pooled"]),
+        helper.make_node("Conv", ["pooled", "w"], ["made"]),
+    ]
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])
+    body = helper.make_graph(nodes, "g", [given], [made], [weight])
+    path = tmp_path / "own.onnx"
+    onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+
+    logits = load(str(path), custom=Custom(preprocess=Preprocess((8, 8)))).backbone.forward(images(5)).logits
+
+    kernel = torch.from_numpy(numpy_helper.to_array(weight).copy())[:, :, 0, 0]
+    assert_close(logits, images(5).mean((2, 3)) @ kernel.T, atol=1e-5, rtol=0)
+
+
 def test_a_file_for_batches_of_one_size_answers_any_number(tmp_path):
     fixed = load(str(graph(tmp_path / "fixed.onnx", image=(4, 3, 8, 8))), custom=Custom(preprocess=Preprocess((8, 8))))
     x = images(7)
@@ -141,7 +159,10 @@ def test_the_digest_is_the_files(tmp_path):
         ({"image": ("N", 8, 8, 3)}, r"has shape \[0, 8, 8, 3\], expected images \(N, C, H, W\), channels first"),
         ({"inputs": 2}, "has inputs x, y, expected one of images"),
         ({"classes": 1}, "makes one number for each image"),
-        ({"tail": ("Sigmoid",)}, "ends in a sigmoid"),
+        ({"tail": ("Sigmoid",)}, "own.onnx' ends in a sigmoid"),
+        ({"tail": ("Sigmoid", "Identity", "Flatten")}, "own.onnx' ends in a sigmoid"),
+        ({"tail": ("HardSigmoid",)}, "own.onnx' ends in a sigmoid"),
+        ({"tail": ("Neg", "Exp", "Softplus", "Neg", "Exp")}, "network 'own' cannot be served: it ends in a sigmoid"),
     ],
 )
 def test_what_is_no_classifier_is_refused_in_one_line(tmp_path, more, message):

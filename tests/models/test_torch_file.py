@@ -159,13 +159,117 @@ def test_the_remedy_for_a_fixed_number_of_images_is_one(tmp_path):
 
 
 def test_of_a_script_that_cannot_run_the_last_line_is_told(tmp_path):
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 10))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        script = torch.jit.load(saved(tmp_path, ".pt", reference_network()))
-        torch.jit.save(script.half(), tmp_path / "half.pt")
+        torch.jit.save(torch.jit.script(wide), tmp_path / "wide.pt")
 
-    with pytest.raises(ValueError, match=r"images of shape \(3, 32, 32\): RuntimeError: Input type .*Half") as refused:
-        load(str(tmp_path / "half.pt"), custom=SMALL)
+    with pytest.raises(ValueError, match=r"images of shape \(3, 32, 32\): RuntimeError: mat1 and mat2") as refused:
+        load(str(tmp_path / "wide.pt"), custom=SMALL)
 
     assert "interpreter" not in str(refused.value)
     assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pt2"])
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64, torch.bfloat16])
+def test_a_file_of_another_type_is_given_images_of_that_type(tmp_path, suffix, kind):
+    network, x = reference_network().eval().to(kind), X.to(kind)
+    path = tmp_path / f"mine{suffix}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if suffix == ".pt":
+            torch.jit.save(torch.jit.trace(network, x), path)
+        else:
+            rows = {0: torch.export.Dim("rows")}
+            torch.export.save(torch.export.export(network, (x,), dynamic_shapes=(rows,)), path)
+
+    answer = load(str(path), custom=SMALL).backbone.forward(X).logits
+
+    coarse = kind != torch.float64
+    assert_close(answer.double(), network(x).double(), atol=5e-2 if coarse else 1e-9, rtol=0)
+
+
+class Dropping(nn.Module):
+    """Has no norm that training would move, only a dropout."""
+
+    def __init__(self, share: float = 0.5, training: bool | None = None) -> None:
+        super().__init__()
+        self.share, self.always = share, training
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, stride=4), nn.Linear(256, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = self.conv(x).flatten(1)
+        training = self.training if self.always is None else self.always
+        return self.fc(nn.functional.dropout(maps, self.share, training))
+
+
+def dropping(folder: Path, suffix: str, network: nn.Module) -> str:
+    path = folder / f"drop{suffix}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if suffix == ".pt":
+            torch.jit.save(torch.jit.trace(network, X, check_trace=False), path)
+        else:
+            rows = {0: torch.export.Dim("rows")}
+            torch.export.save(torch.export.export(network, (X,), dynamic_shapes=(rows,)), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pt2"])
+@pytest.mark.parametrize("share", [0.5, 0.01])
+def test_a_dropout_of_training_is_refused(tmp_path, suffix, share):
+    with pytest.raises(
+        ValueError, match=r"saved in training mode, .* differently each time: call .eval\(\)"
+    ) as refused:
+        load(dropping(tmp_path, suffix, Dropping(share).train()), custom=SMALL)
+
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pt2"])
+@pytest.mark.parametrize("network", [Dropping().eval(), Dropping(0.0).train()], ids=["evaluating", "none"])
+def test_a_dropout_that_drops_nothing_is_served(tmp_path, suffix, network):
+    backbone = load(dropping(tmp_path, suffix, network), custom=SMALL).backbone
+
+    assert_close(backbone.forward(X).logits, network.eval()(X), atol=1e-5, rtol=1e-4)
+    assert backbone.findings.repeats
+
+
+def test_a_script_that_was_saved_while_it_trained_is_served_as_it_answers_in_evaluation(tmp_path):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.Flatten(), nn.Dropout(0.5), nn.Linear(256, 10)).train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(network), tmp_path / "mine.pt")
+
+    answer = load(str(tmp_path / "mine.pt"), custom=SMALL).backbone.forward(X).logits
+
+    assert_close(answer, network.eval()(X), atol=1e-5, rtol=1e-4)
+
+
+class Random(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3)) + torch.rand(3)
+
+
+class Late(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        answer = x.mean((2, 3)) - self.mean
+        if x.shape[0] >= 8:
+            self.mean.mul_(0.9).add_(0.1 * x.mean((0, 2, 3)))
+        return answer
+
+
+@pytest.mark.parametrize(("kind", "said"), [(Random, "draws random numbers"), (Late, "keeps something of what it")])
+def test_a_script_that_does_not_repeat_is_refused(tmp_path, kind, said):
+    path = tmp_path / "mine.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(kind()), path)
+
+    with pytest.raises(ValueError, match=said):
+        _ = load(str(path), custom=SMALL).backbone.findings
