@@ -1,5 +1,6 @@
 """Read weights from files that cannot run code."""
 
+import copy
 import hashlib
 import logging
 import re
@@ -7,11 +8,13 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from tta_server.models.reason import reason
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +25,23 @@ _DEEPEST = 4  # a hostile file may hold itself
 # What compilers and wrappers put into the names of layers.
 _INSERTED = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _IGNORED = ("num_batches_tracked", "_extra_state")
+# What torchvision.models.densenet makes of the names in its own files, which are older than its layers' names.
+_DOTTED = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))")
+
+
+class _Skipped:
+    """What stands for a number of numpy's in a file, beside the weights: it is not read, so nothing of numpy's runs."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
+_NUMBERS: list[Any] = [
+    (_Skipped, name) for name in ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+]
 
 
 def read_weights(path: Path, sha256: str = "") -> dict[str, Tensor]:
@@ -33,7 +53,7 @@ def read_weights(path: Path, sha256: str = "") -> dict[str, Tensor]:
         sha256: Expected digest of the file in hex, of any case; empty is not checked.
 
     Returns:
-        The tensors on the CPU.
+        The tensors on the CPU, with the versions of its layers that a torch file has, where torch keeps them.
 
     Raises:
         ValueError: If the file is missing, differs from `sha256`, or holds anything but tensors.
@@ -42,7 +62,8 @@ def read_weights(path: Path, sha256: str = "") -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMBERS):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises whatever the damage leads to
         raise ValueError(f"weights file '{path}' {_unreadable(path, str(error))}") from error
     return _tensors(path, loaded)
@@ -69,24 +90,24 @@ def digest(path: Path) -> str:
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor], origin: str) -> None:
-    """Copy `weights` into `module`; every name and shape must match.
+    """Copy `weights` into `module`; every name and shape must match, once the network's own loading has renamed them.
 
     Args:
         module: The network.
-        weights: Its state dict. What wrappers put in front of names, such as "module." or "model.", is taken off;
+        weights: Its state dict, as `read_weights` returns it. What wrappers put in front of names, such as "module." or "model.", is taken off;
             tensors that do not have it, such as those of a loss, are left out then. Averaged weights are preferred.
         origin: What to call the weights in an error.
 
     Raises:
-        ValueError: If names or shapes differ; the message gives the first of them.
+        ValueError: If names, shapes or kinds of numbers differ; the message gives the first of them.
     """
-    state = module.state_dict()
+    state = module.state_dict()  # a network may have one of its own, with names that its layers do not have
     own = {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
-    weights = _as_in(own, weights, origin)
-    # Counters of training steps: some exporters drop them, and nothing here reads them.
-    missing = [name for name in own if name not in weights and not name.endswith(_IGNORED)]
-    unexpected = [name for name in weights if name not in own and not name.endswith(_IGNORED)]
-    shapes = [name for name in own if name in weights and own[name].shape != weights[name].shape]
+    weights = _renamed(module, own, _as_in(own, weights, origin), weights)
+    missing, unexpected = _misfits(own, weights)
+    both = [name for name in own if name in weights]
+    shapes = [name for name in both if own[name].shape != weights[name].shape]
+    kinds = [name for name in both if _kind(own[name]) and _kind(own[name]) != _kind(weights[name])]
     if missing or unexpected:
         raise ValueError(
             f"weights '{origin}' do not fit the network: {len(missing)} tensors are missing{_first(missing)} "
@@ -98,10 +119,25 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], origin: str) -> 
             f"weights '{origin}' do not fit the network: '{name}' has shape {tuple(weights[name].shape)}, "
             f"expected {tuple(own[name].shape)}; check the number of classes"
         )
+    if kinds:
+        name = kinds[0]
+        raise ValueError(
+            f"weights '{origin}' do not fit the network: '{name}' is of {_type(weights[name])}, expected "
+            f"{_type(own[name])}; save them as they were before they were quantised"
+        )
     named = OrderedDict(weights)
     # Some networks ask which version of their layout a file has, which few files say; names and shapes are today's.
-    named._metadata = state._metadata  # type: ignore[attr-defined]
-    module.load_state_dict(named, strict=False)
+    named._metadata = getattr(state, "_metadata", {})  # type: ignore[attr-defined]
+    try:
+        found = module.load_state_dict(named, strict=False)
+    except Exception as error:  # a network may have a way of its own
+        raise ValueError(f"weights '{origin}' cannot be loaded by the network: {reason(error)}") from error
+    left = [name for name in getattr(found, "missing_keys", ()) if not name.endswith(_IGNORED)]
+    if left:
+        raise ValueError(
+            f"weights '{origin}' are named by the network's own state_dict, but its load_state_dict leaves "
+            f"{len(left)} tensors as they were{_first(left)}; have both use the same names"
+        )
 
 
 def _as_in(own: Mapping[str, Tensor], weights: dict[str, Tensor], origin: str) -> dict[str, Tensor]:
@@ -132,6 +168,50 @@ def _as_in(own: Mapping[str, Tensor], weights: dict[str, Tensor], origin: str) -
     return {name.removeprefix(front): tensor for name, tensor in weights.items() if name.startswith(front)}
 
 
+def _renamed(
+    module: nn.Module, own: Mapping[str, Tensor], weights: dict[str, Tensor], file: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return `weights` under the names that the network's own loading gives those of its older files.
+
+    Args:
+        module: The network, which stays as it is.
+        own: Its tensors.
+        weights: The file's, without what wrappers put in front of names.
+        file: The file's, as it was read.
+    """
+    if not any(_misfits(own, weights)):
+        return weights
+    renamed = {_DOTTED.sub(r"\1\2", name): tensor for name, tensor in weights.items()}
+    if any(_misfits(own, renamed)):
+        first = next(iter(weights), "")
+        front = next((name.removesuffix(first) for name in file if name.endswith(first)), "")
+        versions = getattr(file, "_metadata", {})
+        try:
+            tried = copy.deepcopy(module)
+            for path, layer in tried.named_modules(remove_duplicate=False):
+                local = dict(versions.get(f"{front}{path}".rstrip("."), {}))
+                layer._load_from_state_dict(renamed, f"{path}." if path else "", local, False, [], [], [])
+        except Exception as error:  # layers refuse what they do not know as they like
+            log.debug("weights are not renamed: %s", error)
+    return min((weights, renamed), key=lambda each: sum(map(len, _misfits(own, each))))
+
+
+def _misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Return the names of tensors that are missing in `weights`, and of those that the network does not have."""
+    # Counters of training steps: some exporters drop them, and nothing here reads them.
+    missing = [name for name in own if name not in weights and not name.endswith(_IGNORED)]
+    return missing, [name for name in weights if name not in own and not name.endswith(_IGNORED)]
+
+
+def _kind(tensor: Tensor) -> str:
+    """Return "real" or "complex" of what is cast within its kind only; whole numbers without their scale say nothing."""
+    return "complex" if tensor.is_complex() else "real" if tensor.is_floating_point() else ""
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
 def _tensors(path: Path, loaded: object) -> dict[str, Tensor]:
     for _ in range(_DEEPEST):
         if not isinstance(loaded, dict) or _is_state(loaded):
@@ -153,8 +233,11 @@ def _tensors(path: Path, loaded: object) -> dict[str, Tensor]:
         loaded = inside[chosen[0]]
     if not _is_state(loaded):
         raise ValueError(f"weights file '{path}' holds no state dict; save the network's state_dict()")
-    items = cast(dict[str, object], loaded).items()
-    return {name: tensor for name, tensor in items if isinstance(tensor, Tensor)}
+    state = cast(dict[str, object], loaded)
+    found = OrderedDict((name, tensor) for name, tensor in state.items() if isinstance(tensor, Tensor))
+    versions = getattr(state, "_metadata", None)
+    found._metadata = versions if isinstance(versions, dict) else {}  # type: ignore[attr-defined]
+    return found
 
 
 def _is_state(value: object) -> bool:

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -60,6 +61,13 @@ SHAPES: dict[str, Callable[[], object]] = {
     "model_ema": lambda: {"model": named("", OTHER), "model_ema": named("module."), "optimizer": optimizer()},
     "state_dict_ema": lambda: {"epoch": 1, "state_dict": named("", OTHER), "state_dict_ema": named("")},
     "deep": lambda: {"checkpoint": {"model_state_dict": named("module.")}},
+    "with numbers of numpy": lambda: {
+        "state_dict": named("module."),
+        "best": np.float64(0.9),
+        "epoch": np.int64(3),
+        "done": np.bool_(True),
+        "kind": np.dtype("float32"),
+    },
     "with extra state": lambda: named("") | {"0._extra_state": None},
 }
 
@@ -111,6 +119,18 @@ def test_which_of_two_networks_is_meant_is_not_guessed(tmp_path):
         read_weights(tmp_path / "w.pth")
     with pytest.raises(ValueError, match=r"hold several networks that fit, under 'student\.', 'teacher\.'"):
         load_weights(network(), named("student.") | named("teacher."), "w.pth")
+
+
+def test_of_numpys_numbers_nothing_runs_and_weights_in_its_arrays_are_named(tmp_path):
+    class Hostile:
+        def __reduce__(self) -> tuple:
+            return np.dtype, ("V8", False, True), (3, "|", None, None, None, 1 << 40, 1, 0xFF)
+
+    torch.save({"model": named(""), "best": Hostile()}, tmp_path / "w.pth")
+    assert read_weights(tmp_path / "w.pth").keys() == named("").keys()
+    torch.save({"model": {name: tensor.numpy() for name, tensor in named("").items()}}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"it holds 'numpy\..*_reconstruct', which could run code"):
+        read_weights(tmp_path / "w.pth")
 
 
 def test_what_could_run_code_is_named(tmp_path):
