@@ -24,10 +24,24 @@ def is_norm(layer: nn.Module) -> bool:
     return isinstance(layer, _KINDS) or bool(own_parameters(layer)) or hasattr(layer, "running_mean")
 
 
+def has_statistics(layer: nn.Module) -> bool:
+    """Return whether a layer keeps the mean of what it was trained on; some have the attribute, and None in it."""
+    return getattr(layer, "running_mean", None) is not None
+
+
 def channels(layer: nn.Module) -> int:
-    """Return the number of channels C of a normalisation layer."""
+    """Return the number of channels C of a normalisation layer.
+
+    Raises:
+        ValueError: If it does not say.
+    """
     if isinstance(layer, nn.GroupNorm):
         return layer.num_channels
     if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
         return int(layer.normalized_shape[-1])
-    return len(layer.running_mean if hasattr(layer, "running_mean") else layer.weight)  # type: ignore[arg-type]
+    for tensor in (getattr(layer, name, None) for name in ("running_mean", "weight")):
+        if tensor is not None and tensor.dim():
+            return len(tensor)
+    if isinstance(found := getattr(layer, "num_features", None), int):  # InstanceNorm usually holds no tensor
+        return found
+    raise ValueError(f"a {type(layer).__name__} does not say how many channels it has")

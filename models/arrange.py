@@ -5,8 +5,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 
-from tta_server.models.affine_norm import is_norm
+from tta_server.models.affine_norm import has_statistics, is_norm
 
 MemoryFormat = Literal["contiguous", "channels_last"]
 """Whether each channel of a map is one piece of memory, or each of its places. On it depend speed and rounding."""
@@ -35,7 +36,7 @@ def convert(module: nn.Module, kind: torch.dtype) -> None:
             if tensor.is_floating_point():
                 tensor.data = tensor.data.to(own)
         # BatchNorm is replaced by a layer that takes both types; others are not made for it on every device.
-        if norm and own != kind and not hasattr(layer, "running_mean"):
+        if norm and own != kind and (isinstance(layer, _InstanceNorm) or not has_statistics(layer)):
             layer.register_forward_pre_hook(_widen)
             layer.register_forward_hook(partial(_narrow, kind))
 
