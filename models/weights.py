@@ -94,8 +94,9 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], origin: str) -> 
 
     Args:
         module: The network.
-        weights: Its state dict, as `read_weights` returns it. What wrappers put in front of names, such as "module." or "model.", is taken off;
-            tensors that do not have it, such as those of a loss, are left out then. Averaged weights are preferred.
+        weights: Its state dict, as `read_weights` returns it. What wrappers put in front of names, such as "module." or
+            "model.", is taken off; tensors that do not have it, such as those of a loss, are left out then. Averaged
+            weights are preferred.
         origin: What to call the weights in an error.
 
     Raises:
@@ -204,7 +205,7 @@ def _misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> tuple[
 
 
 def _kind(tensor: Tensor) -> str:
-    """Return "real" or "complex" of what is cast within its kind only; whole numbers without their scale say nothing."""
+    """Return "real" or "complex" of what is cast within its kind only, empty of whole numbers."""
     return "complex" if tensor.is_complex() else "real" if tensor.is_floating_point() else ""
 
 
