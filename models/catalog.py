@@ -214,6 +214,16 @@ def _labels(labels: Sequence[str] | str | Path | None) -> tuple[str, ...]:
         path = Path(labels)
         if not path.is_file():
             raise ValueError(f"labels file '{path}' does not exist; write one class name a line")
-        # Some editors put a byte order mark in front, which would become part of the first name.
-        return tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+        try:
+            # Some editors put a byte order mark in front, which would become part of the first name.
+            lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines() or [""]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"labels file '{path}' is not in UTF-8 ({error.reason}); save it as UTF-8") from error
+        names = tuple(line.strip() for line in lines)
+        if not all(names):
+            raise ValueError(
+                f"labels file '{path}' has no name in line {names.index('') + 1}, so that it is unknown which classes "
+                "the next ones are; write one class name a line"
+            )
+        return names
     return tuple(labels or ())

@@ -281,19 +281,31 @@ def test_the_embedded_model_is_listed_first():
 @pytest.mark.parametrize("kind", [Path, str])
 def test_labels_are_read_from_a_file_one_a_line(tmp_path, factories, kind):
     path = tmp_path / "labels.txt"
-    path.write_bytes("\ufefftench, Tinca tinca\r\n\n  goldfish \nžralok\n".encode())
+    path.write_bytes("\ufefftench, Tinca tinca\r\n  goldfish \nžralok\n\n".encode())
 
-    assert load(f"{factories}:fixed", custom=Custom(labels=kind(path))).labels == (
-        "tench, Tinca tinca",
-        "goldfish",
-        "žralok",
-    )
+    model = load(f"{factories}:fixed", custom=Custom(labels=kind(path)))
+
+    assert model.labels == ("tench, Tinca tinca", "goldfish", "žralok")
 
 
 @pytest.mark.parametrize("kind", [Path, str])
 def test_a_missing_labels_file_is_refused_by_name(tmp_path, kind):
     with pytest.raises(ValueError, match=f"labels file '{tmp_path / 'no.txt'}' does not exist"):
         load("glyphs", custom=Custom(labels=kind(tmp_path / "no.txt")))
+
+
+LATIN = "café\nb\nc\n".encode("latin-1")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"a\n\nc\n", "no name in line 2"), (LATIN, "is not in UTF-8"), (b" \n\n", "no name in line 1")],
+)
+def test_a_labels_file_that_cannot_be_read_line_by_line_is_refused_by_name(factories, tmp_path, content, said):
+    (tmp_path / "labels.txt").write_bytes(content)
+
+    with pytest.raises(ValueError, match=f"labels file '{tmp_path / 'labels.txt'}' (has )?{said}"):
+        load(f"{factories}:fixed", custom=Custom(labels=tmp_path / "labels.txt"))
 
 
 @pytest.mark.parametrize("count", [1, 35, 37])
