@@ -13,6 +13,7 @@ from torch import nn
 from tta_server.models.answering import Chosen, compare
 from tta_server.models.arrange import MemoryFormat, NumberType, convert
 from tta_server.models.backbone import distance, random_images
+from tta_server.models.freeze import tensors
 from tta_server.models.logits import Wanted
 from tta_server.models.onnx_file import SUFFIX
 from tta_server.models.origin import Origin
@@ -163,7 +164,7 @@ def _arranged(
     module: nn.Module, freeze: Callable[[], TorchBackbone], asked: MemoryFormat | Literal["auto"]
 ) -> tuple[TorchBackbone, str]:
     """Return the network in the memory format that is asked for, and what a person should know of it."""
-    if any(tensor.ndim == 4 and not tensor.is_contiguous() for tensor in module.state_dict().values()):
+    if any(tensor.ndim == 4 and not tensor.is_contiguous() for tensor in tensors(module).values()):
         nn.Module.to(module, memory_format=torch.contiguous_format)  # whoever made it had another in mind
     plain = freeze()
     if asked == "contiguous":

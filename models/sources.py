@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from tta_server.models import glyphs
+from tta_server.models.freeze import bare
 from tta_server.models.importing import import_object
 from tta_server.models.libraries import hf_source, timm_source
 from tta_server.models.onnx_file import SUFFIX, onnx_source
@@ -161,7 +162,10 @@ def _factory(architecture: str, arguments: Mapping[str, Any]) -> Callable[[int |
             raise ValueError(f"model factory '{architecture}' failed: {reason(error)}") from error
         if not isinstance(module, nn.Module):
             raise ValueError(f"model factory '{architecture}' returned {type(module).__name__}, expected an nn.Module")
-        return module
+        try:
+            return bare(module)
+        except ValueError as error:
+            raise ValueError(f"model factory '{architecture}': {error}") from error
 
     return build
 

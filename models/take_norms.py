@@ -6,6 +6,7 @@ A layer may do more than its kind says: a hook on it, a subclass, a network that
 import torch
 from torch import Tensor, nn
 
+from tta_server.models.freeze import tensors
 from tta_server.models.logits import tensors_in
 from tta_server.models.norm import NormCall, StreamNorm, is_batch_norm, replace_batch_norm
 from tta_server.models.own_state import put_back, take
@@ -26,9 +27,7 @@ def take_norms(module: nn.Module, call: NormCall, given: Tensor) -> tuple[list[s
     """
     if not any(map(is_batch_norm, module.modules())):
         return [], []
-    coarse = any(
-        tensor.is_floating_point() and tensor.itemsize < 4 for tensor in (given, *module.state_dict().values())
-    )
+    coarse = any(tensor.is_floating_point() and tensor.itemsize < 4 for tensor in (given, *tensors(module).values()))
     rounding = _ROUNDING_OF_HALF if coarse else _ROUNDING
     call.rows = len(given)
     first = _said(module, given)

@@ -17,7 +17,7 @@ from torch.func import functional_call
 from tta_server.models.affine_norm import is_norm, own_parameters
 from tta_server.models.arrange import lay_channels_last
 from tta_server.models.backbone import EMPTY, Findings, Output, Spec, Statistics, Tensors
-from tta_server.models.freeze import freeze
+from tta_server.models.freeze import damaged, freeze, left_alone, tensors
 from tta_server.models.head import Reading, features_of, find_reading
 from tta_server.models.images import check_images
 from tta_server.models.logits import Wanted
@@ -80,16 +80,16 @@ class TorchBackbone:
         self._normaliser = Normaliser(self._module, input_shape[0], mean, std, self.device)
         # Not zeros: a network may divide by the norm of its input.
         images = torch.rand(_TRIED_ROWS, *input_shape, generator=torch.Generator().manual_seed(0)).to(self.device)
-        self._batch_norms, self._left_norms = take_norms(self._module, self._call, self._normaliser(images))
-        self.norm_layers = tuple(path for path, layer in self._module.named_modules() if path and is_norm(layer))
-        self._tensors = _tensors(self._module)
-        self._shapes = {name: tensor.shape for name, tensor in self._tensors.items()}
         self._features: Tensor | None = None
         self._own_state = OwnState(self._module)
         self._pairs = False
         self._uneven = ""
+        with left_alone(module, self._module):
+            self._batch_norms, self._left_norms = take_norms(self._module, self._call, self._normaliser(images))
+            self._reading = self._find_reading(images, Wanted(head) if isinstance(head, str) else head)
+        self.norm_layers = tuple(path for path, layer in self._module.named_modules() if path and is_norm(layer))
+        self._shapes = {name: tensor.shape for name, tensor in tensors(self._module).items()}
         digest = self.digest()
-        self._reading = self._find_reading(images, Wanted(head) if isinstance(head, str) else head)
         if self._reading.head:
             self._module.get_submodule(self._reading.head).register_forward_pre_hook(self._keep_features)
         self.spec = Spec(
@@ -101,7 +101,7 @@ class TorchBackbone:
             capabilities=self._capabilities(images),
             memory_format="channels_last" if self._normaliser.channels_last else "contiguous",
         )
-        self._try_single(images[:1])
+        self._try_answers(images)
 
     def forward(self, x: Tensor, overrides: Tensors = EMPTY, statistics: Statistics = "stored") -> Output:
         """Run the network on `x` (N, C, H, W) with some of its tensors replaced; see `Backbone.forward`."""
@@ -187,7 +187,8 @@ class TorchBackbone:
         try:
             twin._call, twin._module = copy.deepcopy(self._call, memo), copy.deepcopy(self._module, memo)
             twin._own_state = self._own_state.of(twin._module)
-            return twin if equal(self, twin) else self
+            same = set(twin._module.modules()) & set(self._module.modules())  # a layer may give itself for its copy
+            return self if same or not equal(self, twin) else twin
         except Exception:  # a network may hold anything
             return self
 
@@ -247,12 +248,11 @@ class TorchBackbone:
     def norm_stats(self) -> Tensors:
         """Return the source means and variances of the BatchNorm layers; see `Backbone.norm_stats`."""
         with self._lock:
-            state = self._module.state_dict()
-        return {
-            f"{path}.{kind}": state[f"{path}.{kind}"]
-            for path in self._batch_norms
-            for kind in ("running_mean", "running_var")
-        }
+            return {
+                f"{path}.{kind}": self._module.get_submodule(path).get_buffer(kind)
+                for path in self._batch_norms
+                for kind in ("running_mean", "running_var")
+            }
 
     def weights(self) -> Tensors:
         """Return all parameters; see `Backbone.weights`."""
@@ -263,7 +263,7 @@ class TorchBackbone:
         """Compute the sha256 of the weights as they are now; see `Backbone.digest`."""
         sha = hashlib.sha256()
         with self._lock:  # a forward on another thread has its overrides swapped in
-            now = _tensors(self._module)
+            now = tensors(self._module)
             for name, tensor in sorted((name, now[name]) for name in self._shapes if name in now):
                 sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
                 sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -306,19 +306,26 @@ class TorchBackbone:
         except ValueError as error:
             raise ValueError(f"network '{self._name}' cannot be served: {error}") from error
 
-    def _try_single(self, image: Tensor) -> None:
+    def _try_answers(self, images: Tensor) -> None:
         with self._own_state.trial():
+            if not self.forward(images).logits.isfinite().all():
+                said = damaged(self._module) or "where a class is ruled out, give it a large negative number"
+                raise ValueError(
+                    f"network '{self._name}' cannot be served: its scores of random images are not finite; {said}"
+                )
             try:
-                self.forward(image)
+                self.forward(images[:1])
             except Exception:  # such as a squeeze that drops the dimension of a single image
                 self._pairs = True
-                try:
-                    self.forward(image)
-                except Exception as error:
-                    raise ValueError(
-                        f"network '{self._name}' cannot be served: it takes no batch of one or two images "
-                        f"({reason(error)})"
-                    ) from error
+                self._try_pair(images[:1])
+
+    def _try_pair(self, image: Tensor) -> None:
+        try:
+            self.forward(image)
+        except Exception as error:
+            raise ValueError(
+                f"network '{self._name}' cannot be served: it takes no batch of one or two images ({reason(error)})"
+            ) from error
 
     def _facts(self) -> dict[str, str]:
         """Return what a person should know of the network, by subject."""
@@ -340,7 +347,3 @@ class TorchBackbone:
 
 _KINDS = {"StreamNorm": "BatchNorm"}
 _FIXED = "no parameters: nothing in it can be moved, so adapters have its answers and features only"
-
-
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}

@@ -45,18 +45,26 @@ def run(options: argparse.Namespace) -> int:
 
 
 def inspect(model: Model) -> dict[str, str]:
-    """Return what is found of a model, by subject."""
+    """Return what is found of a model, by subject.
+
+    Raises:
+        ValueError: If it cannot even be tried.
+    """
     spec = model.backbone.spec
+    try:
+        remarks = model.backbone.findings.remarks
+    except Exception as error:  # a network may be anything
+        raise ValueError(f"model '{spec.name}' cannot be tried: {reason(error)}") from error
     tried = {adapter.name: attempt(adapter, model) for adapter in registered()}
-    fit = [name for name, reason in tried.items() if not reason]
+    fit = [name for name, why in tried.items() if not why]
     return {
         "model": f"{spec.name}, {spec.classes} classes, images {'x'.join(map(str, spec.input_shape))}",
         "weights": f"sha256 {spec.digest[:16]}",
         "memory": model.memory,
-        **model.backbone.findings.remarks,
+        **remarks,
         "adapters": ", ".join(fit) or "none",
         **_step(model, make_adapter(AdapterSettings()), tried),
-        **{f"not {name}": reason for name, reason in tried.items() if reason},
+        **{f"not {name}": why for name, why in tried.items() if why},
     }
 
 
@@ -82,8 +90,8 @@ def runtime(model: Model, settings: ModelSettings) -> str:
 
 def attempt(adapter: Adapter, model: Model) -> str:
     """Have an adapter learn from two images and answer; returns why it cannot, or an empty string."""
-    backbone = model.backbone
     try:
+        backbone = model.backbone.twin()  # of its own: some networks keep what is given to them
         check(adapter, backbone, model.reference)
         state = adapter.init(backbone, model.reference)
         x = random_images(backbone, _ROWS)

@@ -70,6 +70,27 @@ def test_a_network_that_cannot_be_served_is_one_line(capsys, config):
     assert error.count("\n") == 1
 
 
+class Remembers(odd.Plain):
+    """Keeps a tensor from one forward to the next, which under vmap is none outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = torch.zeros(3, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(x - self.mean)
+        self.mean = 0.9 * self.mean + 0.1 * x.detach().mean((0, 2, 3)).view(3, 1, 1)
+        return logits
+
+
+def test_what_one_adapter_leaves_in_a_network_is_not_there_for_the_next(capsys, config):
+    said = inspected(capsys, "tests.tta_server.test_inspect_command:Remembers", "--config", config)
+
+    assert "repeats no: it answers the same images differently each time" in said
+    assert "adapters bn, lame, roid, rotta, sar, source, tent" in said
+    assert "not vida " in said
+
+
 def test_every_command_takes_the_same_options_of_the_model(capsys, config, tmp_path, monkeypatch):
     weights, labels = tmp_path / "w.pth", tmp_path / "labels.txt"
     torch.save(odd.drawn(odd.Plain).state_dict(), weights)
