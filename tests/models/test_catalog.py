@@ -283,9 +283,8 @@ def test_labels_are_read_from_a_file_one_a_line(tmp_path, factories, kind):
     path = tmp_path / "labels.txt"
     path.write_bytes("\ufefftench, Tinca tinca\r\n  goldfish \nžralok\n\n".encode())
 
-    model = load(f"{factories}:fixed", custom=Custom(labels=kind(path)))
-
-    assert model.labels == ("tench, Tinca tinca", "goldfish", "žralok")
+    labels = load(f"{factories}:fixed", custom=Custom(labels=kind(path))).labels
+    assert labels == ("tench, Tinca tinca", "goldfish", "žralok")
 
 
 @pytest.mark.parametrize("kind", [Path, str])
