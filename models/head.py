@@ -150,7 +150,7 @@ def _stays_within(
     found: Tensor,
 ) -> bool:
     """Return whether scores stay in [0, 1] whatever the images, and whatever a layer makes of them that is as wide."""
-    if not _within(found):
+    if not (found.isfinite().all() and _within(found)):
         return False
     alike = {each.layer for each in heard if each.scores.shape == found.shape}
 
