@@ -8,6 +8,7 @@ fails stops nothing: what could not be written (of states, the newest) stays in 
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 
 from tta_server.storage.audit import Audit, Entry
@@ -47,7 +48,7 @@ class Keeper:
         self._pending = Pending()
         self._busy = False
         self._missing = ""  # what had not been written when it was closed
-        self._hurry = 0  # how many wait in `flush`
+        self._hurry = 0  # how many wait until it is written
         self._closed = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
@@ -155,21 +156,17 @@ class Keeper:
         return future
 
     def flush(self, timeout_s: float) -> bool:
-        """Write everything that waits, now; return whether that was done in time."""
+        """Write what waits, now; return whether that was done in time. What comes meanwhile is not waited for."""
         with self._changed:
-            self._hurry += 1
-            self._rounds.due_s = 0.0
-            self._changed.notify_all()
-            done = self._changed.wait_for(lambda: not (self._pending or self._busy), timeout_s)
-            self._hurry -= 1
-        return done
+            taking_all = self._rounds.begun + 1  # the next one takes everything that waits now
+            return self._written_within(timeout_s, lambda: self._rounds.whole >= taking_all)
 
     def close(self, timeout_s: float = 20.0) -> bool:
         """Write everything that waits and end, both within the time; return whether everything was written."""
         end_s = time.monotonic() + timeout_s
-        if self._thread.is_alive():
-            self.flush(timeout_s)
         with self._changed:
+            if self._thread.is_alive():
+                self._written_within(timeout_s)
             self._closed = True
             self._changed.notify_all()
         if self._thread.is_alive():
@@ -218,6 +215,15 @@ class Keeper:
         with self._changed:
             return max((time.monotonic() - state.since_s for state in self._pending.states.values()), default=0.0)
 
+    def _written_within(self, timeout_s: float, enough: Callable[[], bool] = lambda: False) -> bool:
+        """Have it written without pauses until nothing waits, or it is `enough`; return whether that came in time."""
+        self._hurry += 1
+        self._rounds.due_s = 0.0
+        self._changed.notify_all()
+        done = self._changed.wait_for(lambda: enough() or not (self._pending or self._busy), timeout_s)
+        self._hurry -= 1
+        return done
+
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise OSError(_CLOSED)
@@ -232,6 +238,7 @@ class Keeper:
                 if self._closed:
                     return
                 self._busy = True
+                self._rounds.begin()
             try:
                 self._hold()
                 self._round()
@@ -240,7 +247,7 @@ class Keeper:
                     self._rounds.fail(error)
             else:
                 with self._changed:
-                    self._rounds.succeed(hurry=self._hurry > 0)
+                    self._rounds.succeed(hurry=self._hurry > 0, whole=not self._closed)
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()

@@ -16,6 +16,8 @@ class Rounds:
         trouble: Why the last round failed, or an empty string.
         succeeded_s: When a round last succeeded, or the start, on a monotonic clock.
         due_s: When the next one may begin.
+        begun: How many were, which is the number of the newest.
+        whole: Number of the newest that left nothing out.
     """
 
     def __init__(self, interval_s: float, retry_s: float) -> None:
@@ -24,12 +26,20 @@ class Rounds:
         self.trouble = ""
         self.succeeded_s = time.monotonic()
         self.due_s = 0.0
+        self.begun = 0
+        self.whole = 0
         self._interval_s = interval_s
         self._retry_s = retry_s
         self._failed_in_a_row = 0
 
-    def succeed(self, hurry: bool) -> None:
-        """Note that a round succeeded; in a `hurry` the next is due at once."""
+    def begin(self) -> None:
+        """Note that a round begins."""
+        self.begun += 1
+
+    def succeed(self, hurry: bool, whole: bool) -> None:
+        """Note that a round succeeded, the `whole` of it or the part before an end; in a `hurry` the next is due."""
+        if whole:
+            self.whole = self.begun
         if self.trouble:
             log.info("states are kept again")
         self.trouble = ""
