@@ -20,6 +20,7 @@ from tta_server.runtime.room import Reservation, Room
 from tta_server.runtime.trial import Trial
 from tta_server.runtime.worker import Worker
 from tta_server.settings import EngineSettings
+from tta_server.storage.pending import fail
 from tta_server.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -272,7 +273,7 @@ class Engine:
                         if not jobs:
                             self._worker.read_on()
                 jobs, commands, self._in_hand = [], [], []  # nothing is held while nothing comes
-        except Exception:
+        except BaseException:  # an adapter or a network may be anybody's, and call sys.exit
             log.exception("the device thread died")
             with self._changed:
                 self._closed, self._broken = "the device thread has died; restart the server", True
@@ -286,9 +287,7 @@ class Engine:
             waiting = [*self._in_hand, *(job.future for job in self._batcher.clear())]
             waiting += [command.future for command in self._commands]
             self._commands.clear()
-        for future in waiting:
-            if not future.done():
-                future.set_exception(NotReady(self._closed))
+        fail(waiting, NotReady(self._closed))
 
     def _learn(self) -> None:
         now_s, turn_s = time.monotonic(), self._turn_s()

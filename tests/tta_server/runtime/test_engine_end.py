@@ -3,7 +3,7 @@
 import gc
 import threading
 import weakref
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ import tta_server.runtime.engine as module
 from tests.tta_server.runtime.engines import PATIENCE_S, answer, gated, listed, make, running, until
 from tests.tta_server.runtime.fakes import rows, submit, tiny
 from tta_server.errors import NotReady
+from tta_server.runtime.job import Command
 
 
 # Stopping
@@ -130,11 +131,12 @@ def test_an_idle_engine_inspects_its_weights_and_changes_nothing(monkeypatch):
         assert listed(engine) == []
 
 
-def test_when_the_device_thread_dies_nobody_waits_for_ever(monkeypatch):
+@pytest.mark.parametrize("end", [RuntimeError("the end"), SystemExit("an adapter's")])
+def test_when_the_device_thread_dies_nobody_waits_for_ever(monkeypatch, end):
     with gated() as (engine, adapter, busy):
 
         def die(*_args: object) -> None:
-            raise RuntimeError("the end")
+            raise end
 
         waiting = submit(engine, "door", rows(1))
         command = engine.command(lambda commands: commands.list())
@@ -147,6 +149,7 @@ def test_when_the_device_thread_dies_nobody_waits_for_ever(monkeypatch):
         wait([command], PATIENCE_S)
         assert command.done()
         until(lambda: "has died" in engine.trouble())
+        assert engine.broken
         with pytest.raises(NotReady, match="has died"):
             submit(engine, "door", rows(1))
         with pytest.raises(NotReady, match="has died"):
@@ -171,3 +174,18 @@ def test_commands_that_wait_when_the_device_thread_dies_fail(monkeypatch):
         for future in (doomed, command):
             with pytest.raises(NotReady, match="has died"):
                 future.result(PATIENCE_S)
+
+
+def test_who_gives_up_just_when_the_device_thread_dies_leaves_nobody_else_waiting():
+    class GivenUp(Future):
+        def set_exception(self, exception: BaseException | None) -> None:
+            self.cancel()
+            super().set_exception(exception)
+
+    engine, command = make(), Future()
+    engine._commands = [Command(list, GivenUp()), Command(list, command)]
+
+    engine._abandon()
+
+    with pytest.raises(NotReady):
+        command.result(0)
