@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
@@ -86,6 +87,8 @@ class Tenure:
         self._device = device
         self._held: dict[str, Hold] = {}
         self._coming: dict[str, asyncio.Future[None]] = {}
+        self._going: dict[str, asyncio.Future[None]] = {}  # streams that are being handed over
+        self._seeing_off: set[asyncio.Future[None]] = set()
         self._asking: Counter[str] = Counter()  # how many wait for an answer of each stream
         self._silent_until_s: dict[str, float] = {}  # by address: so long it is not asked again
         self._silence: dict[str, asyncio.Future[None]] = {}  # done when somebody has waited there in vain
@@ -150,23 +153,44 @@ class Tenure:
         deadline_s = time.monotonic() + _ANSWER_FIRST_S
         while self._asking[stream] and time.monotonic() < deadline_s:
             await asyncio.sleep(_ANSWER_FIRST_S / 20)
-        if (hold := self._held.pop(stream, None)) is None:
-            return
+        if stream in self._held:
+            self._going[stream] = asyncio.ensure_future(self._give_up(self._held.pop(stream)))
+        if stream in self._going:
+            await asyncio.shield(self._going[stream])  # written to its end, whoever gives up waiting
+
+    async def _give_up(self, hold: Hold) -> None:
+        """Write everything of a stream and know it no more; what cannot be written stays, until another has it."""
+        written = False
         try:
-            await self._run(lambda commands: commands.park(stream))
+            await self._run(lambda commands: commands.park(hold.stream))
             written = await asyncio.to_thread(self._keeper.flush, _FLUSH_WITHIN_S)
             if written:
                 await self._drop(hold)
         except NotReady:  # it stops, and writes everything at the end
             written = await asyncio.to_thread(self._finished.wait, _FLUSH_WITHIN_S)
+        finally:
+            del self._going[hold.stream]
+            if not written:
+                self._held[hold.stream], hold.looked_s = hold, float("-inf")
         if not written:
-            log.warning("stream '%s' is asked for by another server, and could not be written in time", stream)
-            raise NotReady(f"what stream '{stream}' has learnt is not written yet")
+            log.warning("stream '%s' is asked for by another server, and could not be written in time", hold.stream)
+            self._seeing_off.add(seeing_off := asyncio.ensure_future(self._see_off(hold)))
+            seeing_off.add_done_callback(self._seeing_off.discard)
+            raise NotReady(f"what stream '{hold.stream}' has learnt is not written yet")
+
+    async def _see_off(self, hold: Hold) -> None:
+        """Look whether who asked for a stream took it, written or not: else it is listed until somebody asks here."""
+        await asyncio.sleep(_ASK_WITHIN_S)
+        with suppress(OSError, NotReady):  # who asks here hears it
+            await self._is_ours(hold)
 
     async def _hold(self, stream: str, opening: bool) -> Hold:
         if not opening and stream not in self._held and not await self._told(self._store.may_exist, stream):
             raise NotFound(f"unknown stream '{stream}'; a stream exists from its first answered request")
         while (hold := self._held.get(stream)) is None:
+            if stream in self._going:
+                await asyncio.wait([self._going[stream]])
+                continue
             if stream not in self._coming:
                 self._coming[stream] = coming = asyncio.ensure_future(self._acquire(stream))
                 coming.add_done_callback(lambda _: self._coming.pop(stream))
@@ -204,10 +228,10 @@ class Tenure:
         """Ask a server to hand a stream over; return whether it answers. One that does not loses what it held."""
         body = json.dumps({"stream": stream}).encode()
         headers = {"Authorization": f"Bearer {self._secret}", "Content-Type": "application/json"}
-        request = Request(f"{address}{HAND_OVER}", body, headers, method="POST")  # noqa: S310 (made here, always http)
         try:
+            request = Request(f"{address}{HAND_OVER}", body, headers, method="POST")  # noqa: S310 (made here)
             straight_opener().open(request, timeout=_ASK_WITHIN_S).close()
-        except (OSError, HTTPException) as error:
+        except (OSError, HTTPException, ValueError) as error:  # ValueError: the address is none
             log.warning("%s does not hand over '%s'; what it has not written is lost: %s", address, stream, error)
             return isinstance(error, HTTPError)
         return True
