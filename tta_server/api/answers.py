@@ -290,6 +290,7 @@ class Switched(Told):
 
     mode: Mode | Literal["configured"]
     streams: dict[Mode, int]
+    unread: int = Field(description="Streams on disk that nobody asked for since the start: in which mode shows then.")
     replica: str = Field(description=_REPLICA)
 
 

@@ -14,8 +14,9 @@ from tta_server.api.bodies import MOST_LABELS, Labels
 from tta_server.api.json_body import JsonRoute
 from tta_server.api.permission import key_of
 from tta_server.errors import BadRequest, TooLarge
-from tta_server.runtime.commands import Commands, Label
+from tta_server.runtime.commands import Commands
 from tta_server.runtime.served import Served, find
+from tta_server.streams.ledger import Label
 
 _MOST_COMMAS = 8 * MOST_LABELS
 _AT_ONCE = 16  # the frozen model may have to look at each image, and requests wait meanwhile

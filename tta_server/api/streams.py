@@ -17,7 +17,9 @@ from tta_server.api.responses import silent
 from tta_server.errors import BadRequest, TTAError
 from tta_server.runtime.served import Served, find
 from tta_server.streams.stream import Method
-from tta_server.streams.summary import Summary
+from tta_server.streams.summary import Listed
+
+_PART_S = 0.03  # so long a list may hold answers up at a time
 
 
 def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
@@ -38,12 +40,16 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
 
         Where servers share their storage these are the streams that the server `replica` has, and no others.
         """
-        key = key_of(request)
+        mine = key_of(request).is_for_stream
 
-        def wanted(summary: Summary) -> bool:
-            return key.is_for_stream(summary.name) and asked.wants(summary)
+        def listed(after: str, most: int) -> Future[Listed]:
+            return engine.command(lambda c: c.list(most, after, mine, asked.wants, _PART_S))
 
-        found = await asyncio.wrap_future(engine.command(lambda c: c.list(asked.limit + 1, asked.after, wanted)))
+        part = Listed([], asked.after)
+        found = list[dict[str, Any]]()
+        while part.left is not None:  # whole pages may have to be read, and answers go on in between
+            part = await asyncio.wrap_future(listed(part.left, asked.limit + 1 - len(found)))
+            found += part.streams
         page = found[: asked.limit]
         after = page[-1]["name"] if len(found) > asked.limit else None
         return {"streams": page, "next": after, "replica": served.storage.store.replica}

@@ -1,6 +1,6 @@
 """The Gaussian of source features: a shrunk covariance, and distances that are not flattered by the fit.
 
-SourceStatistics: Ledoit and Wolf, Journal of Multivariate Analysis 88 (2004), equations 5 to 14.
+Source: Ledoit and Wolf, Journal of Multivariate Analysis 88 (2004), equations 5 to 14.
 """
 
 import torch

@@ -194,6 +194,7 @@ class Switched(TypedDict):
 
     mode: Literal["after", "inline", "shadow", "off"] | Literal["configured"]
     streams: dict[Literal["after", "inline", "shadow", "off"], int]
+    unread: int
     replica: str
 
 

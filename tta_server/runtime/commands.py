@@ -1,12 +1,11 @@
 """What operators may do to streams; each change is written down with who asked for it and why."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from itertools import islice
-from typing import Any, NamedTuple
+from math import inf
+from typing import Any
 
 from tta_server.errors import BadRequest, NotFound, NotReady, SetAside
 from tta_server.runtime.compare_commands import CompareCommands
@@ -18,26 +17,11 @@ from tta_server.runtime.state_commands import StateCommands
 from tta_server.settings import Mode
 from tta_server.storage.store import Store
 from tta_server.streams.event import EVERY, StreamEvent
+from tta_server.streams.ledger import Label
 from tta_server.streams.names import is_domain, stream_of_domain
 from tta_server.streams.shelf import Shelf
 from tta_server.streams.stream import Method, Standing, Stream
-from tta_server.streams.summary import Summary
-
-
-class Label(NamedTuple):
-    """A true label that came later.
-
-    Attributes:
-        request_id: Of the request that was answered.
-        place: Which image of it, from 0.
-        label: Its true class.
-        stream: That answered it; empty if only one stream has a request of that id.
-    """
-
-    request_id: str
-    place: int
-    label: int
-    stream: str = ""
+from tta_server.streams.summary import Listed, Summary
 
 
 class Commands:
@@ -66,16 +50,32 @@ class Commands:
         self._classes = parts.answers.spec.classes
 
     def list(
-        self, limit: int | None = None, after: str = "", wanted: Callable[[Summary], bool] = bool
-    ) -> list[dict[str, Any]]:
-        """Return what lists say of streams, by name.
+        self,
+        limit: int | None = None,
+        after: str = "",
+        named: Callable[[str], bool] = bool,
+        wanted: Callable[[Summary], bool] = bool,
+        within_s: float = inf,
+    ) -> Listed:
+        """Return what lists say of streams, by name; what was not read yet is read for it.
 
         Args:
             limit: Most of them; None returns all.
             after: Only those whose names come later.
+            named: Only those whose names it accepts; no other is read.
             wanted: Only those whose summary it accepts.
+            within_s: The rest is left once it took as long.
         """
-        return [summary.told() for summary in islice(filter(wanted, self._streams.summaries(after)), limit)]
+        end_s, found = time.monotonic() + within_s, []
+        for name in filter(named, self._streams.names(after)):
+            summary = self._streams.listed(name)
+            if summary and wanted(summary):
+                found.append(summary.told())
+            if len(found) == limit:
+                break
+            if time.monotonic() >= end_s:
+                return Listed(found, name)
+        return Listed(found)
 
     def check(self, name: str) -> None:
         """Do nothing if there is such a stream, in memory or on disk.
@@ -150,7 +150,8 @@ class Commands:
             who: Who asks.
 
         Returns:
-            What was asked for, and how many streams are in which mode now.
+            What was asked for, and how many streams are in which mode now; those on disk that were not read yet, which
+            is not done for this, take it when they are.
         """
         self._streams.switch(mode)
         for stream in self._streams.every_stream_in_memory():
@@ -159,8 +160,8 @@ class Commands:
                 self._switch(stream, *usual, who)
         nothing, extra = Standing(0), {"mode": mode or "configured"}
         self._desk.switched(StreamEvent(EVERY, "mode", nothing, nothing, extra=extra), who)
-        modes = Counter(summary.mode for summary in self._streams.summaries())
-        return {"mode": mode or "configured", "streams": dict(modes)}
+        known = dict(self._streams.count_modes())
+        return {"mode": mode or "configured", "streams": known, "unread": self._streams.count_unread()}
 
     def note_gathering(self, about: dict[str, Any], who: Who) -> None:
         """Tell that images are taken as home, or what became of that."""

@@ -1,11 +1,12 @@
 """Where each stream is, and each domain of one: in memory, on disk or set aside. A data structure."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 from tta_server.domains.place import Place
 from tta_server.errors import NotFound
+from tta_server.settings import Mode
 from tta_server.streams.families import Families
 from tta_server.streams.names import is_domain, stream_of_domain
 from tta_server.streams.parked import Parked
@@ -118,7 +119,13 @@ class Directory:
         order += [one for one in self._streams if one in domains]
         return min(order, key=lambda one: self.summary(one).steps > 0, default="")
 
-    def _names(self, after: str = "") -> Iterator[str]:
+    def count_modes(self) -> Counter[Mode]:
+        """Return how many streams are in which mode; those that were not read yet and domains do not count."""
+        modes = {name: parked.summary.mode for name, parked in self._parked.items()}
+        modes |= {name: known.mode for known_ones in (self._streams, self._aside) for name, known in known_ones.items()}
+        return Counter(mode for name, mode in modes.items() if not is_domain(name))
+
+    def names(self, after: str = "") -> Iterator[str]:
         """Yield the names of streams that come after `after`, sorted; domains are not listed."""
         everywhere = (self._streams, self._parked, self._aside)
         yield from sorted(name for names in everywhere for name in names if name > after and not is_domain(name))

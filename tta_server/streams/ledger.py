@@ -5,7 +5,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,22 @@ _CLASS = np.dtype(np.uint32)
 
 UNASKED: Final = 2**32 - 1
 """What stands for the class that the frozen model sees where it was not asked."""
+
+
+class Label(NamedTuple):
+    """A true label that came later.
+
+    Attributes:
+        request_id: Of the request that was answered.
+        place: Which image of it, from 0.
+        label: Its true class.
+        stream: That answered it; empty if only one stream has a request of that id.
+    """
+
+    request_id: str
+    place: int
+    label: int
+    stream: str = ""
 
 
 @dataclass(eq=False, slots=True)

@@ -231,18 +231,17 @@ class Registry(Stock):
         self._unread.pop(stream, None)
         self._generations.pop(stream, None)
 
-    def summaries(self, after: str = "") -> Iterator[Summary]:
-        """Yield the summaries of all streams whose names come after `after`, by name; domains are not listed."""
-        for name in self._names(after):
-            try:
-                yield self.summary(name)
-            except NotFound:  # only snapshots are left of it
-                continue
-            except NotReady as error:
-                yield Summary(name, self.modes.usual(name)).aside(str(error))
-            except Exception as error:
-                self.set_aside(name, error)
-                yield self._aside[name]
+    def listed(self, name: str) -> Summary | None:
+        """Return what lists say of a stream, which may have to be read; None if only snapshots are left of it."""
+        try:
+            return self.summary(name)
+        except NotFound:
+            return None
+        except NotReady as error:
+            return Summary(name, self.modes.usual(name)).aside(str(error))
+        except Exception as error:
+            self.set_aside(name, error)
+            return self._aside[name]
 
     def _take_in(self, stream: str, parked: Mapping[str, Parked], wrong: Mapping[str, Exception]) -> None:
         self._parked |= parked

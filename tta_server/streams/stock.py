@@ -62,6 +62,10 @@ class Stock(Directory):
         """Whether there are streams that were not read yet, and the storage may be asked for them."""
         return bool(self._unread) and time.monotonic() >= self._read_on_s
 
+    def count_unread(self) -> int:
+        """Return how many streams were not read yet."""
+        return len(self._unread)
+
     def drop(self, stream: str, generation: int) -> None:
         """Know a stream no more that is another server's, if it is held with this generation; what waits is lost."""
         if self._generations.get(stream) == generation:
@@ -166,8 +170,9 @@ class Stock(Directory):
             if not parked.summary.frozen:
                 self._parked[name] = parked.in_mode(self.modes.usual(name))
 
-    def _names(self, after: str = "") -> Iterator[str]:
-        yield from sorted({*super()._names(after), *(name for name in self._unread if name > after)})
+    def names(self, after: str = "") -> Iterator[str]:
+        """Yield the names of streams that come after `after`, sorted; domains are not listed."""
+        yield from sorted({*super().names(after), *(name for name in self._unread if name > after)})
 
     def _least_version(self, name: str) -> int:
         return self._generation(name) * VERSIONS_PER_GENERATION

@@ -1,9 +1,9 @@
 """What a stream is, in a few values: for lists and filters."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from tta_server.guard.verdict import Serve
 from tta_server.settings import Mode
@@ -70,6 +70,18 @@ class Summary:
     def aside(self, trouble: str) -> "Summary":
         """Return the same of a stream that is set aside, with the reason."""
         return replace(self, in_memory=False, trouble=trouble)
+
+
+class Listed(NamedTuple):
+    """Streams by name, or the first of them.
+
+    Attributes:
+        streams: What lists say of each.
+        left: The name after which others were left for another time; None if none were.
+    """
+
+    streams: Sequence[dict[str, Any]]
+    left: str | None = None
 
 
 def tellable(summary: Callable[[], Summary], otherwise: Summary) -> Summary:

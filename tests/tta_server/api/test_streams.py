@@ -151,7 +151,7 @@ def test_one_switch_has_the_frozen_model_answer_everywhere_and_another_undoes_it
     off = client.patch("/v1/streams", json={"mode": "off", "reason": "what is going on?"}, headers=ANN).json()
 
     frozen = infer(client, "reference", images)["outputs"]
-    assert off == {"mode": "off", "streams": {"off": 4}, "replica": ""}
+    assert off == {"mode": "off", "streams": {"off": 4}, "unread": 0, "replica": ""}
     assert [infer(client, name, images)["outputs"] for name in ("a", "b", "parked", "new")] == [frozen] * 4
     assert {each["mode"] for each in pages(client)} == {"off"}
     everywhere = lines(client)[0]
@@ -159,7 +159,7 @@ def test_one_switch_has_the_frozen_model_answer_everywhere_and_another_undoes_it
 
     back = client.patch("/v1/streams", json={"mode": "configured", "reason": "it was the lamp"}).json()
 
-    assert back == {"mode": "configured", "streams": {"after": 4, "off": 1}, "replica": ""}
+    assert back == {"mode": "configured", "streams": {"after": 4, "off": 1}, "unread": 0, "replica": ""}
     assert stream(client, "reference")["mode"] == "off"
     assert [infer(client, name, images)["outputs"] for name in ("a", "b", "parked")] == adapted
 

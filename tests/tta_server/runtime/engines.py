@@ -80,7 +80,7 @@ def read(engine: Engine, stream: str = "door") -> dict:
 
 
 def listed(engine: Engine) -> list[dict]:
-    return engine.command(lambda commands: commands.list()).result(PATIENCE_S)
+    return engine.command(lambda commands: commands.list().streams).result(PATIENCE_S)
 
 
 def answer_of(images: np.ndarray) -> np.ndarray:

@@ -224,7 +224,7 @@ class Wired(NamedTuple):
 
     def steps(self) -> dict[str, int]:
         """Return how many steps made each stream's state."""
-        return {stream["name"]: stream["steps"] for stream in self.commands.list()}
+        return {stream["name"]: stream["steps"] for stream in self.commands.list().streams}
 
     def audited(self) -> list[Entry]:
         """Return the audit log, oldest first."""

@@ -74,7 +74,7 @@ def ask(served: Served, content: Any, gone: Any = never) -> Answer:
 
 
 def read(served: Served) -> list[dict]:
-    return served.engine.command(lambda commands: commands.list()).result(PATIENCE_S)
+    return served.engine.command(lambda commands: commands.list().streams).result(PATIENCE_S)
 
 
 def test_files_and_their_pixels_get_the_same_answer(served):

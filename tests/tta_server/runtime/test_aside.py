@@ -90,7 +90,7 @@ def test_a_stream_that_fails_on_every_touch_never_disturbs_twenty_others(touch, 
             assert isinstance(bad.exception(PATIENCE_S), TTAError | None)
         for name in GOOD:
             engine.command(lambda commands, name=name: commands.evict(name)).result(PATIENCE_S)
-        listed = engine.command(lambda commands: commands.list()).result(PATIENCE_S)
+        listed = engine.command(lambda commands: commands.list().streams).result(PATIENCE_S)
         assert engine.trouble() == ""
     finally:
         assert engine.stop()
@@ -116,7 +116,7 @@ def test_a_stream_whose_books_cannot_be_kept_is_set_aside_and_said_to_be(tmp_pat
     with pytest.raises(SetAside, match="no update today"):
         ask(subject, "door", rows(1))
     assert value(subject.metrics, "tta_streams_set_aside") == 1
-    assert subject.commands.list()[0]["trouble"] == "RuntimeError: no update today"
+    assert subject.commands.list().streams[0]["trouble"] == "RuntimeError: no update today"
     assert [(line.event, line.stream) for line in subject.audited()] == [("aside", "door")]
     assert 'stream="door"' not in subject.metrics.render().decode()
 
@@ -162,7 +162,7 @@ def test_a_command_that_fails_fails_alone():
     engine.start()
 
     wrong = engine.command(lambda commands: 1 / 0)
-    right = engine.command(lambda commands: commands.list())
+    right = engine.command(lambda commands: commands.list().streams)
 
     assert isinstance(wrong.exception(PATIENCE_S), ZeroDivisionError)
     assert right.result(PATIENCE_S) == []
@@ -189,7 +189,9 @@ def test_an_idle_stream_that_cannot_be_moved_is_set_aside_and_the_others_go(tmp_
 
     subject.worker.park_idle(subject.stream("a").touched_s + 1e9, 1.0)
 
-    listed = {summary["name"]: (summary["in_memory"], bool(summary["trouble"])) for summary in subject.commands.list()}
+    listed = {
+        summary["name"]: (summary["in_memory"], bool(summary["trouble"])) for summary in subject.commands.list().streams
+    }
     assert listed == {"a": (False, False), "b": (False, True), "c": (False, False)}
 
 
@@ -203,7 +205,7 @@ def test_a_window_that_is_due_and_cannot_be_taken_keeps_no_other_from_being(verb
     while subject.worker.due_s() is not None:
         getattr(subject.worker, verb)(subject.worker.due_s())
 
-    told = {summary["name"]: summary for summary in subject.commands.list()}
+    told = {summary["name"]: summary for summary in subject.commands.list().streams}
     assert told["bad"]["trouble"]
     assert (told["good"]["trouble"], told["good"]["images_in_window"]) == ("", 0)
 
@@ -215,7 +217,7 @@ def test_a_history_that_cannot_be_given_up_keeps_no_other_from_giving_up_its_own
 
     assert ask(subject, "good", rows(4)).version == 0
 
-    assert {summary["name"]: bool(summary["trouble"]) for summary in subject.commands.list()} == {
+    assert {summary["name"]: bool(summary["trouble"]) for summary in subject.commands.list().streams} == {
         "bad": True,
         "good": False,
     }

@@ -18,7 +18,7 @@ def test_a_created_stream_is_there_before_its_first_request():
     told = subject.commands.create("door", "shadow", subject.method("bn"), WHO)
 
     assert (told["mode"], told["adapter"], told["state_version"], told["images"]) == ("shadow", "bn", 0, 0)
-    assert subject.commands.list()[0]["name"] == "door"
+    assert subject.commands.list().streams[0]["name"] == "door"
 
 
 def test_a_created_stream_has_the_configured_mode_unless_told_otherwise():
@@ -54,7 +54,7 @@ def test_a_stream_is_not_created_with_an_adapter_that_does_not_fit(name, setting
     with pytest.raises(ValueError, match=name):
         subject.commands.create("door", None, subject.method(name, **settings), WHO)
 
-    assert subject.commands.list() == []
+    assert subject.commands.list().streams == []
 
 
 # Change

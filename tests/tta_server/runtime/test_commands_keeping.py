@@ -9,7 +9,7 @@ from tests.states import bits
 from tests.tta_server.runtime.fakes import WHO, ask, is_due, learn_all, rows, value, wired
 from tests.tta_server.runtime.taught import frozen, images_of, taught
 from tta_server.errors import BadRequest, NotFound
-from tta_server.runtime.commands import Label
+from tta_server.streams.ledger import Label
 
 PATIENCE_S = 30
 
@@ -68,7 +68,7 @@ def test_a_deleted_stream_leaves_nothing(on_disk, tmp_path: Path):
     subject.commands.delete("door", WHO)
 
     assert subject.kept.keeper.flush(PATIENCE_S)
-    assert subject.commands.list() == []
+    assert subject.commands.list().streams == []
     assert not list((tmp_path / "streams").glob("door*"))
     assert 'stream="door"' not in subject.metrics.render().decode()
     assert subject.commands.label([Label("r1", 0, 0)])["unknown"] == 1
@@ -94,7 +94,7 @@ def test_a_stream_whose_file_is_gone_can_be_deleted():
 
     subject.commands.delete("door", WHO)
 
-    assert subject.commands.list() == []
+    assert subject.commands.list().streams == []
 
 
 # Labels
@@ -158,7 +158,7 @@ def test_all_streams_are_switched_also_those_on_disk_and_to_come():
     subject.commands.change_all("off", WHO)
     ask(subject, "new", rows(1))
 
-    assert {stream["name"]: stream["mode"] for stream in subject.commands.list()} == dict.fromkeys(
+    assert {stream["name"]: stream["mode"] for stream in subject.commands.list().streams} == dict.fromkeys(
         ("door", "lab", "new", "yard"), "off"
     )
     assert np.array_equal(images_of(subject), frozen(rows(4, 99)))
@@ -175,7 +175,7 @@ def test_streams_are_listed_in_pages():
     subject.commands.evict("b")
 
     def page(**keys: object) -> list[str]:
-        return [summary["name"] for summary in subject.commands.list(**keys)]
+        return [summary["name"] for summary in subject.commands.list(**keys).streams]
 
     assert page() == ["a", "b", "c", "d"]
     assert page(limit=2) == ["a", "b"]

@@ -26,7 +26,7 @@ def test_stop_answers_what_waits_and_refuses_what_comes():
         with pytest.raises(NotReady, match="stopping"):
             submit(engine, "door", rows(1))
         with pytest.raises(NotReady, match="stopping"):
-            engine.command(lambda commands: commands.list())
+            engine.command(lambda commands: commands.list().streams)
         adapter.gate.set()
         stopper.join(PATIENCE_S)
 
@@ -139,7 +139,7 @@ def test_when_the_device_thread_dies_nobody_waits_for_ever(monkeypatch, end):
             raise end
 
         waiting = submit(engine, "door", rows(1))
-        command = engine.command(lambda commands: commands.list())
+        command = engine.command(lambda commands: commands.list().streams)
         monkeypatch.setattr(engine._worker, "answer", die)
         adapter.gate.set()
         busy.result(PATIENCE_S)
@@ -153,7 +153,7 @@ def test_when_the_device_thread_dies_nobody_waits_for_ever(monkeypatch, end):
         with pytest.raises(NotReady, match="has died"):
             submit(engine, "door", rows(1))
         with pytest.raises(NotReady, match="has died"):
-            engine.command(lambda commands: commands.list())
+            engine.command(lambda commands: commands.list().streams)
 
 
 def test_commands_that_wait_when_the_device_thread_dies_fail(monkeypatch):
@@ -168,7 +168,7 @@ def test_commands_that_wait_when_the_device_thread_dies_fail(monkeypatch):
         monkeypatch.setattr(engine._worker, "answer", die)
         doomed = submit(engine, "door", rows(1))
         assert entered.wait(PATIENCE_S)
-        command = engine.command(lambda commands: commands.list())
+        command = engine.command(lambda commands: commands.list().streams)
         leave.set()
 
         for future in (doomed, command):

@@ -207,7 +207,7 @@ class Server(RuleBasedStateMachine):
 
     @invariant()
     def images_are_conserved(self) -> None:
-        for summary in self.subject.commands.list() if hasattr(self, "subject") else ():
+        for summary in self.subject.commands.list().streams if hasattr(self, "subject") else ():
             settled = summary["images_learnt"] + summary["images_dropped"] + summary["images_in_window"]
             assert self.lives[summary["name"]].offered == settled
 

@@ -28,7 +28,7 @@ class Said(NamedTuple):
 def said(subject: Wired, name: str = "door") -> Said:
     """Return it, from lists, from the stream and from the metrics, which must agree."""
     about = subject.commands.read(name)
-    (listed,) = subject.commands.list(wanted=lambda summary: summary.name == name)
+    (listed,) = subject.commands.list(wanted=lambda summary: summary.name == name).streams
     assert about.items() >= listed.items()
     gauges = ("tta_serving_source", "tta_stream_frozen", "tta_stream_at_home")
     shown = [value(subject.metrics, gauge, stream=name) for gauge in gauges]
@@ -47,7 +47,7 @@ def show(subject: Wired, look, count: int = 1) -> None:
 
 
 def listed(subject: Wired, **wanted: object) -> list[str]:
-    return [each["name"] for each in subject.commands.list(wanted=Listing(**wanted).wants)]
+    return [each["name"] for each in subject.commands.list(wanted=Listing(**wanted).wants).streams]
 
 
 HOME = Said("", "source", "home", False, 0, 1, 0, 1)
@@ -80,15 +80,15 @@ def test_a_stream_is_frozen_while_it_is_in_a_domain_that_the_guard_switched_off(
 def test_what_is_on_disk_is_said_to_be_frozen_also_after_a_restart(tmp_path: Path, name: str):
     subject = telling(judge=Scripted(("rollback",)), storage=str(tmp_path))
     show(subject, dark, 3)
-    before = subject.commands.list()[0]
+    before = subject.commands.list().streams[0]
     subject.commands.evict(name)
-    assert subject.commands.list()[0] == before | {"in_memory": name != "door"}
+    assert subject.commands.list().streams[0] == before | {"in_memory": name != "door"}
     subject.commands.save()
     subject.kept.keeper.close()
 
     again = telling(judge=Scripted(("rollback",)), storage=str(tmp_path))
 
-    assert again.commands.list()[0] == before | {"in_memory": False}
+    assert again.commands.list().streams[0] == before | {"in_memory": False}
     ask(again, "door", dark(4))
     assert said(again) == FROZEN
 

@@ -215,7 +215,7 @@ def test_domains_are_no_streams_to_lists_and_limits():
     subject = telling(max_streams=1)
     ask(subject, "door", dark(16))
 
-    assert [one["name"] for one in subject.commands.list()] == ["door"]
+    assert [one["name"] for one in subject.commands.list().streams] == ["door"]
     assert len(subject.worker.parts.registry) == 1
 
 

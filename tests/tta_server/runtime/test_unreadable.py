@@ -63,7 +63,7 @@ def test_a_stream_that_was_on_disk_is_answered_once_it_can_be_read(tmp_path, unr
     with pytest.raises(NotReady, match=AGAIN):
         subject.commands.read("door")
     assert ask(subject, "roof", rows(1)).version == 0
-    assert [(each["name"], each["trouble"]) for each in subject.commands.list()] == [("door", ""), ("roof", "")]
+    assert [(each["name"], each["trouble"]) for each in subject.commands.list().streams] == [("door", ""), ("roof", "")]
     unreadable("")
 
     ask(subject, "door", rows(1))
@@ -73,14 +73,14 @@ def test_a_stream_that_was_on_disk_is_answered_once_it_can_be_read(tmp_path, unr
 
 def test_a_stream_that_was_not_read_yet_is_listed_with_the_reason_and_read_later(tmp_path, unreadable):
     subject = unread(tmp_path, unreadable)
-    (listed,) = subject.commands.list()
+    (listed,) = subject.commands.list().streams
     assert (listed["name"], listed["images"]) == ("door", 0)
     assert "ask again" in listed["trouble"]
     unreadable("")
 
     ask(subject, "door", rows(1))
     assert aside(subject) == 0
-    assert [(each["trouble"], each["images"]) for each in subject.commands.list()] == [("", 4)]
+    assert [(each["trouble"], each["images"]) for each in subject.commands.list().streams] == [("", 4)]
 
 
 def test_what_cannot_be_read_while_there_is_nothing_to_do_is_not_tried_without_end(tmp_path, unreadable, caplog):
@@ -140,7 +140,7 @@ def test_a_stream_that_can_never_be_read_can_be_deleted(tmp_path, unreadable):
     subject = unread(tmp_path, unreadable)
     subject.commands.delete("door", WHO).result(PATIENCE_S)
 
-    assert (aside(subject), subject.commands.list()) == (0, [])
+    assert (aside(subject), subject.commands.list().streams) == (0, [])
     assert subject.kept.store.names() == []
     with pytest.raises(NotFound):
         subject.commands.read("door")

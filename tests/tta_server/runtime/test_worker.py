@@ -193,4 +193,7 @@ def test_a_named_stream_has_its_own_mode():
         ask(subject, name, rows(2))
     learn_all(subject)
 
-    assert {stream["name"]: stream["state_version"] for stream in subject.commands.list()} == {"door": 0, "yard": 1}
+    assert {stream["name"]: stream["state_version"] for stream in subject.commands.list().streams} == {
+        "door": 0,
+        "yard": 1,
+    }

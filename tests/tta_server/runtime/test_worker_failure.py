@@ -145,7 +145,7 @@ def test_a_request_that_was_cancelled_is_neither_answered_nor_learnt_from():
     subject.worker.answer([gone])
     subject.worker.answer([here])
 
-    assert [stream["name"] for stream in subject.commands.list()] == ["here"]
+    assert [stream["name"] for stream in subject.commands.list().streams] == ["here"]
     assert gone.future.cancelled()
 
 
@@ -158,7 +158,7 @@ def test_a_stream_too_many_is_refused_and_the_others_answer_on():
         ask(subject, "c", rows(1))
 
     assert ask(subject, "a", rows(1)).version == 0
-    assert [stream["name"] for stream in subject.commands.list()] == ["a", "b"]
+    assert [stream["name"] for stream in subject.commands.list().streams] == ["a", "b"]
 
 
 def test_a_stream_too_many_fails_alone_in_a_group_of_frozen_ones():
@@ -220,7 +220,7 @@ def test_warming_up_leaves_no_trace(name):
 
     subject.worker.warm_up(8)
 
-    assert subject.commands.list() == []
+    assert subject.commands.list().streams == []
     assert bits(subject.worker.parts.methods.default.initial) == before
     assert not is_due(subject)
 

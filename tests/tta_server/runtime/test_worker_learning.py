@@ -42,7 +42,7 @@ def test_images_are_conserved_and_the_version_grows_by_one_per_commit(sequence):
     subject = wired(window=4)
     versions = {"a": 0, "b": 0}
     for what, argument, count in sequence:
-        before = {stream["name"]: stream for stream in subject.commands.list()}
+        before = {stream["name"]: stream for stream in subject.commands.list().streams}
         if what == "ask":
             assert ask(subject, argument, rows(count)).version == versions[argument]
         elif what == "reset" and argument in before:
@@ -51,15 +51,15 @@ def test_images_are_conserved_and_the_version_grows_by_one_per_commit(sequence):
         elif what == "learn" and is_due(subject):
             do = subject.worker.shed if argument else subject.worker.learn
             do(time.monotonic())
-            for stream in subject.commands.list():
+            for stream in subject.commands.list().streams:
                 steps = stream["steps"] - before[stream["name"]]["steps"]
                 versions[stream["name"]] += steps
                 assert steps in ((0,) if argument else (0, 1))
-        for stream in subject.commands.list():
+        for stream in subject.commands.list().streams:
             assert stream["state_version"] == versions[stream["name"]]
             assert books_balance(stream)
     learn_all(subject)
-    assert all(stream["images_in_window"] < 4 for stream in subject.commands.list())
+    assert all(stream["images_in_window"] < 4 for stream in subject.commands.list().streams)
 
 
 def test_windows_beyond_the_fourth_are_dropped_oldest_first():

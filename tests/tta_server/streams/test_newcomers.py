@@ -15,7 +15,7 @@ LATER_S = 1e6
 
 
 def names(subject: Wired) -> list[str]:
-    return [each["name"] for each in subject.commands.list()]
+    return [each["name"] for each in subject.commands.list().streams]
 
 
 def ask_later(subject: Wired, name: str) -> None:
@@ -155,4 +155,4 @@ def test_one_that_cannot_be_erased_is_set_aside_and_the_others_go():
 
     subject.worker.park_idle(time.monotonic() + LATER_S, 0)
 
-    assert [(each["name"], bool(each["trouble"])) for each in subject.commands.list()] == [("b", True)]
+    assert [(each["name"], bool(each["trouble"])) for each in subject.commands.list().streams] == [("b", True)]

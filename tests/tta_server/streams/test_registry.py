@@ -33,7 +33,7 @@ def counted(subject: Wired) -> int:
 
 
 def in_memory(subject: Wired) -> list[str]:
-    return [summary["name"] for summary in subject.commands.list(wanted=lambda summary: summary.in_memory)]
+    return [summary["name"] for summary in subject.commands.list(wanted=lambda summary: summary.in_memory).streams]
 
 
 def own_state(subject: Wired) -> int:
@@ -119,7 +119,7 @@ def test_a_stream_that_nobody_asks_goes_to_disk_and_comes_back_as_it_was():
 
     subject.worker.park_idle(now_s, 60)
 
-    assert {each["name"]: each["in_memory"] for each in subject.commands.list()} == {"old": False, "new": True}
+    assert {each["name"]: each["in_memory"] for each in subject.commands.list().streams} == {"old": False, "new": True}
     assert len(subject.stream("old").window) == 4
 
 
@@ -129,7 +129,7 @@ def test_no_stream_is_idle_unless_it_is_said_when():
 
     subject.worker.park_idle(time.monotonic() + 1e9, 0)
 
-    assert subject.commands.list()[0]["in_memory"]
+    assert subject.commands.list().streams[0]["in_memory"]
 
 
 def test_an_answer_from_disk_comes_from_the_streams_own_state():
@@ -178,7 +178,7 @@ def test_the_budget_holds_and_the_books_are_right_after_every_request(budget, as
             learn_all(subject)
         assert held(subject) == value(subject.metrics, "tta_state_bytes")
         assert held(subject) <= budget * IMAGE_BYTES or len(in_memory(subject)) == 1
-    told = {summary["name"]: summary["images"] for summary in subject.commands.list()}
+    told = {summary["name"]: summary["images"] for summary in subject.commands.list().streams}
     close()
     assert told == images
 
@@ -224,7 +224,7 @@ def test_a_thousand_streams_with_states_of_a_resnet50_stay_within_the_budget(lar
             assert counted(subject) == held(subject)
             expected[stream.name] = adapter.predict(large, own, inputs).logits.softmax(1).numpy()
 
-    assert len(subject.commands.list()) == count
+    assert len(subject.commands.list().streams) == count
     assert value(subject.metrics, "tta_streams_on_disk") > 0.8 * count
     for name, probabilities in expected.items():
         answer = ask(subject, name, x)

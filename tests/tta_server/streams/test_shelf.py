@@ -81,7 +81,7 @@ def test_a_stream_that_was_switched_off_comes_back_switched_off():
 
     subject.commands.evict("door")
 
-    assert subject.commands.list()[0]["frozen"] == before["details"]["frozen"]
+    assert subject.commands.list().streams[0]["frozen"] == before["details"]["frozen"]
     assert told(subject.stream("door")) == before
 
 

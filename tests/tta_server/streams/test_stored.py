@@ -134,7 +134,7 @@ def test_whatever_field_is_missing_or_wrong_the_other_streams_are_served(name, p
         spoilt = damaged(whole, place, wrong, delete)
         subject = started(root, name, spoilt)
         try:
-            listed = {summary["name"]: summary["trouble"] for summary in subject.commands.list()}
+            listed = {summary["name"]: summary["trouble"] for summary in subject.commands.list().streams}
             assert set(listed) == {"bad", "own", "good"}
             for other in {"bad", "own", "good"} - {name}:
                 assert not listed[other]
@@ -175,7 +175,7 @@ def test_a_file_of_a_newer_server_is_set_aside_and_says_so(tmp_path):
 
     subject = started(root, "bad", damaged(file_of(root, "bad"), ("about", "schema"), SCHEMA + 1, delete=False))
 
-    trouble = {summary["name"]: summary["trouble"] for summary in subject.commands.list()}
+    trouble = {summary["name"]: summary["trouble"] for summary in subject.commands.list().streams}
     assert "schema" in trouble["bad"]
     assert not trouble["good"]
 
@@ -190,7 +190,7 @@ def test_a_stream_whose_file_is_damaged_is_set_aside_and_reported(tmp_path, spoi
 
     subject = started(root, "bad", spoilt)
 
-    (summary,) = subject.commands.list(wanted=lambda each: bool(each.trouble))
+    (summary,) = subject.commands.list(wanted=lambda each: bool(each.trouble)).streams
     assert (summary["name"], summary["in_memory"]) == ("bad", False)
     assert value(subject.metrics, "tta_streams_set_aside") == 1
     entry = [line for line in subject.audited() if line.event == "aside"][-1]
@@ -209,7 +209,7 @@ def test_a_file_whose_bytes_are_damaged_is_not_taken_for_none(tmp_path):
 
     subject = wired(storage=str(root))
 
-    trouble = {summary["name"]: summary["trouble"] for summary in subject.commands.list()}
+    trouble = {summary["name"]: summary["trouble"] for summary in subject.commands.list().streams}
     assert "none of its files can be read" in trouble["bad"]
 
 
@@ -230,7 +230,7 @@ def test_a_stream_of_other_weights_among_many_that_fit_is_set_aside(tmp_path):
 
     subject = started(root, "bad", damaged(file_of(root, "bad"), ("digest",), "0" * 64, delete=False))
 
-    trouble = {summary["name"]: summary["trouble"] for summary in subject.commands.list()}
+    trouble = {summary["name"]: summary["trouble"] for summary in subject.commands.list().streams}
     assert "belongs to model 'tiny' with weights 000000000000" in trouble["bad"]
     assert not trouble["good"]
 
