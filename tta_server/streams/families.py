@@ -33,7 +33,3 @@ class Families:
     def of(self, stream: str) -> list[str]:
         """Return the domains of a stream, the oldest first."""
         return sorted(self._domains.get(stream, ()), key=number_of)
-
-    def streams(self) -> list[str]:
-        """Return the streams that have domains."""
-        return list(self._domains)
