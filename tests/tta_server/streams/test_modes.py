@@ -163,5 +163,5 @@ def test_what_an_operator_opens_is_there_after_a_crash(tmp_path: Path):
 
     second = wired(storage=str(tmp_path))
 
-    told = {each["name"]: (each["mode"], each["adapter"]) for each in second.commands.list()}
+    told = {each["name"]: (each["mode"], each["adapter"]) for each in second.commands.list().streams}
     assert told == {"door": ("off", "bn"), "gate": ("after", "tent")}
