@@ -1,5 +1,6 @@
 """Where a domain lies among styles: a centre, a spread, and how well both are known. A value."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -57,7 +58,17 @@ class Place:
     def each(self, styles: Tensor) -> Tensor:
         """Return the distance of each of N images on its own (N,)."""
         apart = (styles - self.centre).square().mean(1)
-        return apart / (self.spread * (1 + 1 / self.images))
+        return apart / self._usual_of_one
+
+    def surprise(self, styles: Tensor) -> Tensor:
+        """Return how unlikely each of N images is here (N,): which of several places it is of, the least one says.
+
+        Images scatter around a centre as a Gaussian, alike in all directions of the whitened space: with s for
+        spread times (1 + 1 / images), the density of an image is (2 pi s)^(-D/2) exp(-|x - centre|^2 / (2 s)). This is
+        -2 / D times its logarithm, less log(2 pi): `each` + log(s). By `each` alone a wide place would be the nearest
+        to everything, for what lies in its middle as well, where another is far more likely.
+        """
+        return self.each(styles) + math.log(self._usual_of_one)
 
     def seen(self, styles: Tensor) -> "Place":
         """Return the place after more images (N, D) of its domain."""
@@ -88,6 +99,11 @@ class Place:
     def between(self, other: "Place") -> float:
         """Return how far two domains are apart, over what chance explains in the narrower one; see `distance`."""
         return self._over_chance(other.centre.numpy(), other.images, min(self.spread, other.spread))
+
+    @property
+    def _usual_of_one(self) -> float:
+        """Return the mean squared distance over D of another image from the centre as it is known."""
+        return self.spread * (1 + 1 / self.images)
 
     def _usual(self, own: float | None) -> float:
         """Return what images that scatter by `own` are expected to scatter by: no more than the domain."""

@@ -26,7 +26,6 @@ from tta_server.streams.event import EventKind, News, StreamEvent
 from tta_server.streams.opening import open_domain, whereabouts_of
 from tta_server.streams.registry import Registry
 from tta_server.streams.stream import Stream
-from tta_server.streams.whereabouts import Whereabouts
 from tta_server.telemetry.closed_sets import DropReason
 
 
@@ -105,12 +104,10 @@ class Router:
         if not np.isfinite(look.styles.numpy()).all():  # the source answers, if anything can, and nobody learns from it
             return [Piece(job, stream)]
         known, been = self._registry.domains(stream.name), stream.whereabouts
-        stream.whereabouts = whereabouts_of(stream).after(look.styles, self._space.limit)
-        where, apart = self._where(stream, stream.whereabouts, known, look.styles)
+        seen, places = self._where(stream, known, look.styles)
+        where = places[-job.rows :]
         found = dict.fromkeys(where)
-
-        def styles(index: int) -> Tensor:
-            return look.styles if len(found) == 1 else look.styles[[one == index for one in where]]
+        stream.whereabouts = whereabouts_of(stream).after(look.styles, self._space.limit)
 
         asked = {0: stream}
         wanted = [(index, *one) for index, one in enumerate(known.items(), 1) if index in found]
@@ -123,19 +120,17 @@ class Router:
             stream.whereabouts = been
             raise
         for index, _, place in wanted:  # once all are there: a request is folded in once
-            asked[index].place = place.seen(styles(index))
-        judged = whereabouts_of(stream).recent if is_few(job.rows) else None
+            asked[index].place = place.seen(look.styles[_are(index, where)])
         if NEW in found:
-            first = styles(NEW) if judged is None else judged
-            asked[NEW] = self._open(stream, first, job, {*busy, *(one.name for one in asked.values())})
-            if asked[NEW] is stream:  # there is no room: home answers these with its own, in one piece
-                where = [0 if index == NEW else index for index in where]
-                found = dict.fromkeys(where)
+            others = {*busy, *(one.name for one in asked.values())}
+            asked[NEW] = self._open(stream, seen[_are(NEW, places)], job, others)
         last = where[-1]
-        own = styles(last) if judged is None else judged
-        self._arrive(stream, asked[last], own, known, (apart[last], apart[0]) if apart and last != NEW else None)
+        self._arrive(stream, asked[last], seen[_are(last, places)], known)
+        if asked.get(NEW) is stream:  # there is no room: home answers these with its own, in one piece
+            where = [0 if index == NEW else index for index in where]
+        found = dict.fromkeys(where)
         if len(found) == 1:
-            return [Piece(job, asked[last])]
+            return [Piece(job, asked[where[-1]])]
         return [Piece(job, asked[index], np.flatnonzero(np.array(where) == index)) for index in found]
 
     def would(self, job: Job, stream: Stream) -> list[str]:
@@ -144,9 +139,8 @@ class Router:
         if not styles.isfinite().all():
             return [HOME] * job.rows
         known = self._registry.domains(stream.name)
-        where = whereabouts_of(stream).after(styles, self._space.limit)
         names = {NEW: ""} | dict(enumerate([HOME, *known]))
-        return [names[index] for index in self._where(stream, where, known, styles)[0]]
+        return [names[index] for index in self._where(stream, known, styles)[1][-job.rows :]]
 
     def tidy(self, stream: Stream) -> None:
         """Merge two domains of a stream that have become alike, if there are two; places move only away from home."""
@@ -174,14 +168,7 @@ class Router:
         if whereabouts_of(stream).current == gone:
             stream.whereabouts = whereabouts_of(stream).at(kept)
 
-    def _arrive(
-        self,
-        stream: Stream,
-        last: Stream,
-        styles: Tensor,
-        known: dict[str, Place],
-        apart: tuple[float, float] | None,
-    ) -> None:
+    def _arrive(self, stream: Stream, last: Stream, styles: Tensor, known: dict[str, Place]) -> None:
         """Note where a stream is now.
 
         Args:
@@ -189,10 +176,9 @@ class Router:
             last: Who answers the last one.
             styles: By which that one was judged (n, D).
             known: The domains before them.
-            apart: How far these lie from there and from the source, if that is known.
         """
         here = known.get(last.name) or last.place or self._source
-        distance, from_source = apart or distances([here, self._source], styles)
+        distance, from_source = distances([here, self._source], styles)
         been = whereabouts_of(stream)
         stream.whereabouts = been.arrived(last.name if last.parent else "", distance, from_source)
         if last.name in known and last.name != been.current:
@@ -214,19 +200,18 @@ class Router:
             found[job] = Look(styles[start:end], own, forward)
         return found
 
-    def _where(
-        self, stream: Stream, where: Whereabouts, known: dict[str, Place], styles: Tensor
-    ) -> tuple[list[int], list[float]]:
-        """Return where each image belongs; and how far few images, judged as one, lie from each place, else nothing."""
-        places, names = [self._source, *known.values()], ["", *known]
+    def _where(self, stream: Stream, known: dict[str, Place], styles: Tensor) -> tuple[Tensor, list[int]]:
+        """Return the styles that images are judged by, those of a request last, and where each belongs."""
+        places, names, been = [self._source, *known.values()], ["", *known], whereabouts_of(stream)
         if is_few(len(styles)):
-            current = names.index(where.current) if where.current in names else 0
-            index, apart = follow(places, where.recent, current, self._space.limit)
-            return [index] * len(styles), apart
-        found = route(places, styles, self._space.limit)
+            seen, current = been.seen(styles), names.index(been.current) if been.current in names else 0
+            found = follow(places, seen, current, self._space.limit)
+        else:
+            seen, found = styles, route(places, styles, self._space.limit)
         if stream.mode == "inline" or stream.method.adapter.batch_coupled:  # rows that one forward must see together
-            found = [Counter(found).most_common(1)[0][0]] * len(found)
-        return found, []
+            own = found[-len(styles) :]
+            found = found[: -len(own)] + [Counter(own).most_common(1)[0][0]] * len(own)
+        return seen, found
 
     def _open(self, stream: Stream, styles: Tensor, job: Job, busy: set[str]) -> Stream:
         """Open a domain for images of these styles (n, D); if there is no room, one that can be spared goes.
@@ -264,3 +249,7 @@ class Router:
         self._news.tell(
             StreamEvent(stream.name, kind, at, at, stream, reason=reason, lost=lost, extra=extra, request_id=request_id)
         )
+
+
+def _are(index: int, where: Sequence[int]) -> list[bool]:
+    return [one == index for one in where]

@@ -36,7 +36,11 @@ class Whereabouts:
 
     def after(self, styles: Tensor, limit: float) -> "Whereabouts":
         """Return them after images of these styles (n, D); what came before a change is forgotten, see `settled`."""
-        return replace(self, recent=settled(torch.cat([self.recent, styles])[-RECENT:], limit))
+        return replace(self, recent=settled(self.seen(styles), limit))
+
+    def seen(self, styles: Tensor) -> Tensor:
+        """Return the last images, these among them, that images of these styles are judged with if they are few."""
+        return torch.cat([self.recent, styles])[-RECENT:]
 
     def home(self) -> "Whereabouts":
         """Return those of a stream that has forgotten its domains; their numbers are not used again."""

@@ -142,3 +142,18 @@ def test_the_distances_to_several_places_are_those_to_each(n, at, seed):
     places, images = [Place.source(5, 600), Place.first(cloud(9, 2.0))], cloud(n, at, seed=seed)
 
     assert distances(places, images) == [place.distance(images) for place in places]
+
+
+@FEW
+@given(at=st.floats(-3, 3), width=st.floats(1, 50), known=st.integers(2, 500), seed=st.integers(0, 99))
+def test_of_two_places_the_one_of_greater_density_surprises_less(at, width, known, seed):
+    places = [Place.source(5, 600), Place(torch.full((5,), at, dtype=torch.float64), width, known)]
+    images = cloud(20, width=width**0.5, seed=seed)
+
+    here, there = (place.surprise(images) for place in places)
+
+    density = [
+        torch.distributions.Normal(place.centre, (place.spread * (1 + 1 / place.images)) ** 0.5).log_prob(images).sum(1)
+        for place in places
+    ]
+    assert_close(here - there, 2 / 5 * (density[1] - density[0]))

@@ -104,7 +104,7 @@ def test_who_lies_within_reach_of_the_source_is_at_home_however_near_another_pla
     at_home = HOME.distance(request) < LIMIT
 
     assert (route(places, request, LIMIT) == [0] * n) == at_home
-    assert (follow(places, request, 1, LIMIT)[0] == 0) == at_home
+    assert (follow(places, request, 1, LIMIT)[-1] == 0) == at_home
 
 
 def test_a_learnt_domain_reaches_farther_than_the_source():
@@ -126,10 +126,10 @@ def test_few_images_stay_where_the_stream_is_unless_another_place_is_clearly_nea
     places = [HOME, learnt(9.0), learnt(9.6)]
     between = cloud(8, 9.3, seed=3)
 
-    assert follow(places, between, 1, LIMIT)[0] == 1
-    assert follow(places, between, 2, LIMIT)[0] == 2
-    assert follow(places, cloud(8, 9.0), 0, LIMIT)[0] == 1
-    assert follow(places, cloud(8), 1, LIMIT)[0] == 0
+    assert follow(places, between, 1, LIMIT)[-1] == 1
+    assert follow(places, between, 2, LIMIT)[-1] == 2
+    assert follow(places, cloud(8, 9.0), 0, LIMIT)[-1] == 1
+    assert follow(places, cloud(8), 1, LIMIT)[-1] == 0
 
 
 @FEW
@@ -140,7 +140,7 @@ def test_a_change_shows_with_the_first_image(before, shown, seed):
     since = settled(recent, LIMIT)
 
     assert len(since) == min(shown, RECENT)
-    assert follow([HOME, learnt(9.0), learnt(-9.0)], since, 1, LIMIT)[0] == 2
+    assert follow([HOME, learnt(9.0), learnt(-9.0)], since, 1, LIMIT)[-1] == 2
 
 
 @FEW
@@ -153,7 +153,7 @@ def test_images_of_one_domain_are_settled(n, at, width, seed):
 
 @pytest.mark.parametrize(("seen", "expected"), [(1, 0), (3, 0), (4, NEW), (8, NEW)])
 def test_a_single_strange_image_opens_no_domain_and_is_the_sources(seen, expected):
-    assert follow([HOME, learnt(-12.0)], cloud(seen, 12.0), 1, LIMIT)[0] == expected
+    assert follow([HOME, learnt(-12.0)], cloud(seen, 12.0), 1, LIMIT)[-1] == expected
 
 
 @FEW
@@ -166,15 +166,77 @@ def test_a_few_strange_images_are_the_sources_only_if_no_domain_is_clearly_neare
 
     assert found(30.0 + off) == [1] * strange
     assert found(off) == [0] * strange
-    assert follow(places, cloud(strange, 30.0 + off, seed=seed), 1, LIMIT)[0] == 1
+    assert follow(places, cloud(strange, 30.0 + off, seed=seed), 1, LIMIT)[-1] == 1
 
 
 def test_the_fewer_images_are_the_farther_out_a_new_domain_lies():
     def opens(n):
-        return next(at for at in torch.arange(0, 9, 0.05).tolist() if follow([HOME], cloud(n, at), 0, LIMIT)[0] == NEW)
+        return next(at for at in torch.arange(0, 9, 0.05).tolist() if follow([HOME], cloud(n, at), 0, LIMIT)[-1] == NEW)
 
     assert opens(4) > 1.5 * opens(8) > 1.5 * opens(16)
 
 
 def test_requests_are_few_below_eight_images():
     assert [is_few(n) for n in (1, 7, 8, 64)] == [True, True, False, False]
+
+
+WIDE = Place(torch.full((DIMENSIONS,), 7.0, dtype=torch.float64), 50.0, 256)
+"""Of images of no class: they scatter so much that the source lies as near to its centre as they do."""
+
+
+def scattered(kinds, seed=0):
+    """Return images in the order of `kinds`, a place each."""
+    every = {0: cloud(len(kinds), seed=seed), 1: cloud(len(kinds), 7.0, 50**0.5, seed=seed + 1)}
+    return torch.stack([every[kind][row] for row, kind in enumerate(kinds)])
+
+
+mixtures = st.lists(st.integers(0, 1), min_size=8, max_size=24).filter(lambda kinds: 3 <= sum(kinds) <= len(kinds) - 1)
+
+
+@FEW
+@given(kinds=mixtures, seed=st.integers(0, 99))
+def test_who_shares_a_request_with_images_of_a_wide_domain_is_judged_without_them(kinds, seed):
+    assert route([HOME, WIDE], scattered(kinds, seed), LIMIT) == kinds
+
+
+@FEW
+@given(kinds=mixtures, rows=st.integers(1, 7), seed=st.integers(0, 99))
+def test_who_follows_images_of_a_wide_domain_is_judged_without_them(kinds, rows, seed):
+    seen = scattered(kinds, seed)[-RECENT:]
+
+    assert follow([HOME, WIDE], seen, 1, LIMIT)[-rows:] == kinds[-rows:]
+
+
+@FEW
+@given(widths=st.lists(st.floats(1, 200), max_size=4), others=st.integers(0, 15), seed=st.integers(0, 99))
+def test_an_image_at_the_centre_of_the_source_is_the_sources_however_wide_places_are(widths, others, seed):
+    generator = torch.Generator().manual_seed(seed)
+    centres = [8 * torch.randn(DIMENSIONS, generator=generator).double() for _ in widths]
+    places = [HOME, *(Place(centre, width, 64) for centre, width in zip(centres, widths, strict=True))]
+    seen = torch.cat([cloud(others, 7.0, 7.0, seed), torch.zeros(1, DIMENSIONS, dtype=torch.float64)])
+
+    assert route(places, seen, LIMIT)[-1] == 0
+    assert follow(places, seen, 0, LIMIT)[-1] == 0
+
+
+@FEW
+@given(off=st.floats(-3, 3), width=st.floats(10, 90), seed=st.integers(0, 99))
+def test_images_of_a_narrow_domain_inside_a_wide_one_are_its_own(off, width, seed):
+    narrow, wide = learnt(20.0), Place(torch.full((DIMENSIONS,), 20.0 + off, dtype=torch.float64), width, 256)
+    request = torch.cat([cloud(8, 20.0, seed=seed), cloud(8, 20.0 + off, width**0.5, seed + 1)])
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(seed))
+
+    found = route([HOME, narrow, wide], request[order], LIMIT)
+
+    assert found == [1 if row < 8 else 2 for row in order]
+    assert follow([HOME, narrow, wide], request[:1], 0, LIMIT) == [1]
+
+
+@FEW
+@given(before=st.integers(1, 15), shown=st.integers(1, 6), seed=st.integers(0, 99))
+def test_images_before_a_change_are_judged_without_those_after_it(before, shown, seed):
+    seen = torch.cat([cloud(before, seed=seed), cloud(shown, 9.0, seed=seed + 1)])[-RECENT:]
+
+    found = follow([HOME, learnt(9.0)], seen, 0, LIMIT)
+
+    assert found == [0] * (len(seen) - shown) + [1] * shown
