@@ -9,5 +9,6 @@ RATE: Final = "[$__rate_interval]"
 # A stream's state lives in one server, so its series are never added up over servers.
 BY_STREAM: Final = "{{stream}} on {{instance}}"
 
-# The process's own metrics carry no model: this picks the servers of the chosen models, and is always 1.
-OURS: Final = f"* on (job, instance) tta_build_info{{{MODEL}}}"
+# The process's own metrics carry no model: behind them this picks the servers of the chosen models, of which a server
+# may have several. It binds looser than a comparison: what is compared with a number needs brackets around both.
+OURS: Final = f"and on (job, instance) tta_build_info{{{MODEL}}}"

@@ -13,7 +13,7 @@ _NUMBERS: Final = [
         "Servers",
         "Servers that Prometheus reads. 0: nothing is served or nothing is scraped. See whether the pods are "
         "ready, then whether the scrape target is up.",
-        Query(f"count(tta_build_info{{{MODEL}}}) or vector(0)"),
+        Query(f"count(group by (job, instance) (tta_build_info{{{MODEL}}})) or vector(0)"),
         unit="none",
         steps=((None, "red"), (1.0, "green")),
     ),
@@ -74,9 +74,9 @@ _DRIFT: Final = [
     ),
     stat(
         "Servers without a bundle",
-        "Servers whose model has no reference bundle: nothing is told apart, no window is scored, and the guard judges "
-        "numbers and distances only. Run tta-server calibrate and start them again.",
-        Query(f"count(tta_reference_bundle{{{MODEL}}} == 0) or vector(0)"),
+        "Servers of which a chosen model has no reference bundle: nothing is told apart, no window is scored, and the "
+        "guard judges numbers and distances only. Run tta-server calibrate and start them again.",
+        Query(f"count(group by (job, instance) (tta_reference_bundle{{{MODEL}}} == 0)) or vector(0)"),
         unit="none",
         steps=((None, "green"), (1.0, "red")),
     ),
@@ -181,9 +181,9 @@ _DEVICE: Final = [
     ),
     series(
         "Images waiting",
-        "Images in the queue of each server. Over half of engine.max_queue_rows learning is dropped to answer "
-        "faster; at all of it requests get 429. Never back to 0: more comes in than the device can do.",
-        [Query(f"tta_queue_depth_images{{{MODEL}}}", "{{instance}}")],
+        "Images in the queue of each model of a server. Over half of engine.max_queue_rows learning is dropped to "
+        "answer faster; at all of it requests get 429. Never back to 0: more comes in than the device can do.",
+        [Query(f"tta_queue_depth_images{{{MODEL}}}", "{{model}} on {{instance}}")],
         unit="none",
     ),
     series(

@@ -27,6 +27,7 @@ CONFIG = {
     "engine": {"window_rows": 16},
     "guard": {"canary_every": 1, "max_update": 100.0, "max_distance": 100.0},  # a reckless stream is taken back
     "domains": {"max": 16},
+    "repository": {"models": {"second": {"architecture": "glyphs", "device": "cpu"}}},
 }
 PROMETHEUS = """
 global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}
@@ -88,7 +89,7 @@ def families() -> dict[str, set[str]]:
 
 @pytest.fixture(scope="session")
 def live_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Start a server with the stream 'frozen' in mode 'off', and give its address."""
+    """Start a server of two models, with the stream 'frozen' in mode 'off', and give its address."""
     with serving(tmp_path_factory.mktemp("server"), CONFIG) as server:
         yield server.url
 

@@ -14,8 +14,8 @@ from tta_server.settings import Settings
 SERVER = 'model="m",instance="a",job="tta"'
 STREAM = f'{SERVER},stream="door"'
 HOUR = 60
-# What a healthy server shows for an hour, a sample each minute.
-HEALTHY = {
+# What a healthy model of a server shows for an hour, a sample each minute.
+ONE = {
     f"tta_build_info{{{SERVER}}}": "1x60",
     f"tta_reference_bundle{{{SERVER}}}": "1x60",
     f"tta_streams_set_aside{{{SERVER}}}": "0x60",
@@ -44,6 +44,8 @@ HEALTHY = {
     f"tta_samples_offered_total{{{STREAM}}}": "0+64x60",
     f"tta_samples_learnt_total{{{STREAM}}}": "0+32x60",
 }
+OTHER = {series.replace('model="m"', 'model="n"'): values for series, values in ONE.items()}
+HEALTHY = ONE | OTHER
 # A stream that is to learn while it drifts only, and does not drift.
 CALM = {
     f"tta_samples_learnt_total{{{STREAM}}}": "500x60",
@@ -73,12 +75,12 @@ ILL = {
     "TtaWebhooksLost": {f'tta_webhooks_total{{{SERVER},outcome="failed"}}': "0x50 1x9"},
     "TtaNoBundle": {f"tta_reference_bundle{{{SERVER}}}": "0x60"},
     "TtaServerDown": {'up{instance="b",job="tta"}': "1x40 0x19"},
-    "TtaServerAbsent": {f"tta_build_info{{{SERVER}}}": None},
+    "TtaServerAbsent": dict.fromkeys((series for series in HEALTHY if series.startswith("tta_build_info")), None),
 }
 
 
 def case(name: str, changed: dict[str, str | None], fired: set[str]) -> dict:
-    """Return a unit test of promtool's: after an hour of these series, exactly these alerts fire."""
+    """Return a unit test of promtool's: after an hour of a server's two models, exactly these alerts fire."""
     series = {series: values for series, values in (HEALTHY | changed).items() if values}
     samples = [{"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in sorted(fired)]
     return {

@@ -5,6 +5,7 @@ import itertools
 import math
 import re
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 
 import httpx
@@ -25,15 +26,15 @@ Values = dict[str, float]
 
 
 @pytest.fixture(scope="module")
-def query(prometheus) -> Iterator[Callable[[str], list[dict]]]:
-    """Return a function from an expression to what Prometheus finds for it now."""
+def query(prometheus) -> Iterator[Callable[..., list[dict]]]:
+    """Return a function from an expression to what Prometheus finds for it, now or some seconds later."""
     variables = {"model": ".+", "stream": ".+", "__rate_interval": "30s", "__range": "30s"}
 
     with httpx.Client(base_url=prometheus, trust_env=False) as client:
 
-        def ask(expr: str) -> list[dict]:
+        def ask(expr: str, later_s: float = 0) -> list[dict]:
             filled = re.sub(r"\$(\w+)", lambda match: variables[match[1]], expr)
-            answer = client.get("/api/v1/query", params={"query": filled}).json()
+            answer = client.get("/api/v1/query", params={"query": filled, "time": time.time() + later_s}).json()
             assert answer["status"] == "success", f"{answer.get('error')}: {filled}"
             return answer["data"]["result"]
 
@@ -100,6 +101,28 @@ def test_every_panel_shows_data(panels, query, replay, poll):
     poll(all_shown, DEADLINE_S, missing=lambda: empty)
 
 
+def test_a_server_of_two_models_is_one_server(panels, query, replay, poll):
+    titles = ("Servers", "Youngest server", "Memory", "Processor time")
+    (counted, *each) = [panel["targets"][0]["expr"] for title in titles for panel in panels if panel["title"] == title]
+
+    def found() -> list[list[dict]] | None:
+        replay()
+        results = [query(expr) for expr in each]
+        return results if len(query("tta_build_info")) == 2 and all(results) else None
+
+    results = poll(found, DEADLINE_S)
+
+    assert [series["value"][1] for series in query(counted)] == ["1"]
+    assert [len(result) for result in results] == [1, 1, 1]
+
+
+def test_a_start_is_marked_for_two_minutes(dashboard, query, poll):
+    (starts,) = [each["expr"] for each in dashboard["annotations"]["list"] if each["name"] == "Starts"]
+
+    assert poll(lambda: query("process_start_time_seconds and on (instance) tta_build_info"), DEADLINE_S)
+    assert query(starts, later_s=130) == []
+
+
 def test_every_annotation_marks_something(dashboard, query, replay, poll):
     expressions = [annotation["expr"] for annotation in dashboard["annotations"]["list"]]
 
@@ -110,7 +133,7 @@ def test_every_annotation_marks_something(dashboard, query, replay, poll):
     poll(all_marked, DEADLINE_S)
 
 
-def test_the_variables_offer_the_model_and_the_streams(dashboard, prometheus, replay, poll):
+def test_the_variables_offer_the_models_and_the_streams(dashboard, prometheus, replay, poll):
     queries = {variable["name"]: variable["query"] for variable in dashboard["templating"]["list"][1:]}
 
     def offered(name: str) -> set[str]:
@@ -120,7 +143,7 @@ def test_the_variables_offer_the_model_and_the_streams(dashboard, prometheus, re
         return set(answer.json()["data"])
 
     replay()
-    poll(lambda: offered("model") == {"glyphs"} and offered("stream") >= {"camera", "frozen"}, DEADLINE_S)
+    poll(lambda: offered("model") == {"glyphs", "second"} and offered("stream") >= {"camera", "frozen"}, DEADLINE_S)
 
 
 def test_the_panels_tell_a_frozen_stream_from_one_that_learns(panels, query, replay, poll):
