@@ -25,6 +25,8 @@ from tta_server.plain import plain
 REPORT = "write what is known of a stream as a page of its own, for somebody who was not there"
 
 _URL = "http://127.0.0.1:8000"
+_NO_TERMINAL = 1_000_000
+"""How many characters a line may have where it is no terminal's: more than any has."""
 
 Done = tuple[Any, RenderableType]
 """What the server answered, and how it looks on a terminal."""
@@ -109,8 +111,11 @@ def run(options: argparse.Namespace) -> int:
         return 1 if isinstance(error, RefusedError) else 3
     if options.json:
         print(json.dumps(answer, indent=2))
-    else:
-        Console().print(Plain(shown), markup=False, highlight=False, soft_wrap=isinstance(shown, str))
+        return 0
+    console = Console()
+    if not console.is_terminal:
+        console.width = _NO_TERMINAL
+    console.print(Plain(shown), markup=False, highlight=False, crop=False, soft_wrap=isinstance(shown, str))
     return 0
 
 

@@ -4,16 +4,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
-from tta_server.operate.words import answering
+from tta_server.operate.sheet import TIME, Sheet
+from tta_server.operate.words import answering, clock, moment
 
 _LAST_VERDICTS: Final = 10
 _MOST_LAYERS: Final = 5
 
 
-def many(streams: Iterable[Mapping[str, Any]], replica: str = "", drift: Mapping[str, str] | None = None) -> Table:
+def many(streams: Iterable[Mapping[str, Any]], replica: str = "", drift: Mapping[str, str] | None = None) -> Sheet:
     """Return one row for each stream.
 
     Args:
@@ -32,10 +31,8 @@ def many(streams: Iterable[Mapping[str, Any]], replica: str = "", drift: Mapping
             rows[-1].insert(1, drift[each["name"]])
     if drift is not None:
         heads.insert(1, "drift")
-    table = _table(heads, rows)
-    if replica:
-        table.caption = Text(f"of replica {replica} alone: ask each of the others at its own address")
-    return table
+    alone = f"of replica {replica} alone: ask each of the others at its own address" if replica else ""
+    return Sheet(heads, rows, caption=alone)
 
 
 def one(stream: Mapping[str, Any]) -> RenderableType:
@@ -56,16 +53,16 @@ def one(stream: Mapping[str, Any]) -> RenderableType:
         "versions kept": _range(stream["versions_kept"]),
         "domains": ", ".join(stream["domains"]),
     }
-    heads = ["time", "verdict", "cause", "who", "version", "domain", "reason"]
+    heads = [TIME, "verdict", "cause", "who", "version", "domain", "reason"]
     last = [
-        [each["time"], each["verdict"], each["cause"], each["who"], each["version_after"], each["domain"],
+        [moment(each["time"]), each["verdict"], each["cause"], each["who"], each["version_after"], each["domain"],
          each["reason"]]
         for each in stream["verdicts"][-_LAST_VERDICTS:]
     ]  # fmt: skip
-    return Group(_facts(facts), _table(heads, last, "last verdicts, newest last"))
+    return Group(_facts(facts), Sheet(heads, last, "last verdicts, newest last"))
 
 
-def apart(domains: Iterable[Mapping[str, Any]]) -> Table:
+def apart(domains: Iterable[Mapping[str, Any]]) -> Sheet:
     """Return one row for what is at home, and for each domain."""
     rows = [
         [each["id"] + (", now" if each["current"] else ""), each["title"], each["images"], _share(each["share"]),
@@ -73,7 +70,7 @@ def apart(domains: Iterable[Mapping[str, Any]]) -> Table:
         for each in domains
     ]  # fmt: skip
     heads = ["domain", "title", "images", "of late", "steps", "answers", "gain", "distance", "trouble"]
-    return _table(heads, rows)
+    return Sheet(heads, rows)
 
 
 def drifting(drift: Mapping[str, Any]) -> RenderableType:
@@ -82,7 +79,7 @@ def drifting(drift: Mapping[str, Any]) -> RenderableType:
     facts = {
         "stream": drift["stream"],
         "drift": drift["state"],
-        "since": drift["since"],
+        "since": clock(drift["since"]),
         "because of": drift["because"] or "",
         "evidence": f"10^{drift['evidence_decades']:.1f}; a warning from 10^{drift['evidence_of_warning']:.1f}, drift "
         f"from 10^{drift['evidence_of_drift']:.1f}",
@@ -95,9 +92,7 @@ def drifting(drift: Mapping[str, Any]) -> RenderableType:
         "missing": drift["missing"],
     }
     scores = [[each["name"], *map(_number, (each["value"], each["z"], each["p"]))] for each in drift["scores"]]
-    return Group(
-        _facts(facts), _table(["score", "value", "z", "p"], scores, "last window, as the frozen model sees it")
-    )
+    return Group(_facts(facts), Sheet(["score", "value", "z", "p"], scores, "last window, as the frozen model sees it"))
 
 
 def _who(each: Mapping[str, Any]) -> str:
@@ -110,20 +105,8 @@ def _wrong(each: Mapping[str, Any]) -> str:
     return str(each["trouble"] or (each["frozen"] and f"frozen: {each['frozen']}"))
 
 
-def _facts(facts: Mapping[str, str]) -> Table:
-    table = Table(show_header=False)
-    for name, value in facts.items():
-        if value:
-            table.add_row(name, Text(value))
-    return table
-
-
-def _table(heads: Iterable[str], rows: Iterable[Iterable[object]], title: str = "") -> Table:
-    """Return a table; what comes from a server is text, and no markup."""
-    table = Table(*heads, title=title or None, title_justify="left")
-    for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
-    return table
+def _facts(facts: Mapping[str, str]) -> Sheet:
+    return Sheet((), [[name, value] for name, value in facts.items() if value])
 
 
 def _accuracy(found: Mapping[str, Any]) -> str:

@@ -63,6 +63,12 @@ def clock(time: str) -> str:
     return f"{datetime.fromisoformat(time).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if time else ""
 
 
+def moment(time: str) -> str:
+    """Return the same for a column of times: without the zone, and without the year if it is this one."""
+    this_year, shown = f"{datetime.now(UTC):%Y-}", clock(time).removesuffix(" UTC")
+    return shown.removeprefix(this_year)
+
+
 def drifting(drift: Mapping[str, Any]) -> str:
     """Say whether a stream's input drifts, since when, and what says so."""
     since, because = f"since {clock(drift['since'])}", CAUSES.get(drift["because"], str(drift["because"]))
