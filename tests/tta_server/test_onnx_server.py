@@ -98,4 +98,5 @@ def test_everything_else_is_refused_with_the_reason_and_what_the_bundle_lacks_is
     told = started(folder)
     assert "onnx: the model is a file of it" in told
     assert "no style (needs a normalisation layer" in told
+    assert "learn in the shadow" not in told  # the adapter learns nothing
     assert "nothing in it can be moved" in told

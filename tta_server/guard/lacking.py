@@ -9,7 +9,7 @@ _FEATURES = "the guard cannot tell where a stream is worse than the frozen model
 _NULL = "drift scores have nothing to be compared with"
 
 COSTS: Mapping[str, str] = {
-    "style": "inputs cannot be told apart, so that streams only learn in the shadow unless domains.max is 1",
+    "style": "inputs cannot be told apart, so that what streams learn answers only if domains.max is 1",
     "statistics": "an input's own normalisation statistics replace the source's whether or not the network gains by it",
     "canary": "the guard cannot check what a stream has learnt on labelled images",
     "atc": "the guard takes answers for credible as if the frozen model were right on 95% of the source images",

@@ -163,6 +163,8 @@ def assemble(
     space = _space(reference, settings.domains)
     guard = _guards(steps, reference, settings)
     methods = Methods(backbone, reference, adapter, guard)
+    if settings.domains.max > 1 and space is None and methods.default.initial:  # else there is nothing to learn
+        _say_that_all_is_one(reference)
     source = adapters.create("source")
     shelf = Shelf(storage.keeper, backbone, reference, space)
     ledger = Ledger(settings.streams.recent_bytes)
@@ -206,16 +208,22 @@ def _statistics(reference: Reference | None, settings: Settings) -> dict[str, An
 
 def _space(reference: Reference | None, settings: DomainsSettings) -> StyleSpace | None:
     """Return where styles are compared; None if domains are not to be told apart, or cannot be."""
-    if settings.max == 1:
-        return None
-    if reference is None or PART not in reference.parts:
-        log.warning(
-            "the model has no reference bundle with styles, so that inputs cannot be told apart: streams learn in "
-            "the shadow, and the frozen model answers. Make the bundle with 'tta-server calibrate', or of the next "
-            "images by POST /v1/calibrate; or set domains.max to 1 to answer from what is learnt from everything"
-        )
+    if settings.max == 1 or reference is None or PART not in reference.parts:
         return None
     return StyleSpace.of(reference)
+
+
+def _say_that_all_is_one(reference: Reference | None) -> None:
+    """Warn who has domains told apart, and a bundle that cannot do it."""
+    why = reference.about.get("left_out", {}).get(PART, "") if reference else ""
+    lacking = f"the model's bundle has no style ({why})" if why else "the model has no reference bundle with a style"
+    make = "make the bundle with 'tta-server calibrate', or of the next images by POST /v1/calibrate; or "
+    log.warning(
+        "%s, so that inputs cannot be told apart: streams learn in the shadow, and the frozen model answers; %sset "
+        "domains.max to 1 to answer from what is learnt from everything",
+        lacking,
+        "" if why else make,
+    )
 
 
 def _expect_no_wait_for_drift(settings: Settings) -> None:
