@@ -133,7 +133,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "config": ("print the configuration in force, as YAML", _config),
     "models": ("list the embedded networks and torchvision's; docs/networks.md says what else can be served", _models),
     "inspect": ("try a model: how it is read, what is shared, which adapters it can have", _inspect),
-    "calibrate": ("make a model's reference bundle from labelled images", _calibrate),
+    "calibrate": ("make a model's reference bundle from source images, labelled or not", _calibrate),
     "evaluate": ("compare adapters on your model and your data", _evaluate),
     "export": ("write a model as ONNX files", _export),
     "replay": ("rebuild a stream's state from the audit log and kept windows", _replay),
@@ -147,7 +147,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
 def _configuration(parser: argparse.ArgumentParser) -> None:
     from tta_server.settings_file import add_model_options, add_runtime_option
 
-    add_model_options(parser)
+    add_model_options(parser, whole=True)
     add_runtime_option(parser)
     add = parser.add_argument
     add("--host", help="address to listen on")

@@ -31,15 +31,17 @@ _MODEL_OPTIONS = (
 _RUNTIME = "runtime"
 
 
-def add_model_options(parser: argparse.ArgumentParser, positional: bool = False) -> None:
+def add_model_options(parser: argparse.ArgumentParser, positional: bool = False, whole: bool = False) -> None:
     """Add the options that say which model is meant: the same for every command.
 
     Args:
         parser: Of the command.
         positional: Whether the architecture is the command's argument, in place of an option.
+        whole: Whether the command reads all of the configuration.
     """
     add = parser.add_argument
-    add("--config", type=Path, help="YAML file whose section 'model' counts (default: the one that TTA_CONFIG names)")
+    file = "YAML file with the configuration" if whole else "YAML file whose section 'model' counts"
+    add("--config", type=Path, help=f"{file} (default: the one that TTA_CONFIG names)")
     sources = "'glyphs', a torchvision classifier, timm/NAME, hf/FOLDER, FILE.onnx/.pt/.pt2 or package.module:factory"
     if positional:
         add("model", nargs="?", help=f"architecture: {sources} (default: the configuration's)")

@@ -293,3 +293,13 @@ def test_a_public_address_with_tokens_is_not(capsys, tmp_path):
     said = complaint(capsys, "serve", "--host", "0.0.0.0", "--port", "0", "--config", str(path))
 
     assert "none.json' cannot be read: No such file" in said
+
+
+def test_of_its_file_a_server_takes_all_and_a_command_about_a_model_its_section(capsys):
+    said = {}
+    for name in ("serve", "config", "calibrate"):
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        said[name] = "section 'model'" in " ".join(capsys.readouterr().out.split())
+
+    assert said == {"serve": False, "config": False, "calibrate": True}
