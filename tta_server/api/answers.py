@@ -208,7 +208,6 @@ class StreamAbout(Told):
     images_in_window: int
     entropy_ratio: float | None = Field(description="Recent mean entropy of its answers, of the highest there is.")
     confidence_ratio: float | None
-    state_bytes: int
     last_verdict: LastVerdict | None
     in_memory: bool
     trouble: str = Field(description="Why it is set aside and answers nobody; empty if it is not.")
@@ -243,7 +242,9 @@ class StreamDetails(StreamAbout):
     """Everything about a stream."""
 
     dropped: dict[str, int] = Field(description="Images that were not learnt from, by reason.")
-    bytes: dict[StateKind, int] = Field(description="Memory that it takes.")
+    bytes: dict[StateKind, int] = Field(
+        description="Memory: of its state, without what all streams share; of other versions kept; of images that wait."
+    )
     versions_kept: list[int]
     verdicts: list[LastVerdict] = Field(description="The last ones, newest last.")
     domains: list[str] = Field(description="Names of its domains, the oldest first.")

@@ -127,7 +127,6 @@ class StreamAbout(TypedDict):
     images_in_window: int
     entropy_ratio: float | None
     confidence_ratio: float | None
-    state_bytes: int
     last_verdict: LastVerdict | None
     in_memory: bool
     trouble: str
@@ -177,7 +176,6 @@ class StreamDetails(TypedDict):
     images_in_window: int
     entropy_ratio: float | None
     confidence_ratio: float | None
-    state_bytes: int
     last_verdict: LastVerdict | None
     in_memory: bool
     trouble: str

@@ -16,7 +16,6 @@ from tta_server.errors import BadRequest, NotReady
 from tta_server.guard.record import estimated_gain
 from tta_server.guard.verdict import Memory
 from tta_server.models import Backbone, Reference, Tensors
-from tta_server.models.backbone import size_bytes
 from tta_server.storage.keeper import Keeper
 from tta_server.streams.history import Kept
 from tta_server.streams.located import Located, go_on, locate, name_space, stored_place, stored_whereabouts, tensors_of
@@ -119,7 +118,7 @@ class Shelf:
         method = methods.prepare(section) if section else methods.default
         found = self._contents(data, method)
         mode = "off" if found.stored.frozen else modes.of(name, found.stored.mode, found.stored.mode_s)[0]
-        summary = found.stored.summary(name, mode, method.adapter.name, size_bytes(found.state))
+        summary = found.stored.summary(name, mode, method.adapter.name)
         summary = replace(summary, state_version=max(summary.state_version, least_version))
         # One that answered from one state before domains were told apart goes on as it was.
         one_state = found.stored.steps and not found.stored.learnt_unseen

@@ -205,7 +205,7 @@ class Stored:
         content: dict[str, Any] = _RECORD.dump_python(self, mode="json")
         return content
 
-    def summary(self, name: str, mode: Mode, adapter: str, state_bytes: int) -> Summary:
+    def summary(self, name: str, mode: Mode, adapter: str) -> Summary:
         """Return what lists say of the stream while it is on disk only; who answers is for the caller to say."""
         return Summary(
             name=name,
@@ -221,7 +221,6 @@ class Stored:
             images_in_window=len(self.window),
             entropy_ratio=self.entropy_ratio,
             confidence_ratio=self.confidence,
-            state_bytes=state_bytes,
             last_verdict=self.verdicts[-1] if self.verdicts else None,
             in_memory=False,
         )

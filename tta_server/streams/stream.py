@@ -306,7 +306,6 @@ class Stream:
             images_in_window=len(self.window),
             entropy_ratio=self.entropy_ratio,
             confidence_ratio=self.confidence,
-            state_bytes=self.state_bytes,
             last_verdict=self.verdicts[-1] if self.verdicts else None,
         )
 

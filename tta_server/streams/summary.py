@@ -27,7 +27,6 @@ class Summary:
         images_in_window: Images that wait to be learnt from.
         entropy_ratio: Recent mean entropy of the answers over ln K; None before the first.
         confidence_ratio: Recent mean probability of the predicted class; None before the first.
-        state_bytes: Size of its state.
         last_verdict: The newest of its verdicts.
         in_memory: Whether it is there; else it is on disk only.
         trouble: Why it is set aside; empty if it is not.
@@ -49,7 +48,6 @@ class Summary:
     images_in_window: int = 0
     entropy_ratio: float | None = None
     confidence_ratio: float | None = None
-    state_bytes: int = 0
     last_verdict: Mapping[str, Any] | None = None
     in_memory: bool = True
     trouble: str = ""
