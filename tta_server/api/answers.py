@@ -242,9 +242,7 @@ class StreamDetails(StreamAbout):
     """Everything about a stream."""
 
     dropped: dict[str, int] = Field(description="Images that were not learnt from, by reason.")
-    bytes: dict[StateKind, int] = Field(
-        description="Memory: of its state, without what all streams share; of other versions kept; of images that wait."
-    )
+    bytes: dict[StateKind, int] = Field(description="Memory: of its state, of other versions, of images that wait.")
     versions_kept: list[int]
     verdicts: list[LastVerdict] = Field(description="The last ones, newest last.")
     domains: list[str] = Field(description="Names of its domains, the oldest first.")
