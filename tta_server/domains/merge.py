@@ -12,7 +12,7 @@ from tta_server.domains.place import MEMORY_IMAGES, Place
 from tta_server.domains.route import reach
 
 
-def alike(places: Sequence[Place], limit: float, apart: Collection[Place] = ()) -> tuple[int, int] | None:
+def alike(places: Sequence[Place], limit: float, moved: Collection[int] | None = None) -> tuple[int, int] | None:
     """Return the two domains that are most alike, if they are to be one.
 
     They are if the centre of one lies within reach of the other, as images do that are answered there, by the measure
@@ -22,17 +22,15 @@ def alike(places: Sequence[Place], limit: float, apart: Collection[Place] = ()) 
     Args:
         places: Of the known domains, the source's first: it takes in nobody.
         limit: As for `route`.
-        apart: Those of which no two are one, as is known from before.
+        moved: Indices of those that were elsewhere when no two were one; None compares all.
 
     Returns:
         Indices of `places`: of the domain that stays, which more images are of, and of the one that joins it.
     """
-    known = set(map(id, apart))
-    moved = [id(place) not in known for place in places]
     found = [
         (distance, one, other)
         for one, other in combinations(range(1, len(places)), 2)
-        if (moved[one] or moved[other])
+        if (moved is None or one in moved or other in moved)
         and (distance := places[one].between(places[other])) < _near_enough(places[one], places[other], limit)
     ]
     if not found:

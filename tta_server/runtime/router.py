@@ -74,7 +74,7 @@ class Router:
         self._most = most
         self._registry = registry
         self._news = news
-        self._apart: WeakKeyDictionary[Stream, Sequence[Place]] = WeakKeyDictionary()  # domains, when none were alike
+        self._apart: WeakKeyDictionary[Stream, Mapping[str, Place]] = WeakKeyDictionary()  # when none were alike
         self._source = Place.source(len(self._space.mean), self._space.images)
 
     @property
@@ -147,10 +147,11 @@ class Router:
         if not whereabouts_of(stream).current:
             return
         known = self._registry.domains(stream.name)
-        places = tuple(known.values())
-        pair = alike([self._source, *places], self._space.limit, self._apart.get(stream, ()))
+        before = self._apart.get(stream, {})
+        moved = {index for index, (name, place) in enumerate(known.items(), 1) if before.get(name) is not place}
+        pair = alike([self._source, *known.values()], self._space.limit, moved)
         if not pair:
-            self._apart[stream] = places
+            self._apart[stream] = known
             return
         kept, gone = ([*known][index - 1] for index in pair)
         if {kept, gone} & self._registry.learning:
