@@ -131,9 +131,9 @@ class Disk:
         with contextlib.suppress(FileNotFoundError):
             target.rmdir() if target.is_dir() else target.unlink()
 
-    def listing(self, folder: str) -> list[Found]:
+    def listing(self, folder: str, prefix: str = "") -> list[Found]:
         """Return what is in a folder."""
-        return sorted(found for found in self._all(folder) if not found.name.endswith(_UNFINISHED))
+        return sorted(found for found in self._all(folder, prefix) if not found.name.endswith(_UNFINISHED))
 
     def sweep(self, folder: str) -> None:
         """Remove unfinished files, if nobody else can be at work on them."""
@@ -179,9 +179,9 @@ class Disk:
             return False
         return os.path.samestat(there, os.fstat(lock))
 
-    def _all(self, folder: str) -> Iterator[Found]:
+    def _all(self, folder: str, prefix: str) -> Iterator[Found]:
         with contextlib.suppress(FileNotFoundError), os.scandir(self._root / folder) as entries:
-            for entry in entries:
+            for entry in (each for each in entries if each.name.startswith(prefix)):
                 with contextlib.suppress(FileNotFoundError):  # removed since
                     facts = entry.stat(follow_symlinks=False)
                     is_folder = entry.is_dir(follow_symlinks=False)

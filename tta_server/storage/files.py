@@ -62,8 +62,11 @@ class Files(Protocol):
         """Remove a file or an empty folder, if it is there."""
         ...
 
-    def listing(self, folder: str) -> list[Found]:
-        """Return what is in a folder, sorted by name, without unfinished files; empty if there is no such folder."""
+    def listing(self, folder: str, prefix: str = "") -> list[Found]:
+        """Return what is in a folder and begins with `prefix`, sorted by name, but for unfinished files.
+
+        Where there is no such folder nothing is in it.
+        """
         ...
 
     def sweep(self, folder: str) -> None:

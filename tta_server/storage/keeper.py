@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from tta_server.storage.audit import Audit, Entry
+from tta_server.storage.eraser import Eraser
 from tta_server.storage.owners import LostError
 from tta_server.storage.pending import KeptWindow, Make, Pending, Snapshot, UnsavedState, fail, settle
 from tta_server.storage.rounds import Rounds
@@ -46,6 +47,7 @@ class Keeper:
         self._silence = Silence()
         self._changed = threading.Condition()
         self._pending = Pending()
+        self._eraser = Eraser(store, self._pending, self._silence, self._changed, retry_s)
         self._busy = False
         self._missing = ""  # what had not been written when it was closed
         self._hurry = 0  # how many wait until it is written
@@ -61,6 +63,8 @@ class Keeper:
             OSError: If the folder cannot be written.
         """
         self._store.claim()
+        for name in self._store.unerased:
+            self._pending.erase(name, 0, Future())
         self._thread.start()
         threading.Thread(target=self._silence.watch, args=(self._ended,), name="keeper's watch", daemon=True).start()
 
@@ -121,7 +125,7 @@ class Keeper:
             ValueError: If there are files, but none of them is whole.
         """
         with self._changed:
-            state, deleted = self._pending.states.get(name), name in self._pending.erasures
+            state, deleted = self._pending.states.get(name), self._pending.erases(name)
         if state:
             return state.make()
         if deleted:
@@ -142,8 +146,8 @@ class Keeper:
         """Forget what waits of a stream and erase its files.
 
         Returns:
-            Done, or the OSError; after an error it is tried again with each round, and until then nothing is written of
-            a stream that has the name anew. Where another server may have the name by then it is not tried again.
+            Done, or the OSError; after an error it is tried again. Until it is done nothing is written of a stream that
+            has the name anew; but in a shared place it is, and what was left is no more of it, see `Eraser`.
 
         Raises:
             OSError: If the keeper is closed.
@@ -232,7 +236,8 @@ class Keeper:
         while True:
             with self._changed:
                 while not (self._closed or self._is_due()):
-                    wait_s = self._rounds.due_s - time.monotonic() if self._pending else _HOLD_EVERY_S
+                    idle_s = _HOLD_EVERY_S if self._eraser.due_in_s is None else self._eraser.due_in_s
+                    wait_s = self._rounds.due_s - time.monotonic() if self._pending else idle_s
                     if not self._changed.wait(wait_s) and not self._pending:
                         break
                 if self._closed:
@@ -267,11 +272,14 @@ class Keeper:
     def _refuse(self, error: Exception) -> None:
         """Tell whoever waits for an answer why there is none."""
         with self._changed:
+            left = {name: each.generation for name, each in self._pending.erasures.items()}
             futures = self._pending.refuse(again=not self.shared)
+        for name, generation in left.items() if self.shared and not self._closed else ():
+            self._eraser.leave(name, generation, error)
         fail(futures, error)
 
     def _round(self) -> None:
-        problems = [self._erase(name) for name in list(self._pending.erasures)]
+        problems = self._eraser.erase()
         self._write_snapshots()
         with self._changed:  # at one moment: no state here is newer than the lines
             windows, lines, states = self._pending.kept()
@@ -284,25 +292,6 @@ class Keeper:
         problems += write_each(states.items(), lambda item: self._write_state(*item), hurried, ended)
         for problem in filter(None, problems):
             raise problem
-
-    def _erase(self, name: str) -> Exception | None:
-        with self._changed:
-            erasure = self._pending.begin_erasure(name)
-        if erasure is None:
-            return None
-        try:
-            with self._silence.waiting():
-                self._store.delete(name, erasure.generation)
-        except Exception as error:
-            with self._changed:
-                if self.shared:
-                    self._pending.end_erasure(name)
-            fail(erasure.futures, error)
-            return error
-        with self._changed:
-            self._pending.end_erasure(name)
-        settle(erasure.futures, None)
-        return None
 
     def _write_snapshots(self) -> None:
         for snapshot in list(self._pending.snapshots):

@@ -106,14 +106,15 @@ class ObjectStore:
             at = self._at(path)
             self._filesystem.rmdir(at) if self._filesystem.isdir(at) else self._filesystem.rm_file(at)
 
-    def listing(self, folder: str) -> list[Found]:
-        """Return what is under a prefix."""
+    def listing(self, folder: str, prefix: str = "") -> list[Found]:
+        """Return what is in a folder, which is itself a prefix."""
         try:
             with _asked():
                 infos = self._filesystem.ls(self._at(folder), detail=True)
         except FileNotFoundError:
             return []
-        return sorted(_found(info) for info in infos if info["name"].rstrip("/") != self._at(folder))
+        known = [_found(info) for info in infos if info["name"].rstrip("/") != self._at(folder)]
+        return sorted(found for found in known if found.name.startswith(prefix))
 
     def sweep(self, folder: str) -> None:
         """Do nothing: nothing unfinished is ever visible."""

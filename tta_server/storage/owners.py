@@ -78,14 +78,15 @@ class Owners:
             erasing: If what is there of it is to count no more, the generation of the owner who erases it.
 
         Raises:
-            LostError: If it is to be erased, and another server has taken it since.
+            LostError: If it is to be erased, and another server has taken it since, or this one and has written it.
             OSError: If it cannot be done now.
         """
         while True:
             known, written = self._looked(stream)
             before = known or Ownership(written, "")  # a copy of the place may lack the record
-            if erasing is not None and before.generation > erasing and before.replica != self._replica:
-                raise LostError(f"stream '{stream}' belongs to another server now")
+            is_others = before.replica != self._replica or (erasing is not None and written > erasing)
+            if erasing is not None and before.generation > erasing and is_others:
+                raise LostError(f"stream '{stream}' was taken by another server since")
             generation = before.generation + 1
             floor = before.floor if erasing is None else generation
             mine = Ownership(generation, self._replica, floor, self._address)

@@ -118,6 +118,10 @@ class Pending:
         before = self.erasures.get(name)
         self.erasures[name] = Erasure(generation, [*(before.futures if before else ()), future])
 
+    def erases(self, name: str) -> bool:
+        """Say whether a stream or domain is to be erased; a domain is with its stream."""
+        return name in self.erasures or name.partition("@")[0] in self.erasures
+
     def begin_erasure(self, name: str) -> Erasure | None:
         """Return an erasure and who waits for it, nobody waits any more; None if it was given up meanwhile."""
         if erasure := self.erasures.get(name):
@@ -139,8 +143,8 @@ class Pending:
 
     def kept(self) -> tuple[list[KeptWindow], list[Entry], dict[str, UnsavedState]]:
         """Return the windows, lines and states as they are now, but for streams that are yet to be erased."""
-        windows = [window for window in self.windows if window.stream not in self.erasures]
-        return windows, list(self.lines), {name: s for name, s in self.states.items() if name not in self.erasures}
+        windows = [window for window in self.windows if not self.erases(window.stream)]
+        return windows, list(self.lines), {name: s for name, s in self.states.items() if not self.erases(name)}
 
     def wrote_lines(self, lines: Sequence[Entry]) -> None:
         """Forget lines; some may have been given up meanwhile."""
@@ -185,8 +189,10 @@ def fail(futures: "Iterable[Future[Any]]", error: BaseException) -> None:
 
 
 def together(futures: Sequence["Future[None]"]) -> "Future[None]":
-    """Return what is done once all of these are, one at least; if some fail, with the error of one."""
+    """Return what is done once all of these are; if some fail, with the error of one."""
     whole: Future[None] = Future()
+    if not futures:
+        whole.set_result(None)
     left, turn = len(futures), threading.Lock()
 
     def ended(_: "Future[None]") -> None:

@@ -13,19 +13,17 @@ Where several servers share the place, each stream has an owner (`owners.py`). F
 manifest is his own, and what is written after he has lost the stream is taken back.
 """
 
-import contextlib
 import errno
 import hashlib
 import logging
 import re
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from tta_server.names import STREAM_OR_DOMAIN_NAME, stream_or_domain_name
-from tta_server.storage.failpoints import failpoint
 from tta_server.storage.files import Files, Found
 from tta_server.storage.manifest import (
     SUFFIX,
@@ -40,7 +38,8 @@ from tta_server.storage.manifest import (
     of_kind,
 )
 from tta_server.storage.objects import open_files
-from tta_server.storage.owners import PER_GENERATION, Owners, generation_of
+from tta_server.storage.owners import Owners, generation_of
+from tta_server.storage.removal import ERASED, domains_of, erase, erase_older, erase_shared, family, is_erased, tree
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +47,6 @@ _DIGEST = re.compile(r"[0-9a-f]{16,64}")
 _SECRET = "secret"  # noqa: S105 (its name)
 _TURNS = 64  # names that share a lock wait for one another without need, which costs next to nothing
 _INPUTS = "inputs"
-_ERASED = "erased"  # a stream's folder with this file in it is no more: what is left goes at the next start
 
 
 class Store:
@@ -58,6 +56,7 @@ class Store:
         files: Where it is kept.
         replica: What this server is called among those that share the place; empty if it is alone.
         owners: Who has which stream, if the place is shared.
+        unerased: Streams and domains of which `claim` found that they are erased, and could not remove the rest.
     """
 
     def __init__(
@@ -87,6 +86,7 @@ class Store:
         self.files: Files = open_files(url)
         self.replica = replica
         self.owners = Owners(self.files, replica, address)
+        self.unerased: list[str] = []
         self._keep: dict[Kind, int] = {"state": keep, "snapshot": keep_snapshots}
         self._inputs_max_bytes = inputs_max_bytes
         self._damaged: set[str] = set()  # found so: not counted as kept, gone with the next save
@@ -105,8 +105,13 @@ class Store:
             listing = self.files.listing(folder)
             if any(found.name == _INPUTS for found in listing):
                 self.files.sweep(f"{folder}/{_INPUTS}")
-            if _is_erased(listing):
-                self._erase(folder)
+            if is_erased(listing):
+                name = folder.partition("/")[2]
+                try:
+                    erase(self.files, name)
+                except OSError as error:
+                    log.warning("'%s' is erased, but its files cannot be removed yet: %s", name, error)
+                    self.unerased.append(name)
 
     def hold(self) -> None:
         """Make sure that the store is still this process's.
@@ -127,7 +132,26 @@ class Store:
     def may_exist(self, stream: str) -> bool:
         """Say whether anything is kept of a stream, or a server has it that may have written nothing yet."""
         owner = self.owners.newest(stream)
-        return self.is_kept(stream) or (owner is not None and owner.floor < owner.generation)
+        had = owner is not None and owner.floor < owner.generation
+        return had or self.is_kept(stream) or bool(domains_of(self.files, stream))
+
+    def take(self, stream: str) -> tuple[int, bool, list[str]]:
+        """Take a stream over, whoever has it, and clear away what is left of an earlier one that was erased.
+
+        Returns:
+            The generation, whether there were files, be it such that are cleared away, and of which domains there are.
+
+        Raises:
+            OSError: If it cannot be done now; not if only what counts no more cannot be cleared away.
+        """
+        mine = self.owners.acquire(stream)
+        there = self.is_kept(stream) or bool(domains_of(self.files, stream))
+        if there and mine.floor:
+            try:  # if nobody has had it since, nothing that is there is anybody's
+                erase_older(self.files, stream, mine.floor, nameless=mine.generation == mine.floor + 1)
+            except OSError as error:
+                log.warning("what was erased of '%s' is still there: %s", stream, error)
+        return mine.generation, there, domains_of(self.files, stream)
 
     def secret(self) -> str:
         """Return what only those know who share the place; the first who asks makes it up."""
@@ -136,8 +160,14 @@ class Store:
 
     def names(self) -> list[str]:
         """Return the streams that a state or snapshot is kept of, sorted."""
-        names = (folder.partition("/")[2] for folder in self._folders())
-        return [name for name in names if self._files(name, self.files.listing(_folder(name)), {})]
+        names, erased = list[str](), set[str]()
+        for name in sorted(folder.partition("/")[2] for folder in self._folders()):  # a stream before its domains
+            listing = self.files.listing(_folder(name))
+            if is_erased(listing):
+                erased.add(name)
+            elif name.partition("@")[0] not in erased and self._files(name, listing, {}):
+                names.append(name)
+        return names
 
     def save(self, name: str, version: int, data: bytes, generation: int = 0) -> str:
         """Keep the state of a stream; older ones beyond `keep` go.
@@ -208,7 +238,7 @@ class Store:
             return None
 
     def delete(self, name: str, generation: int = 0) -> None:
-        """Erase everything of a stream, or of a domain of one; once begun, a crash does not bring it back.
+        """Erase everything of a stream with its domains, or of a domain; once begun, a crash does not bring it back.
 
         In a shared place a stream gets a new owner who has nothing; what an earlier one still writes does not count. A
         domain is gone once its stream's file says so.
@@ -218,21 +248,20 @@ class Store:
             generation: As for `save`.
 
         Raises:
-            LostError: If another server has the stream.
+            LostError: If another server has the stream, and has it since before it was erased.
             OSError: If it cannot be erased now; it may then be half gone, and a second call goes on.
         """
         with self._turn(name):
-            folder = _folder(name)
             if self.replica:
-                self._erase_shared(name, generation)
-            elif self.files.listing(folder):
-                self.files.write(f"{folder}/{_ERASED}", b"")
-                self._erase(folder)
+                erase_shared(self.files, self.owners, stream_or_domain_name(name), generation)
+            elif any(self.files.listing(_folder(each)) for each in family(self.files, name)):
+                self.files.write(f"{_folder(name)}/{ERASED}", b"")
+                erase(self.files, name)
 
     def used_bytes(self, name: str = "", inputs: bool = False) -> int:
         """Return the size of everything that is kept of one stream, of its windows alone, or of all."""
         folders = [f"{_folder(name)}/{_INPUTS}" if inputs else _folder(name)] if name else self._folders()
-        return sum(found.size_bytes for folder in folders for _, found in self._tree(folder))
+        return sum(found.size_bytes for folder in folders for _, found in tree(self.files, folder))
 
     def _turn(self, name: str) -> threading.RLock:
         """Return what whoever reads or writes a stream holds meanwhile."""
@@ -243,8 +272,8 @@ class Store:
             folder = _folder(name)
             self.owners.expect(name, generation)
             listing = self.files.listing(folder)
-            if _is_erased(listing):
-                self._erase(folder)
+            if is_erased(listing):
+                erase(self.files, name)
                 listing = self.files.listing(folder)
             manifest = manifest_name(generation)
             others = [one.name for one in listing if manifest_generation(one.name) not in (None, generation)]
@@ -268,22 +297,6 @@ class Store:
                 self.files.remove(f"{folder}/{each}")
             return id
 
-    def _erase_shared(self, name: str, generation: int) -> None:
-        """Erase what owners up to a generation wrote; of a stream, have a new owner be one of nothing."""
-        folder, is_domain = _folder(name), "@" in name
-        if is_domain:
-            self.owners.expect(name, generation)
-        else:
-            generation = self.owners.acquire(name, erasing=generation).generation - 1
-        for path, found in list(self._tree(folder)):
-            saved = from_name(found, None)
-            newer = saved is not None and saved.sequence >= (generation + 1) * PER_GENERATION
-            if not newer and not generation_of(found.name):
-                self.files.remove(path)
-        if is_domain:
-            with contextlib.suppress(OSError):  # somebody's unfinished file may be in it
-                self.files.remove(folder)
-
     def _saved(self, name: str, listing: list[Found] | None = None) -> list[Saved]:
         """Return what files there are, oldest first, with what the manifest says of them."""
         with self._turn(name):
@@ -293,7 +306,7 @@ class Store:
 
     def _files(self, name: str, listing: list[Found], known: Mapping[str, Saved]) -> list[Saved]:
         """Return what of a listing counts, oldest first, with what is known of each beside its name."""
-        if _is_erased(listing):
+        if is_erased(listing):
             return []
         saved = [from_name(found, known.get(found.name)) for found in listing]
         counted = [one for one in saved if one and self.owners.counts(name, one.sequence)]
@@ -316,26 +329,6 @@ class Store:
     def _folders(self) -> list[str]:
         there = self.files.listing("streams")
         return [f"streams/{one.name}" for one in there if one.is_folder and STREAM_OR_DOMAIN_NAME.fullmatch(one.name)]
-
-    def _erase(self, folder: str) -> None:
-        for path, found in self._tree(folder):
-            if found.name != _ERASED and not (self.replica and generation_of(found.name)):
-                self.files.remove(path)
-                failpoint("store.mid_erase")
-        self.files.remove(f"{folder}/{_ERASED}")
-        if not self.replica:
-            self.files.remove(folder)
-
-    def _tree(self, folder: str) -> Iterator[tuple[str, Found]]:
-        """Yield every path under `folder`, a folder after what is in it."""
-        for found in self.files.listing(folder):
-            if found.is_folder:
-                yield from self._tree(f"{folder}/{found.name}")
-            yield f"{folder}/{found.name}", found
-
-
-def _is_erased(listing: list[Found]) -> bool:
-    return any(found.name == _ERASED for found in listing)
 
 
 def _folder(name: str) -> str:

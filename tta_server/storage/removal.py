@@ -1,0 +1,82 @@
+"""What goes of a folder when a stream or a domain is erased."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from tta_server.storage.failpoints import failpoint
+from tta_server.storage.files import Files, Found
+from tta_server.storage.manifest import from_name, manifest_generation
+from tta_server.storage.owners import PER_GENERATION, Owners, generation_of
+
+ERASED: Final = "erased"
+"""A stream's folder with this file in it is no more, nor are those of its domains: what is left goes later."""
+
+
+def is_erased(listing: Sequence[Found]) -> bool:
+    """Say whether a folder with these files in it is no more."""
+    return any(found.name == ERASED for found in listing)
+
+
+def tree(files: Files, folder: str) -> Iterator[tuple[str, Found]]:
+    """Yield every path under `folder`, a folder after what is in it."""
+    for found in files.listing(folder):
+        if found.is_folder:
+            yield from tree(files, f"{folder}/{found.name}")
+        yield f"{folder}/{found.name}", found
+
+
+def domains_of(files: Files, stream: str) -> list[str]:
+    """Return the domains of a stream of which there are files, whatever the stream says of them."""
+    names = [found.name for found in files.listing("streams", f"{stream}@") if found.is_folder]
+    return [name for name in names if files.listing(f"streams/{name}")]
+
+
+def family(files: Files, name: str) -> list[str]:
+    """Return what goes with a stream, itself last; a domain goes alone."""
+    return [*([] if "@" in name else domains_of(files, name)), name]
+
+
+def erase(files: Files, name: str) -> None:
+    """Erase a stream or domain that has the mark of an erased one, which goes last."""
+    for folder in (f"streams/{one}" for one in family(files, name)):
+        for path, found in list(tree(files, folder)):
+            if found.name != ERASED:
+                files.remove(path)
+                failpoint("store.mid_erase")
+        files.remove(f"{folder}/{ERASED}")
+        files.remove(folder)
+
+
+def erase_shared(files: Files, owners: Owners, name: str, generation: int) -> None:
+    """Erase what owners up to a generation wrote; of a stream, have a new owner be one of nothing."""
+    stream, _, is_domain = name.partition("@")
+    owner, nameless = owners.newest(stream), True
+    if owner and owner.floor > generation:  # that was done, and this is what is left
+        end, nameless = owner.floor, owner.generation == owner.floor
+    elif is_domain:
+        owners.expect(name, generation)
+        end = generation + 1
+    else:
+        end = owners.acquire(name, erasing=generation).floor
+    erase_older(files, name, end, nameless)
+
+
+def erase_older(files: Files, name: str, generation: int, nameless: bool) -> None:
+    """Erase what owners of a stream or domain before a generation wrote, but for their records.
+
+    Args:
+        files: Where.
+        name: The stream or domain.
+        generation: The first whose files stay.
+        nameless: Whether files whose names do not say of which generation they are go, too.
+    """
+    for folder in (f"streams/{one}" for one in family(files, name)):
+        for path, found in list(tree(files, folder)):
+            saved, manifest = from_name(found, None), manifest_generation(found.name)
+            written = saved.sequence // PER_GENERATION if saved else manifest
+            if not generation_of(found.name) and (nameless if written is None else written < generation):
+                files.remove(path)
+        if "@" in folder:
+            with contextlib.suppress(OSError):  # somebody's file may be in it
+                files.remove(folder)
