@@ -42,7 +42,8 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     async def delete_domain(name: StreamPath, number: DomainPath, request: Request) -> None:
         """Erase everything of a domain; the next image that looks like its images opens a new one."""
         who = callers.who(request)
-        await erased(await served.command(name, lambda c: c.delete(c.domains.named(name, number), who)))
+        files = await served.command(name, lambda c: c.delete(c.domains.named(name, number), who))
+        await erased(files, "it is gone", "its files")
 
     @routes.post("/{number}/offer", **told(DomainsOpened, 400, 404, 409, status=201))
     async def offer_domain(name: StreamPath, number: DomainPath, asked: Offer, request: Request) -> dict[str, Any]:

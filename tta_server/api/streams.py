@@ -91,7 +91,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     async def delete_stream(name: StreamPath, request: Request) -> None:
         """Erase everything of a stream: memory, files and metric series; its lines of the audit log stay."""
         who = callers.who(request)
-        await erased(await served.command(name, lambda c: c.delete(name, who)))
+        await erased(await served.command(name, lambda c: c.delete(name, who)), "it is gone", "its files")
 
     @routes.post("/{name}/evict", **silent(400, 404))
     async def evict_stream(name: StreamPath) -> None:
@@ -102,7 +102,9 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     async def reset_stream(name: StreamPath, request: Request, asked: Why | None = None) -> dict[str, Any]:
         """Forget everything that a stream has learnt: it answers as the source model again."""
         who = callers.who(request, asked.reason if asked else "")
-        return await served.command(name, lambda c: c.reset(name, who))
+        about, files = await served.command(name, lambda c: c.reset(name, who))
+        await erased(files, "it is reset", "the files of its domains")
+        return about
 
     @routes.post("/{name}/rollback", **told(StreamDetails, 400, 404, 409))
     async def roll_back_stream(name: StreamPath, asked: Rollback, request: Request) -> dict[str, Any]:
@@ -113,16 +115,21 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     return routes
 
 
-async def erased(files: "Future[None]") -> None:
+async def erased(files: "Future[None]", done: str, which: str) -> None:
     """Wait until the files of what is gone from memory are erased.
+
+    Args:
+        files: When they are.
+        done: What holds whether they are or not, for the caller.
+        which: The files, for the caller.
 
     Raises:
         TTAError: If they cannot be yet, or the storage says nothing.
     """
     try:
-        await within(asyncio.wrap_future(files), "it is gone, and its files will be erased once the storage answers")
+        await within(asyncio.wrap_future(files), f"{done}, and {which} will be erased once the storage answers")
     except OSError as error:
-        raise TTAError(f"it is gone, but its files cannot be erased yet: {error}") from error
+        raise TTAError(f"{done}, but {which} cannot be erased yet, which is tried again: {error}") from error
 
 
 async def _fitting(served: Served, asked: AdapterBody | None) -> Method | None:

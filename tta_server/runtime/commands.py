@@ -15,6 +15,7 @@ from tta_server.runtime.drift_commands import DriftCommands
 from tta_server.runtime.parts import Parts
 from tta_server.runtime.state_commands import StateCommands
 from tta_server.settings import Mode
+from tta_server.storage.pending import together
 from tta_server.storage.store import Store
 from tta_server.streams.event import EVERY, StreamEvent
 from tta_server.streams.ledger import Label
@@ -167,10 +168,14 @@ class Commands:
         """Tell that images are taken as home, or what became of that."""
         self._desk.switched(StreamEvent(EVERY, "calibrate", Standing(0), Standing(0), extra=about), who)
 
-    def reset(self, name: str, who: Who) -> dict[str, Any]:
+    def reset(self, name: str, who: Who) -> "tuple[dict[str, Any], Future[None]]":
         """Put a stream back to the source model; a freeze is lifted if it was what switched the stream off.
 
         A stream forgets its domains, and tells them apart from now on if streams of this server do.
+
+        Returns:
+            Everything about it; and when the files of its domains are gone, or the OSError: it is tried again, and once
+            the stream is written none of them is its any more.
 
         Raises:
             NotFound: If there is none.
@@ -180,11 +185,10 @@ class Commands:
         if stream.frozen:
             stream.mode, stream.mode_s = self._streams.modes.of(name, None, 0.0)
         waiting, forgotten = self._streams.start_again(stream), self._streams.domain_names(name)
-        for domain in forgotten:
-            waiting += self._streams.summary(domain).images_in_window
-            self._streams.delete(domain)
+        waiting += sum(self._streams.summary(domain).images_in_window for domain in forgotten)
+        erased = [self._streams.delete(domain) for domain in forgotten]
         self._desk.changed(stream, "reset", before, who, {"domains": forgotten} if forgotten else {}, waiting)
-        return self._desk.told(stream)
+        return self._desk.told(stream), together(erased)
 
     def rollback(self, name: str, version: int | None, who: Who) -> dict[str, Any]:
         """Go back to an earlier version, or to the newest other one that passed the guard's complete check.
@@ -211,7 +215,7 @@ class Commands:
         The next image that looks like those of a domain that is gone opens a new one.
 
         Returns:
-            When the files are gone, or the OSError: it is tried again before anything of that name is written.
+            When the files are gone, or the OSError: it is tried again, see `Keeper.delete`.
 
         Raises:
             NotFound: If there is none.
@@ -228,9 +232,9 @@ class Commands:
             self._desk.changed(whose, "forget", whose.standing, who, {"domain": name}, summary.images_in_window)
         return erased
 
-    def hold(self, stream: str, generation: int, there: bool) -> None:
+    def hold(self, stream: str, generation: int, there: bool, domains: Sequence[str] = ()) -> None:
         """Have a stream for this server, and read it if the storage lets it be read; see `Registry.hold`."""
-        self._streams.hold(stream, generation, there)
+        self._streams.hold(stream, generation, there, domains)
         with suppress(NotReady):  # held all the same, or each request would take it anew; the request itself hears it
             self._streams.arrive(stream)
 

@@ -202,13 +202,9 @@ class Tenure:
         before = await self._told(self._store.owners.newest, stream)
         if before and before.address and before.replica != self._store.replica:
             await self._ask_for(stream, before.address)
-        generation, there = await self._told(self._take, stream)
-        await self._run(lambda commands: commands.hold(stream, generation, there))
+        generation, there, domains = await self._told(self._store.take, stream)
+        await self._run(lambda commands: commands.hold(stream, generation, there, domains))
         self._held[stream] = Hold(stream, generation)  # not looked at: its files may have been cleared away in between
-
-    def _take(self, stream: str) -> tuple[int, bool]:
-        generation = self._store.owners.acquire(stream).generation
-        return generation, self._store.is_kept(stream)
 
     async def _ask_for(self, stream: str, address: str) -> None:
         """Have another server hand a stream over, unless it answers nobody: once one has waited in vain, none waits."""

@@ -7,6 +7,7 @@ from tta_server.domains.place import Place
 from tta_server.guard.verdict import Serve
 from tta_server.settings import Mode
 from tta_server.streams.lately import Lately
+from tta_server.streams.names import number_of
 from tta_server.streams.present import Present, present
 from tta_server.streams.stream import Answering, Method, served_by, source_answers
 from tta_server.streams.summary import Summary
@@ -26,6 +27,8 @@ class Parked(NamedTuple):
         since: When it was opened, if it is one.
         lately: How much of what the stream sees is of this domain.
         domains: Names of its domains.
+        opened: How many it ever opened, and so the highest number that one of its domains can have had; 0 if it does
+            not say.
         current: The one that its last image belonged to; empty if it was at home.
         gain: What the guard estimates that it gains; None if it does not know.
         file_version: Of the state in the file, where it came from one that an earlier process, or another, wrote.
@@ -42,10 +45,15 @@ class Parked(NamedTuple):
     since: str = ""
     lately: Lately = Lately()
     domains: tuple[str, ...] = ()
+    opened: int = 0
     current: str = ""
     gain: float | None = None
     file_version: int = 0
     digest: str | None = None
+
+    def disowns(self, domain: str) -> bool:
+        """Say whether a domain was its and is no more; one opened after its file was written it does not know."""
+        return number_of(domain) <= self.opened and domain not in self.domains
 
     @property
     def origin(self) -> dict[str, int]:

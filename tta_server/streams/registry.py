@@ -209,17 +209,17 @@ class Registry(Stock):
         self._news.tell(StreamEvent(name, "aside", standing, standing, reason=trouble))
 
     def delete(self, name: str) -> "Future[None]":
-        """Erase a stream: memory and metric series now, files soon; returns when all are gone, or an OSError.
+        """Erase a stream: memory and metric series now, files soon, its own mark first; returns when all are gone.
 
         Raises:
             NotFound: If there is none.
         """
-        self.summary(name)
-        erased = [self.delete(domain) for domain in self._families.of(name)]
+        self.doomed(name)
+        erased = [self._shelf.erase(name, self._generation(name)), *map(self.delete, self._families.of(name))]
         self._forget(name)
+        self._remnants.discard(name)
         if (parent := self._streams.get(stream_of_domain(name))) and parent.whereabouts:
             parent.whereabouts = parent.whereabouts.without(name)
-        erased.append(self._shelf.erase(name, self._generation(name)))
         self._generations.pop(name, None)
         self._metrics.moved("deleted")
         return together(erased)

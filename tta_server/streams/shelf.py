@@ -301,9 +301,11 @@ def revive(stream: Stream, contents: Contents) -> None:
     stream.window.put_back(contents.window, map(bytes.fromhex, stored.recent))
 
 
-def _where(name: str, where: Whereabouts | None) -> tuple[tuple[str, ...], str]:
-    """Return the names of a stream's domains, and of the one that it is in."""
-    return (tuple(domain_name(name, number) for number in where.domains), where.current) if where else ((), "")
+def _where(name: str, where: Whereabouts | None) -> tuple[tuple[str, ...], int, str]:
+    """Return the names of a stream's domains, how many it ever opened, and the one that it is in."""
+    if where is None:
+        return (), 0, ""
+    return tuple(domain_name(name, number) for number in where.domains), where.next - 1, where.current
 
 
 class _Encoder:

@@ -43,6 +43,7 @@ class Stock(Directory):
         self._methods = methods
         self._dimensions = dimensions
         self._unread: dict[str, list[str]] = {}  # and the domains that have files
+        self._remnants: set[str] = set()  # of which there were files, but no state: to be erased if somebody asks
         self._read_on_s = 0.0  # not before, on the monotonic clock, is a stream read that nobody asks for
         self._generations: dict[str, int] = {}  # with which the streams are held that others could take
 
@@ -98,12 +99,20 @@ class Stock(Directory):
         if not self._shelf.shared:
             self._unread = streams
 
-    def hold(self, stream: str, generation: int, there: bool) -> None:
-        """Have a stream of a shared place for this server, anew if it had it before; `there` if anything is kept."""
+    def hold(self, stream: str, generation: int, there: bool, domains: Sequence[str] = ()) -> None:
+        """Have a stream of a shared place for this server, anew if it had it before.
+
+        Args:
+            stream: The stream.
+            generation: With which it is held.
+            there: Whether there are files.
+            domains: The domains that have files.
+        """
         self._leave(stream)
+        self._remnants.discard(stream)
         self._generations[stream] = generation
         if there:
-            self._unread[stream] = []
+            self._unread[stream] = [*domains]
 
     def read_on(self) -> None:
         """Read one stream that nobody asked for yet; while that fails the storage has its rest, and then the next."""
@@ -131,9 +140,13 @@ class Stock(Directory):
         if self._shelf.shared and stream not in self._generations:
             raise Moved(stream)
         if stream in self._unread:
-            found = self._read(stream, self._unread[stream], doomed)
+            parked, wrong, gone = self._read(stream, self._unread[stream], doomed)
             del self._unread[stream]
-            self._take_in(stream, *found)
+            if not (parked or wrong):
+                self._remnants.add(stream)
+            self._take_in(stream, parked, wrong)
+            for domain in gone:
+                self._shelf.erase(domain, self._generation(stream))
 
     def summary(self, name: str) -> Summary:
         """Return the summary of a stream, wherever it is.
@@ -146,7 +159,7 @@ class Stock(Directory):
         return super().summary(name)
 
     def doomed(self, name: str) -> Summary:
-        """Return the summary of what is about to be erased, whether or not it can be read.
+        """Return the summary of what is about to be erased, whether or not it can be read, or goes on at all.
 
         Raises:
             NotFound: If there is none.
@@ -154,6 +167,8 @@ class Stock(Directory):
             NotReady: If it is a domain, and its stream cannot be read now.
         """
         self.arrive(name, doomed=name)
+        if name in self._remnants and name not in self:
+            return Summary(name, self.modes.usual(name))
         return super().summary(name)
 
     def peek(self, name: str) -> Answering:
@@ -190,17 +205,25 @@ class Stock(Directory):
 
     def _read(
         self, stream: str, domains: Sequence[str], doomed: str = ""
-    ) -> tuple[dict[str, Parked], dict[str, Exception]]:
-        """Read a stream and its domains; where others may have left files, its own says which domains it has."""
+    ) -> tuple[dict[str, Parked], dict[str, Exception], list[str]]:
+        """Read a stream and its domains, and return what goes on, what cannot and why, and which domains are no more.
+
+        A stream's file says which domains are no more: it may have been written when they could not be erased. Where
+        others may have left files it also says which there are.
+        """
         parked: dict[str, Parked] = {}
         wrong: dict[str, Exception] = {}
         self._find(stream, parked, wrong, doomed)
-        known = parked[stream].domains if self._shelf.shared and stream in parked else domains
-        for domain in known:
+        found, shared = parked.get(stream), self._shelf.shared
+        gone = [domain for domain in domains if (found.disowns(domain) if found else shared and stream not in wrong)]
+        there = [domain for domain in domains if domain not in gone]
+        if shared:
+            there = [*found.domains] if found else []
+        for domain in there:
             self._find(domain, parked, wrong, doomed)
-            if stream in parked and domain in parked and not parked[domain].summary.frozen:  # it learns as that does
-                parked[domain] = parked[domain].in_mode(parked[stream].summary.mode)
-        return parked, wrong
+            if found and domain in parked and not parked[domain].summary.frozen:  # it learns as that does
+                parked[domain] = parked[domain].in_mode(found.summary.mode)
+        return parked, wrong, gone
 
     def _find(self, name: str, parked: dict[str, Parked], wrong: dict[str, Exception], doomed: str) -> None:
         try:
@@ -217,7 +240,7 @@ class Stock(Directory):
         misfits: list[tuple[str, Exception]] = []
         for stream in islice(names, _TRIED):
             try:
-                parked, wrong = self._read(stream, names[stream])
+                parked, wrong, _ = self._read(stream, names[stream])
             except NotReady:  # it may fit
                 return
             if parked:

@@ -1,5 +1,6 @@
 """Where a stream that tells domains apart has been: a value."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -53,6 +54,11 @@ class Whereabouts:
     def arrived(self, current: str, distance: float, from_source: float) -> "Whereabouts":
         """Return them once it is said where the last image belonged, and how far it lies from there and the source."""
         return replace(self, current=current, distance=distance, from_source=from_source)
+
+    def knowing(self, domains: Iterable[str]) -> "Whereabouts":
+        """Return them with these domains, of which some may have been opened after they were written."""
+        numbers = sorted({*self.domains, *map(number_of, domains)})
+        return replace(self, next=max([self.next, *(number + 1 for number in numbers)]), domains=tuple(numbers))
 
     def opened(self) -> "Whereabouts":
         """Return them once a domain was opened."""

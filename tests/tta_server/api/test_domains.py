@@ -1,13 +1,14 @@
 """Domains over HTTP: a stream whose input changes keeps a state for each kind, which operators see and steer."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.server import Running, running
 from tests.tta_server.api.operators import ANN, lines
-from tests.tta_server.calls import UNGUARDED, glyph_images, infer, metric, names, settled, stream
+from tests.tta_server.calls import UNGUARDED, glyph_images, infer, metric, names, settled, stream, until
 from tta_server.evaluate.corruptions import corrupt
 
 ROWS = 16
@@ -21,9 +22,13 @@ CONFIG = {
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[Running]:
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("domains")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Running]:
     """A server that tells domains apart and keeps what it learns."""
-    folder = tmp_path_factory.mktemp("domains")
     with running(folder, CONFIG | {"storage": {"url": str(folder / "kept"), "save_every_s": 0.05}}) as started:
         yield started
 
@@ -82,6 +87,32 @@ def test_a_domain_is_given_a_title_and_erased(client):
     assert metric(client, 'tta_domain_events_total{event="forgotten",model="glyphs",stream="door"') == 1
     infer(client, "door", noisy(200))
     assert [each["id"] for each in domains(client, "door")] == ["source", "door@2"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "said"),
+    [
+        ("POST", "/reset", "it is reset, but the files of its domains cannot be erased yet, which is tried again"),
+        ("DELETE", "/domains/1", "it is gone, but its files cannot be erased yet, which is tried again"),
+        ("DELETE", "", "it is gone, but its files cannot be erased yet, which is tried again"),
+    ],
+)
+def test_who_has_a_domain_erased_hears_if_that_cannot_be_yet(client, folder, method, path, said):
+    met(client)
+    held = folder / "kept/streams/door@1/inputs/held.unfinished"
+    held.parent.mkdir()
+    held.write_bytes(b"so that the folder cannot be removed")
+
+    response = client.request(method, f"/v1/streams/door{path}", headers=ANN)
+    held.unlink()
+
+    assert response.status_code == 500
+    assert response.json()["error"].startswith(f"{said}: ")
+    until(lambda: not held.parent.parent.exists())
+    if path:
+        assert [each["id"] for each in domains(client, "door")] == ["source"]
+    else:
+        assert names(client) == []
 
 
 def test_a_domain_that_is_offered_answers_elsewhere_as_at_home(client):

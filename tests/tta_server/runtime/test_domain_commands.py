@@ -146,7 +146,7 @@ def test_a_reset_of_a_stream_forgets_its_domains_and_their_numbers_are_not_used_
     subject = taught(storage=str(tmp_path))
     ask(subject, "door", bright(8, 9))
 
-    about = subject.commands.reset("door", WHO)
+    about, _ = subject.commands.reset("door", WHO)
 
     assert (about["domains"], about["dropped"]["reset"], about["answers"]) == ([], 8, "source")
     assert list(told(subject)) == ["source"]

@@ -123,7 +123,7 @@ def test_a_reset_goes_through_the_device_thread():
         answer(engine, images=rows(8))
         until(lambda: read(engine)["steps"] == 2)
 
-        summary = engine.command(lambda commands: commands.reset("door", WHO)).result(PATIENCE_S)
+        summary, _ = engine.command(lambda commands: commands.reset("door", WHO)).result(PATIENCE_S)
 
         assert summary["steps"] == 0
         assert np.array_equal(answer(engine).probabilities, answer_of(rows(2)))

@@ -47,7 +47,7 @@ def test_images_are_conserved_and_the_version_grows_by_one_per_commit(sequence):
             assert ask(subject, argument, rows(count)).version == versions[argument]
         elif what == "reset" and argument in before:
             versions[argument] += 1
-            assert subject.commands.reset(argument, WHO)["state_version"] == versions[argument]
+            assert subject.commands.reset(argument, WHO)[0]["state_version"] == versions[argument]
         elif what == "learn" and is_due(subject):
             do = subject.worker.shed if argument else subject.worker.learn
             do(time.monotonic())
@@ -114,7 +114,7 @@ def test_a_reset_stream_answers_as_the_source_model_bit_for_bit():
         learn_all(subject)
     assert not np.array_equal(ask(subject, "door", rows(6)).probabilities, frozen(rows(6)))
 
-    summary = subject.commands.reset("door", WHO)
+    summary, _ = subject.commands.reset("door", WHO)
 
     answer = ask(subject, "door", rows(6))
     assert np.array_equal(answer.probabilities, frozen(rows(6)))
