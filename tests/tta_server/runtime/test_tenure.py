@@ -30,7 +30,7 @@ class Device:
     def refuse_if_full(self) -> None:
         pass
 
-    def hold(self, stream: str, generation: int, there: bool) -> None:
+    def hold(self, stream: str, generation: int, there: bool, domains: list[str]) -> None:
         self.told.append(("hold", generation))
 
     def park(self, stream: str) -> None:
