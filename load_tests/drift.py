@@ -110,7 +110,7 @@ def _clean(shown: Scene, windows: int) -> Iterator[str]:
         for request in torch.from_numpy(chosen).split(_REQUEST):
             where = route([home], looks[request], space.limit)
             opened += NEW in where
-            looked.append(monitor.looked(looked[-1], len(request), not where[-1], _TIME))
+            looked.append(monitor.looked(looked[-1], len(where), sum(map(bool, where)), _TIME))
     alarms, warnings = _begun(scored, "drift"), _begun(scored, "warning")
     yield f"On {windows:,} clean windows of {WINDOW} images the scores alone raise {alarms} false alarms and {warnings}"
     yield f"warnings; the look alone of their {windows * WINDOW // _REQUEST:,} requests raises"

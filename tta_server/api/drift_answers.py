@@ -56,7 +56,10 @@ class StyleAbout(Told):
     """Whether images look like the source's."""
 
     away: bool
-    images_in_a_row: int = Field(description="That looked as the last one did.")
+    images_astray: int = Field(
+        description="How many more have lately looked unlike the source's than like them; at 32, away."
+    )
+    images_settled: int = Field(description="How many more have looked like the source's than unlike them, to 32.")
     distance: float | None = Field(description="Of the last request from the source, squared, over what chance says.")
     limit: float = Field(description="From which distance images are not the source's any more.")
 

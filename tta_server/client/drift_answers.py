@@ -75,7 +75,8 @@ class StyleAbout(TypedDict):
     """Whether images look like the source's."""
 
     away: bool
-    images_in_a_row: int
+    images_astray: int
+    images_settled: int
     distance: float | None
     limit: float
 

@@ -169,9 +169,9 @@ class Monitor:
         mean, most = float(self.host.distance_mean), float(self.host.distance_ceiling)
         return [distance / mean if most < distance < math.inf else None for distance in rows[:, 4].tolist()]
 
-    def looked(self, watch: Watch, rows: int, at_home: bool, time: str) -> Watch:
-        """Return what is known of a stream once it is told whether so many images look like the source's."""
-        return watch.looked(rows, at_home, self.limits, time)
+    def looked(self, watch: Watch, rows: int, away_rows: int, time: str) -> Watch:
+        """Return what is known of a stream once it is told how many images of a request look unlike the source's."""
+        return watch.looked(rows, away_rows, self.limits, time)
 
     def rows_of(self, frozen: Output) -> Rows:
         """Return what the frozen model says of a window, as `saw` takes it.

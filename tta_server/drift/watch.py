@@ -13,7 +13,10 @@ from tta_server.drift.evidence import SHIFT, Evidence
 from tta_server.telemetry.closed_sets import DRIFT_STATES, DriftCause, DriftScore, DriftState
 
 ASTRAY_IMAGES: Final = 32
-"""So many images in a row that look unlike the source's are drift, and so many that look like it again end it."""
+"""So many more images that look unlike the source's than like them are drift; so many more that look like them end it.
+
+Two sums, each from 0 again whenever it falls below: the CUSUM of Page, Biometrika 1954, with a step of 1 an image.
+"""
 
 CALM_WINDOWS: Final = 3
 """So many windows in a row without evidence of drift end it."""
@@ -69,8 +72,8 @@ class Watch:
         evidence: Gathered so far.
         alarmed: Whether the evidence has been enough, and no calm has followed.
         away: Whether its images have lately looked unlike the source's.
-        astray: Images in a row that looked unlike the source's.
-        settled: Images in a row that looked like them; not counted on once they are enough.
+        astray: How many more images have lately looked unlike the source's than like them, 0 to `ASTRAY_IMAGES`.
+        settled: How many more have looked like them than unlike; likewise.
         first_astray: When the first of those astray came.
         waiting: Images of the window that is not full yet.
         names: Scores that the windows have.
@@ -130,13 +133,15 @@ class Watch:
         enough = evidence.log >= limits.warning or evidence.each.get(SHIFT, 0.0) >= limits.drift
         return replace(self, evidence=evidence, alarmed=self.alarmed or enough)._judged(limits, time)
 
-    def looked(self, rows: int, at_home: bool, limits: Limits, time: str) -> "Watch":
-        """Return it after so many images, all of which looked like the source's or unlike them."""
-        if at_home and self.settled >= ASTRAY_IMAGES and not self.away:
-            return self  # as nearly always: so many in a row are as good as more
-        astray, settled = (0, self.settled + rows) if at_home else (self.astray + rows, 0)
-        away = settled < ASTRAY_IMAGES if self.away else astray >= ASTRAY_IMAGES
-        first = "" if at_home and not away else self.first_astray or ("" if at_home else time)
+    def looked(self, rows: int, away_rows: int, limits: Limits, time: str) -> "Watch":
+        """Return it after a request of so many images, some of which looked unlike the source's, wherever they lay."""
+        if not away_rows and self.settled >= ASTRAY_IMAGES and not self.away:
+            return self  # as nearly always: so many are as good as more
+        more = 2 * away_rows - rows
+        astray = min(max(self.astray + more, 0), ASTRAY_IMAGES)
+        settled = min(max(self.settled - more, 0), ASTRAY_IMAGES)
+        away = settled < ASTRAY_IMAGES if self.away else astray == ASTRAY_IMAGES
+        first = (self.first_astray or time) if away or astray else ""
         moved = replace(self, astray=astray, settled=settled, away=away, first_astray=first)
         begins = self.state == "unknown" and settled >= ASTRAY_IMAGES
         return moved._judged(limits, time) if begins or away != self.away else moved

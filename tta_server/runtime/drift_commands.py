@@ -85,7 +85,8 @@ class DriftCommands:
         watch = stream.drift
         return {
             "away": watch.away,
-            "images_in_a_row": watch.astray or watch.settled,
+            "images_astray": watch.astray,
+            "images_settled": watch.settled,
             "distance": stream.whereabouts.from_source,
             "limit": self._router.limit,
         }

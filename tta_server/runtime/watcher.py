@@ -57,10 +57,11 @@ class Watcher:
                 images = [part.images[i : i + 1] for part in seen for i in range(part.rows)]
                 self._look(self._monitor, stream, images, rows)
 
-    def looked(self, stream: Stream, rows: int, time: str) -> None:
-        """Take in that a request of so many images was told apart at a time, and where the stream is since."""
-        if self._monitor and stream.whereabouts:
-            self._go_on(stream, self._monitor.looked(stream.drift, rows, not stream.whereabouts.current, time))
+    def looked(self, stream: Stream, parts: Sequence[Piece], time: str) -> None:
+        """Take in the parts that a request was told apart into at a time: those of domains look unlike the source."""
+        if self._monitor:
+            rows, away_rows = sum(part.rows for part in parts), sum(part.rows for part in parts if part.stream.parent)
+            self._go_on(stream, self._monitor.looked(stream.drift, rows, away_rows, time))
 
     def learnt(self, lesson: Lesson, sights: Sights, measures: Mapping[str, float], seen: bool) -> None:
         """Take in a window that a step was tried on; see `Monitor.learnt`.

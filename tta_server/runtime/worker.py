@@ -240,7 +240,7 @@ class Worker:
                 if part.stream.learns_later:
                     self._offer(part)
             if stream.tells_apart:
-                self.parts.watcher.looked(stream, draft.job.rows, at)
+                self.parts.watcher.looked(stream, draft.parts, at)
 
     def _take(self, draft: Draft, part: Piece, scores: Scores, author: Author) -> None:
         with self._whatever_happens(draft.job):

@@ -195,6 +195,6 @@ def test_without_a_bundle_no_window_is_scored_and_looks_still_count():
 
     assert (subject.size, subject.source) == (0, None)
     assert subject.saw(Watch(), np.ones((200, 5)), NOW).state == "unknown"
-    assert subject.looked(Watch(), 64, False, NOW).state == "drift"
+    assert subject.looked(Watch(), 64, 64, NOW).state == "drift"
     with pytest.raises(ValueError, match="no numbers of the source"):
         subject.rows_of(MODEL.backbone.forward(torch.zeros(1, 3, 32, 32)))

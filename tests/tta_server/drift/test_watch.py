@@ -1,6 +1,8 @@
 """The state of a stream: drift at once, calm only after a while, and always a reason and a time."""
 
 import math
+from collections.abc import Iterable
+from itertools import accumulate, pairwise
 
 import numpy as np
 import pytest
@@ -28,8 +30,19 @@ def shown(watch: Watch, windows: int, chance: float, shift: float = USUAL, first
 
 def looks(watch: Watch, *requests: tuple[int, bool]) -> Watch:
     for minute, (rows, at_home) in enumerate(requests):
-        watch = watch.looked(rows, at_home, LIMITS, at(minute))
+        watch = watch.looked(rows, 0 if at_home else rows, LIMITS, at(minute))
     return watch
+
+
+def mixed(watch: Watch, requests: Iterable[tuple[int, int]]) -> list[Watch]:
+    """Return what is known before and after each of some requests: their images, and how many looked strange."""
+    steps = accumulate(requests, lambda known, one: known.looked(*one, LIMITS, at(0)), initial=watch)
+    return list(steps)
+
+
+def changes(watches: list[Watch]) -> list[int]:
+    """Return after which requests it became another whether images look like the source's."""
+    return [i for i, (one, other) in enumerate(pairwise(watches), 1) if one.away != other.away]
 
 
 def test_nothing_is_known_of_a_stream_that_was_not_seen():
@@ -77,6 +90,51 @@ def test_images_that_look_strange_are_drift_once_they_are_enough_since_the_first
     assert looks(drifting, *[(rows, True)] * enough).state == "stable"
 
 
+requests = st.integers(1, 100).flatmap(lambda rows: st.tuples(st.just(rows), st.integers(0, rows)))
+
+
+@given(st.lists(requests, max_size=60), st.booleans())
+def test_between_two_changes_lie_enough_images_of_the_other_kind_more_than_of_this(taken, astray):
+    begun = looks(Watch(), (64, not astray))
+    watches = mixed(begun, taken)
+
+    for first, last in pairwise([0, *changes(watches)]):
+        sign = 1 if watches[last].away else -1
+        more = list(accumulate(sign * (2 * away - rows) for rows, away in reversed(taken[first:last])))
+        assert max(more) >= ASTRAY_IMAGES, "some of the last requests together"
+        assert watches[last].because == ("style" if watches[last].away else None)
+
+
+@given(st.lists(requests.filter(lambda one: 2 * one[1] < one[0]), min_size=1, max_size=60))
+def test_while_fewer_than_half_of_each_request_look_strange_there_is_no_drift_and_what_was_passes(taken):
+    assert not changes(mixed(looks(Watch(), (64, True)), taken))
+    assert not mixed(looks(Watch(), (64, False)), taken * ASTRAY_IMAGES)[-1].away
+
+
+@given(st.lists(requests.filter(lambda one: 2 * one[1] > one[0]), min_size=1, max_size=60))
+def test_while_more_than_half_of_each_request_look_strange_there_is_drift_that_stays(taken):
+    watches = mixed(looks(Watch(), (64, True)), taken * ASTRAY_IMAGES)
+
+    assert watches[-1].state == "drift"
+    assert len(changes(watches)) == 1
+
+
+@pytest.mark.parametrize("rows", [1, 4, 16])
+def test_a_stream_of_which_half_looks_strange_at_random_changes_its_state_rarely(rows):
+    drawn = np.random.default_rng(0).binomial(rows, 0.5, 64_000 // rows)
+    watches = mixed(Watch(), [(rows, int(away)) for away in drawn])
+
+    assert 1 <= len(changes(watches)) <= 64_000 / 500
+
+
+def test_of_a_stream_that_began_with_both_kinds_nothing_is_known_until_one_prevails():
+    both = looks(Watch(), *[(1, bool(i % 2)) for i in range(200)])
+
+    assert both.state == "unknown"
+    assert looks(both, (ASTRAY_IMAGES, True)).state == "stable"
+    assert looks(both, (ASTRAY_IMAGES, False)).state == "drift"
+
+
 def test_a_stream_that_looks_as_usual_again_drifts_while_its_scores_say_so():
     drifting = shown(looks(Watch(), (64, False)), 5, STRANGE)
     home = looks(drifting, (64, True))
@@ -102,7 +160,11 @@ steps = st.lists(
 def test_whatever_comes_a_state_has_its_reason_and_its_time(taken):
     watch, before = Watch(), Watch()
     for minute, (chance, shift, look, at_home) in enumerate(taken):
-        watch = watch.looked(16, at_home, LIMITS, at(minute)) if look else shown(watch, 1, chance, shift, minute)
+        watch = (
+            watch.looked(16, 0 if at_home else 16, LIMITS, at(minute))
+            if look
+            else shown(watch, 1, chance, shift, minute)
+        )
 
         assert (watch.because is None) == (watch.state in ("unknown", "stable"))
         assert (watch.since == "") == (watch.state == "unknown")
