@@ -1,6 +1,7 @@
 """A copy of a network that nobody else has, in evaluation mode."""
 
 import copy
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -72,7 +73,13 @@ def left_alone(module: nn.Module, frozen: nn.Module) -> Iterator[None]:
     own = set(frozen.modules())  # a layer may give itself for its copy
     paths = {layer: path for path, layer in bare(module).named_modules() if layer not in own}
     ran: list[str] = []
-    listeners = [layer.register_forward_pre_hook(lambda layer, _: ran.append(paths[layer])) for layer in paths]
+    here = threading.get_ident()
+
+    def hear(layer: nn.Module, _: object) -> None:
+        if threading.get_ident() == here:  # its owner may use it meanwhile
+            ran.append(paths[layer])
+
+    listeners = [layer.register_forward_pre_hook(hear) for layer in paths]
     failure: Exception | None = None
     try:
         yield
@@ -120,9 +127,10 @@ _METHOD = "have no function hold a network or a layer, but make it a method, whi
 
 
 def _not_finite(named: dict[str, Tensor]) -> str:
-    """Say which tensor is the first with a number that is not finite; empty if there is none."""
+    """Say which tensor has what is no finite number, nor minus infinity as in a mask; empty if none has."""
     for name, one in named.items():
-        if one.is_floating_point() and not (one if one.itemsize > 1 else one.float()).isfinite().all():
+        wide = one if one.itemsize > 1 else one.float()
+        if one.is_floating_point() and not (wide < torch.inf).all():
             return f"tensor '{name}' holds what is no finite number; take weights from before training diverged"
     return ""
 

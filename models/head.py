@@ -26,6 +26,7 @@ _SIGMOID = (
     "several: return the logits of such classes"
 )
 _FAR = 1e4  # beyond what a layer makes
+_END = 1e-3  # so near to its ends a sigmoid of large numbers is
 
 
 @dataclass(frozen=True)
@@ -159,13 +160,20 @@ def _stays_within(
 
     handles = [layer.register_forward_hook(add) for layer in alike]
     try:
-        if not _within(rows_of(inside(run(images), place))):
-            return False
+        tried = [rows_of(inside(run(images), place))]
     finally:
         for handle in handles:
             handle.remove()
     bright = 60 * images - 30  # by far: an image's levels are in [0, 1]
-    return all(_within(rows_of(inside(run(x), place))) for x in (bright, -bright))
+    tried += [rows_of(inside(run(x), place)) for x in (bright, -bright)]
+    # Where it goes to its ends, and is not bounded by itself, as cosines of features are that are never below 0.
+    return all(map(_within, tried)) and any(_at_its_ends(scores, torch.cat(tried)) for scores in tried)
+
+
+def _at_its_ends(scores: Tensor, all_scores: Tensor) -> bool:
+    """Return whether most scores are the lowest or the highest of all."""
+    known, every = (each[each.isfinite()] for each in (scores, all_scores))
+    return bool(((known - every.min() < _END) | (every.max() - known < _END)).float().mean() > 0.5)
 
 
 def _within(scores: Tensor) -> bool:

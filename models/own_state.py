@@ -109,17 +109,21 @@ class OwnState:
         return other
 
     def begun(self, overrides: Tensors) -> dict[str, Tensor]:
-        """Return overrides, with what a forward may write in place of them or of frozen buffers and parameters."""
-        return {**overrides, **{name: overrides.get(name, was).clone() for name, was in self._tensors.items()}}
+        """Return overrides, with what a forward may write in place of them or of frozen buffers and parameters.
+
+        Another copy of the network, which shares what is known, may add to that meanwhile.
+        """
+        return {**overrides, **{name: overrides.get(name, was).clone() for name, was in [*self._tensors.items()]}}
 
     def end(self) -> None:
         """Put back, after a forward, what it has left in attributes and in buffers."""
-        for place, value in self._attributes.items():
+        for place, value in [*self._attributes.items()]:
             _set(self._module, place, value)
         moved = [
             one
             for one in self._buffers
-            if one.among[one.name] is not one.tensor or (one.tensor is not None and one.tensor._version != one.version)
+            if one.among.get(one.name) is not one.tensor
+            or (one.tensor is not None and one.tensor._version != one.version)
         ]
         if moved:
             self._restore(moved)
@@ -246,7 +250,9 @@ def _alike(left: Any, right: Any) -> bool:  # noqa: ANN401
     if left is right:
         return True
     if isinstance(left, Tensor) and isinstance(right, Tensor):
-        return left.shape == right.shape and left.dtype == right.dtype and torch.equal(left, right)
+        if left.shape != right.shape or left.dtype != right.dtype:
+            return False
+        return torch.equal(left, right) or bool(((left == right) | ((left != left) & (right != right))).all())
     if type(left) is not type(right) or isinstance(left, Tensor):
         return False
     if type(left) in _CONTAINERS:
@@ -255,4 +261,4 @@ def _alike(left: Any, right: Any) -> bool:  # noqa: ANN401
         if isinstance(left, dict):
             return left.keys() == right.keys() and all(_alike(left[key], right[key]) for key in left)
         return all(map(_alike, left, right))
-    return bool(left == right)
+    return bool(left == right or (left != left and right != right))

@@ -192,11 +192,24 @@ def test_sigmoids_are_refused_however_they_are_made(last, into, head):
 
         def forward(self, x: Tensor) -> object:
             maps = self.maps(x)
-            made = head(maps).mean((2, 3)) if isinstance(head, nn.Conv2d) else head(maps.mean((2, 3)))
+            made = self.fc(maps).mean((2, 3)) if isinstance(head, nn.Conv2d) else self.fc(maps.mean((2, 3)))
             return into(last(made))
 
     with pytest.raises(ValueError, match="it ends in a sigmoid"):
         TorchBackbone(drawn(Sigmoids), SHAPE)
+
+
+def test_cosines_of_features_that_are_never_below_0_are_no_sigmoids():
+    class Cosines(odd.Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("means", torch.rand(4, 16))
+
+        def forward(self, x: Tensor) -> Tensor:
+            features = torch.relu(self.maps(x)).mean((2, 3))
+            return nn.functional.normalize(features) @ nn.functional.normalize(self.means).T
+
+    assert TorchBackbone(drawn(Cosines), SHAPE).spec.classes == 4
 
 
 @settings(max_examples=25, deadline=None)

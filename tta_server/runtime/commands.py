@@ -67,8 +67,9 @@ class Commands:
             wanted: Only those whose summary it accepts.
             within_s: The rest is left once it took as long.
         """
-        end_s, found = time.monotonic() + within_s, []
-        for name in filter(named, self._streams.names(after)):
+        names, found = [*filter(named, self._streams.names(after))], []  # sorted, which takes its own time
+        end_s = time.monotonic() + within_s
+        for name in names:
             summary = self._streams.listed(name)
             if summary and wanted(summary):
                 found.append(summary.told())

@@ -28,7 +28,7 @@ def open_domain(registry: Registry, stream: Stream, place: Place, title: str = "
         place: Where it lies.
         title: What an operator calls it.
     """
-    been = whereabouts_of(stream).knowing(registry.domain_names(stream.name))
+    been = whereabouts_of(stream).knowing(registry.spent(stream.name))
     domain = registry.create(domain_name(stream.name, been.next), stream.mode, stream.method)
     stream.whereabouts = been.opened()
     domain.mode_s, domain.place, domain.title, domain.since = stream.mode_s, place, title, now()

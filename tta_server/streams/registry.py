@@ -217,7 +217,7 @@ class Registry(Stock):
         self.doomed(name)
         erased = [self._shelf.erase(name, self._generation(name)), *map(self.delete, self._families.of(name))]
         self._forget(name)
-        self._remnants.discard(name)
+        self._remnants.pop(name, None)
         if (parent := self._streams.get(stream_of_domain(name))) and parent.whereabouts:
             parent.whereabouts = parent.whereabouts.without(name)
         self._generations.pop(name, None)
@@ -229,6 +229,7 @@ class Registry(Stock):
             self._forget(name)
             self._shelf.forget(name)
         self._unread.pop(stream, None)
+        self._remnants.pop(stream, None)
         self._generations.pop(stream, None)
 
     def listed(self, name: str) -> Summary | None:

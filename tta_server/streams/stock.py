@@ -4,6 +4,7 @@ import logging
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 
 from tta_server.errors import Moved, NotReady
@@ -43,7 +44,8 @@ class Stock(Directory):
         self._methods = methods
         self._dimensions = dimensions
         self._unread: dict[str, list[str]] = {}  # and the domains that have files
-        self._remnants: set[str] = set()  # of which there were files, but no state: to be erased if somebody asks
+        # Of which there were files, but no state, to be erased if somebody asks; and the domains that are no more.
+        self._remnants: dict[str, Sequence[str]] = {}
         self._read_on_s = 0.0  # not before, on the monotonic clock, is a stream read that nobody asks for
         self._generations: dict[str, int] = {}  # with which the streams are held that others could take
 
@@ -109,7 +111,7 @@ class Stock(Directory):
             domains: The domains that have files.
         """
         self._leave(stream)
-        self._remnants.discard(stream)
+        self._remnants.pop(stream, None)
         self._generations[stream] = generation
         if there:
             self._unread[stream] = [*domains]
@@ -143,10 +145,15 @@ class Stock(Directory):
             parked, wrong, gone = self._read(stream, self._unread[stream], doomed)
             del self._unread[stream]
             if not (parked or wrong):
-                self._remnants.add(stream)
+                self._remnants[stream] = gone
             self._take_in(stream, parked, wrong)
-            for domain in gone:
-                self._shelf.erase(domain, self._generation(stream))
+            with suppress(OSError):  # at the end; who reads them next does it
+                for domain in gone:
+                    self._shelf.erase(domain, self._generation(stream))
+
+    def spent(self, stream: str) -> list[str]:
+        """Return the domains whose names a stream may not use anew: those that it has, and what is being erased."""
+        return [*self.domain_names(stream), *self._remnants.get(stream, ())]
 
     def summary(self, name: str) -> Summary:
         """Return the summary of a stream, wherever it is.

@@ -181,7 +181,7 @@ class Stored:
 
     @property
     def learnt_unseen(self) -> bool:
-        """Whether the server had it learn in the shadow, so that nothing was ever answered from its state."""
+        """Whether it learnt in the shadow, and nobody gave it that mode: what it has learnt answers nobody."""
         return self.mode == "shadow" and not self.mode_s
 
     @classmethod
