@@ -157,7 +157,7 @@ class Commands:
         """
         self._streams.switch(mode)
         for stream in self._streams.every_stream_in_memory():
-            usual = self._streams.modes.of(stream.name, None, 0.0)
+            usual = self._streams.modes.of(stream.name)
             if (stream.mode, stream.mode_s) != usual and not stream.frozen:
                 self._switch(stream, *usual, who)
         nothing, extra = Standing(0), {"mode": mode or "configured"}
@@ -184,7 +184,7 @@ class Commands:
         stream = self._streams.existing(name)
         before = stream.standing
         if stream.frozen:
-            stream.mode, stream.mode_s = self._streams.modes.of(name, None, 0.0)
+            stream.mode, stream.mode_s = self._streams.modes.of(name)
         waiting, forgotten = self._streams.start_again(stream), self._streams.domain_names(name)
         waiting += sum(self._streams.summary(domain).images_in_window for domain in forgotten)
         erased = [self._streams.delete(domain) for domain in forgotten]

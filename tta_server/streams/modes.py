@@ -26,7 +26,7 @@ class Modes:
         self._switched: Mode | None = None
         self.switched_s = 0.0
 
-    def of(self, name: str, own: Mode | None, own_s: float) -> tuple[Mode, float]:
+    def of(self, name: str, own: Mode | None = None, own_s: float = 0.0) -> tuple[Mode, float]:
         """Return the mode of a stream, or a domain of one, and when it was given it; 0 leaves it to the configuration.
 
         Args:

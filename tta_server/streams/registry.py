@@ -284,7 +284,7 @@ class Registry(Stock):
         window = Window(self.pace.rows, self._settings.max_client_share, self._settings.duplicate_memory)
         kept = window, History(self._settings.history_bytes)
         stream = Stream(name, mode, method, method.initial, method.guard.start(), *kept)
-        stream.mode_s = self.modes.of(name, None, 0.0)[1]
+        stream.mode_s = self.modes.of(name)[1]
         stream.version, stream.generation = self._least_version(name), self._generation(name)
         if is_domain(name):
             stream.parent = self.existing(stream_of_domain(name))

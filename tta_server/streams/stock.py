@@ -111,7 +111,6 @@ class Stock(Directory):
             domains: The domains that have files.
         """
         self._leave(stream)
-        self._remnants.pop(stream, None)
         self._generations[stream] = generation
         if there:
             self._unread[stream] = [*domains]
