@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -24,13 +25,13 @@ class Asked(NamedTuple):
     Attributes:
         method: Of HTTP.
         path: Of the request.
-        body: Its body.
+        body: Its body, in the parts that it comes in.
         headers: Those that say what the body is.
     """
 
     method: str
     path: str
-    body: bytes = b""
+    body: tuple[bytes | memoryview, ...] = ()
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
@@ -78,14 +79,12 @@ async def ask(app: App, asked: Asked, metadata: Iterable[tuple[str, str | bytes]
         raise
 
 
-async def _reply(app: App, scope: AsgiMessage, body: bytes, gone: asyncio.Event) -> Reply:
-    status, headers, parts, received = 500, {}, [], False
+async def _reply(app: App, scope: AsgiMessage, body: Iterable[bytes | memoryview], gone: asyncio.Event) -> Reply:
+    status, headers, parts, left = 500, {}, [], deque(body or (b"",))
 
     async def receive() -> AsgiMessage:
-        nonlocal received
-        if not received:
-            received = True
-            return {"type": "http.request", "body": body, "more_body": False}
+        if left:
+            return {"type": "http.request", "body": left.popleft(), "more_body": bool(left)}
         await gone.wait()
         return {"type": "http.disconnect"}
 
@@ -122,7 +121,11 @@ def _scope(asked: Asked, metadata: Iterable[tuple[str, str | bytes]], peer: str)
         "path": asked.path,
         "query_string": b"",
         "root_path": "",
-        "headers": [*headers_of(metadata), *asked.headers, (b"content-length", str(len(asked.body)).encode())],
+        "headers": [
+            *headers_of(metadata),
+            *asked.headers,
+            (b"content-length", str(sum(map(len, asked.body))).encode()),
+        ],
         "client": (host.strip("[]"), int(port)) if port.isdigit() else None,
         "state": {},
     }

@@ -12,8 +12,8 @@ from google.protobuf.message import DecodeError
 
 from tta_server.errors import BadRequest, Forbidden, TooLarge, TooSlow, TTAError, Unauthorized
 from tta_server.grpc_door.asking import App, Asked, ask, headers_of
-from tta_server.grpc_door.fields import expect_few_fields
-from tta_server.grpc_door.messages import HEALTH, INFERENCE, methods
+from tta_server.grpc_door.fields import expect_few_fields, values_apart
+from tta_server.grpc_door.messages import HEALTH, INFERENCE, message, methods
 from tta_server.grpc_door.tensors import infer_body, infer_response
 from tta_server.grpc_door.turns import Turns
 from tta_server.settings_door import LimitsSettings, ServerSettings
@@ -25,6 +25,7 @@ DRAIN_S: Final = 5.0
 _MOST_BESIDE_BYTES = 64 * 2**10  # what a message may have beside the values of its input
 _MOST_NAME = 256
 _MOST_MS = 2**31 - 1  # what gRPC takes
+_RAW: Final = message("inference.ModelInferRequest").DESCRIPTOR.fields_by_name["raw_input_contents"].number
 _CODES: Final = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -60,7 +61,7 @@ def _of_model(request: Any, what: str = "") -> str:
 
 def _change(request: Any, verb: str) -> Asked:
     body = orjson.dumps({"parameters": dict.fromkeys(request.parameters)})  # their names decide
-    return Asked("POST", f"/v2/repository{_of_model(request).removeprefix('/v2')}/{verb}", body)
+    return Asked("POST", f"/v2/repository{_of_model(request).removeprefix('/v2')}/{verb}", (body,))
 
 
 def _checked(request: Any) -> str:
@@ -84,7 +85,7 @@ _PATHS: Final[dict[str, Callable[[Any], str | Asked]]] = {
     "RepositoryIndex": lambda request: Asked(
         "POST",
         "/v2/repository/index",
-        orjson.dumps({"ready": request.ready}),
+        (orjson.dumps({"ready": request.ready}),),
         ((b"content-type", b"application/json"),),
     ),
     "RepositoryModelLoad": lambda request: _change(request, "load"),
@@ -213,28 +214,25 @@ class Door:
             BadRequest: If it is none.
         """
         data = await context.read() if kind.DESCRIPTOR.fields else grpc.aio.EOF
-        request = self._read(b"" if data is grpc.aio.EOF else data, kind, name)
-        if name == "ModelInfer":
-            path = _of_model(request, "/infer")
-            return (await infer_body(request))._replace(path=path), bool(request.raw_input_contents)
-        asked = _PATHS[name](request)
-        return (asked if isinstance(asked, Asked) else Asked("GET", asked)), False
-
-    def _read(self, data: bytes, kind: Any, name: str) -> Any:
-        """Return a message.
-
-        Raises:
-            TooLarge: If it is larger than one of its kind may be.
-            BadRequest: If it is none.
-        """
+        data = b"" if data is grpc.aio.EOF else data
         most = self._most_bytes if name == "ModelInfer" else _MOST_BESIDE_BYTES
         if len(data) > most:
             raise TooLarge(f"the message may have at most {most} bytes here, got {len(data)}")
         expect_few_fields(data, kind.DESCRIPTOR)
-        try:
-            return kind.FromString(data)
-        except DecodeError as error:
-            raise BadRequest(f"the message is no {kind.DESCRIPTOR.full_name}") from error
+        if name == "ModelInfer":
+            rest, raw = values_apart(data, _RAW)
+            request = _read(rest, kind)
+            return (await infer_body(request, raw))._replace(path=_of_model(request, "/infer")), bool(raw)
+        request = _read(data, kind)
+        asked = _PATHS[name](request)
+        return (asked if isinstance(asked, Asked) else Asked("GET", asked)), False
+
+
+def _read(data: bytes, kind: Any) -> Any:
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise BadRequest(f"the message is no {kind.DESCRIPTOR.full_name}") from error
 
 
 def _milliseconds(seconds: float) -> int:

@@ -15,6 +15,8 @@ MOST_FIELDS = 4096
 MOST_NUMBERS = 2**22
 """Whole numbers of a message with all that are in it, those of shapes too: one of a byte may become one of eight."""
 
+_PIECE = 2**20  # bytes of numbers that are looked at before their count is
+
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
 
@@ -46,14 +48,47 @@ def expect_few_fields(data: bytes, kind: Any) -> None:
                     if field.message_type is not None:
                         inside.append((value, field.message_type))
                     elif field.cpp_type not in (field.CPPTYPE_FLOAT, field.CPPTYPE_DOUBLE):
-                        numbers += int(np.count_nonzero(np.frombuffer(value, np.uint8) < 0x80))  # each one's last byte
-                if numbers > MOST_NUMBERS:
-                    raise TooLarge(
-                        f"the message has more than {MOST_NUMBERS} whole numbers in lists; send values as raw contents"
-                    )
+                        numbers += _numbers(value, MOST_NUMBERS - numbers)
                 place += size
     except (IndexError, ValueError) as error:
         raise BadRequest(f"the message is no {name}: it is malformed, or has groups") from error
+
+
+def values_apart(data: bytes, number: int) -> tuple[bytes, list[memoryview]]:
+    """Return a message without the values of a field of bytes, and these values, of which nothing is copied.
+
+    Args:
+        data: A message that `expect_few_fields` takes.
+        number: Of the field, in the message itself.
+    """
+    whole, left, found, place = memoryview(data), list[memoryview](), list[memoryview](), 0
+    while place < len(whole):
+        start = place
+        tag, place = _varint(whole, place)
+        size, place = _size(whole, place, tag & 7)
+        place += size
+        if tag == number << 3 | _LENGTH:
+            found.append(whole[place - size : place])
+        else:
+            left.append(whole[start:place])
+    return b"".join(left), found
+
+
+def _numbers(packed: memoryview, most: int) -> int:
+    """Return how many numbers a list has.
+
+    Raises:
+        TooLarge: If they are more than `most`.
+    """
+    count = 0
+    for start in range(0, len(packed), _PIECE):
+        piece = np.frombuffer(packed[start : start + _PIECE], np.uint8)
+        count += int(np.count_nonzero(piece < 0x80))  # the last byte of each
+        if count > most:
+            raise TooLarge(
+                f"the message has more than {MOST_NUMBERS} whole numbers in lists; send values as raw contents"
+            )
+    return count
 
 
 def _size(part: memoryview, place: int, wire: int) -> tuple[int, int]:

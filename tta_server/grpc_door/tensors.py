@@ -2,6 +2,7 @@
 
 import asyncio
 import struct
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -15,23 +16,27 @@ from tta_server.grpc_door.messages import message
 
 _CONTENTS: Final = {"FP32": "fp32_contents", "UINT8": "uint_contents", "BYTES": "bytes_contents"}
 _PIECE = 2**14  # values that are read before others have their turn: less than a millisecond
+_PART_BYTES = 256 * 2**10  # of a body that comes in parts, between which others have their turn
 _LENGTH = struct.Struct("<I")
 _RESPONSE = message("inference.ModelInferResponse")
 
 
-async def infer_body(request: Any) -> Asked:
+async def infer_body(request: Any, raw: Sequence[memoryview]) -> Asked:
     """Return a `ModelInferRequest` as a body of JSON and bytes; the application judges what it says.
+
+    Args:
+        request: The message, but for its raw contents.
+        raw: These, of which nothing is copied.
 
     Raises:
         BadRequest: If it gives values twice, or some that its datatype does not have.
     """
-    raw = request.raw_input_contents
     if raw and (len(raw) != len(request.inputs) or any(each.HasField("contents") for each in request.inputs)):
         raise BadRequest(
             f"the request has {len(request.inputs)} inputs and {len(raw)} 'raw_input_contents'; send one for each, or "
             "'contents' in each input"
         )
-    behind = list(raw) if raw else [await _values(each) for each in request.inputs]
+    behind: Sequence[bytes | memoryview] = raw or [await _values(each) for each in request.inputs]
     head = {
         "parameters": _parameters(request.parameters) | {"binary_data_output": True},
         "inputs": [
@@ -51,7 +56,7 @@ async def infer_body(request: Any) -> Asked:
     if request.id:
         head["id"] = request.id
     text = orjson.dumps(head)
-    return Asked("POST", "", b"".join((text, *behind)), ((HEADER.lower().encode(), str(len(text)).encode()),))
+    return Asked("POST", "", _cut(text, behind), ((HEADER.lower().encode(), str(len(text)).encode()),))
 
 
 def infer_response(reply: Reply, raw: bool) -> Any:
@@ -72,6 +77,14 @@ def infer_response(reply: Reply, raw: bool) -> Any:
         else:
             tensor.contents.bytes_contents.extend(_elements(data))
     return found
+
+
+def _cut(text: bytes, behind: Sequence[bytes | memoryview]) -> tuple[bytes | memoryview, ...]:
+    """Return a body in one part, or of a large one nothing that is copied."""
+    if len(text) + sum(map(len, behind)) <= _PART_BYTES:
+        return (b"".join((text, *behind)),)
+    cut = (each[start : start + _PART_BYTES] for each in behind for start in range(0, len(each), _PART_BYTES))
+    return (text, *cut)
 
 
 def _parameters(given: Any) -> dict[str, Any]:

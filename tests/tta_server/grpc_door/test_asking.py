@@ -48,7 +48,7 @@ def test_the_application_sees_who_calls_and_what_the_call_says_but_not_of_its_bo
         ("x-bin", b"\x00"),
         ("x-foo", "\u20ac"),
     ]
-    reply = asyncio.run(ask(app, Asked("POST", "/v2/x", b"abc", ((b"a", b"b"),)), given, peer))
+    reply = asyncio.run(ask(app, Asked("POST", "/v2/x", (b"ab", b"c"), ((b"a", b"b"),)), given, peer))
 
     assert reply.status == 204
     assert seen["client"] == client

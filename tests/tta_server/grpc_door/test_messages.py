@@ -18,6 +18,7 @@ from tta_server.grpc_door.tensors import infer_body
 
 ROOM = Path(fields.__file__).parent
 REQUEST = message("inference.ModelInferRequest")
+RAW = REQUEST.DESCRIPTOR.fields_by_name["raw_input_contents"].number
 CONTENTS = message("inference.InferTensorContents").DESCRIPTOR
 
 
@@ -64,10 +65,36 @@ def test_contents_are_the_bytes_that_they_would_be_if_they_were_sent_raw(rows, d
     kind = "UINT8" if dtype is np.uint8 else "FP32"
     tensor = {"name": "input", "datatype": kind, "shape": values.shape}
     field = "uint_contents" if dtype is np.uint8 else "fp32_contents"
-    raw = REQUEST(model_name="m", inputs=[tensor], raw_input_contents=[values.tobytes()])
+    without = REQUEST(model_name="m", inputs=[tensor])
     written = REQUEST(model_name="m", inputs=[tensor | {"contents": {field: values.ravel().tolist()}}])
 
-    assert asyncio.run(infer_body(raw)) == asyncio.run(infer_body(written))
+    raw = asyncio.run(infer_body(without, [memoryview(values.tobytes())]))
+    contents = asyncio.run(infer_body(written, []))
+    assert (b"".join(raw.body), raw.headers) == (b"".join(contents.body), contents.headers)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    strategies.lists(
+        strategies.one_of(
+            strategies.binary(max_size=300).map(lambda value: {"raw_input_contents": [value]}),
+            strategies.text(max_size=200).map(lambda value: {"id": value}),
+            strategies.lists(strategies.integers(0, 2**40), max_size=9).map(
+                lambda value: {"inputs": [{"shape": value}]}
+            ),
+        ),
+        max_size=9,
+    )
+)
+def test_values_that_are_kept_apart_are_those_of_the_message_wherever_they_are(pieces):
+    made = b"".join(REQUEST(**each).SerializeToString() for each in pieces)
+
+    rest, raw = fields.values_apart(made, RAW)
+
+    whole = REQUEST.FromString(made)
+    assert raw == list(whole.raw_input_contents)
+    whole.ClearField("raw_input_contents")
+    assert REQUEST.FromString(rest) == whole
 
 
 @settings(max_examples=30, deadline=None)
