@@ -29,7 +29,7 @@ from load_tests.machine import describe, load_average
 from load_tests.routed import WINDOW, Routed, Scene, scene
 from tta_server.demo import camera
 from tta_server.demo.demo_command import SEED
-from tta_server.domains.place import Place
+from tta_server.domains.place import Group, Place
 from tta_server.domains.route import NEW, route
 from tta_server.domains.space import StyleSpace
 from tta_server.drift.monitor import Monitor
@@ -108,7 +108,7 @@ def _clean(shown: Scene, windows: int) -> Iterator[str]:
         chosen = rng.integers(len(images), size=WINDOW)
         scored.append(monitor.saw(scored[-1], images[chosen], _TIME))
         for request in torch.from_numpy(chosen).split(_REQUEST):
-            where = route([home], looks[request], space.limit)
+            where = route([home], Group(looks[request].numpy()), space.limit)
             opened += NEW in where
             looked.append(monitor.looked(looked[-1], len(where), sum(map(bool, where)), _TIME))
     alarms, warnings = _begun(scored, "drift"), _begun(scored, "warning")

@@ -1,9 +1,11 @@
-"""Where a domain lies among styles: a centre, a spread, and how well both are known. A value."""
+"""Where a domain lies among styles: a centre, a spread, and how well both are known. A value.
 
-import math
+What is asked with every request is worked out on arrays: on ones this small numpy takes a third of torch's time.
+"""
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,47 @@ MEMORY_IMAGES = 256
 """A centre moves along with what comes as a mean over about so many."""
 
 _UNLIKE = 0.5  # styles of unlike source images are 2 apart; those of one class hardly ever come so near
+
+
+Values = npt.NDArray[np.float64]
+"""Numbers of images, a row each."""
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Images that are judged together; what they have in common is worked out once.
+
+    Attributes:
+        styles: Whitened, in order (N, D), N >= 1.
+    """
+
+    styles: Values
+
+    def __len__(self) -> int:
+        """Return how many images there are."""
+        return len(self.styles)
+
+    def only(self, which: npt.NDArray[np.bool_]) -> "Group":
+        """Return some of the images (N,)."""
+        return self if which.all() else Group(self.styles[which])
+
+    @cached_property
+    def mean(self) -> Values:
+        """Mean of their styles (D,)."""
+        mean: Values = self.styles.sum(0) / len(self)
+        return mean
+
+    @cached_property
+    def spread(self) -> float | None:
+        """Mean squared distance from their mean, over D; None of a single one."""
+        if len(self) < 2:
+            return None
+        return float(np.square(self.styles - self.mean).sum()) / ((len(self) - 1) * len(self.mean))
+
+    @cached_property
+    def pictures(self) -> float:
+        """How many different pictures they are of."""
+        return different(self.styles, _UNLIKE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,38 +85,20 @@ class Place:
     @classmethod
     def first(cls, styles: Tensor) -> "Place":
         """Return the place of a domain whose first images have these whitened styles (N, D), N >= 1."""
-        return cls(styles.mean(0), max(1.0, spread(styles) or 1.0), len(styles))
+        return cls(styles.mean(0), max(1.0, Group(styles.numpy()).spread or 1.0), len(styles))
 
     def distance(self, styles: Tensor) -> float:
-        """Return how far the mean of styles (N, D) lies from here, over what chance explains.
-
-        The squared distance of two means over D, divided by the spread times (1 / n + 1 / images + 1 / 16), where n is
-        how many different pictures the N are of: below 1 if the images are drawn from here at random, and about 1 if
-        they are all of one class or show one scene. That there are many of one class brings them no nearer, so the last
-        term stays; see `space.KIN_IMAGES`. The spread is the images' own if they scatter less than the domain does: a
-        wide domain does not take in what is narrow and lies beside it.
-        """
-        return distances([self], styles)[0]
+        """Return how far the mean of styles (N, D) lies from here, over what chance explains; see `distances`."""
+        return distances([self], Group(styles.numpy()))[0]
 
     def each(self, styles: Tensor) -> Tensor:
-        """Return the distance of each of N images on its own (N,)."""
-        apart = (styles - self.centre).square().mean(1)
-        return apart / self._usual_of_one
-
-    def surprise(self, styles: Tensor) -> Tensor:
-        """Return how unlikely each of N images is here (N,): which of several places it is of, the least one says.
-
-        Images scatter around a centre as a Gaussian, alike in all directions of the whitened space: with s for
-        spread times (1 + 1 / images), the density of an image is (2 pi s)^(-D/2) exp(-|x - centre|^2 / (2 s)). This is
-        -2 / D times its logarithm, less log(2 pi): `each` + log(s). By `each` alone a wide place would be the nearest
-        to everything, for what lies in its middle as well, where another is far more likely.
-        """
-        return self.each(styles) + math.log(self._usual_of_one)
+        """Return the distance of each of N images on its own (N,); see `each`."""
+        return torch.from_numpy(each([self], styles.numpy())[0])
 
     def seen(self, styles: Tensor) -> "Place":
         """Return the place after more images (N, D) of its domain."""
         known, images = min(self.images, MEMORY_IMAGES), len(styles)
-        found = spread(styles)
+        found = Group(styles.numpy()).spread
         share = images / (known + images)
         return replace(
             self,
@@ -97,44 +122,63 @@ class Place:
         return float((self.centre - other.centre).square().mean()) / max(self.spread, other.spread)
 
     def between(self, other: "Place") -> float:
-        """Return how far two domains are apart, over what chance explains in the narrower one; see `distance`."""
-        return self._over_chance(other.centre.numpy(), other.images, min(self.spread, other.spread))
+        """Return how far two domains are apart, over what chance explains in the narrower one; see `distances`."""
+        apart = float(np.square(other.centre.numpy() - self.centre.numpy()).sum()) / len(self.centre)
+        return self._over_chance(apart, other.images, min(self.spread, other.spread))
 
-    @property
-    def _usual_of_one(self) -> float:
-        """Return the mean squared distance over D of another image from the centre as it is known."""
-        return self.spread * (1 + 1 / self.images)
-
-    def _usual(self, own: float | None) -> float:
-        """Return what images that scatter by `own` are expected to scatter by: no more than the domain."""
-        return self.spread if own is None else max(1.0, min(own, self.spread))
-
-    def _over_chance(self, mean: npt.NDArray[Any], images: float, spread: float) -> float:
-        apart = float(np.square(mean - self.centre.numpy()).sum()) / len(mean)
+    def _over_chance(self, apart: float, images: float, spread: float) -> float:
         return apart / (spread * (1 / images + 1 / self.images + 1 / KIN_IMAGES))
 
 
-def distances(places: Sequence[Place], styles: Tensor) -> list[float]:
-    """Return how far the mean of styles (N, D) lies from each place; see `Place.distance`."""
-    values = styles.numpy()
-    mean, pictures = _mean(values), different(values, _UNLIKE)
-    own = _spread(values, mean)
-    return [place._over_chance(mean, pictures, place._usual(own)) for place in places]
+def distances(places: Sequence[Place], group: Group) -> list[float]:
+    """Return how far the mean of images lies from each place, over what chance explains.
+
+    The squared distance of two means over D, divided by the spread times (1 / n + 1 / images + 1 / 16), where n is how
+    many different pictures the N are of: below 1 if the images are drawn from there at random, and about 1 if they are
+    all of one class or show one scene. That there are many of one class brings them no nearer, so the last term stays;
+    see `space.KIN_IMAGES`. The spread is the images' own if they scatter less than the domain does: a wide domain does
+    not take in what is narrow and lies beside it.
+    """
+    own = np.inf if group.spread is None else max(1.0, group.spread)
+    apart = np.square(group.mean - _centres(places)).sum(1) / len(group.mean)
+    return [
+        place._over_chance(one, group.pictures, min(own, place.spread))
+        for place, one in zip(places, apart.tolist(), strict=True)
+    ]
 
 
-def spread(styles: Tensor) -> float | None:
-    """Return the mean squared distance of styles (N, D) from their mean, over D; None of a single one."""
-    values = styles.numpy()
-    return _spread(values, _mean(values))
+def each(places: Sequence[Place], styles: Values) -> Values:
+    """Return the distance of each of N images (N, D) on its own, from each place (places, N).
+
+    It is squared, over D and over that of another image from the centre as it is known.
+    """
+    centres = _centres(places)
+    apart = np.square(centres).sum(1)[:, None] + np.square(styles).sum(1) - 2 * (centres @ styles.T)
+    found: Values = apart / (styles.shape[1] * _usual_of_one(places))
+    return found
 
 
-# Asked with every request: on arrays this small numpy takes a third of torch's time.
-def _spread(values: npt.NDArray[Any], mean: npt.NDArray[Any]) -> float | None:
-    if len(values) < 2:
-        return None
-    return float(np.square(values - mean).sum()) / ((len(values) - 1) * len(mean))
+def surprises(places: Sequence[Place], apart: Values) -> Values:
+    """Return how unlikely images are in each place (places, N): which they are of, the least one says.
+
+    Images scatter around a centre as a Gaussian, alike in all directions of the whitened space: with s for
+    spread times (1 + 1 / images), the density of an image is (2 pi s)^(-D/2) exp(-|x - centre|^2 / (2 s)). This is
+    -2 / D times its logarithm, less log(2 pi): the distance + log(s). By the distance alone a wide place would be the
+    nearest to everything, for what lies in its middle as well, where another is far more likely.
+
+    Args:
+        places: The places.
+        apart: The distance of each image on its own, as `each` returns them (places, N).
+    """
+    found: Values = apart + np.log(_usual_of_one(places))
+    return found
 
 
-def _mean(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    mean: npt.NDArray[Any] = values.sum(0) / len(values)
-    return mean
+def _usual_of_one(places: Sequence[Place]) -> Values:
+    """Return the mean squared distance over D of another image from each centre as it is known (places, 1)."""
+    return np.array([[place.spread * (1 + 1 / place.images)] for place in places])
+
+
+def _centres(places: Sequence[Place]) -> Values:
+    centres: Values = torch.stack([place.centre for place in places]).numpy()
+    return centres

@@ -13,10 +13,8 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from tta_server.domains.place import Place, distances, spread
+from tta_server.domains.place import Group, Place, Values, distances, each, surprises
 from tta_server.domains.space import KIN_IMAGES
 
 NEW = -1
@@ -33,35 +31,37 @@ _STRANGE = 2.0  # distance of a single image that about one in a hundred of a do
 _CLEARLY_NEARER = 0.75
 
 
-def route(places: Sequence[Place], styles: Tensor, limit: float) -> list[int]:
+def route(places: Sequence[Place], seen: Group, limit: float) -> list[int]:
     """Say where each image of a request belongs.
 
     Args:
         places: Of the known domains, the source's first.
-        styles: Whitened, in order (N, D).
+        seen: The images.
         limit: Distance from which images are not the source's any more.
 
     Returns:
         An index of `places` for each image, or `NEW`.
     """
-    found = [index for part in _parts(styles, limit) for index in _places_of(places, part, limit)]
-    return _with_strange(places, styles, found, limit)
+    found: list[int] = []
+    for part in cut(seen, limit):
+        found += _divide(places, part, limit) if _scatters(part) else [_near(places, part, limit)] * len(part)
+    return _with_strange(places, seen, found, limit)
 
 
-def follow(places: Sequence[Place], seen: Tensor, current: int, limit: float) -> list[int]:
+def follow(places: Sequence[Place], parts: Sequence[Group], current: int, limit: float) -> list[int]:
     """Say where a stream's last images belong, a request of few among them.
 
     Args:
         places: Of the known domains, the source's first.
-        seen: Whitened, in order; the request's are the last (N, D), N >= 1.
+        parts: The images, as `cut` returns them; the request's are the last.
         current: Where the stream has been. To move from one learnt domain to another takes one that is clearly nearer.
         limit: As for `route`.
 
     Returns:
         An index of `places` for each image, or `NEW`.
     """
-    found = []
-    for part in _parts(seen, limit):
+    found: list[int] = []
+    for part in parts:
         if _scatters(part):
             found += _with_strange(places, part, _divide(places, part, limit), limit)
         else:
@@ -69,9 +69,12 @@ def follow(places: Sequence[Place], seen: Tensor, current: int, limit: float) ->
     return found
 
 
-def settled(recent: Tensor, limit: float) -> Tensor:
-    """Return the last of a stream's images, whitened and in order (N, D), from the last change on; see `route`."""
-    return _parts(recent, limit)[-1]
+def cut(seen: Group, limit: float) -> list[Group]:
+    """Return images in order, cut where they change; the same group if they do not."""
+    change = _change(seen.styles, limit)
+    if not change:
+        return [seen]
+    return [*cut(Group(seen.styles[:change]), limit), *cut(Group(seen.styles[change:]), limit)]
 
 
 def is_few(images: int) -> bool:
@@ -88,19 +91,12 @@ def reach(index: int, limit: float) -> float:
     return _REACH * limit if index else limit
 
 
-def _parts(styles: Tensor, limit: float) -> list[Tensor]:
-    """Return images in order, cut where they change."""
-    change = _change(styles, limit)
-    return [*_parts(styles[:change], limit), *_parts(styles[change:], limit)] if change else [styles]
-
-
-def _change(styles: Tensor, limit: float) -> int:
+def _change(values: Values, limit: float) -> int:
     """Return before which image a stream has changed most, 0 if it has not.
 
     A change is where the images before and after it lie as far apart as a domain reaches; how much images scatter is
     said by the median distance of two that follow one another, which a change leaves alone.
     """
-    values = styles.numpy()  # small, and looked at with every request: see `place.spread`
     count, dimensions = values.shape
     if count < 2:
         return 0
@@ -121,70 +117,67 @@ def _cuts(count: int) -> tuple[npt.NDArray[np.float64], ...]:
     return before, after, 1 / before + 1 / after + 1 / KIN_IMAGES
 
 
-def _scatters(styles: Tensor) -> bool:
-    return (spread(styles) or 0.0) > _WIDE
+def _scatters(group: Group) -> bool:
+    return (group.spread or 0.0) > _WIDE
 
 
-def _near(places: Sequence[Place], styles: Tensor, apart: Sequence[float], limit: float) -> int | None:
+def _near(places: Sequence[Place], group: Group, limit: float) -> int:
     """Return the source if images lie within its reach, else the nearest of the places within whose reach they lie.
 
     Of a single image nobody knows how much its like scatters; the widest would be the nearest, so the likeliest is.
+    `NEW` if they lie nowhere, however few they are.
     """
-    within = [index for index, distance in enumerate(apart) if distance < reach(index, limit)]
-    if 0 in within:
+    if distances(places[:1], group)[0] < limit:  # as nearly always; then nobody asks where the others are
         return 0
-    if len(styles) == 1:
-        return min(within, key=lambda index: float(places[index].surprise(styles)), default=None)
-    return min(within, key=apart.__getitem__, default=None)
+    apart = distances(places, group)
+    within = [index for index, distance in enumerate(apart) if distance < reach(index, limit)]
+    if len(group) == 1 and len(within) > 1:
+        near = [places[index] for index in within]
+        return within[int(surprises(near, each(near, group.styles)).argmin())]
+    return min(within, key=apart.__getitem__, default=NEW)
 
 
-def _follows(places: Sequence[Place], styles: Tensor, current: int, limit: float) -> int:
+def _follows(places: Sequence[Place], group: Group, current: int, limit: float) -> int:
     """Return where images belong that are judged as one; see `follow`."""
-    apart = distances(places, styles)
-    near = _near(places, styles, apart, limit)
-    if near is None:
-        return NEW if _is_new(apart, len(styles), limit) else int(_least_strange(torch.tensor(apart)[:, None]))
-    stays = current and near and _CLEARLY_NEARER * apart[current] < apart[near]
-    return current if stays else near
+    near = _near(places, group, limit)
+    if near == NEW and not _is_new(places, group, limit):
+        return int(_least_strange(np.array(distances(places, group))))
+    if not current or near in (NEW, 0, current):
+        return near
+    here, there = distances([places[current], places[near]], group)
+    return current if _CLEARLY_NEARER * here < there else near
 
 
-def _is_new(apart: Sequence[float], images: int, limit: float) -> bool:
+def _is_new(places: Sequence[Place], group: Group, limit: float) -> bool:
     """Say whether images that lie nowhere are a domain: the fewer they are, the farther out they must lie."""
-    return images >= _LEAST_OF_A_NEW_ONE and min(apart) >= limit * max(1.0, KIN_IMAGES / images)
+    images = len(group)
+    return images >= _LEAST_OF_A_NEW_ONE and min(distances(places, group)) >= limit * max(1.0, KIN_IMAGES / images)
 
 
-def _least_strange(apart: Tensor) -> Tensor:
-    """Return where images belong that lie nowhere (N,), by their distances from each place (places, N)."""
-    return torch.where(apart.amin(0) < _CLEARLY_NEARER * apart[0], apart.argmin(0), 0)
+def _least_strange(apart: Values) -> npt.NDArray[np.int64]:
+    """Return where images belong that lie nowhere (...), by their distances from each place (places, ...)."""
+    return np.where(apart.min(0) < _CLEARLY_NEARER * apart[0], apart.argmin(0), 0)
 
 
-def _with_strange(places: Sequence[Place], styles: Tensor, found: Sequence[int], limit: float) -> list[int]:
+def _with_strange(places: Sequence[Place], seen: Group, found: list[int], limit: float) -> list[int]:
     """Return where images belong, those too that lie nowhere (`NEW`) and are too few for a domain."""
-    where = torch.tensor(found)
+    if NEW not in found:
+        return found
+    where = np.array(found)
     strange = where == NEW
-    if strange.any() and not _is_new(distances(places, styles[strange]), int(strange.sum()), limit):
-        where[strange] = _least_strange(torch.stack([place.each(styles[strange]) for place in places]))
+    if not _is_new(places, lost := seen.only(strange), limit):
+        where[strange] = _least_strange(each(places, lost.styles))
     return [int(index) for index in where]
 
 
-def _places_of(places: Sequence[Place], styles: Tensor, limit: float) -> list[int]:
-    """Return where images lie among which there is no change; `NEW` of those that lie nowhere, however few."""
-    if _scatters(styles):
-        return _divide(places, styles, limit)
-    near = _near(places, styles, distances(places, styles), limit)
-    return [NEW if near is None else near] * len(styles)
-
-
-def _divide(places: Sequence[Place], styles: Tensor, limit: float) -> list[int]:
+def _divide(places: Sequence[Place], group: Group, limit: float) -> list[int]:
     """Return where each image lies on its own: of the places where it is likeliest, if it is likely there at all."""
-    likeliest = torch.stack([place.surprise(styles) for place in places]).argmin(0)
-    found = torch.full((len(styles),), NEW)
-    for index, place in enumerate(places):
+    apart, found = each(places, group.styles), np.full(len(group), NEW)
+    likeliest = surprises(places, apart).argmin(0)
+    for index in set(likeliest.tolist()):
         own = likeliest == index
-        if not own.any():
-            continue
-        if place.distance(styles[own]) >= reach(index, limit):
-            own &= place.each(styles) < _STRANGE
-        if own.any() and place.distance(styles[own]) < reach(index, limit):
-            found[own] = index
+        for some in (own, own & (apart[index] < _STRANGE)):
+            if some.any() and distances([places[index]], group.only(some))[0] < reach(index, limit):
+                found[some] = index
+                break
     return [int(index) for index in found]

@@ -11,11 +11,12 @@ from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from torch import Tensor
+import numpy.typing as npt
+import torch
 
 from tta_server.domains.merge import alike
-from tta_server.domains.place import Place, distances
-from tta_server.domains.route import NEW, follow, is_few, route
+from tta_server.domains.place import Group, Place, Values, distances
+from tta_server.domains.route import NEW, cut, follow, is_few, route
 from tta_server.domains.space import StyleSpace
 from tta_server.drift.scores import Yardstick
 from tta_server.errors import NotReady, SetAside
@@ -33,12 +34,12 @@ class Look(NamedTuple):
     """What the frozen model says of the images of one request.
 
     Attributes:
-        styles: Whitened (n, D), float64, on the CPU.
+        styles: Whitened (n, D).
         scores: Its answer; None if nobody is likely to need it.
         forward: The same for all requests that shared a forward.
     """
 
-    styles: Tensor
+    styles: Values
     scores: Scores | None
     forward: object
 
@@ -101,13 +102,13 @@ class Router:
             look: What the frozen model says of it.
             busy: Domains that are about to answer other requests, and cannot be spared.
         """
-        if not np.isfinite(look.styles.numpy()).all():  # the source answers, if anything can, and nobody learns from it
+        if not np.isfinite(look.styles).all():  # the source answers, if anything can, and nobody learns from it
             return [Piece(job, stream)]
-        known, been = self._registry.domains(stream.name), stream.whereabouts
-        seen, places = self._where(stream, known, look.styles)
+        known, been = self._registry.domains(stream.name), whereabouts_of(stream)
+        seen, places, recent = self._where(stream, known, look.styles)
         where = places[-job.rows :]
         found = dict.fromkeys(where)
-        stream.whereabouts = whereabouts_of(stream).after(look.styles, self._space.limit)
+        stream.whereabouts = been.after(recent)
 
         asked = {0: stream}
         wanted = [(index, *one) for index, one in enumerate(known.items(), 1) if index in found]
@@ -120,12 +121,12 @@ class Router:
             stream.whereabouts = been
             raise
         for index, _, place in wanted:  # once all are there: a request is folded in once
-            asked[index].place = place.seen(look.styles[_are(index, where)])
+            asked[index].place = place.seen(torch.from_numpy(look.styles[_are(index, where)]))
         if NEW in found:
             others = {*busy, *(one.name for one in asked.values())}
-            asked[NEW] = self._open(stream, seen[_are(NEW, places)], job, others)
+            asked[NEW] = self._open(stream, seen.only(_are(NEW, places)), job, others)
         last = where[-1]
-        self._arrive(stream, asked[last], seen[_are(last, places)], known)
+        self._arrive(stream, asked[last], seen.only(_are(last, places)), known)
         if asked.get(NEW) is stream:  # there is no room: home answers these with its own, in one piece
             where = [0 if index == NEW else index for index in where]
         found = dict.fromkeys(where)
@@ -136,7 +137,7 @@ class Router:
     def would(self, job: Job, stream: Stream) -> list[str]:
         """Return the domain that each image of a request would be taken for, `HOME`, or empty; nothing is changed."""
         styles = self._look([job], False)[job].styles
-        if not styles.isfinite().all():
+        if not np.isfinite(styles).all():
             return [HOME] * job.rows
         known = self._registry.domains(stream.name)
         names = {NEW: ""} | dict(enumerate([HOME, *known]))
@@ -169,17 +170,17 @@ class Router:
         if whereabouts_of(stream).current == gone:
             stream.whereabouts = whereabouts_of(stream).at(kept)
 
-    def _arrive(self, stream: Stream, last: Stream, styles: Tensor, known: dict[str, Place]) -> None:
+    def _arrive(self, stream: Stream, last: Stream, images: Group, known: dict[str, Place]) -> None:
         """Note where a stream is now.
 
         Args:
             stream: Whose images they were.
             last: Who answers the last one.
-            styles: By which that one was judged (n, D).
+            images: By which that one was judged.
             known: The domains before them.
         """
         here = known.get(last.name) or last.place or self._source
-        distance, from_source = distances([here, self._source], styles)
+        distance, from_source = distances([here, self._source], images)
         been = whereabouts_of(stream)
         stream.whereabouts = been.arrived(last.name if last.parent else "", distance, from_source)
         if last.name in known and last.name != been.current:
@@ -194,28 +195,31 @@ class Router:
         x = on_device((job.images for job in jobs), self._backbone.device)
         styles, output = self._space.styles(self._backbone, x, whole)
         scores = read(output, self._yardstick) if output else None
-        found, end, forward = {}, 0, object()
+        found, values, end, forward = {}, styles.numpy(), 0, object()
         for job in jobs:
             start, end = end, end + job.rows
             own = scores.only(slice(start, end)) if scores else None
-            found[job] = Look(styles[start:end], own, forward)
+            found[job] = Look(values[start:end], own, forward)
         return found
 
-    def _where(self, stream: Stream, known: dict[str, Place], styles: Tensor) -> tuple[Tensor, list[int]]:
-        """Return the styles that images are judged by, those of a request last, and where each belongs."""
+    def _where(self, stream: Stream, known: dict[str, Place], styles: Values) -> tuple[Group, list[int], Values]:
+        """Return the images by which these are judged, these last; where each belongs; and what to keep of the last."""
         places, names, been = [self._source, *known.values()], ["", *known], whereabouts_of(stream)
+        seen, limit = Group(been.seen(styles)), self._space.limit
+        parts = cut(seen, limit)
         if is_few(len(styles)):
-            seen, current = been.seen(styles), names.index(been.current) if been.current in names else 0
-            found = follow(places, seen, current, self._space.limit)
+            current = names.index(been.current) if been.current in names else 0
+            found = follow(places, parts, current, limit)
         else:
-            seen, found = styles, route(places, styles, self._space.limit)
+            seen = Group(styles)
+            found = route(places, seen, limit)
         if stream.mode == "inline" or stream.method.adapter.batch_coupled:  # rows that one forward must see together
             own = found[-len(styles) :]
             found = found[: -len(own)] + [Counter(own).most_common(1)[0][0]] * len(own)
-        return seen, found
+        return seen, found, parts[-1].styles
 
-    def _open(self, stream: Stream, styles: Tensor, job: Job, busy: set[str]) -> Stream:
-        """Open a domain for images of these styles (n, D); if there is no room, one that can be spared goes.
+    def _open(self, stream: Stream, images: Group, job: Job, busy: set[str]) -> Stream:
+        """Open a domain for images; if there is no room, one that can be spared goes.
 
         Returns:
             The domain; the stream itself, which answers as the source, if none of the others (`busy`) can be spared.
@@ -225,7 +229,7 @@ class Router:
             if not spared:
                 return stream
             self._leave("forget", stream, spared, f"a new one took the place of '{spared}'", {"domain": spared})
-        place = Place.first(styles)
+        place = Place.first(torch.from_numpy(images.styles))
         domain = open_domain(self._registry, stream, place)
         domain.touched_s = job.arrived_s
         reason = f"what it sees lies {self._source.apart(place):.3g} times the usual spread from the source"
@@ -252,5 +256,5 @@ class Router:
         )
 
 
-def _are(index: int, where: Sequence[int]) -> list[bool]:
-    return [one == index for one in where]
+def _are(index: int, where: Sequence[int]) -> npt.NDArray[np.bool_]:
+    return np.equal(where, index)

@@ -47,7 +47,7 @@ def stored_whereabouts(stream: Stream, space: str) -> StoredWhereabouts | None:
 def tensors_of(stream: Stream) -> Tensors:
     """Return what lies beside."""
     found = {_CENTRE: stream.place.centre} if stream.place else {}
-    return found | ({_RECENT: stream.whereabouts.recent} if stream.whereabouts else {})
+    return found | ({_RECENT: torch.from_numpy(stream.whereabouts.recent)} if stream.whereabouts else {})
 
 
 def locate(stored: Stored, beside: Tensors, space: str) -> Located:
@@ -82,7 +82,7 @@ def _whereabouts(stored: StoredWhereabouts | None, beside: Tensors, space: str) 
     if stored.space != space or recent is None or recent.dim() != 2 or not recent.isfinite().all():
         recent = torch.zeros(0, 0)  # styles of another space say nothing here
     domains = range(1, stored.next) if stored.domains is None else stored.domains
-    return Whereabouts(recent.cpu().double(), stored.current, stored.next, tuple(domains))
+    return Whereabouts(recent.cpu().double().numpy(), stored.current, stored.next, tuple(domains))
 
 
 def go_on(fresh: Whereabouts, found: Whereabouts) -> Whereabouts:

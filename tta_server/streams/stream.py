@@ -241,8 +241,8 @@ class Stream:
 
     @property
     def _where_bytes(self) -> int:
-        tensors = {"place": self.place.centre} if self.place else {}
-        return size_bytes(tensors | ({"recent": self.whereabouts.recent} if self.whereabouts else {}))
+        place = self.place.centre.nbytes if self.place else 0
+        return place + (self.whereabouts.recent.nbytes if self.whereabouts else 0)
 
     def observe(self, entropy_ratio: float, confidence: float, rows: int) -> None:
         """Fold the mean entropy and confidence of `rows` new answers into the recent ones."""

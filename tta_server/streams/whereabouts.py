@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from tta_server.domains.route import RECENT, settled
+from tta_server.domains.place import Values
+from tta_server.domains.route import RECENT
 from tta_server.streams.names import number_of
 
 
@@ -15,7 +15,7 @@ class Whereabouts:
     """Where a stream has been.
 
     Attributes:
-        recent: Whitened styles of its last images, all since the last change (n, D), n <= 16, float64, on the CPU.
+        recent: Whitened styles of its last images, all since the last change (n, D), n <= 16, float64.
         current: The domain that its last image belonged to; empty if it was at home.
         next: Number of the next domain that is opened.
         domains: Numbers of the domains that there are, the oldest first.
@@ -23,7 +23,7 @@ class Whereabouts:
         from_source: Of the same to the source's place.
     """
 
-    recent: Tensor
+    recent: Values
     current: str = ""
     next: int = 1
     domains: tuple[int, ...] = ()
@@ -33,15 +33,15 @@ class Whereabouts:
     @classmethod
     def start(cls, dimensions: int) -> "Whereabouts":
         """Return those of a stream that has seen nothing: it is at home."""
-        return cls(torch.zeros(0, dimensions, dtype=torch.float64))
+        return cls(np.zeros((0, dimensions)))
 
-    def after(self, styles: Tensor, limit: float) -> "Whereabouts":
-        """Return them after images of these styles (n, D); what came before a change is forgotten, see `settled`."""
-        return replace(self, recent=settled(self.seen(styles), limit))
+    def after(self, recent: Values) -> "Whereabouts":
+        """Return them once these are the last images (n, D), those after the last change."""
+        return replace(self, recent=recent)
 
-    def seen(self, styles: Tensor) -> Tensor:
+    def seen(self, styles: Values) -> Values:
         """Return the last images, these among them, that images of these styles are judged with if they are few."""
-        return torch.cat([self.recent, styles])[-RECENT:]
+        return np.concatenate([self.recent, styles[-RECENT:]])[-RECENT:]
 
     def home(self) -> "Whereabouts":
         """Return those of a stream that has forgotten its domains; their numbers are not used again."""

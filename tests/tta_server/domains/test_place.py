@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from tta_server.domains.place import Place, distances, spread
+from tta_server.domains.place import Group, Place, distances, each, surprises
 from tta_server.domains.space import KIN_IMAGES
 
 FEW = settings(deadline=None, max_examples=40)
@@ -14,6 +14,10 @@ counts = st.integers(2, 20)
 def cloud(n, at=0.0, width=1.0, dimensions=5, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return at + width * torch.randn(n, dimensions, generator=generator, dtype=torch.float64)
+
+
+def spread(styles):
+    return Group(styles.numpy()).spread
 
 
 @FEW
@@ -141,7 +145,7 @@ def test_many_copies_of_a_usual_source_image_lie_no_farther_than_one(images):
 def test_the_distances_to_several_places_are_those_to_each(n, at, seed):
     places, images = [Place.source(5, 600), Place.first(cloud(9, 2.0))], cloud(n, at, seed=seed)
 
-    assert distances(places, images) == [place.distance(images) for place in places]
+    assert distances(places, Group(images.numpy())) == [place.distance(images) for place in places]
 
 
 @FEW
@@ -150,7 +154,7 @@ def test_of_two_places_the_one_of_greater_density_surprises_less(at, width, know
     places = [Place.source(5, 600), Place(torch.full((5,), at, dtype=torch.float64), width, known)]
     images = cloud(20, width=width**0.5, seed=seed)
 
-    here, there = (place.surprise(images) for place in places)
+    here, there = torch.from_numpy(surprises(places, each(places, images.numpy())))
 
     density = [
         torch.distributions.Normal(place.centre, (place.spread * (1 + 1 / place.images)) ** 0.5).log_prob(images).sum(1)

@@ -3,8 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tta_server.domains.place import Place
-from tta_server.domains.route import NEW, RECENT, follow, is_few, reach, route, settled
+from tests.tta_server.domains import by_hand
+from tta_server.domains.place import Group, Place
+from tta_server.domains.route import NEW, RECENT, cut, follow, is_few, reach, route
 
 LIMIT, DIMENSIONS = 4.0, 100
 HOME = Place.source(DIMENSIONS, 500)
@@ -20,22 +21,34 @@ def learnt(at, width=1.0, n=64):
     return Place.first(cloud(n, at, width, seed=77))
 
 
+def last_part(styles):
+    return torch.from_numpy(cut(Group(styles.numpy()), LIMIT)[-1].styles)
+
+
+def routed(places, styles):
+    return route(places, Group(styles.numpy()), LIMIT)
+
+
+def followed(places, styles, current):
+    return follow(places, cut(Group(styles.numpy()), LIMIT), current, LIMIT)
+
+
 @FEW
 @given(n=st.integers(8, 64), seed=st.integers(0, 99))
 def test_source_images_stay_at_home_whatever_else_is_known(n, seed):
-    assert route([HOME, learnt(5.0), learnt(-3.0, 2.0)], cloud(n, seed=seed), LIMIT) == [0] * n
+    assert routed([HOME, learnt(5.0), learnt(-3.0, 2.0)], cloud(n, seed=seed)) == [0] * n
 
 
 @FEW
 @given(n=st.integers(8, 64), at=st.sampled_from([-9.0, 3.0, 20.0]), seed=st.integers(0, 99))
 def test_images_of_a_known_domain_go_there(n, at, seed):
-    assert route([HOME, learnt(at)], cloud(n, at, seed=seed), LIMIT) == [1] * n
+    assert routed([HOME, learnt(at)], cloud(n, at, seed=seed)) == [1] * n
 
 
 @FEW
 @given(n=st.integers(8, 64), at=st.sampled_from([-9.0, 8.0, 20.0]), seed=st.integers(0, 99))
 def test_images_that_lie_nowhere_are_new(n, at, seed):
-    assert route([HOME, learnt(3.0)], cloud(n, at, seed=seed), LIMIT) == [NEW] * n
+    assert routed([HOME, learnt(3.0)], cloud(n, at, seed=seed)) == [NEW] * n
 
 
 @FEW
@@ -45,7 +58,7 @@ def test_a_request_that_shows_two_domains_is_divided(share, known, seed):
     request = torch.cat([cloud(share, seed=seed), cloud(16 - share, 9.0, seed=seed + 1)])
     order = torch.randperm(16, generator=torch.Generator().manual_seed(seed))
 
-    found = route(places, request[order], LIMIT)
+    found = routed(places, request[order])
 
     expected = [0] * share + [1 if known else NEW] * (16 - share)
     assert found == [expected[i] for i in order]
@@ -57,16 +70,16 @@ def test_a_request_that_scatters_as_one_domain_does_goes_to_one_place_in_any_ord
     places, request = [HOME, learnt(9.0), learnt(-9.0, 2.0)], cloud(n, at, width, seed)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 
-    found = route(places, request, LIMIT)
+    found = routed(places, request)
 
     assert len(set(found)) == 1
-    assert route(places, request[order], LIMIT) == found
+    assert routed(places, request[order]) == found
 
 
 @FEW
 @given(n=st.integers(1, 40), at=st.floats(-6, 6), width=st.floats(0.5, 3), seed=st.integers(0, 99))
 def test_every_image_belongs_somewhere(n, at, width, seed):
-    found = route([HOME, learnt(4.0), learnt(-4.0, 2.0)], cloud(n, at, width, seed), LIMIT)
+    found = routed([HOME, learnt(4.0), learnt(-4.0, 2.0)], cloud(n, at, width, seed))
 
     assert len(found) == n
     assert all(index in (NEW, 0, 1, 2) for index in found)
@@ -79,7 +92,7 @@ def test_what_lies_in_a_wide_domain_is_its_own_though_its_parts_are_narrow_and_l
     centres = 30 + 4 * torch.randn(len(lengths), DIMENSIONS, generator=torch.Generator().manual_seed(seed)).double()
     parts = [cloud(n, centre, seed=seed + i) for i, (n, centre) in enumerate(zip(lengths, centres, strict=True))]
 
-    found = route([HOME, wide], torch.cat(parts), LIMIT)
+    found = routed([HOME, wide], torch.cat(parts))
 
     assert 0 not in found  # as far from the source as can be
 
@@ -90,7 +103,7 @@ def test_a_request_is_cut_where_it_changes(lengths, seed):
     at = [0.0, 9.0, -9.0, 9.0][: len(lengths)]
     parts = [cloud(n, here, seed=seed + i) for i, (n, here) in enumerate(zip(lengths, at, strict=True))]
 
-    found = route([HOME, learnt(9.0), learnt(-9.0)], torch.cat(parts), LIMIT)
+    found = routed([HOME, learnt(9.0), learnt(-9.0)], torch.cat(parts))
 
     assert found == [{0.0: 0, 9.0: 1, -9.0: 2}[here] for n, here in zip(lengths, at, strict=True) for _ in range(n)]
 
@@ -103,33 +116,33 @@ def test_who_lies_within_reach_of_the_source_is_at_home_however_near_another_pla
 
     at_home = HOME.distance(request) < LIMIT
 
-    assert (route(places, request, LIMIT) == [0] * n) == at_home
-    assert (follow(places, request, 1, LIMIT)[-1] == 0) == at_home
+    assert (routed(places, request) == [0] * n) == at_home
+    assert (followed(places, request, 1)[-1] == 0) == at_home
 
 
 def test_a_learnt_domain_reaches_farther_than_the_source():
     request = cloud(16, 0.85, seed=6)
 
     assert LIMIT < HOME.distance(request) < reach(1, LIMIT)
-    assert route([HOME], request, LIMIT) == [NEW] * 16
-    assert route([Place.source(DIMENSIONS, 500), learnt(0.0)], request, LIMIT) == [1] * 16
+    assert routed([HOME], request) == [NEW] * 16
+    assert routed([Place.source(DIMENSIONS, 500), learnt(0.0)], request) == [1] * 16
 
 
 def test_a_wide_domain_takes_in_what_a_narrow_one_would_not():
     request = cloud(16, 6.0, 3.0, seed=4)
 
-    assert route([HOME, learnt(5.8, 3.0)], request, LIMIT) == [1] * 16
-    assert NEW in route([HOME, learnt(4.0, 1.0)], request, LIMIT)
+    assert routed([HOME, learnt(5.8, 3.0)], request) == [1] * 16
+    assert NEW in routed([HOME, learnt(4.0, 1.0)], request)
 
 
 def test_few_images_stay_where_the_stream_is_unless_another_place_is_clearly_nearer():
     places = [HOME, learnt(9.0), learnt(9.6)]
     between = cloud(8, 9.3, seed=3)
 
-    assert follow(places, between, 1, LIMIT)[-1] == 1
-    assert follow(places, between, 2, LIMIT)[-1] == 2
-    assert follow(places, cloud(8, 9.0), 0, LIMIT)[-1] == 1
-    assert follow(places, cloud(8), 1, LIMIT)[-1] == 0
+    assert followed(places, between, 1)[-1] == 1
+    assert followed(places, between, 2)[-1] == 2
+    assert followed(places, cloud(8, 9.0), 0)[-1] == 1
+    assert followed(places, cloud(8), 1)[-1] == 0
 
 
 @FEW
@@ -137,10 +150,10 @@ def test_few_images_stay_where_the_stream_is_unless_another_place_is_clearly_nea
 def test_a_change_shows_with_the_first_image(before, shown, seed):
     recent = torch.cat([cloud(before, 9.0, seed=seed), cloud(shown, -9.0, seed=seed + 1)])[-RECENT:]
 
-    since = settled(recent, LIMIT)
+    since = last_part(recent)
 
     assert len(since) == min(shown, RECENT)
-    assert follow([HOME, learnt(9.0), learnt(-9.0)], since, 1, LIMIT)[-1] == 2
+    assert followed([HOME, learnt(9.0), learnt(-9.0)], since, 1)[-1] == 2
 
 
 @FEW
@@ -148,12 +161,12 @@ def test_a_change_shows_with_the_first_image(before, shown, seed):
 def test_images_of_one_domain_are_settled(n, at, width, seed):
     recent = cloud(n, at, width, seed)
 
-    assert torch.equal(settled(recent, LIMIT), recent)
+    assert torch.equal(last_part(recent), recent)
 
 
 @pytest.mark.parametrize(("seen", "expected"), [(1, 0), (3, 0), (4, NEW), (8, NEW)])
 def test_a_single_strange_image_opens_no_domain_and_is_the_sources(seen, expected):
-    assert follow([HOME, learnt(-12.0)], cloud(seen, 12.0), 1, LIMIT)[-1] == expected
+    assert followed([HOME, learnt(-12.0)], cloud(seen, 12.0), 1)[-1] == expected
 
 
 @FEW
@@ -162,16 +175,16 @@ def test_a_few_strange_images_are_the_sources_only_if_no_domain_is_clearly_neare
     places, rest = [HOME, learnt(30.0)], cloud(16 - strange, 30.0, seed=seed)
 
     def found(at):
-        return route(places, torch.cat([rest, cloud(strange, at, seed=seed + 1)]), LIMIT)[-strange:]
+        return routed(places, torch.cat([rest, cloud(strange, at, seed=seed + 1)]))[-strange:]
 
     assert found(30.0 + off) == [1] * strange
     assert found(off) == [0] * strange
-    assert follow(places, cloud(strange, 30.0 + off, seed=seed), 1, LIMIT)[-1] == 1
+    assert followed(places, cloud(strange, 30.0 + off, seed=seed), 1)[-1] == 1
 
 
 def test_the_fewer_images_are_the_farther_out_a_new_domain_lies():
     def opens(n):
-        return next(at for at in torch.arange(0, 9, 0.05).tolist() if follow([HOME], cloud(n, at), 0, LIMIT)[-1] == NEW)
+        return next(at for at in torch.arange(0, 9, 0.05).tolist() if followed([HOME], cloud(n, at), 0)[-1] == NEW)
 
     assert opens(4) > 1.5 * opens(8) > 1.5 * opens(16)
 
@@ -196,7 +209,7 @@ mixtures = st.lists(st.integers(0, 1), min_size=8, max_size=24).filter(lambda ki
 @FEW
 @given(kinds=mixtures, seed=st.integers(0, 99))
 def test_who_shares_a_request_with_images_of_a_wide_domain_is_judged_without_them(kinds, seed):
-    assert route([HOME, WIDE], scattered(kinds, seed), LIMIT) == kinds
+    assert routed([HOME, WIDE], scattered(kinds, seed)) == kinds
 
 
 @FEW
@@ -204,7 +217,7 @@ def test_who_shares_a_request_with_images_of_a_wide_domain_is_judged_without_the
 def test_who_follows_images_of_a_wide_domain_is_judged_without_them(kinds, rows, seed):
     seen = scattered(kinds, seed)[-RECENT:]
 
-    assert follow([HOME, WIDE], seen, 1, LIMIT)[-rows:] == kinds[-rows:]
+    assert followed([HOME, WIDE], seen, 1)[-rows:] == kinds[-rows:]
 
 
 @FEW
@@ -215,8 +228,8 @@ def test_an_image_at_the_centre_of_the_source_is_the_sources_however_wide_places
     places = [HOME, *(Place(centre, width, 64) for centre, width in zip(centres, widths, strict=True))]
     seen = torch.cat([cloud(others, 7.0, 7.0, seed), torch.zeros(1, DIMENSIONS, dtype=torch.float64)])
 
-    assert route(places, seen, LIMIT)[-1] == 0
-    assert follow(places, seen, 0, LIMIT)[-1] == 0
+    assert routed(places, seen)[-1] == 0
+    assert followed(places, seen, 0)[-1] == 0
 
 
 @FEW
@@ -226,10 +239,10 @@ def test_images_of_a_narrow_domain_inside_a_wide_one_are_its_own(off, width, see
     request = torch.cat([cloud(8, 20.0, seed=seed), cloud(8, 20.0 + off, width**0.5, seed + 1)])
     order = torch.randperm(16, generator=torch.Generator().manual_seed(seed))
 
-    found = route([HOME, narrow, wide], request[order], LIMIT)
+    found = routed([HOME, narrow, wide], request[order])
 
     assert found == [1 if row < 8 else 2 for row in order]
-    assert follow([HOME, narrow, wide], request[:1], 0, LIMIT) == [1]
+    assert followed([HOME, narrow, wide], request[:1], 0) == [1]
 
 
 @FEW
@@ -237,6 +250,39 @@ def test_images_of_a_narrow_domain_inside_a_wide_one_are_its_own(off, width, see
 def test_images_before_a_change_are_judged_without_those_after_it(before, shown, seed):
     seen = torch.cat([cloud(before, seed=seed), cloud(shown, 9.0, seed=seed + 1)])[-RECENT:]
 
-    found = follow([HOME, learnt(9.0)], seen, 0, LIMIT)
+    found = followed([HOME, learnt(9.0)], seen, 0)
 
     assert found == [0] * (len(seen) - shown) + [1] * shown
+
+
+def drawn(seed):
+    """Return places, a few of them far out or wide, images that lie about them in one order or another, and a place."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def one_of(*values):
+        return values[int(torch.randint(len(values), (), generator=rng))]
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=rng, dtype=torch.float64)
+
+    far = one_of(0.5, 1.5, 3.0, 10.0, 300.0)
+    places = [HOME] + [
+        Place(far * one_of(0.3, 1) * normal(DIMENSIONS), one_of(1.0, 1.5, 9.0, 50.0), one_of(1, 4, 64, 900))
+        for _ in range(one_of(0, 1, 3, 8))
+    ]
+    count, length, off = one_of(1, 2, 3, 7, 16, 17, 40), one_of(1, 2, 5, 40), one_of(0, 0, 0.5, 2) * normal(DIMENSIONS)
+    width = one_of(0.1, 0.7, 1.0, 1.3, 3.0)
+    turns = [one_of(*places) for _ in range(count)]
+    shown = [turns[row // length] for row in range(count)]
+    images = torch.stack([place.centre + off + width * place.spread**0.5 * normal(DIMENSIONS) for place in shown])
+    return places, images, one_of(*range(len(places)))
+
+
+@settings(deadline=None, max_examples=150)
+@given(seed=st.integers(0, 2**31))
+def test_images_are_told_apart_as_they_are_by_hand(seed):
+    places, images, current = drawn(seed)
+
+    assert last_part(images).tolist() == by_hand.cut(images, LIMIT)[-1].tolist()
+    assert routed(places, images) == by_hand.route(places, images, LIMIT)
+    assert followed(places, images, current) == by_hand.follow(places, images, current, LIMIT)
