@@ -50,16 +50,21 @@ class Group:
         return mean
 
     @cached_property
+    def products(self) -> Values:
+        """Mean product of the numbers of each two, from their mean (N, N): how all of them lie to one another."""
+        apart = self.styles - self.mean
+        products: Values = apart @ apart.T / len(self.mean)
+        return products
+
+    @cached_property
     def spread(self) -> float | None:
         """Mean squared distance from their mean, over D; None of a single one."""
-        if len(self) < 2:
-            return None
-        return float(np.square(self.styles - self.mean).sum()) / ((len(self) - 1) * len(self.mean))
+        return float(self.products.trace()) / (len(self) - 1) if len(self) > 1 else None
 
     @cached_property
     def pictures(self) -> float:
         """How many different pictures they are of."""
-        return different(self.styles, _UNLIKE)
+        return different(self.products, _UNLIKE)
 
 
 @dataclass(frozen=True, eq=False)

@@ -71,7 +71,7 @@ def follow(places: Sequence[Place], parts: Sequence[Group], current: int, limit:
 
 def cut(seen: Group, limit: float) -> list[Group]:
     """Return images in order, cut where they change; the same group if they do not."""
-    change = _change(seen.styles, limit)
+    change = _change(seen, limit)
     if not change:
         return [seen]
     return [*cut(Group(seen.styles[:change]), limit), *cut(Group(seen.styles[change:]), limit)]
@@ -91,30 +91,35 @@ def reach(index: int, limit: float) -> float:
     return _REACH * limit if index else limit
 
 
-def _change(values: Values, limit: float) -> int:
+def _change(seen: Group, limit: float) -> int:
     """Return before which image a stream has changed most, 0 if it has not.
 
     A change is where the images before and after it lie as far apart as a domain reaches; how much images scatter is
     said by the median distance of two that follow one another, which a change leaves alone.
     """
-    count, dimensions = values.shape
+    count, products = len(seen), seen.products
     if count < 2:
         return 0
-    steps = np.square(values[1:] - values[:-1]).sum(1) / dimensions
+    squares = products.diagonal()
+    steps = squares[1:] + squares[:-1] - 2 * products.diagonal(1)
     usual = max(1.0, float(np.sort(steps)[(count - 2) // 2]) / 2)
-    sums, (before, after, chance) = values.cumsum(0), _cuts(count)
-    means, later = sums[:-1] / before[:, None], (sums[-1] - sums[:-1]) / after[:, None]
-    apart = np.square(means - later).sum(1) / dimensions / chance
+    with_those_before = products.cumsum(1).diagonal()
+    sums = (2 * with_those_before - squares).cumsum()[:-1]  # squares of the sums of the images before each cut
+    apart = sums * _cuts(count)
     most = int(apart.argmax())
     return most + 1 if apart[most] >= usual * reach(1, limit) else 0
 
 
 @lru_cache(64)
-def _cuts(count: int) -> tuple[npt.NDArray[np.float64], ...]:
-    """Return of each place to cut so many images in two: how many are before and after it, and what chance explains."""
+def _cuts(count: int) -> Values:
+    """Return, for each place to cut so many images in two, by what the square of the sum before it is multiplied.
+
+    That gives the squared distance of the means before and after it, over what chance explains: taken from the mean of
+    all, the sum after a cut is that before it with another sign.
+    """
     before = np.arange(1.0, count)
-    after = count - before
-    return before, after, 1 / before + 1 / after + 1 / KIN_IMAGES
+    chance = 1 / before + 1 / (count - before)
+    return chance**2 / (chance + 1 / KIN_IMAGES)
 
 
 def _scatters(group: Group) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 
-def different(values: npt.NDArray[Any], unlike: float, kinds: npt.NDArray[Any] | None = None) -> float:
+def different(products: npt.NDArray[Any], unlike: float, kinds: npt.NDArray[Any] | None = None) -> float:
     """Return how many different pictures there are among images, 1 to N.
 
     N squared over the sum of how alike all pairs are, an image with itself included: Simpson's index of diversity as a
@@ -14,13 +14,14 @@ def different(values: npt.NDArray[Any], unlike: float, kinds: npt.NDArray[Any] |
     are alike by 1 less their mean squared difference over `unlike`.
 
     Args:
-        values: Of each image, in units in which those of unlike source images differ by 2 in the mean square (N, D).
+        products: Mean product of the numbers of each two images, from whatever origin, in units in which those of
+            unlike source images differ by 2 in the mean square (N, N).
         unlike: Mean squared difference from which on two images are not alike at all.
         kinds: Images of two of these are not alike at all (N,); all are of one if it is None.
     """
-    squares = np.square(values).sum(1)
-    apart = (squares[:, None] + squares - 2 * (values @ values.T)) / values.shape[1]
+    squares = products.diagonal()
+    apart = squares[:, None] + squares - 2 * products
     alike = np.minimum(np.maximum(1 - apart / unlike, 0), 1)  # on so few, `clip` takes as long as all else here
     if kinds is not None:
         alike = alike * (kinds[:, None] == kinds)
-    return float(len(values) ** 2 / alike.sum())
+    return float(len(products) ** 2 / alike.sum())

@@ -220,7 +220,8 @@ def _pictures(rows: Rows, host: SourceStatistics) -> float:
     """Return how many different pictures a window shows, by what the frozen model says of them: copies look alike."""
     tiny = np.finfo(np.float64).tiny
     sigmas = [float(host.energy_std), float(host.distance_ceiling - host.distance_mean) / _CEILING_SIGMAS]
-    return different(rows[:, [2, 4]] / np.maximum(sigmas, tiny), _UNLIKE, rows[:, 3])
+    values = rows[:, [2, 4]] / np.maximum(sigmas, tiny)
+    return different(values @ values.T / len(sigmas), _UNLIKE, rows[:, 3])
 
 
 def _part(name: str) -> str:

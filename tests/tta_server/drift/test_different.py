@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tta_server.drift.different import different
+from tta_server.drift import different as subject
 
 FEW = settings(deadline=None, max_examples=40)
 UNLIKE = 1.0
@@ -11,6 +11,10 @@ UNLIKE = 1.0
 
 def cloud(n, dimensions=200, width=1.0, seed=0):
     return width * np.random.default_rng(seed).standard_normal((n, dimensions))
+
+
+def different(values, *more):
+    return subject.different(values @ values.T / values.shape[1], *more)
 
 
 @FEW
