@@ -104,23 +104,19 @@ class Router:
         """
         if not np.isfinite(look.styles).all():  # the source answers, if anything can, and nobody learns from it
             return [Piece(job, stream)]
-        known, been = self._registry.domains(stream.name), whereabouts_of(stream)
+        known = self._registry.domains(stream.name)
         seen, places, recent = self._where(stream, known, look.styles)
         where = places[-job.rows :]
         found = dict.fromkeys(where)
-        stream.whereabouts = been.after(recent)
 
         asked = {0: stream}
         wanted = [(index, *one) for index, one in enumerate(known.items(), 1) if index in found]
         try:
             asked |= {index: self._registry.open(name, job.arrived_s) for index, name, _ in wanted}
         except SetAside:  # one domain alone: the others are what is known now
-            stream.whereabouts = been
             return self.place(job, stream, look, busy)
-        except NotReady:  # who asks again finds it as it was
-            stream.whereabouts = been
-            raise
-        for index, _, place in wanted:  # once all are there: a request is folded in once
+        stream.whereabouts = whereabouts_of(stream).after(recent)  # once all are there: a request is folded in once
+        for index, _, place in wanted:
             asked[index].place = place.seen(torch.from_numpy(look.styles[_are(index, where)]))
         if NEW in found:
             others = {*busy, *(one.name for one in asked.values())}

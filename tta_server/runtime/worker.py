@@ -154,10 +154,12 @@ class Worker:
                 busy = {part.stream.name for draft in drafts.values() for part in draft.parts}
                 draft = drafts[job] = Draft(job, stream, router.place(job, stream, look, busy), begun_s)
                 for part in draft.parts if look.scores else ():
-                    draft.see(part, scores := look.of(part))
+                    scores = look.of(part)
                     if part.stream.answers_as_source:
                         answered[part] = scores
                         rows[look.forward] += part.rows
+                    else:
+                        draft.see(part, scores)
         for count in rows.values():
             self._metrics.batch(count)
         return answered

@@ -8,7 +8,7 @@ class Families:
 
     def __init__(self) -> None:
         """Start with none."""
-        self._domains: dict[str, set[str]] = {}
+        self._domains: dict[str, list[str]] = {}  # each the oldest first
         self._count = 0
 
     def __len__(self) -> int:
@@ -17,13 +17,14 @@ class Families:
 
     def add(self, name: str) -> None:
         """Remember a name, if it is a domain's."""
-        if is_domain(name) and name not in self._domains.setdefault(stream_of_domain(name), set()):
-            self._domains[stream_of_domain(name)].add(name)
+        if is_domain(name) and name not in (known := self._domains.setdefault(stream_of_domain(name), [])):
+            known.append(name)
+            known.sort(key=number_of)
             self._count += 1
 
     def forget(self, name: str) -> None:
         """Remember a name no more."""
-        known = self._domains.get(stream_of_domain(name), set())
+        known = self._domains.get(stream_of_domain(name), [])
         if name in known:
             known.remove(name)
             self._count -= 1
@@ -32,4 +33,4 @@ class Families:
 
     def of(self, stream: str) -> list[str]:
         """Return the domains of a stream, the oldest first."""
-        return sorted(self._domains.get(stream, ()), key=number_of)
+        return self._domains.get(stream, []).copy()
