@@ -50,16 +50,18 @@ class Group:
         return mean
 
     @cached_property
+    def spread(self) -> float | None:
+        """Mean squared distance from their mean, over D; None of a single one."""
+        if len(self) < 2:
+            return None
+        return float(np.square(self.styles - self.mean).sum()) / ((len(self) - 1) * len(self.mean))
+
+    @cached_property
     def products(self) -> Values:
         """Mean product of the numbers of each two, from their mean (N, N): how all of them lie to one another."""
         apart = self.styles - self.mean
         products: Values = apart @ apart.T / len(self.mean)
         return products
-
-    @cached_property
-    def spread(self) -> float | None:
-        """Mean squared distance from their mean, over D; None of a single one."""
-        return float(self.products.trace()) / (len(self) - 1) if len(self) > 1 else None
 
     @cached_property
     def pictures(self) -> float:
@@ -128,11 +130,12 @@ class Place:
 
     def between(self, other: "Place") -> float:
         """Return how far two domains are apart, over what chance explains in the narrower one; see `distances`."""
-        apart = float(np.square(other.centre.numpy() - self.centre.numpy()).sum()) / len(self.centre)
-        return self._over_chance(apart, other.images, min(self.spread, other.spread))
+        apart = other.centre.numpy() - self.centre.numpy()
+        square = float(np.square(apart).sum()) / len(apart)
+        return self._over_chance(square, other.images, min(self.spread, other.spread))
 
-    def _over_chance(self, apart: float, images: float, spread: float) -> float:
-        return apart / (spread * (1 / images + 1 / self.images + 1 / KIN_IMAGES))
+    def _over_chance(self, square: float, images: float, spread: float) -> float:
+        return square / (spread * (1 / images + 1 / self.images + 1 / KIN_IMAGES))
 
 
 def distances(places: Sequence[Place], group: Group) -> list[float]:
@@ -145,10 +148,10 @@ def distances(places: Sequence[Place], group: Group) -> list[float]:
     not take in what is narrow and lies beside it.
     """
     own = np.inf if group.spread is None else max(1.0, group.spread)
-    apart = np.square(group.mean - _centres(places)).sum(1) / len(group.mean)
+    squares = np.square(group.mean - _centres(places)).sum(1) / len(group.mean)
     return [
-        place._over_chance(one, group.pictures, min(own, place.spread))
-        for place, one in zip(places, apart.tolist(), strict=True)
+        place._over_chance(square, group.pictures, min(own, place.spread))
+        for place, square in zip(places, squares.tolist(), strict=True)
     ]
 
 
