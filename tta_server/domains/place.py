@@ -66,7 +66,7 @@ class Group:
     @cached_property
     def pictures(self) -> float:
         """How many different pictures they are of."""
-        return different(self.products, _UNLIKE)
+        return different(self.products, _UNLIKE) if len(self) > 1 else 1.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -97,10 +97,9 @@ def _change(seen: Group, limit: float) -> int:
     A change is where the images before and after it lie as far apart as a domain reaches; how much images scatter is
     said by the median distance of two that follow one another, which a change leaves alone.
     """
-    count, products = len(seen), seen.products
-    if count < 2:
+    if (count := len(seen)) < 2:
         return 0
-    squares = products.diagonal()
+    products, squares = seen.products, seen.products.diagonal()
     steps = squares[1:] + squares[:-1] - 2 * products.diagonal(1)
     usual = max(1.0, float(np.sort(steps)[(count - 2) // 2]) / 2)
     with_those_before = products.cumsum(1).diagonal()
