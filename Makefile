@@ -76,7 +76,7 @@ endef
 
 test: $(INSTALLED) $(PROMETHEUS) $(HAPROXY)
 	$(DEBIAN_PACKAGES)
-	$(BIN)/pytest -n 2 $(ARGS)
+	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
 test-observability: $(INSTALLED) $(PROMETHEUS)
 	$(DEBIAN_PACKAGES)

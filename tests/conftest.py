@@ -14,6 +14,8 @@ from torch import Tensor
 from tests.networks import golden, layer_norm_network, reference_network
 from tta_server.models import TorchBackbone
 
+gc.disable()  # until the first test: what is imported and collected stays
+
 # By default a law fails where one example takes 0.2 s, which on a busy machine any may. Every run draws others.
 settings.register_profile("busy", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
@@ -25,9 +27,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what was imported and collected out of every later look for garbage: each took 0.2 s."""
+    """Leave what was imported and collected out of every later look for garbage: each took 0.2 s.
+
+    A server within this process does the same for itself when it begins, and lets go of everything at its end, of this
+    too; so here it does neither. Servers in processes of their own still do.
+    """
+    gc.enable()
     gc.collect()
     gc.freeze()
+    gc.freeze = gc.unfreeze = lambda: None
 
 
 @pytest.fixture(scope="session")

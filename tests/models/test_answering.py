@@ -1,5 +1,7 @@
 """Who answers: what was asked for, or the faster of both, and why."""
 
+from functools import cache
+
 import pytest
 import torch
 
@@ -8,10 +10,11 @@ from tta_server.models import EMPTY, TorchBackbone
 from tta_server.models import answering as module
 from tta_server.models.answering import answering
 from tta_server.models.onnx_backbone import OnnxBackbone
-from tta_server.models.onnx_export import IMAGES
+from tta_server.models.onnx_export import IMAGES, graphs
 from tta_server.models.onnx_session import OnnxSession
 
 LAYERS = ("bn",)
+EXPORTED = cache(graphs)  # `test_onnx_apart.py` shows that another process exports the same
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +40,7 @@ def test_auto_takes_the_faster_for_each_number_of_images_and_says_so(shares, rem
     monkeypatch.setattr(
         module, "compare", lambda _one, _other, numbers: dict(zip((1, 8), shares, strict=True))[numbers[0]]
     )
+    monkeypatch.setattr(module, "graphs_apart", EXPORTED)
 
     found = answering(torchs, "auto", LAYERS)
 

@@ -125,7 +125,7 @@ def test_of_too_many_requests_those_that_wait_are_answered_whatever_the_next_one
         b"\x00\x00\x00\r\n\r\n",
         b"POST /b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"GET /b HTTP/1.1\r\n" + b"a: b\r\n" * (LimitsSettings().max_headers + 1) + b"\r\n",
-        b"GET /b HTTP/1.1\r\na: " + b"b" * (LimitsSettings().max_header_bytes + 1),
+        b"GET /b HTTP/1.1\r\na: " + b"b" * 2**19,  # more than is read at once
     ],
     ids=["no HTTP", "no body", "many headers", "an endless header"],
 )
@@ -133,7 +133,7 @@ def test_of_too_many_requests_those_that_wait_are_answered_whatever_the_next_one
 def test_what_is_refused_costs_no_answer_to_what_came_before_it(waiting: int, bad: bytes):
     ask = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\na"
 
-    found = said(answers([ask * waiting + bad]))
+    found = [one for one in said(answers([ask * waiting + bad])) if "code" not in one]  # a refusal may come behind
 
     assert [(one["path"], one["body"]) for one in found] == [("/a", "a")] * waiting
 
