@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from load_tests.cases import without_chance
-from tests.networks import bundle, reference_network
+from tests.networks import bundle, layer_norm_network, reference_network
 from tta_server import adapters
 from tta_server.adapters import Adapter, State, laws
 from tta_server.adapters.laws import Subject, behaviour
@@ -64,10 +64,29 @@ def adapter(request: pytest.FixtureRequest) -> Adapter:
     return make(request.param)
 
 
+# Laws do not depend on how large images are: these have a quarter of the pixels of those of the reference outputs.
+SHAPE = (3, 16, 16)
+
+
+@pytest.fixture(scope="module")
+def batches(batches: Tensor) -> Tensor:
+    return batches[..., ::2, ::2].contiguous()
+
+
+@pytest.fixture(scope="module")
+def backbone() -> TorchBackbone:
+    return TorchBackbone(reference_network(), SHAPE, name="reference")
+
+
+@pytest.fixture(scope="module")
+def layer_norm_backbone() -> TorchBackbone:
+    return TorchBackbone(layer_norm_network(), SHAPE, name="layernorm")
+
+
 @pytest.fixture(scope="module")
 def double() -> TorchBackbone:
     """The network of the reference outputs in float64."""
-    return TorchBackbone(reference_network().double(), (3, 32, 32))
+    return TorchBackbone(reference_network().double(), SHAPE)
 
 
 @pytest.fixture
@@ -187,7 +206,7 @@ def test_batch_statistics_of_one_image_are_refused(variant, backbone, batches):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_same_is_learnt_on_a_gpu(adapter, batches):
     # In float64: in float32 an image at a threshold is selected on one device and not on the other.
-    cpu, gpu = (TorchBackbone(reference_network().double(), (3, 32, 32), device=name) for name in ("cpu", "cuda"))
+    cpu, gpu = (TorchBackbone(reference_network().double(), SHAPE, device=name) for name in ("cpu", "cuda"))
     adapter, images = without_chance(adapter), batches[:4].double()
 
     learnt = learn(adapter, gpu, begin(adapter, gpu), images.cuda())

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.adapters.test_laws import BATCH_MODE, VARIANTS, begin, learn, make
+from tests.adapters.test_laws import BATCH_MODE, SHAPE, VARIANTS, begin, learn, make
 from tests.networks import reference_network
 from tests.states import bits
 from tta_server import adapters
@@ -19,14 +19,25 @@ TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5}
 
 
 @pytest.fixture(scope="module")
+def batches(batches):
+    """Smaller images, as the laws have them."""
+    return batches[..., ::2, ::2].contiguous()
+
+
+@pytest.fixture(scope="module")
+def backbone() -> TorchBackbone:
+    return TorchBackbone(reference_network(), SHAPE, name="reference")
+
+
+@pytest.fixture(scope="module")
 def double() -> TorchBackbone:
-    return TorchBackbone(reference_network().double(), (3, 32, 32), name="double")
+    return TorchBackbone(reference_network().double(), SHAPE, name="double")
 
 
 @pytest.fixture
 def images(batches):
     """4 streams x 4 images."""
-    return batches[2, :16].reshape(STREAMS, 4, 3, 32, 32)
+    return batches[2, :16].reshape(STREAMS, 4, *SHAPE)
 
 
 def learnt(adapter, backbone, batches) -> list[State]:
@@ -178,7 +189,7 @@ def test_an_adapter_that_does_not_stack_is_refused(variant, backbone, images):
 
 
 @pytest.mark.parametrize("verb", [predict_stacked, adapt_stacked])
-@pytest.mark.parametrize("shape", [(3, 4, 3, 32, 32), (4, 3, 32, 32), (4, 4, 3, 16, 16)])
+@pytest.mark.parametrize("shape", [(3, 4, *SHAPE), (4, *SHAPE), (4, 4, 3, 32, 32)])
 def test_images_that_do_not_fit_are_refused(verb, shape, backbone):
     adapter = make("tent")
 
@@ -215,7 +226,7 @@ def test_batches_of_one_are_refused_where_the_adapter_refuses_them(variant, back
 def test_stacked_steps_equal_the_loop_and_are_isolated_on_a_gpu(variant, batches, images, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-    adapter, network = make(variant), TorchBackbone(reference_network().double(), (3, 32, 32), device="cuda")
+    adapter, network = make(variant), TorchBackbone(reference_network().double(), SHAPE, device="cuda")
     states, images = learnt(adapter, network, batches.double().cuda()), images.double().cuda()
 
     together = adapt_stacked(adapter, network, states, images)

@@ -14,10 +14,9 @@ from tta_server.models import Custom, Model, Preprocess, catalog, load
 NETWORKS = {"batch norm": reference_network, "layer norm": layer_norm_network}
 
 
-def served(kind: str, **custom: str) -> Model:
-    return load(
-        f"tests.models.test_arrange:{kind.replace(' ', '_')}", custom=Custom(preprocess=Preprocess((32, 32)), **custom)
-    )
+def served(kind: str, side: int = 32, **custom: str) -> Model:
+    asked = Custom(preprocess=Preprocess((side, side)), **custom)
+    return load(f"tests.models.test_arrange:{kind.replace(' ', '_')}", custom=asked)
 
 
 def batch_norm() -> nn.Module:
@@ -61,8 +60,8 @@ def order() -> nn.Module:
     return Order()
 
 
-def images(rows: int = 4) -> Tensor:
-    return torch.rand(rows, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+def images(side: int = 32) -> Tensor:
+    return torch.rand(4, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
 def test_channels_last_is_what_convolutions_are_given_and_changes_neither_digest_nor_answers():
@@ -102,8 +101,8 @@ def test_a_state_that_was_in_a_file_answers_and_learns_bit_for_bit_in_channels_l
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_in_half_precision_answers_are_near_and_whatever_could_learn_learns_in_full(kind, dtype):
-    full, half = served(kind), served(kind, dtype=dtype)
-    exact, near = (model.backbone.forward(images()).logits for model in (full, half))
+    full, half = served(kind, 16), served(kind, 16, dtype=dtype)
+    exact, near = (model.backbone.forward(images(16)).logits for model in (full, half))
 
     assert near.dtype == getattr(torch, dtype)
     assert_close(near.float(), exact, atol=0.05 * float(exact.abs().max()), rtol=0)
