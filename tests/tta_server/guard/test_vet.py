@@ -1,5 +1,6 @@
 """A state from a file is judged like a step: whatever no step could have made is refused."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from tests.tta_server.runtime.fakes import tiny
 from tta_server import adapters, models
 from tta_server.adapters import State
+from tta_server.guard.canary import CanaryImages
 from tta_server.guard.guard import Guard
 from tta_server.guard.judge import Judge, Unguarded
 from tta_server.models import Model
@@ -42,8 +44,16 @@ def learnt(name: str) -> tuple[State, State]:
 
 
 @cache
+def canary() -> CanaryImages:
+    """Return every fourth of the bundle's canary images: enough to tell what reads from what does not."""
+    reference = model().reference
+    few = {f"canary/{name}": tensor[::4] for name, tensor in reference.part("canary").items()}
+    return CanaryImages(replace(reference, tensors={**reference.tensors, **few}), model().backbone.device)
+
+
+@cache
 def guard(name: str) -> Guard:
-    return Guard(model().backbone, adapters.create(name), model().reference, GuardSettings(), WINDOW)
+    return Guard(model().backbone, adapters.create(name), model().reference, GuardSettings(), WINDOW, canary())
 
 
 def spoilt(state: State, name: str, value: float) -> State:
