@@ -12,6 +12,7 @@ from tta_server import inspect_command
 from tta_server.calibrate import calibrate_command
 from tta_server.cli import main
 from tta_server.evaluate import evaluate_command
+from tta_server.models.onnx_export import graphs
 from tta_server.settings_file import load_settings, model_overrides
 
 SHAPE = {"model": {"preprocess": {"size": list(odd.SHAPE[1:])}}}
@@ -56,7 +57,9 @@ def test_what_is_off_is_said_with_its_reason(capsys, config):
         ("Random", "auto", "runtime torch: network 'Random'"),
     ],
 )
-def test_what_would_answer_is_said_and_why_not_onnx(capsys, config, architecture, runtime, said):
+def test_what_would_answer_is_said_and_why_not_onnx(capsys, config, architecture, runtime, said, monkeypatch):
+    monkeypatch.setattr("tta_server.models.answering.graphs_apart", graphs)  # of which `test_onnx_apart.py` tells
+
     found = inspected(capsys, f"tests.models.odd:{architecture}", "--config", config, "--runtime", runtime)
 
     assert said in found
