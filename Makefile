@@ -74,6 +74,8 @@ define DEBIAN_PACKAGES
 	|| (apt-get update && apt-get install --yes --no-install-recommends chromium fonts-dejavu-core)
 endef
 
+# Each worker has one half of the files, one after another, and takes of the other's what is left: few files are split,
+# and so a file's server is started once.
 test: $(INSTALLED) $(PROMETHEUS) $(HAPROXY)
 	$(DEBIAN_PACKAGES)
 	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
