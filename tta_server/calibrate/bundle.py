@@ -6,19 +6,21 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from tta_server.adapters import Adapter, registered
 from tta_server.calibrate import kept
 from tta_server.calibrate.answers import Answers
+from tta_server.calibrate.by_class import by_class
 from tta_server.calibrate.labelled import Progress
 from tta_server.calibrate.mixed import Batches, Mixed
 from tta_server.calibrate.null import Windows, null
 from tta_server.calibrate.statistics import statistics
 from tta_server.calibrate.style import style
 from tta_server.domains.space import PART
-from tta_server.drift.scores import LEVELS, SourceStatistics, image_scores
+from tta_server.drift.scores import CLASSES, LEVELS, ImageScores, SourceStatistics, explainable, image_scores
 from tta_server.models import Backbone, Reference, robust
 from tta_server.models.reason import reason
 
@@ -66,7 +68,7 @@ def calibrate(
         methods: The adapters whose parts are made; None are all registered ones, with their defaults.
 
     Returns:
-        The bundle. Parts: `style`, `statistics`, `histogram`, `features`, `confidence`, `energy`, `null`,
+        The bundle. Parts: `style`, `statistics`, `histogram`, `features`, `confidence`, `energy`, `classes`, `null`,
         `null_moments`; with labels `memory`, `canary`, `atc`; and what the methods make, if the network has a use for
         it: `fisher`, and with labels `vida`. A part that cannot be made of these images is left out, and
         `about["left_out"]` says why; `about["copies"]` how many images were copies, if any.
@@ -94,6 +96,7 @@ def calibrate(
     making.take(("atc",), answers.threshold)
     for maker in registered() if methods is None else methods:
         making.prepare(maker, Batches(data, free, seeds, seed, backbone.device))
+    making.take((CLASSES,), making.classes)
     making.take(("null", "null_moments"), partial(making.drift, null_rng))
     making.take((PART,), partial(making.say, partial(style, backbone, images, style_rng, sizes.forward, progress)))
     if "batchnorm" in backbone.spec.capabilities:
@@ -196,12 +199,23 @@ class _Making:
 
     def drift(self, rng: np.random.Generator) -> dict[str, Tensor]:
         """Return the parts `null` and `null_moments`."""
+        source, scores = self._scored()
+        return null(self.backbone, self.data, scores, source, self.sizes.windows, rng, self.progress)
+
+    def classes(self) -> dict[str, Tensor]:
+        """Return the part `classes`."""
+        source, scores = self._scored()
+        each = torch.stack(list(explainable(scores, source).values()), 1)
+        offsets, doubts = by_class(each, scores.predicted, self.backbone.spec.classes)
+        return {f"{CLASSES}/offsets": offsets.float(), f"{CLASSES}/doubts": doubts.float()}
+
+    def _scored(self) -> tuple[SourceStatistics, ImageScores]:
+        """Return what the images are compared with, and what each of them is as one that was held out."""
         if "features" in self.left_out:
             raise ValueError("needs part 'features'")
         source = SourceStatistics.of(Reference(self.backbone.spec.digest, self.tensors, self.about))
         scores = image_scores(self.answers.logits, self.answers.features, source)
-        scores = scores._replace(distance=self.answers.distances.float())
-        return null(self.backbone, self.data, scores, source, self.sizes.windows, rng, self.progress)
+        return source, scores._replace(distance=self.answers.distances.float())
 
     def say(self, make: Callable[[], tuple[dict[str, Tensor], dict[str, object]]]) -> dict[str, Tensor]:
         """Return the tensors that `make` makes, and take over what it says about them."""

@@ -37,6 +37,7 @@ _PARTS = {
     "confidence": "largest probabilities",
     "energy": "free energies",
     "atc": "threshold of the accuracy estimate",
+    "classes": "what the predicted class explains of drift scores",
     "null": "quantiles of each drift score without drift",
     "null_moments": "mean and deviation of each drift score without drift",
     "style": "space in which domains are told apart",

@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tta_server.drift.nulls import Null
+from tta_server.drift.scores import EXPLAINED
 from tta_server.telemetry.closed_sets import DriftScore, JudgedScore
 
 WIDENED: Final = 1.25
-TESTED: Final[tuple[JudgedScore, ...]] = ("entropy_ratio", "energy_shift_sigmas", "feature_distance_ratio")
+TESTED: Final = EXPLAINED
 """The scores that together say whether the input drifts."""
 
 SHIFT: Final[JudgedScore] = "prediction_divergence_ratio"
@@ -76,9 +77,23 @@ class Evidence:
         return max(TESTED, key=lambda name: self.each.get(name, 0.0))
 
 
-def chances_of(scores: Mapping[DriftScore, float], known: Mapping[DriftScore, Null]) -> dict[JudgedScore, float]:
-    """Return how likely the scores that bets are made on would be without drift."""
-    return {name: known[name].p(scores[name], WIDENED) for name in (*TESTED, SHIFT)}
+def chances_of(
+    scores: Mapping[DriftScore, float], known: Mapping[DriftScore, Null], doubts: Mapping[JudgedScore, float]
+) -> dict[JudgedScore, float]:
+    """Return how likely the scores that bets are made on would be without drift.
+
+    Args:
+        scores: Of a window.
+        known: What they are without drift.
+        doubts: Variance of what the window's classes were taken to explain of a score.
+    """
+    return {
+        name: known[name].p(scores[name], _widened(known[name], doubts.get(name, 0.0))) for name in (*TESTED, SHIFT)
+    }
+
+
+def _widened(known: Null, doubt: float) -> float:
+    return WIDENED * math.sqrt(1 + doubt / known.std**2) if doubt and known.std else WIDENED
 
 
 def bet(chance: float) -> float:

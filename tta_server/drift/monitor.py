@@ -13,6 +13,8 @@ from tta_server.drift.different import different
 from tta_server.drift.evidence import chances_of
 from tta_server.drift.nulls import Null, nulls, window_size
 from tta_server.drift.scores import (
+    CLASSES,
+    EXPLAINED,
     ImageScores,
     SourceStatistics,
     Yardstick,
@@ -88,7 +90,9 @@ class Monitor:
         limits = Limits.once_in(settings.false_alarm_windows)
         if reference is None or not reference.parts >= PARTS:
             return cls(limits, settings.history_windows, 0, None, None, None, {}, stats, {})
-        needed = {name: tensor.cpu() for name, tensor in reference.tensors.items() if _part(name) in {*PARTS, "atc"}}
+        needed = {
+            name: tensor.cpu() for name, tensor in reference.tensors.items() if _part(name) in {*PARTS, CLASSES, "atc"}
+        }
         on_host = Reference(reference.digest, needed, reference.about)
         size = window_size(on_host, settings.window_rows)
         return cls(
@@ -191,11 +195,12 @@ class Monitor:
         found = window_scores(images, host)
         values = dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
         scores: dict[DriftScore, float] = {name: values[name] for name in _named(values)}
-        evidence = watch.evidence
+        evidence, seen = watch.evidence, class_shares(predicted, len(host.histogram))
         if _pictures(rows, host) >= min(_ENOUGH, len(rows) / 4):  # else it is one scene, which says nothing of others
-            evidence = evidence.after(chances_of(scores, self.known), time)
+            doubts = dict(zip(EXPLAINED, (seen.square() @ host.class_doubts).tolist(), strict=True))
+            evidence = evidence.after(chances_of(scores, self.known, doubts), time)
         after = watch.after(evidence, self.limits, time)
-        shares = _smoothed(watch.shares, class_shares(predicted, len(host.histogram)).numpy())
+        shares = _smoothed(watch.shares, seen.numpy())
         return replace(after.scored(scores, self.history, time), shares=shares)
 
 

@@ -6,21 +6,29 @@ size of the window. Everything stays on the device; nothing makes the host wait.
 Source: Liu et al., NeurIPS 2020, arXiv:2010.03759 (energy); Lee et al., NeurIPS 2018, arXiv:1807.03888 (Mahalanobis);
 Garg et al., ICLR 2022, arXiv:2201.04234 (ATC); Guillory et al., ICCV 2021, arXiv:2107.03315 (DoC).
 Differs: one Gaussian for the features of all classes, so that no label is needed; W2 of a layer is given in source
-standard deviations, so that layers compare.
+standard deviations, so that layers compare; from three scores is taken what the predicted classes explain of them, so
+that other classes are not taken for other images.
 """
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tta_server.adapters.losses import entropy
 from tta_server.models import Reference, Tensors
+from tta_server.telemetry.closed_sets import JudgedScore
 
 LEVELS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 """The quantiles that a reference bundle keeps; on both sides, because some scores fall under drift."""
+
+CLASSES: Final = "classes"
+"""The part of a bundle that says what classes explain."""
+
+EXPLAINED: Final[tuple[JudgedScore, ...]] = ("entropy_ratio", "energy_shift_sigmas", "feature_distance_ratio")
+"""The scores from which what the predicted classes explain is taken."""
 
 _NEAR = 1.5
 """How far the features of an answer that may be right lie at most, over what 1 % of source images exceed."""
@@ -48,7 +56,7 @@ class ImageScores(NamedTuple):
 
 @dataclass(frozen=True)
 class SourceStatistics:
-    """What the scores need of the source data; 0-d tensors but for the first three, the last two None without labels.
+    """What the scores need of the source data; 0-d tensors where no shape is named, the last two None without labels.
 
     Attributes:
         histogram: Share of each class among the predictions (K,).
@@ -60,6 +68,8 @@ class SourceStatistics:
         confidence_floor: 5 % quantile of the largest probability.
         energy_mean: In nats.
         energy_std: In nats.
+        class_offsets: What the predicted class adds to the scores `EXPLAINED` (K, 3).
+        class_doubts: Variance of that, as so few images of the class tell it (K, 3).
         atc_threshold: Confidence below which a share of the images lies that equals the error.
         accuracy: Of the source model on the source data, in [0, 1].
     """
@@ -73,20 +83,25 @@ class SourceStatistics:
     confidence_floor: Tensor
     energy_mean: Tensor
     energy_std: Tensor
+    class_offsets: Tensor
+    class_doubts: Tensor
     atc_threshold: Tensor | None
     accuracy: Tensor | None
 
     @classmethod
     def of(cls, reference: Reference) -> "SourceStatistics":
-        """Return the numbers of a reference bundle.
+        """Return the numbers of a reference bundle; of one from before classes were told apart, they explain nothing.
 
         Raises:
             ValueError: If the bundle lacks a part that the scores need.
         """
         features, confidence, free = (reference.part(name) for name in ("features", "confidence", "energy"))
         accuracy = reference.about.get("accuracy")
+        histogram = reference.part("histogram")["classes"]
+        nothing = histogram.new_zeros(len(histogram), len(EXPLAINED))
+        classes = reference.part(CLASSES) if CLASSES in reference.parts else {}
         return cls(
-            histogram=reference.part("histogram")["classes"],
+            histogram=histogram,
             feature_mean=features["mean"],
             feature_precision=features["precision"],
             distance_mean=features["distance_mean"],
@@ -95,6 +110,8 @@ class SourceStatistics:
             confidence_floor=confidence["quantiles"][LEVELS.index(0.05)],
             energy_mean=free["mean"],
             energy_std=free["std"],
+            class_offsets=classes.get("offsets", nothing),
+            class_doubts=classes.get("doubts", nothing),
             atc_threshold=reference.part("atc")["threshold"] if "atc" in reference.parts else None,
             accuracy=torch.full_like(confidence["mean"], accuracy) if accuracy is not None else None,
         )
@@ -153,6 +170,9 @@ def window_scores(window: ImageScores, source: SourceStatistics) -> dict[str, Te
     hold for the frozen source model. An adapter that collapses makes its own answers sure, so on them all of them may
     rise while the accuracy falls.
 
+    From the scores `EXPLAINED` is taken what source images that are read as these classes have of them more than
+    others, so that a window of one class has what one of all classes has.
+
     Args:
         window: N images each (..., N).
         source: What they are compared with.
@@ -164,13 +184,15 @@ def window_scores(window: ImageScores, source: SourceStatistics) -> dict[str, Te
     """
     confidence = window.confidence.mean(-1)
     predicted = class_shares(window.predicted, len(source.histogram))
+    explained = predicted @ source.class_offsets
     scores = {
-        "entropy_ratio": window.entropy_ratio.mean(-1),
+        name: values.mean(-1) - explained[..., place]
+        for place, (name, values) in enumerate(explainable(window, source).items())
+    }
+    scores |= {
         "confidence": confidence,
         "low_confidence_share": _share(window.confidence < source.confidence_floor),
-        "energy_shift_sigmas": (window.energy.mean(-1) - source.energy_mean) / source.energy_std,
         "prediction_divergence_ratio": divergence(predicted, source.histogram),
-        "feature_distance_ratio": window.distance.mean(-1) / source.distance_mean,
         "far_feature_share": _share(window.distance > source.distance_ceiling),
     }
     if source.atc_threshold is not None and source.accuracy is not None:
@@ -178,6 +200,15 @@ def window_scores(window: ImageScores, source: SourceStatistics) -> dict[str, Te
         scores["atc_accuracy"], scores["estimated_accuracy"] = _share(sure), _share(sure & near)
         scores["doc_accuracy"] = (source.accuracy - (source.confidence_mean - confidence)).clamp(0, 1)
     return scores
+
+
+def explainable(window: ImageScores, source: SourceStatistics) -> dict[str, Tensor]:
+    """Return the scores `EXPLAINED` of each image, with what its class explains of them, (..., N) each."""
+    return {
+        "entropy_ratio": window.entropy_ratio,
+        "energy_shift_sigmas": (window.energy - source.energy_mean) / source.energy_std,
+        "feature_distance_ratio": window.distance / source.distance_mean,
+    }
 
 
 def norm_scores(moments: Tensors, stats: Tensors) -> dict[str, Tensor]:

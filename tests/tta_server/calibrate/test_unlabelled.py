@@ -25,7 +25,7 @@ PLACES = st.sets(
     min_size=1,
 )
 SMALL = Sizes(canary_rows=20, windows=Windows((16, 32, 64), draws=50, forward_images=80))
-ALWAYS = {"histogram", "confidence", "energy", "features"}
+ALWAYS = {"histogram", "confidence", "energy", "features", "classes"}
 
 
 def reading(data: Path, limit: int = 1000, skip_broken: bool = False) -> Unlabelled:

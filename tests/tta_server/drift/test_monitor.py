@@ -17,9 +17,9 @@ from tta_server import adapters
 from tta_server.app import open_storage
 from tta_server.drift.evidence import TESTED, WIDENED
 from tta_server.drift.monitor import Monitor
-from tta_server.drift.scores import LEVELS, SourceStatistics, Yardstick, image_scores
+from tta_server.drift.scores import EXPLAINED, LEVELS, SourceStatistics, Yardstick, image_scores, window_scores
 from tta_server.drift.watch import Watch
-from tta_server.models import glyphs, load
+from tta_server.models import Output, Reference, glyphs, load
 from tta_server.runtime.assemble import assemble
 from tta_server.runtime.worker import Worker
 from tta_server.settings import DriftSettings
@@ -35,6 +35,10 @@ def drifted(count: int) -> np.ndarray:
     """Return images under noise (count, 3, 32, 32), bytes."""
     images = glyphs.images("test")[0][:count]
     return np.clip(images + np.random.default_rng(0).normal(0, 60, images.shape), 0, 255).astype(np.uint8)
+
+
+def forward(images: np.ndarray) -> Output:
+    return MODEL.backbone.forward(torch.from_numpy(images).float() / 255)
 
 
 def monitor(**more: object) -> Monitor:
@@ -55,20 +59,21 @@ def worker(mode: str, domains: int = 1, **streams: object) -> Worker:
 
 def recomputed(images: np.ndarray) -> dict[str, float]:
     """Return the scores of a window by numpy and scipy, from what the plain network says."""
-    output = MODEL.backbone.forward(torch.from_numpy(images).float() / 255)
+    output = forward(images)
     logits, features = output.logits.double().numpy(), output.features.double().numpy()
     part = {name: tensor.double().numpy() for name, tensor in MODEL.reference.tensors.items()}
     shares = np.bincount(logits.argmax(1), minlength=36) / len(logits)
+    explained = part["classes/offsets"][logits.argmax(1)].mean(0)
     sure, free = softmax(logits, 1).max(1), -logsumexp(logits, 1)
     precision = part["features/precision"]
     distance = cdist(features, part["features/mean"][None], "mahalanobis", VI=precision)[:, 0]
     ceiling = part["features/distance_quantiles"][LEVELS.index(0.99)]
     return {
-        "entropy_ratio": entropy(softmax(logits, 1), axis=1).mean() / np.log(36),
+        "entropy_ratio": entropy(softmax(logits, 1), axis=1).mean() / np.log(36) - explained[0],
         "confidence": sure.mean(),
-        "energy_shift_sigmas": (free.mean() - part["energy/mean"]) / part["energy/std"],
+        "energy_shift_sigmas": (free.mean() - part["energy/mean"]) / part["energy/std"] - explained[1],
         "prediction_divergence_ratio": jensenshannon(shares, part["histogram/classes"], base=2) ** 2,
-        "feature_distance_ratio": distance.mean() / part["features/distance_mean"],
+        "feature_distance_ratio": distance.mean() / part["features/distance_mean"] - explained[2],
         "far_feature_share": (distance > ceiling).mean(),
         "atc_accuracy": (sure >= part["atc/threshold"]).mean(),
         "estimated_accuracy": ((sure >= part["atc/threshold"]) & (distance <= 1.5 * ceiling)).mean(),
@@ -88,6 +93,14 @@ def chance(name: str, value: float, widened: float = 1.0) -> float:
     return 2 * min(below, 1 - below)
 
 
+def widened(name: str, images: np.ndarray) -> float:
+    """Return how much wider than the bundle says a score is taken to spread in a window of such classes."""
+    predicted = forward(images).logits.argmax(1).numpy()
+    shares = np.bincount(predicted, minlength=36) / len(images)
+    doubt = shares**2 @ MODEL.reference.tensors["classes/doubts"].double().numpy()[:, TESTED.index(name)]
+    return WIDENED * math.sqrt(1 + doubt / float(MODEL.reference.tensors[f"null_moments/{name}_{WINDOW}"][1]) ** 2)
+
+
 @pytest.mark.parametrize("mode", ["off", "shadow"])
 def test_scores_z_and_evidence_of_a_stream_are_what_numpy_and_scipy_make_of_its_images(mode):
     images, subject = drifted(2 * WINDOW), worker(mode)
@@ -103,8 +116,8 @@ def test_scores_z_and_evidence_of_a_stream_are_what_numpy_and_scipy_make_of_its_
         found = dict(zip(watch.names, row[3:], strict=True))
         assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-4, abs=1e-6)
     log = 0.0
-    for expected in windows:
-        chances = [chance(name, expected[name], WIDENED) for name in TESTED]
+    for start, expected in zip((0, WINDOW), windows, strict=True):
+        chances = [chance(name, expected[name], widened(name, images[start : start + WINDOW])) for name in TESTED]
         paid = [min(100, quad(lambda k, p=p: k * p ** (k - 1), 0, 1)[0]) for p in chances]
         log = max(0, log + math.log(np.mean(paid)))
     assert watch.evidence.log == pytest.approx(log, rel=1e-3)
@@ -113,6 +126,40 @@ def test_scores_z_and_evidence_of_a_stream_are_what_numpy_and_scipy_make_of_its_
         known = monitor().known[name]
         assert known.z(watch.scores[name]) == pytest.approx((windows[1][name] - mean) / std, rel=1e-3)
         assert known.p(watch.scores[name]) == pytest.approx(chance(name, windows[1][name]), rel=1e-2)
+
+
+def test_clean_images_that_are_mostly_of_one_class_are_hardly_ever_drift():
+    images, labels = glyphs.images("test")
+    rows = np.concatenate([monitor().rows_of(forward(part)) for part in np.array_split(images, 50)])
+    watched, drifting = monitor(), 0
+    for class_ in range(10):
+        rng, own = np.random.default_rng(class_), np.flatnonzero(labels == class_)
+        chosen = np.where(
+            rng.random(20 * WINDOW) < 0.9, rng.choice(own, 20 * WINDOW), rng.integers(len(rows), size=20 * WINDOW)
+        )
+        watch = Watch()
+        for start in range(0, len(chosen), WINDOW):
+            watch = watched.saw(watch, rows[chosen[start : start + WINDOW]], NOW)
+            drifting += watch.state == "drift"
+
+    assert drifting <= 20, "of 200 windows; without what classes explain they were 56"
+
+
+def test_a_bundle_from_before_classes_were_told_apart_explains_nothing_by_them():
+    older = Reference(
+        MODEL.reference.digest,
+        {name: tensor for name, tensor in MODEL.reference.tensors.items() if not name.startswith("classes/")},
+        MODEL.reference.about,
+    )
+    output = forward(glyphs.images("test")[0][:WINDOW])
+    source, today = SourceStatistics.of(older), SourceStatistics.of(MODEL.reference)
+
+    found, now = (window_scores(image_scores(output.logits, output.features, each), each) for each in (source, today))
+
+    explained = today.class_offsets[output.logits.argmax(1)].mean(0)
+    assert explained.abs().min() > 0
+    assert [float(found[name] - now[name]) for name in EXPLAINED] == pytest.approx(explained.tolist(), abs=1e-5)
+    assert Monitor.of(older, MODEL.backbone.norm_stats(), DriftSettings(), WINDOW).size == WINDOW
 
 
 def test_what_a_stream_learns_from_is_scored_beside_the_frozen_model_layer_by_layer():

@@ -55,6 +55,8 @@ def source() -> SourceStatistics:
         confidence_floor=torch.tensor(0.3),
         energy_mean=torch.tensor(-1.0),
         energy_std=torch.tensor(0.5),
+        class_offsets=drawn(CLASSES, 3, seed=7),
+        class_doubts=torch.zeros(CLASSES, 3),
         atc_threshold=torch.tensor(0.4),
         accuracy=torch.tensor(0.8),
     )
@@ -103,17 +105,17 @@ def test_the_scores_of_a_window_equal_plain_numpy(source):
     window = rows(source)
     confidence, distance = window.confidence.numpy(), window.distance.numpy()
     counts = np.bincount(window.predicted.numpy(), minlength=CLASSES) / 40
-    even = np.full(CLASSES, 1 / CLASSES)
+    even, explained = np.full(CLASSES, 1 / CLASSES), counts @ source.class_offsets.numpy()
 
     scores = window_scores(window, source)
 
     expected = {
-        "entropy_ratio": window.entropy_ratio.numpy().mean(),
+        "entropy_ratio": window.entropy_ratio.numpy().mean() - explained[0],
         "confidence": confidence.mean(),
         "low_confidence_share": (confidence < 0.3).mean(),
-        "energy_shift_sigmas": (window.energy.numpy().mean() + 1) / 0.5,
+        "energy_shift_sigmas": (window.energy.numpy().mean() + 1) / 0.5 - explained[1],
         "prediction_divergence_ratio": scipy.spatial.distance.jensenshannon(counts, even, base=2) ** 2,
-        "feature_distance_ratio": distance.mean() / 2,
+        "feature_distance_ratio": distance.mean() / 2 - explained[2],
         "far_feature_share": (distance > 4).mean(),
         "atc_accuracy": (confidence >= 0.4).mean(),
         "estimated_accuracy": ((confidence >= 0.4) & (distance <= 6)).mean(),
@@ -141,7 +143,8 @@ def test_windows_that_are_stacked_score_as_each_alone(source):
 def test_the_order_of_a_window_does_not_matter(order):
     confidence = torch.rand(40, generator=torch.Generator().manual_seed(0)).double()
     window = ImageScores(confidence, confidence, -confidence, (confidence * CLASSES).long(), confidence)
-    numbers = [torch.tensor(0.5).double()] * 8
+    half, offsets = torch.tensor(0.5).double(), drawn(CLASSES, 3)
+    numbers = [*[half] * 6, offsets, offsets, half, half]
     source = SourceStatistics(torch.full((CLASSES,), 1 / CLASSES), torch.zeros(1), torch.eye(1), *numbers)
 
     shuffled = ImageScores(*(values[order] for values in window))
@@ -285,7 +288,8 @@ def test_atc_finds_the_accuracy_of_the_data_it_was_fitted_on(confidence, correct
 @given(confidence=st.floats(0, 1), accuracy=st.floats(0, 1))
 def test_estimates_are_shares(confidence, accuracy):
     numbers = [torch.tensor(0.5)] * 7
-    source = SourceStatistics(torch.full((2,), 0.5), torch.zeros(1), torch.eye(1), *numbers, torch.tensor(accuracy))
+    numbers = [*numbers[:6], torch.zeros(2, 3), torch.zeros(2, 3), numbers[6], torch.tensor(accuracy)]
+    source = SourceStatistics(torch.full((2,), 0.5), torch.zeros(1), torch.eye(1), *numbers)
     column = torch.full((4,), confidence)
 
     scores = window_scores(ImageScores(column, column, column, torch.zeros(4, dtype=torch.int64), column), source)
@@ -337,7 +341,7 @@ def test_the_largest_entropy_is_1():
     found = image_scores(
         torch.zeros(2, CLASSES),
         torch.zeros(2, 1),
-        SourceStatistics(*[torch.ones(1)] * 2, torch.eye(1), *[torch.ones(())] * 8),
+        SourceStatistics(*[torch.ones(1)] * 2, torch.eye(1), *[torch.ones(())] * 10),
     )
 
     assert found.entropy_ratio.tolist() == pytest.approx([1, 1])
