@@ -55,7 +55,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp \
-    TTA_SERVER__HOST=0.0.0.0 \
+    TTA_SERVER__HOST=:: \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 # NVIDIA_VISIBLE_DEVICES stays unset: with it, a container that asked for no GPU would see all of them.
 WORKDIR /tmp

@@ -81,7 +81,7 @@ def _address(process: Process, log: Path) -> str:
     deadline = time.monotonic() + START_WITHIN_S
     while time.monotonic() < deadline and process.poll() is None:
         # What is being written may end within a character.
-        found = re.search(r"https?://[\d.]+:\d+", log.read_text(errors="replace"))
+        found = re.search(r"https?://([\d.]+|\[::\]):\d+", log.read_text(errors="replace"))
         if found:
             return found.group()
         time.sleep(0.05)

@@ -53,7 +53,7 @@ def serve(settings: Settings) -> None:
     _expect_keys(settings)
     tls = _tls_options(settings.server)
     _allow_files(settings)
-    settings = _with_grpc_port(settings)
+    settings = _with_grpc_port(_with_a_family(settings))
     with ExitStack() as listeners:
         address = listeners.enter_context(_bound(settings.server.host, settings.server.port))
         settings, sockets = _with_port(settings, "port", address), [address]
@@ -240,6 +240,22 @@ def _with_grpc_port(settings: Settings) -> Settings:
         return _with_port(settings, "grpc_port", tried)
 
 
+def _with_a_family(settings: Settings) -> Settings:
+    """Return the settings with every interface of IPv4 where every one is asked for and the system has no IPv6."""
+    if settings.server.host != "::" or _has_ipv6():
+        return settings
+    log.warning("server.host is ::, and this system has no IPv6: listening on 0.0.0.0")
+    return settings.model_copy(update={"server": settings.server.model_copy(update={"host": "0.0.0.0"})})  # noqa: S104
+
+
+def _has_ipv6() -> bool:
+    try:
+        socket.socket(socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
 def _with_port(settings: Settings, name: str, address: socket.socket) -> Settings:
     """Return the settings with the port that a socket has."""
     server = settings.server.model_copy(update={name: address.getsockname()[1]})
@@ -253,12 +269,16 @@ def _url(address: socket.socket, scheme: str) -> str:
 
 def _bound(host: str, port: int) -> socket.socket:
     """Return a socket with an address: a taken one shows before a model is loaded. Only uvicorn listens on it."""
-    address = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        address.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        address.bind((host, port))
+        with ExitStack() as unless_bound:
+            address = unless_bound.enter_context(socket.socket(family))
+            address.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                address.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # whatever the system's rule: IPv4 too
+            address.bind((host, port))
+            unless_bound.pop_all()
     except OSError as error:
-        address.close()
         reason = (error.strerror or str(error)).lower()
         raise ValueError(
             f"cannot listen on {host}:{port}: {reason}; choose another with --host and --port, or as "

@@ -25,7 +25,9 @@ class Section(BaseModel):
 class ServerSettings(Section):
     """Where the server listens."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 or :: for every interface.")
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on; :: for every interface, 0.0.0.0 for every one of IPv4 alone."
+    )
     port: int = Field(8000, ge=0, le=65535, description="Port; 0 picks a free one.")
     grpc_port: int | None = Field(
         None, ge=0, le=65535, description="Port for gRPC, beside HTTP; 0 picks a free one, empty is none."

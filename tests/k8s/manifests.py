@@ -14,9 +14,10 @@ import yaml
 
 K8S = Path(__file__).parents[2] / "k8s"
 FOLDERS = sorted(path.parent for path in K8S.rglob("kustomization.yaml"))
-COMPONENTS = sorted(path.name for path in (K8S / "components").iterdir())
+LAST = "openshift"  # which changes what others bring
+COMPONENTS = sorted((path.name for path in (K8S / "components").iterdir()), key=lambda name: (name == LAST, name))
 # What is one or the other.
-INSTEAD = [{"cpu", "gpu"}, {"autoscaling", "replicas"}]
+INSTEAD = [{"cpu", "gpu"}, {"autoscaling", "replicas"}, {LAST, "nothing"}]
 FULLEST = [
     tuple(name for name in COMPONENTS if name not in left_out) for left_out in itertools.product(*map(sorted, INSTEAD))
 ]
@@ -31,6 +32,10 @@ class Rendered:
 
     name: str
     objects: tuple[Manifest, ...]
+
+    def on_openshift(self) -> bool:
+        """Tell whether it is for OpenShift."""
+        return LAST in self.name.split("+")
 
     def all(self, *kinds: str) -> list[Manifest]:
         """Return the objects of these kinds."""

@@ -1,6 +1,7 @@
 """HAProxy with the configuration that a cluster gives it, before a server that answers everything."""
 
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +12,7 @@ import pytest
 from tests.k8s.conftest import answers, free_port
 from tests.k8s.manifests import K8S
 from tests.replicas.balancer import CONFIG, balancing, started
+from tta_server.serve import _has_ipv6
 
 
 class Willing(BaseHTTPRequestHandler):
@@ -46,10 +48,25 @@ def test_nobody_asks_a_replica_to_hand_over_through_the_balancer(balancer, path)
     assert httpx.post(f"{balancer}{path}", trust_env=False).status_code == 404
 
 
-def test_the_balancer_takes_its_configuration(tmp_path):
+@pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6")
+def test_the_balancer_listens_on_ipv4_and_on_the_pods_own_address_at_both_doors(tmp_path, poll):
+    http, grpc, server = free_port(), free_port(), {"one": f"127.0.0.1:{free_port()}"}
+
+    with balancing(http, server, tmp_path, grpc, server, pod_ip="::1"):
+        poll(lambda: answers(f"http://127.0.0.1:{http}/balancer/live"), 20)
+
+        assert answers(f"http://[::1]:{http}/balancer/live")
+        for address in ("127.0.0.1", "::1"):
+            socket.create_connection((address, grpc), 20).close()
+
+
+@pytest.mark.parametrize("pod_ip", ["10.1.2.3", "fd00::2"])
+def test_the_balancer_takes_its_configuration(tmp_path, pod_ip):
     log = tmp_path / "log"
 
-    assert started(log, "-c", "-f", str(K8S / "components/replicas/haproxy.cfg")).wait(30) == 0, log.read_text()
+    checked = started(log, "-c", "-f", str(K8S / "components/replicas/haproxy.cfg"), pod_ip=pod_ip)
+
+    assert checked.wait(30) == 0, log.read_text()
     assert log.read_text() == "Configuration file is valid\n"  # and no warning
 
 

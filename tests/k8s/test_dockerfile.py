@@ -77,7 +77,7 @@ def test_the_exposed_port_is_the_default_one(stages):
 
 
 def test_the_image_listens_on_every_interface(stages):
-    assert "TTA_SERVER__HOST=0.0.0.0" in last(stages[-1], "ENV").split()
+    assert "TTA_SERVER__HOST=::" in last(stages[-1], "ENV").split()
 
 
 def test_everything_that_is_copied_exists_and_is_not_ignored(root, stages):

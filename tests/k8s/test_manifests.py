@@ -69,12 +69,14 @@ def test_each_file_says_why_it_is_so():
 
 
 def test_nothing_is_there_twice_or_without_the_labels_that_tell_what_it_is(deployed):
+    wanted = {f"app.kubernetes.io/{key}" for key in ("name", "component", "part-of")}
     for way in deployed:
         names = [(each["kind"], each["metadata"]["name"]) for each in way.objects]
         assert len(names) == len(set(names))
         for workload in way.workloads():
-            wanted = {f"app.kubernetes.io/{key}" for key in ("name", "component", "part-of")}
             assert wanted <= labels(workload).keys()
+        for each in () if way.all("ServiceMonitor") else way.objects:  # what monitors has labels that others look for
+            assert wanted <= each["metadata"].get("labels", {}).keys(), (way.name, each["kind"])
 
 
 def test_each_selector_finds_the_pods_of_one_workload(deployed):
@@ -112,6 +114,7 @@ def test_no_budget_keeps_a_node_from_being_drained(deployed):
         for budget in way.all("PodDisruptionBudget"):
             assert budget["spec"]["maxUnavailable"] >= 1
             assert "minAvailable" not in budget["spec"]
+            assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 
 def test_each_port_that_is_named_is_one_of_a_container(deployed):
@@ -126,7 +129,7 @@ def test_each_port_that_is_named_is_one_of_a_container(deployed):
                 for policy in way.all("NetworkPolicy")
                 for rule in (*policy["spec"]["ingress"], *policy["spec"]["egress"])
                 for port in rule["ports"]
-                if port["port"] not in (53, 443)
+                if port["port"] not in (53, 443, 5353)
             ),
         ]  # fmt: skip
         assert set(named) == set(ports)
@@ -189,14 +192,14 @@ def test_probes_let_a_server_start_and_restart_it_later_than_they_take_it_from_t
 
 
 def test_every_pod_meets_the_restricted_security_standard(everything, deployed):
-    jobs = [each["spec"]["template"]["spec"] for way in everything for each in way.all("Job")]
+    jobs = [(way, each["spec"]["template"]["spec"]) for way in everything for each in way.all("Job")]
 
     assert jobs
-    for pod in (*jobs, *(pod for _, pod in pods(deployed))):
+    for way, pod in (*jobs, *pods(deployed)):
         assert pod["automountServiceAccountToken"] is False
         assert pod["enableServiceLinks"] is False
         assert pod["securityContext"]["runAsNonRoot"] is True
-        assert pod["securityContext"]["runAsUser"] > 0
+        assert way.on_openshift() or pod["securityContext"]["runAsUser"] > 0
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not any(pod.get(key) for key in ("hostNetwork", "hostPID", "hostIPC", "initContainers"))
         kinds = {kind for volume in pod["volumes"] for kind in volume} - {"name"}
@@ -207,6 +210,17 @@ def test_every_pod_meets_the_restricted_security_standard(everything, deployed):
                 "readOnlyRootFilesystem": True,
                 "capabilities": {"drop": ["ALL"]},
             }
+
+
+def test_openshift_gives_users_and_groups_and_answers_names_on_a_port_of_its_own(deployed):
+    for way in deployed:
+        for _, pod in pods([way]):
+            fixed = {"runAsUser", "runAsGroup", "fsGroup"} & pod["securityContext"].keys()
+            assert bool(fixed) != way.on_openshift(), way.name
+        for policy in way.all("NetworkPolicy"):
+            out = {(port["port"], port["protocol"]) for rule in policy["spec"]["egress"] for port in rule["ports"]}
+            asks = [{(port, protocol) for protocol in ("TCP", "UDP")} for port in (53, 5353)]
+            assert [each <= out for each in asks] == [True, way.on_openshift()], way.name
 
 
 def test_several_servers_never_write_to_a_volume_that_one_server_can_have(deployed):

@@ -13,10 +13,10 @@ CONFIG = (ROOT / "k8s/components/replicas/haproxy.cfg").read_text()
 TOOLS = ROOT / ".tools"
 
 
-def started(log: Path, *arguments: str) -> subprocess.Popen[bytes]:
+def started(log: Path, *arguments: str, pod_ip: str = "127.0.0.1") -> subprocess.Popen[bytes]:
     """Start HAProxy with these arguments; what it says goes to a file."""
     libraries = str(next(TOOLS.glob("usr/lib/*-linux-gnu")))
-    environment = os.environ | {"LD_LIBRARY_PATH": libraries, "NAMESPACE": "tta"}
+    environment = os.environ | {"LD_LIBRARY_PATH": libraries, "NAMESPACE": "tta", "POD_IP": pod_ip}
     command = [str(TOOLS / "usr/sbin/haproxy"), *arguments]
     with log.open("w") as file:
         return subprocess.Popen(command, stdout=file, stderr=file, env=environment)
@@ -24,7 +24,12 @@ def started(log: Path, *arguments: str) -> subprocess.Popen[bytes]:
 
 @contextmanager
 def balancing(
-    port: int, servers: Mapping[str, str], folder: Path, grpc_port: int = 0, grpc: Mapping[str, str] | None = None
+    port: int,
+    servers: Mapping[str, str],
+    folder: Path,
+    grpc_port: int = 0,
+    grpc: Mapping[str, str] | None = None,
+    pod_ip: str = "127.0.0.1",
 ) -> Iterator[None]:
     """Have HAProxy listen on a port of the loopback.
 
@@ -33,23 +38,29 @@ def balancing(
         servers: Address of each by its name, instead of those of a cluster.
         grpc_port: Where for gRPC; 0 is nowhere.
         grpc: Address of each for gRPC, by the same name.
+        pod_ip: Address of the loopback that it listens on besides, as a pod does on its own.
         folder: Where the configuration and the log go, `haproxy.cfg` and `haproxy.log`.
     """
     text = CONFIG.replace("timeout server 30s", "timeout server 3s")
     text = re.sub(r"    server .*\n", "", text)
     http, by_grpc = text.split("# The same for gRPC")
-    text = http.replace("bind :8000", f"bind 127.0.0.1:{port}").rstrip() + "\n"
+    text = _bound(http, 8000, port).rstrip() + "\n"
     text += "".join(f"    server {name} {address}\n" for name, address in servers.items())
     if grpc_port:
-        text += "#" + by_grpc.replace("bind :8001", f"bind 127.0.0.1:{grpc_port}")
+        text += "#" + _bound(by_grpc, 8001, grpc_port)
         text += "".join(
             f"    server {name} {address} track replicas/{name}\n" for name, address in (grpc or {}).items()
         )
     path = folder / "haproxy.cfg"
     path.write_text(text)
-    process = started(folder / "haproxy.log", "-db", "-f", str(path))
+    process = started(folder / "haproxy.log", "-db", "-f", str(path), pod_ip=pod_ip)
     try:
         yield
     finally:
         process.terminate()
         process.wait()
+
+
+def _bound(text: str, port: int, instead: int) -> str:
+    """Return a configuration that listens on the loopback's port where it has every address's, and the pod's."""
+    return text.replace(f"bind :{port}", f"bind 127.0.0.1:{instead}").replace(f"}}:{port}", f"}}:{instead}")
