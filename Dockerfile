@@ -13,6 +13,10 @@ ARG PYTHON_VERSION=3.11
 FROM python:${PYTHON_VERSION}-slim AS builder
 WORKDIR /src
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# pip reads both in every step: where packages come from in place of the default registry, and the address of a file
+# with the versions to take. Without the latter, two builds may differ.
+ARG PIP_INDEX_URL
+ARG PIP_CONSTRAINT
 RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
 
@@ -22,7 +26,7 @@ RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))
         > all.txt \
     && grep '^torch' all.txt > torch.txt
 ARG TORCH_INDEX=""
-# The index is set for this one step, and only if one is given: pip then takes nothing else from it later. Builds of torch
+# This index is set for one step, and only if it is given: pip then takes nothing else from it later. Builds of torch
 # and torchvision that do not fit install without a word and fail when they are imported: so import them here.
 RUN env ${TORCH_INDEX:+PIP_INDEX_URL="$TORCH_INDEX"} pip install -r torch.txt
 RUN python -c "import torchvision"

@@ -112,6 +112,7 @@ def test_nothing_but_the_build_arguments_names_an_index(root):
     text = (root / "Dockerfile").read_text()
 
     assert 'ARG TORCH_INDEX=""' in text
+    assert "\nARG PIP_INDEX_URL\n" in text
     assert "://" not in text
     assert "-url" not in text
 
@@ -145,13 +146,30 @@ def test_the_image_with_a_model_of_ones_own_serves_the_one_of_the_readme(root, m
     assert f"ARG BASE=tta-server:{version}\nFROM ${{BASE}}\n" in path.read_text()
 
 
-@pytest.mark.parametrize(("given", "wanted"), [("", "unset"), ("some-index", "some-index")])
-def test_the_index_is_set_for_torch_only_if_one_is_given(stages, tmp_path, given, wanted):
+def test_a_mirror_and_the_versions_to_take_hold_in_every_step(stages):
+    for stage in stages:
+        names = [each.value if each.name == "ARG" else each.name for each in stage]
+        steps = [i for i, each in enumerate(stage) if each.name == "RUN" and "pip install" in each.value]
+        for given in ("PIP_INDEX_URL", "PIP_CONSTRAINT"):
+            assert not steps or names.index(given) < steps[0]
+        assert not any(word in stage[i].value for i in steps for word in ("PIP_CONSTRAINT", "--isolated", "env -i"))
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, "unset"),
+        ({"TORCH_INDEX": "some-index"}, "some-index"),
+        ({"PIP_INDEX_URL": "mirror"}, "mirror"),
+        ({"PIP_INDEX_URL": "mirror", "TORCH_INDEX": "some-index"}, "some-index"),
+    ],
+)
+def test_torch_has_an_index_of_its_own_only_if_one_is_given(stages, tmp_path, given, wanted):
     command = next(instruction.value for instruction in stages[0] if "-r torch.txt" in instruction.value)
     pip = tmp_path / "pip"
     pip.write_text('#!/bin/sh\necho "${PIP_INDEX_URL-unset}"\n')
     pip.chmod(0o755)
-    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "TORCH_INDEX": given}
+    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "TORCH_INDEX": ""} | given
 
     ran = subprocess.run(["sh", "-c", command], env=environment, check=True, capture_output=True, text=True, timeout=30)
 
