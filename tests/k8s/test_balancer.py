@@ -75,3 +75,11 @@ def test_names_that_nobody_answers_for_stay_known():
 
     assert {held[trouble] for trouble in ("timeout", "refused", "other")} == {"1h"}
     assert held["valid"] == "5s"  # a replica that comes back has another address
+
+
+def test_whatever_listens_on_ipv4_listens_on_the_pods_own_address_too():
+    binds = re.findall(r"^ +bind (.*)$", CONFIG, re.MULTILINE)
+
+    everywhere = [rest for rest in binds if rest.startswith(":")]
+    assert everywhere
+    assert sorted(binds) == sorted([*everywhere, *(re.sub(r"^(:\d+)", r'"${POD_IP}\1"', rest) for rest in everywhere)])
