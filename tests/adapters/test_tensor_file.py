@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from tests.states import bits, layout
-from tta_server.adapters.tensor_file import TYPES, write_tensors
+from tta_server.adapters.tensor_file import TYPES, _laid, write_tensors
 
 SHAPES = [(), (0,), (1,), (3,), (2, 3), (2, 1, 2, 2)]
 KINDS = st.tuples(st.sampled_from([*TYPES]), st.sampled_from(SHAPES))
@@ -48,3 +48,13 @@ def test_a_view_is_written_as_what_it_shows():
 def test_a_tensor_of_a_type_that_files_do_not_have_is_named():
     with pytest.raises(ValueError, match=r"tensor 'odd' has type torch\.complex64, which no state file can have"):
         write_tensors({"odd": torch.zeros(2, dtype=torch.complex64)}, {})
+
+
+def test_what_the_header_says_of_tensors_is_worked_out_once_for_all_states_of_a_layout():
+    states = [{"a": torch.rand(2, 3), "b": torch.rand(())} for _ in range(3)]
+    _laid.cache_clear()
+
+    found = [load(write_tensors(state, {"number": str(number)})) for number, state in enumerate(states)]
+
+    assert [bits(each) for each in found] == [bits(each) for each in states]
+    assert _laid.cache_info().misses == 1

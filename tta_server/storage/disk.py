@@ -32,6 +32,9 @@ class Disk:
         self._alone = True
         self._locking = fcntl.LOCK_EX
         self._holding = threading.Lock()
+        self._naming = threading.Lock()
+        self._begun = 0  # syncs of folders in which others were made
+        self._named = Path(), 0  # the last such folder, and the number of its last sync
 
     def claim(self, alone: bool = True) -> None:
         """Lock the folder, alone or beside others who share it; the lock goes with the process, however it ends."""
@@ -82,38 +85,40 @@ class Disk:
         """Put a file there atomically and durably."""
         self.hold()
         target = self._root / path
-        with self._written(target, data) as unfinished:
+        folder = target.parent
+        with self._written(folder, target, data) as unfinished:
             failpoint("store.before_rename")
             unfinished.replace(target)
         failpoint("store.after_rename")
-        _sync_folder(target.parent)
+        _sync_folder(folder)
 
     def create(self, path: str, data: bytes) -> bool:
         """Put a file there atomically and durably unless there is one."""
         self.hold()
         target = self._root / path
-        with self._written(target, data) as unfinished:
+        folder = target.parent
+        with self._written(folder, target, data) as unfinished:
             try:
                 os.link(unfinished, target)
             except FileExistsError:
                 return False
             finally:
                 unfinished.unlink()
-        _sync_folder(target.parent)
+        _sync_folder(folder)
         return True
 
     def append_lines(self, path: str, lines: bytes) -> None:
         """Add lines durably; if that fails the file is as it was."""
         self.hold()
         target = self._root / path
-        _make_folder(target.parent)
+        self._make_folder(target.parent)
         failpoint("audit.before_append")
         file = os.open(target, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             before_bytes = os.fstat(file).st_size
             torn = before_bytes > 0 and os.pread(file, 1, before_bytes - 1) != b"\n"
             try:
-                _append(file, b"\n" + lines if torn else lines)
+                _append(file, b"\n" + lines if torn else lines, "audit.mid_append", "audit.before_fsync")
             except OSError:
                 with contextlib.suppress(OSError):
                     os.ftruncate(file, before_bytes)
@@ -145,11 +150,11 @@ class Disk:
                     self.remove(f"{folder}/{path.name}")
 
     @contextlib.contextmanager
-    def _written(self, target: Path, data: bytes) -> Iterator[Path]:
+    def _written(self, folder: Path, target: Path, data: bytes) -> Iterator[Path]:
         """Write a file beside `target`; whatever fails until the end of the block, nothing of it stays."""
         own = "" if self._alone else f".{secrets.token_hex(4)}"  # two may write a file of one name at a time
-        unfinished = target.with_name(f"{target.name}{own}{_UNFINISHED}")
-        _make_folder(target.parent)
+        unfinished = folder / f"{target.name}{own}{_UNFINISHED}"
+        self._make_folder(folder)
         try:
             _write_durably(unfinished, data)
             yield unfinished
@@ -157,13 +162,30 @@ class Disk:
             unfinished.unlink(missing_ok=True)  # on a full disk every byte counts
             raise
 
+    def _make_folder(self, folder: Path) -> None:
+        if folder.is_dir():
+            return
+        self._make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        self._name(folder.parent)
+
+    def _name(self, folder: Path) -> None:
+        """Have the folders in a folder survive a power cut; of those who ask at the same time one does it for all."""
+        begun = self._begun
+        with self._naming:
+            if self._named[0] == folder and self._named[1] > begun:  # by who asked later, and so for this one, too
+                return
+            self._begun += 1
+            _sync_folder(folder)
+            self._named = folder, self._begun
+
     def _locked(self) -> int:
         """Return the lock, taken.
 
         Raises:
             BlockingIOError: If another server has it.
         """
-        _make_folder(self._root)
+        self._make_folder(self._root)
         lock = os.open(self._root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, self._locking | fcntl.LOCK_NB)
@@ -190,33 +212,22 @@ class Disk:
 
 def _write_durably(path: Path, data: bytes) -> None:
     failpoint("store.before_write")
-    half = len(data) // 2
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-        file.write(data[:half])
-        file.flush()
-        failpoint("store.mid_write")
-        file.write(data[half:])
-        file.flush()
-        failpoint("store.before_fsync")
-        os.fsync(file.fileno())
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        _append(file, data, "store.mid_write", "store.before_fsync")
+    finally:
+        os.close(file)
 
 
-def _append(file: int, data: bytes) -> None:
+def _append(file: int, data: bytes, midway: str, written: str) -> None:
+    """Add data durably to an open file, past two failpoints."""
     half = len(data) // 2
-    for part, point in ((data[:half], "audit.mid_append"), (data[half:], "audit.before_fsync")):
+    for part, point in ((data[:half], midway), (data[half:], written)):
         left = part
         while left:
             left = left[os.write(file, left) :]
         failpoint(point)
     os.fsync(file)
-
-
-def _make_folder(folder: Path) -> None:
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-WRITERS: Final = 4
+WRITERS: Final = 8
 """Most threads that write at once."""
 
 

@@ -11,11 +11,12 @@ from tests.tta_server.storage.keepers import SOON_S, text
 from tta_server.storage.audit import Audit
 from tta_server.storage.keeper import Keeper
 from tta_server.storage.store import Store
+from tta_server.storage.writers import WRITERS
 
 
 def test_states_are_written_side_by_side_once_somebody_waits(tmp_path):
-    begun, asked, together = threading.Event(), threading.Event(), threading.Barrier(4, timeout=SOON_S)
-    names = [f"camera-{number}" for number in range(9)]
+    begun, asked, together = threading.Event(), threading.Event(), threading.Barrier(WRITERS, timeout=SOON_S)
+    names = [f"camera-{number}" for number in range(2 * WRITERS + 1)]
 
     class Waits(Store):
         def save(self, name: str, version: int, data: bytes, generation: int = 0) -> str:
@@ -23,7 +24,7 @@ def test_states_are_written_side_by_side_once_somebody_waits(tmp_path):
             if name == names[0]:  # of a round in which nobody waited at first
                 assert asked.wait(SOON_S)
             else:
-                together.wait()  # nobody goes on before four are here
+                together.wait()  # nobody goes on before all are here
             return super().save(name, version, data, generation)
 
     store = Waits(str(tmp_path / "store"))

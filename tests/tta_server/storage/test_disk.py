@@ -1,0 +1,103 @@
+"""How often a folder is synced: a disk does many things at once, but each sync has it finish what it is at."""
+
+import os
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.tta_server.storage.keepers import SOON_S
+from tta_server.storage.disk import Disk
+
+NAMES = [f"camera-{number}" for number in range(8)]
+
+
+class Syncs:
+    """Count what is synced, by path; the first sync of `held` waits until `go_on`, and may fail."""
+
+    def __init__(self, monkeypatch, held: Path) -> None:
+        self.count: Counter[str] = Counter()
+        self.reached, self.go_on, self.fails = threading.Event(), threading.Event(), False
+        self._held, self._fsync = str(held), os.fsync
+        monkeypatch.setattr(os, "fsync", self._sync)
+
+    def _sync(self, file: int) -> None:
+        path = str(Path(f"/proc/self/fd/{file}").readlink())
+        self.count[path] += 1
+        if path == self._held and self.count[path] == 1:
+            self.reached.set()
+            assert self.go_on.wait(SOON_S)
+            if self.fails:
+                raise OSError(5, "Input/output error")
+        self._fsync(file)
+
+
+class Queue:
+    """A lock that knows how many have asked for it."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._counting, self._lock = threading.Lock(), threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._counting:
+            self.asked += 1
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+@pytest.fixture
+def disk(tmp_path):
+    disk = Disk(tmp_path)
+    disk.claim()
+    (tmp_path / "streams").mkdir()
+    yield disk
+    disk.release()
+
+
+def written(disk: Disk, syncs: Syncs) -> list[Exception | None]:
+    """Have each stream written at the same time: all others make their folders while the first one's is synced."""
+    disk._naming = queue = Queue()
+    with ThreadPoolExecutor(len(NAMES)) as pool:
+        first, *others = NAMES
+        begun = [pool.submit(disk.write, f"streams/{first}/state", b"1")]
+        assert syncs.reached.wait(SOON_S)
+        begun += [pool.submit(disk.write, f"streams/{name}/state", b"1") for name in others]
+        while queue.asked < len(NAMES):
+            threading.Event().wait(0.001)
+        syncs.go_on.set()
+        return [each.exception(SOON_S) for each in begun]
+
+
+def test_folders_that_are_made_at_the_same_time_are_synced_together(disk, tmp_path, monkeypatch):
+    syncs = Syncs(monkeypatch, tmp_path / "streams")
+
+    assert written(disk, syncs) == [None] * len(NAMES)
+
+    assert syncs.count[str(tmp_path / "streams")] == 2  # that of the first came too early for others
+    assert all(syncs.count[str(tmp_path / "streams" / name)] == 1 for name in NAMES)
+
+
+def test_a_sync_that_fails_serves_nobody(disk, tmp_path, monkeypatch):
+    syncs = Syncs(monkeypatch, tmp_path / "streams")
+    syncs.fails = True
+
+    first, *others = written(disk, syncs)
+
+    assert isinstance(first, OSError)
+    assert others == [None] * len(others)
+    assert syncs.count[str(tmp_path / "streams")] == 2
+
+
+def test_a_stream_that_is_there_has_its_folder_synced_and_no_other(disk, tmp_path, monkeypatch):
+    disk.write("streams/camera/state-1", b"1")
+    syncs = Syncs(monkeypatch, tmp_path)
+
+    disk.write("streams/camera/state-2", b"2")
+
+    folder = str(tmp_path / "streams" / "camera")
+    assert syncs.count == {f"{folder}/state-2.unfinished": 1, folder: 1}
