@@ -1,6 +1,7 @@
 """Run the server until a signal ends it."""
 
 import asyncio
+import gc
 import logging
 import resource
 import signal
@@ -85,6 +86,7 @@ def serve(settings: Settings) -> None:
             _Server(config, service).run(sockets=sockets)
         finally:
             log.info("stopped", extra=fields(model=service.served.name))
+            gc.freeze()  # or the end of the interpreter would go through every stream and all of torch
             if service.models.lost:
                 sys.exit(1)
 
