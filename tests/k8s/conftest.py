@@ -75,7 +75,7 @@ def families() -> dict[str, set[str]]:
     metrics.stream.open("stream", "tent")
     metrics.stream.answered("stream", 1, 0.5, 0.5)
     metrics.stream.measures("stream", dict.fromkeys(MEASURES, 0.5))
-    metrics.stream.accuracy("stream", dict.fromkeys(("answered", "adapted", "source"), 0.5))
+    metrics.stream.accuracy("stream", dict.fromkeys(("answered", "adapted", "source"), 0.5), 1.5)
     metrics.stream.place("stream", False, 1.0, 2.0)
     metrics.stream.domains("stream", 1)
     metrics.stream.drift.since("stream", "2026-01-02T03:04:05.678+00:00")

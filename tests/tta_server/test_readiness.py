@@ -28,6 +28,8 @@ async def readiness(monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
         async def told() -> list:
             ready, live = await client.get("/v2/health/ready"), await client.get("/v2/health/live")
             answer = await client.post("/predict", content=png())
+            shown = await client.get("/metrics", headers={"Cache-Control": "no-cache"})
+            assert f'tta_ready{{model="tiny"}} {float(ready.status_code == 200)}' in shown.text
             return [ready.status_code, live.status_code, answer.status_code, ready.json().get("error", "")]
 
         found["starting"] = await told()

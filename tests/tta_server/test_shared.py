@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.tta_server.calls import INFER, UNGUARDED, body, glyph_images, infer, noise, said, stream, until
+from tests.tta_server.calls import INFER, UNGUARDED, body, glyph_images, infer, metric, noise, said, stream, until
 from tta_server.app import build
 from tta_server.runtime import tenure
 from tta_server.runtime.tenure import HAND_OVER, Tenure
@@ -266,11 +266,13 @@ def test_a_server_whose_storage_says_nothing_is_not_ready_until_it_has_answered(
         waiting = callers.submit(infer, client, "hanging", glyph_images(0, 1))
         until(lambda: ready() == 503)
         says = client.get("/v2/health/ready").json()["error"]
+        shown = metric(client, 'tta_ready{model="glyphs"}')
         goes_on.set()
 
         assert waiting.result(60)
     assert says.startswith("the storage has not answered for")
     assert ready() == 200
+    assert (shown, metric(client, 'tta_ready{model="glyphs"}')) == (0, 1)
 
 
 def test_what_would_take_a_stream_from_the_server_that_has_it_is_refused(servers, store):

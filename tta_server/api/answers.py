@@ -231,7 +231,7 @@ class Accuracy(Told):
 
 
 class Accuracies(Told):
-    """How often the answers were right, by true labels."""
+    """How often the answers were right, by the last 1,000 true labels."""
 
     answered: Accuracy = Field(description="Of every image with a label.")
     adapted: Accuracy = Field(description="Of those where what the frozen model says is known too.")
@@ -342,7 +342,7 @@ class AuditLines(Told):
 
 
 class LabelsCounted(Told):
-    """How many labels were counted, and the accuracy so far of each stream they are about."""
+    """How many labels were counted, and the accuracy of each stream they are about."""
 
     counted: int
     unknown: int

@@ -67,11 +67,12 @@ def router(models: Mapping[str, Served]) -> APIRouter:
 
     @routes.post("/labels", **told(LabelsCounted, 400, 413))
     async def label_images(asked: Labels, request: Request) -> dict[str, Any]:
-        """Count true labels of answered images; returns the exact accuracy, so far, of each stream they are about.
+        """Count true labels of answered images; returns the exact accuracy of each stream they are about.
 
-        `answered` counts every answer; `adapted` and `source` compare the answers and the frozen model, both on the
-        images that the frozen model has seen or can still be asked about; with 95 % intervals. A label is `unknown` if
-        no such request is remembered, or its image was labelled before.
+        It is of a stream's last 1,000 labels, since an operator had it go on from another state: `answered` counts
+        every answer; `adapted` and `source` compare the answers and the frozen model, both on the images that the
+        frozen model has seen or can still be asked about; with 95 % intervals. A label is `unknown` if no such request
+        is remembered, or its image was labelled before.
         """
         labels = [Label(each.id, each.image, index_of(each.label), each.stream or "") for each in asked.labels]
         whose = partial(Commands.whose, labels=labels, may=key_of(request).is_for_stream)

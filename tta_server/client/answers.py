@@ -150,7 +150,7 @@ class Accuracy(TypedDict):
 
 
 class Accuracies(TypedDict):
-    """How often the answers were right, by true labels."""
+    """How often the answers were right, by the last 1,000 true labels."""
 
     answered: Accuracy
     adapted: Accuracy
@@ -290,7 +290,7 @@ class Gathered(TypedDict):
 
 
 class LabelsCounted(TypedDict):
-    """How many labels were counted, and the accuracy so far of each stream they are about."""
+    """How many labels were counted, and the accuracy of each stream they are about."""
 
     counted: int
     unknown: int

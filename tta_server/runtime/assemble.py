@@ -95,7 +95,7 @@ def make_served(name: str, model: Model, settings: Settings, storage: Storage) -
         worker.parts.news.listen(Waking(name, webhook.post).hear)
     engine = Engine(worker, commands, _room(model, settings), settings.engine, metrics, settings.streams.idle_s)
     finished, shared = threading.Event(), storage.keeper.shared
-    return Served(
+    served = Served(
         name=name,
         model=model,
         engine=engine,
@@ -117,6 +117,8 @@ def make_served(name: str, model: Model, settings: Settings, storage: Storage) -
         tenure=Tenure(storage.store, storage.keeper, engine, finished) if shared else None,
         finished=finished,
     )
+    metrics.on_render(lambda: metrics.ready(not served.trouble()))
+    return served
 
 
 def network(model: Model, settings: Settings, backbone: Backbone | None = None) -> Backbone:

@@ -279,7 +279,8 @@ class Commands:
         streams = sorted({stream for stream in found if stream})
         for stream in streams:
             numbers = self._ledger.accuracy(stream).items()
-            self._metrics.stream.accuracy(stream, {of: each["accuracy"] for of, each in numbers if each["labels"]})
+            right = {of: each["accuracy"] for of, each in numbers if each["labels"]}
+            self._metrics.stream.accuracy(stream, right, self._ledger.gain_sigmas(stream))
         counted = sum(stream is not None for stream in found)
         return {
             "counted": counted,

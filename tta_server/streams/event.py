@@ -136,6 +136,11 @@ class StreamEvent:
         return WORDS[self.kind]
 
     @property
+    def redirected(self) -> bool:
+        """Whether an operator had the stream go on from another state: labels of what it answered say nothing of it."""
+        return self.cause == "operator" and self.words.restored
+
+    @property
     def dropped(self) -> dict[DropReason, int]:
         """Images that were offered for learning and are not learnt from, by reason."""
         found = dict(self.lost)

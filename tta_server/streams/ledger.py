@@ -1,7 +1,7 @@
 """Which requests were answered how, so that labels that come later can be compared with the answers."""
 
 import math
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -11,9 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tta_server.streams.event import StreamEvent
+from tta_server.streams.names import stream_of_domain
 from tta_server.streams.window import Images
 
 _MOST_REQUESTS = 100_000
+_MOST_LABELS = 1000
+_RIGHT, _KNOWN, _SOURCE_RIGHT = 1, 2, 4  # of a label: was the answer right, is the frozen model's known, was that right
 _Z = NormalDist().inv_cdf(0.975)
 
 Classes = npt.NDArray[np.integer[Any]]
@@ -81,7 +84,7 @@ class Answered:
 
 
 class Ledger:
-    """Keep the newest answers, and count which were right."""
+    """Keep the newest answers, and count which were right: of each stream's last 1,000 labels."""
 
     def __init__(self, max_bytes: int) -> None:
         """Keep images of at most `max_bytes` together, and the answers of at most 100,000 requests."""
@@ -91,7 +94,7 @@ class Ledger:
         self._with_images: OrderedDict[Answered, None] = OrderedDict()
         self._requests = 0
         self._bytes = 0
-        self._counts: dict[str, Counter[str]] = {}
+        self._told: dict[str, bytearray] = {}  # what the labels of a stream said, a byte each
 
     def add(self, request_id: str, stream: str, predicted: Classes, source: Classes, images: Images) -> None:
         """Keep an answer; one of the same stream with the same id gives its place to it.
@@ -157,17 +160,34 @@ class Ledger:
             For "answered" of every label; for "adapted" and "source", the frozen model, of the images on which that
             one's answer is known too, so that the two can be compared. Where there are none, `labels` alone.
         """
-        counts = self._counts.get(stream, Counter())
-        return {of: _accuracy(counts[f"{of}_right"], counts[of]) for of in ("answered", "adapted", "source")}
+        told = self._said(stream)
+        both = told[told & _KNOWN > 0]
+        found = {"answered": told & _RIGHT, "adapted": both & _RIGHT, "source": both & _SOURCE_RIGHT}
+        return {of: _accuracy(int(np.count_nonzero(right)), len(right)) for of, right in found.items()}
+
+    def gain_sigmas(self, stream: str) -> float | None:
+        """Return how much more often a stream was right than the frozen model, in standard deviations of chance.
+
+        Of the images on which one alone of both was right, chance gives each half: Q. McNemar, Psychometrika 12 (1947).
+
+        Returns:
+            Negative if the frozen model was right more often; None if no image has an answer of both.
+        """
+        told = self._said(stream)
+        both = told[told & _KNOWN > 0]
+        own, source = (int(np.count_nonzero(both == (_KNOWN | right))) for right in (_RIGHT, _SOURCE_RIGHT))
+        return (own - source) / math.sqrt(own + source or 1) if len(both) else None
 
     def hear(self, event: StreamEvent) -> None:
-        """Forget a stream that was deleted."""
+        """Forget a stream that was deleted, and what labels said of one that an operator has go on from elsewhere."""
         if event.kind == "delete":
             self.forget(event.stream)
+        if event.redirected:
+            self._told.pop(stream_of_domain(event.stream), None)
 
     def forget(self, stream: str) -> None:
         """Erase everything of a stream."""
-        self._counts.pop(stream, None)
+        self._told.pop(stream, None)
         everything = self._answers.items()  # often many: 100,000 calls would take 10 ms
         theirs = [
             request_id
@@ -182,12 +202,15 @@ class Ledger:
             return None
         answered.labelled |= {place}
         said, source = int(answered.classes[place]), asked.get((answered, place), int(answered.source[place]))
-        told = {"answered": said} | ({"adapted": said, "source": source} if source != UNASKED else {})
-        counts = self._counts.setdefault(answered.stream, Counter())
-        for of, said in told.items():
-            counts[of] += 1
-            counts[f"{of}_right"] += int(said == label)
+        known = source != UNASKED
+        told = self._told.setdefault(answered.stream, bytearray())
+        told.append(_RIGHT * (said == label) | _KNOWN * known | _SOURCE_RIGHT * (known and source == label))
+        del told[:-_MOST_LABELS]
         return answered.stream
+
+    def _said(self, stream: str) -> npt.NDArray[np.uint8]:
+        """Return what the labels of a stream said, the newest last."""
+        return np.frombuffer(bytes(self._told.get(stream, b"")), np.uint8)
 
     def _find(self, request_id: str, stream: str) -> Answered | None:
         held = self._answers.get(request_id)

@@ -62,6 +62,8 @@ class Series:
         if event.words.fresh and event.subject is stream:
             series.forget(stream.name)
             self._drift(event, stream, now)
+        if event.redirected:
+            series.unlabel(stream.name)
         series.state(stream.name, stream.version, now.answers == "source", bool(now.frozen))
         series.learner(stream.name, learner)
         if event.stream == learner:

@@ -72,6 +72,9 @@ class Metrics:
         self._looks: list[Callable[[], None]] = []
         self._requests_and_stages(registry)
         one = ["model"]
+        self._ready = Gauge(
+            "tta_ready", "1 if a good request would be answered, as /v2/health/ready says.", one, registry=registry
+        ).labels(model)
         self._bundle = Gauge(
             "tta_reference_bundle", "1 if the model has a reference bundle, without which hardly anything is judged.",
             one, registry=registry,
@@ -192,6 +195,10 @@ class Metrics:
     def batch(self, rows: int) -> None:
         """Count one forward that answered `rows` images."""
         self._rows.observe(rows)
+
+    def ready(self, now: bool) -> None:
+        """Record whether a good request would be answered."""
+        self._ready.set(now)
 
     def bundle(self, loaded: bool) -> None:
         """Record whether the model has a reference bundle."""

@@ -125,6 +125,10 @@ class StreamSeries:
             "Exact accuracy on images that labels came for: of every answer, and of both models on the same images.",
             "variant",
         )
+        self._gain = gauge(
+            "tta_labelled_gain_sigmas",
+            "How much more often the stream was right than the frozen model, in standard deviations of chance.",
+        )
         self.drift = DriftSeries(registry, model, self._label)
         self._families = [value for value in vars(self).values() if isinstance(value, PerStream)]
         self._families = [*self._families, *self._measures.values()]
@@ -256,10 +260,17 @@ class StreamSeries:
         for name in measures.keys() & self._measures.keys():
             self._set(self._measures[name], stream, measures[name])
 
-    def accuracy(self, stream: str, found: Mapping[str, float]) -> None:
-        """Record the exact accuracy on labelled images, by variant; see `Ledger.accuracy`."""
+    def accuracy(self, stream: str, found: Mapping[str, float], gain_sigmas: float | None) -> None:
+        """Record the exact accuracy on labelled images, by variant, and what the stream gains; see `Ledger`."""
         for variant, value in found.items():
             self._set(self._accuracy, stream, value, variant)
+        if gain_sigmas is not None:
+            self._set(self._gain, stream, gain_sigmas)
+
+    def unlabel(self, stream: str) -> None:
+        """Remove what labels said of a stream."""
+        for family in (self._accuracy, self._gain):
+            family.remove(self._model, stream)
 
     def _set(self, family: PerStream[Gauge], stream: str, value: float, *more: str) -> None:
         if stream in self._labelled:

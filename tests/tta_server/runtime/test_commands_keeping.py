@@ -113,6 +113,21 @@ def test_labels_give_the_exact_accuracy_of_both_models():
     assert subject.commands.read("door")["labelled"] == told["streams"]["door"]
 
 
+def test_what_labels_said_is_shown_no_more_once_the_stream_goes_on_from_elsewhere():
+    subject = taught()
+    right = ask(subject, "door", rows(4, 99), request_id="r1").probabilities.argmax(1)
+    subject.commands.label([Label("r1", place, int(right[place])) for place in range(4)])
+    shown = subject.metrics.render().decode()
+
+    subject.commands.rollback("door", 1, WHO)
+
+    assert 'tta_labelled_gain_sigmas{model="tiny",stream="door"}' in shown
+    assert 'tta_labelled_accuracy_ratio{model="tiny",stream="door",variant="adapted"}' in shown
+    assert "tta_labelled_accuracy_ratio{" not in subject.metrics.render().decode()
+    assert "tta_labelled_gain_sigmas{" not in subject.metrics.render().decode()
+    assert subject.commands.read("door")["labelled"]["answered"] == {"labels": 0}
+
+
 @pytest.mark.parametrize("recent_bytes", [0, 10**6])
 def test_both_models_are_compared_on_the_same_images_also_when_some_are_gone(recent_bytes):
     """The source answered the first request, whose image need not be kept."""

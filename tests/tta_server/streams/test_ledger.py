@@ -11,7 +11,9 @@ from scipy.stats import binomtest
 
 import tta_server.streams.ledger as module
 from tests.tta_server.runtime.fakes import rows
+from tta_server.streams.event import StreamEvent
 from tta_server.streams.ledger import UNASKED, Answered, Ledger, wilson
+from tta_server.streams.stream import Standing
 
 IMAGE_BYTES = rows(1).nbytes
 
@@ -236,3 +238,67 @@ def test_what_is_forgotten_of_a_stream_leaves_the_others():
     assert books.accuracy("door")["adapted"] == {"labels": 0}
     assert books.accuracy("yard")["adapted"]["labels"] == 1
     assert books._bytes == IMAGE_BYTES
+
+
+def labelled(own: int, source: int, both: int = 0) -> Ledger:
+    """Return books with labels of images on which one alone of the two was right, and of some on which both were."""
+    books = Ledger(10**6)
+    say(books, [(1, 0)] * own + [(0, 1)] * source + [(1, 1)] * both)
+    return books
+
+
+def say(books: Ledger, answers: list[tuple[int, int]], stream: str = "door") -> None:
+    """Have a stream and the frozen model answer so, and say that 1 is right."""
+    add(books, "r", stream, [own for own, _ in answers], [source for _, source in answers])
+    books.label([("r", stream, place, 1) for place in range(len(answers))], never)
+
+
+@given(own=st.integers(0, 300), source=st.integers(0, 300), both=st.integers(0, 300))
+def test_what_a_stream_gains_is_weighed_by_the_images_on_which_one_alone_is_right(own, source, both):
+    found = labelled(own, source, both).gain_sigmas("door")
+
+    if own + source + both:
+        chance = math.sqrt((own + source) / 4) or 1  # of a fair coin, as often as one alone was right
+        assert found == pytest.approx((own - (own + source) / 2) / chance)
+    else:
+        assert found is None
+
+
+def test_one_label_says_next_to_nothing_and_ten_that_agree_much():
+    assert labelled(0, 1).gain_sigmas("door") == -1
+    assert labelled(0, 10).gain_sigmas("door") < -3
+
+
+def test_a_label_of_which_the_frozen_model_is_not_known_is_not_weighed():
+    books = Ledger(0)
+    add(books, "r1", "door", [1])
+
+    label(books, "r1", "door", 0, 1, never)
+
+    assert books.gain_sigmas("door") is None
+    assert books.accuracy("door")["answered"]["labels"] == 1
+
+
+def test_the_last_thousand_labels_count_so_that_a_fall_shows_and_is_over_again():
+    books = labelled(1000, 0)
+
+    say(books, [(0, 1)] * 1000)
+
+    assert books.accuracy("door")["adapted"]["accuracy"] == 0
+    assert books.accuracy("door")["answered"]["labels"] == 1000
+    assert books.gain_sigmas("door") == -math.sqrt(1000)
+
+
+@pytest.mark.parametrize("name", ["door", "door@2"])
+@pytest.mark.parametrize(("kind", "cause", "kept"), [
+    ("reset", "operator", 0), ("rollback", "operator", 0), ("restore", "operator", 0), ("import", "operator", 0),
+    ("mode", "operator", 5), ("reset", "periodic", 5), ("rollback", "canary", 5),
+])  # fmt: skip
+def test_labels_count_anew_once_an_operator_has_a_stream_go_on_from_elsewhere(name, kind, cause, kept):
+    books = labelled(0, 5)
+    say(books, [(0, 1)], "yard")
+
+    books.hear(StreamEvent(name, kind, Standing(0), Standing(0), cause=cause))
+
+    assert books.accuracy("door")["adapted"]["labels"] == kept
+    assert books.accuracy("yard")["adapted"]["labels"] == 1
