@@ -5,8 +5,8 @@ A runbook for each is on the page `docs/alerts.md`, under its name.
 
 from typing import Final, Literal, NamedTuple
 
-_STREAM: Final = "model, stream, instance, job"
-_SERVER: Final = "model, instance, job"
+# What is added up keeps every label that Prometheus gave it, such as `namespace` and `pod`: so `without`, and not `by`.
+_BALANCED: Final = 'haproxy_backend_active_servers{proxy="tta_replicas"}'
 
 
 class Alert(NamedTuple):
@@ -32,7 +32,7 @@ class Alert(NamedTuple):
 ALERTS: Final[tuple[Alert, ...]] = (
     Alert(
         "TtaDrift",
-        f'max by ({_STREAM}) (tta_drift_state{{state="drift"}}) > 0',
+        'tta_drift_state{state="drift"} > 0',
         "5m",
         "warning",
         "The input of stream {{ $labels.stream }} drifts.",
@@ -51,12 +51,13 @@ ALERTS: Final[tuple[Alert, ...]] = (
     Alert(
         "TtaWorseThanFrozen",
         'tta_labelled_accuracy_ratio{variant="adapted"} < ignoring (variant) '
-        'tta_labelled_accuracy_ratio{variant="source"} - 0.05',
+        'tta_labelled_accuracy_ratio{variant="source"} - 0.05 '
+        "and tta_labelled_gain_sigmas < -3 unless min_over_time(tta_serving_source[1h]) == 1",
         "5m",
         "critical",
         "By its labels, stream {{ $labels.stream }} answers worse than the frozen model would.",
-        "Adapting does harm: {{ $value | humanizePercentage }} are right, and the frozen model is right on at least 5 "
-        "points more of the same images.",
+        "Adapting does harm: {{ $value | humanizePercentage }} are right of its last labels, and the frozen model is "
+        "right on at least 5 points more of the same images, which chance does not explain.",
     ),
     Alert(
         "TtaCollapse",
@@ -69,7 +70,7 @@ ALERTS: Final[tuple[Alert, ...]] = (
     ),
     Alert(
         "TtaRestoresInARow",
-        f'sum by ({_STREAM}) (increase(tta_restores_total{{cause!~"operator|periodic"}}[30m])) > 2',
+        'sum without (cause) (increase(tta_restores_total{cause!~"operator|periodic"}[30m])) > 2',
         "0m",
         "warning",
         "Stream {{ $labels.stream }} is taken back again and again.",
@@ -96,9 +97,8 @@ ALERTS: Final[tuple[Alert, ...]] = (
     ),
     Alert(
         "TtaLearningStarved",
-        f"sum by ({_STREAM}) (increase(tta_samples_offered_total[30m])) > 256 "
-        f"and sum by ({_STREAM}) (increase(tta_samples_learnt_total[30m])) == 0 "
-        f'unless sum by ({_STREAM}) (increase(tta_samples_dropped_total{{reason="calm"}}[30m])) > 0',
+        "increase(tta_samples_offered_total[30m]) > 256 and increase(tta_samples_learnt_total[30m]) == 0 "
+        'unless ignoring (reason) increase(tta_samples_dropped_total{reason="calm"}[30m]) > 0',
         "15m",
         "info",
         "Stream {{ $labels.stream }} is offered images and learns from none.",
@@ -114,8 +114,8 @@ ALERTS: Final[tuple[Alert, ...]] = (
     ),
     Alert(
         "TtaQueueFull",
-        f'sum by ({_SERVER}) (rate(tta_requests_total{{outcome="overloaded"}}[5m])) '
-        f"/ sum by ({_SERVER}) (rate(tta_requests_total[5m])) > 0.01",
+        'rate(tta_requests_total{outcome="overloaded"}[5m]) '
+        "/ ignoring (outcome) sum without (outcome) (rate(tta_requests_total[5m])) > 0.01",
         "5m",
         "warning",
         "{{ $labels.instance }} turns {{ $value | humanizePercentage }} of requests away.",
@@ -123,7 +123,7 @@ ALERTS: Final[tuple[Alert, ...]] = (
     ),
     Alert(
         "TtaStreamsFull",
-        f'sum by ({_SERVER}) (rate(tta_requests_total{{outcome="streams_full"}}[5m])) > 0',
+        'rate(tta_requests_total{outcome="streams_full"}[5m]) > 0',
         "5m",
         "critical",
         "{{ $labels.instance }} has no place for new streams.",
@@ -132,8 +132,8 @@ ALERTS: Final[tuple[Alert, ...]] = (
     ),
     Alert(
         "TtaErrors",
-        f'sum by ({_SERVER}) (rate(tta_requests_total{{outcome="error"}}[5m])) '
-        f"/ sum by ({_SERVER}) (rate(tta_requests_total[5m])) > 0.01",
+        'rate(tta_requests_total{outcome="error"}[5m]) '
+        "/ ignoring (outcome) sum without (outcome) (rate(tta_requests_total[5m])) > 0.01",
         "5m",
         "critical",
         "{{ $value | humanizePercentage }} of the requests to {{ $labels.instance }} fail.",
@@ -173,13 +173,22 @@ ALERTS: Final[tuple[Alert, ...]] = (
         "Nothing is told apart, drift is not scored, and the guard judges numbers and distances only.",
     ),
     Alert(
+        "TtaNotReady",
+        "tta_ready == 0",
+        "5m",
+        "critical",
+        "{{ $labels.instance }} has not been ready for model {{ $labels.model }} for minutes.",
+        "It runs and says itself that it cannot answer, so balancers send it nothing, and no request is seen to fail. "
+        "/v2/health/ready says why; often the storage says nothing.",
+    ),
+    Alert(
         "TtaServerDown",
-        "up == 0 and on (job) group by (job) (last_over_time(tta_build_info[1d]))",
+        f"up == 0 and on (job, instance) (last_over_time(tta_build_info[1d]) or last_over_time({_BALANCED}[1d]))",
         "5m",
         "critical",
         "Prometheus cannot read {{ $labels.instance }}.",
-        "It has ended, hangs, or cannot be reached. The streams that it had are answered by others if servers share a "
-        "storage, and by nobody otherwise.",
+        "This server or balancer has ended, hangs, or cannot be reached. The streams that a server had are answered by "
+        "others if servers share a storage, and by nobody otherwise.",
     ),
     Alert(
         "TtaServerAbsent",
@@ -188,5 +197,22 @@ ALERTS: Final[tuple[Alert, ...]] = (
         "critical",
         "Prometheus reads no server.",
         "None runs, or none is scraped: whatever else is wrong cannot be seen.",
+    ),
+    Alert(
+        "TtaBalancerEmpty",
+        f"{_BALANCED} == 0",
+        "5m",
+        "critical",
+        "The balancer {{ $labels.instance }} knows no replica that is ready.",
+        "Whoever asks it gets 503. Either no replica is ready, and other alerts say why, or it cannot find or reach "
+        "them: names, ports, network policy.",
+    ),
+    Alert(
+        "TtaBalancerAbsent",
+        f"group by (job, namespace) (last_over_time({_BALANCED}[1h])) unless on (job, namespace) {_BALANCED}",
+        "5m",
+        "critical",
+        "Prometheus reads no balancer of {{ $labels.job }} any more.",
+        "It read one within the hour. None runs, or none is scraped; without one nobody reaches a replica.",
     ),
 )

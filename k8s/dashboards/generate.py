@@ -10,7 +10,7 @@ from pathlib import Path
 
 from k8s.dashboards import domains, safety, servers, streams
 from k8s.dashboards.panels import DATASOURCE, Json, place
-from k8s.dashboards.selectors import MODEL, OURS, STREAM
+from k8s.dashboards.selectors import MODEL, NAMESPACE, OURS, STREAM
 
 OUTPUT = Path(__file__).with_name("tta-server.json")
 
@@ -49,12 +49,13 @@ def dashboard() -> Json:
 def _variables() -> list[Json]:
     return [
         {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus", "refresh": 1},
-        _labels("model", "Model", "label_values(tta_build_info, model)"),
+        _labels("namespace", "Namespace", "label_values(tta_build_info, namespace)", every=".*"),
+        _labels("model", "Model", f"label_values(tta_build_info{{{NAMESPACE}}}, model)"),
         _labels("stream", "Stream", f"label_values(tta_state_version{{{MODEL}}}, stream)"),
     ]
 
 
-def _labels(name: str, label: str, query: str) -> Json:
+def _labels(name: str, label: str, query: str, every: str = ".+") -> Json:
     return {
         "name": name,
         "label": label,
@@ -66,7 +67,7 @@ def _labels(name: str, label: str, query: str) -> Json:
         "sort": 1,
         "multi": True,
         "includeAll": True,
-        "allValue": ".+",  # also series that come after the page was opened
+        "allValue": every,  # also series that come after the page was opened
         "current": {"selected": True, "text": ["All"], "value": ["$__all"]},
     }
 

@@ -17,7 +17,8 @@ class Query(NamedTuple):
     """A PromQL expression and what to call its series.
 
     Attributes:
-        expr: The expression; `$model`, `$stream`, `$__rate_interval` and `$__range` are filled in by Grafana.
+        expr: The expression; `$namespace`, `$model`, `$stream`, `$__rate_interval` and `$__range` are
+            filled in by Grafana.
         legend: Name of a series, with `{{label}}` for the value of a label.
     """
 

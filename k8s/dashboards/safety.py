@@ -106,12 +106,21 @@ _MEASURES: Final = [
     series(
         "Accuracy on labelled images",
         "Exact, on the images that labels came for with POST /v1/labels: answered is every answer; adapted and source "
-        "are the stream and the frozen model on the same images, those where both are known. adapted below source with "
-        "hundreds of labels: set the stream's mode to 'off'. Few labels say little; GET /v1/streams/NAME has the "
+        "are the stream and the frozen model on the same images, those where both are known; of the last 1,000 labels. "
+        "adapted below source: 'Gain on labelled images' says whether it is chance; GET /v1/streams/NAME has the "
         "intervals.",
         [Query(f"tta_labelled_accuracy_ratio{{{STREAM}}}", "{{variant}}: {{stream}} on {{instance}}")],
         unit="percentunit",
         look=Look(maximum=1),
+    ),
+    series(
+        "Gain on labelled images",
+        "How much more often the stream was right than the frozen model on those images, in standard deviations of "
+        "chance (McNemar's test). Between -3 and 3: too few labels to tell them apart. Below -3: adapting does harm; "
+        "set the stream's mode to 'off'.",
+        [Query(f"tta_labelled_gain_sigmas{{{STREAM}}}", BY_STREAM)],
+        unit="none",
+        look=Look(minimum=None),
     ),
     series(
         "Images dropped by reason",

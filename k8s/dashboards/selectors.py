@@ -2,7 +2,9 @@
 
 from typing import Final
 
-MODEL: Final = 'model=~"$model"'
+# Where targets have no namespace, all that can be chosen is All, which is also those without.
+NAMESPACE: Final = 'namespace=~"$namespace"'
+MODEL: Final = f'{NAMESPACE},model=~"$model"'
 STREAM: Final = f'{MODEL},stream=~"$stream"'
 RATE: Final = "[$__rate_interval]"
 

@@ -18,6 +18,14 @@ _NUMBERS: Final = [
         steps=((None, "red"), (1.0, "green")),
     ),
     stat(
+        "Servers not ready",
+        "Servers that say themselves that they cannot answer, with any chosen model: balancers send them nothing, so "
+        "no error is seen. As many as there are: nobody is answered. /v2/health/ready of each says why.",
+        Query(f"count(group by (job, instance) (tta_ready{{{MODEL}}} == 0)) or vector(0)"),
+        unit="none",
+        steps=((None, "green"), (1.0, "red")),
+    ),
+    stat(
         "Youngest server",
         "Time since the latest start of any server. Without storage.url a start makes its streams forget what they "
         "learnt: if this is younger than you expect, read the reason of the last restart in the pod's status and log.",

@@ -11,19 +11,27 @@ from k8s.alerts.rules import ALERTS, Alert
 from tests.k8s.expressions import metrics_of
 from tta_server.settings import Settings
 
-SERVER = 'model="m",instance="a",job="tta"'
+POD = 'instance="a",job="tta",namespace="n",pod="tta-server-0"'
+SERVER = f'model="m",{POD}'
 STREAM = f'{SERVER},stream="door"'
-HOUR = 60
+SECOND = 'instance="b",job="tta",namespace="n",pod="tta-server-1"'
+BALANCER = 'instance="d",job="balancer",namespace="n",pod="balancer-0"'
+BALANCED = f'haproxy_backend_active_servers{{{BALANCER},proxy="tta_replicas"}}'
+FOREIGN = f'haproxy_backend_active_servers{{{BALANCER},proxy="replicas"}}'
 # What a healthy model of a server shows for an hour, a sample each minute.
 ONE = {
     f"tta_build_info{{{SERVER}}}": "1x60",
+    f"tta_ready{{{SERVER}}}": "0x4 1x20 0x4 1x30",  # it starts, and is restarted
     f"tta_reference_bundle{{{SERVER}}}": "1x60",
     f"tta_streams_set_aside{{{SERVER}}}": "0x60",
     f"tta_snapshot_failures_total{{{SERVER}}}": "0x60",
     f"tta_records_lost_total{{{SERVER}}}": "0x60",
     f"tta_snapshot_age_seconds{{{SERVER}}}": "0x30 59x29",
-    'up{instance="a",job="tta"}': "1x60",
-    'up{instance="c",job="other"}': "0x60",
+    f"up{{{POD}}}": "1x60",
+    'up{instance="c",job="tta",namespace="n",pod="foreign"}': "0x60",  # where one job reads the pods of everybody
+    f"up{{{BALANCER}}}": "1x60",
+    BALANCED: "3x20 0x3 2x36",
+    FOREIGN: "0x60",
     f'tta_webhooks_total{{{SERVER},outcome="failed"}}': "0x60",
     f'tta_webhooks_total{{{SERVER},outcome="retried"}}': "0+1x60",
     f'tta_requests_total{{{SERVER},outcome="ok"}}': "0+600x60",
@@ -36,6 +44,8 @@ ONE = {
     f'tta_drift_sigmas{{{STREAM},score="confidence"}}': "-9x60",
     f'tta_labelled_accuracy_ratio{{{STREAM},variant="adapted"}}': "0.88x60",
     f'tta_labelled_accuracy_ratio{{{STREAM},variant="source"}}': "0.9x60",
+    f"tta_labelled_gain_sigmas{{{STREAM}}}": "-4x60",  # beyond chance, and little
+    f"tta_serving_source{{{STREAM}}}": "1x40 0x1 1x19",  # mostly at home
     f"tta_prediction_diversity_ratio{{{STREAM}}}": "0.9x60",
     f'tta_restores_total{{{STREAM},cause="canary"}}': "0x30 1x29",
     f'tta_restores_total{{{STREAM},cause="operator"}}': "0+1x60",
@@ -56,11 +66,23 @@ OTHERS = {
     f'tta_drift_state{{{SERVER},stream="_other",state="drift"}}': "3x60",
     f'tta_stream_frozen{{{SERVER},stream="_other"}}': "2x60",
 }
+HARM = {
+    f'tta_labelled_accuracy_ratio{{{STREAM},variant="adapted"}}': "0.88x30 0.8x29",
+    f'tta_labelled_accuracy_ratio{{{STREAM},variant="answered"}}': "0.8x60",
+}
+# One label: the stream was wrong, and the frozen model right.
+ONE_LABEL = {
+    f'tta_labelled_accuracy_ratio{{{STREAM},variant="adapted"}}': "0x60",
+    f'tta_labelled_accuracy_ratio{{{STREAM},variant="source"}}': "1x60",
+    f"tta_labelled_gain_sigmas{{{STREAM}}}": "-1x60",
+}
+# Somebody has switched it off: the frozen model answers.
+OFF = HARM | {f"tta_serving_source{{{STREAM}}}": "1x60"}
 # What is different when an alert must fire; None takes a series away.
 ILL = {
     "TtaDrift": {f'tta_drift_state{{{STREAM},state="drift"}}': "0x30 1x29"},
     "TtaEstimatedAccuracyFalls": {f'tta_drift_sigmas{{{STREAM},score="estimated_accuracy"}}': "-2x20 -6x39"},
-    "TtaWorseThanFrozen": {f'tta_labelled_accuracy_ratio{{{STREAM},variant="adapted"}}': "0.88x30 0.8x29"},
+    "TtaWorseThanFrozen": HARM,
     "TtaCollapse": {f"tta_prediction_diversity_ratio{{{STREAM}}}": "0.9x30 0.2x29"},
     "TtaRestoresInARow": {f'tta_restores_total{{{STREAM},cause="canary"}}': "0x40 1x5 2x4 3x9"},
     "TtaStreamFrozen": {f"tta_stream_frozen{{{STREAM}}}": "0x50 1x9"},
@@ -74,21 +96,31 @@ ILL = {
     "TtaStorageBehind": {f"tta_snapshot_age_seconds{{{SERVER}}}": "1x30 1+60x29"},
     "TtaWebhooksLost": {f'tta_webhooks_total{{{SERVER},outcome="failed"}}': "0x50 1x9"},
     "TtaNoBundle": {f"tta_reference_bundle{{{SERVER}}}": "0x60"},
-    "TtaServerDown": {'up{instance="b",job="tta"}': "1x40 0x19"},
+    "TtaNotReady": {f"tta_ready{{{SERVER}}}": "1x40 0x19"},
+    "TtaServerDown": {
+        f"up{{{SECOND}}}": "1x40 0x19",
+        f'tta_build_info{{model="m",{SECOND}}}': "1x40 stale",
+    },
     "TtaServerAbsent": dict.fromkeys((series for series in HEALTHY if series.startswith("tta_build_info")), None),
+    "TtaBalancerEmpty": {BALANCED: "3x40 0x19"},
+    "TtaBalancerAbsent": {BALANCED: "3x40 stale", f"up{{{BALANCER}}}": "1x40 stale"},
 }
 
 
 def case(name: str, changed: dict[str, str | None], fired: set[str]) -> dict:
     """Return a unit test of promtool's: after an hour of a server's two models, exactly these alerts fire."""
     series = {series: values for series, values in (HEALTHY | changed).items() if values}
-    samples = [{"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in sorted(fired)]
+    # Each says whose it is; what is absent has no pod.
+    gone = {"TtaServerAbsent": "", "TtaBalancerAbsent": ', namespace="n"'}
+    whose = {alert: gone.get(alert, ', namespace="n", pod="pod"') for alert in fired}
+    samples = [{"labels": f'{{alertname="{alert}"{about}}}', "value": 1} for alert, about in sorted(whose.items())]
+    pods = 'label_replace(ALERTS{alertstate="firing"}, "pod", "pod", "pod", "(tta-server|balancer)-.")'
     return {
         "name": name,
         "interval": "1m",
         "input_series": [{"series": series, "values": values} for series, values in series.items()],
         "promql_expr_test": [
-            {"expr": 'count by (alertname) (ALERTS{alertstate="firing"})', "eval_time": "59m", "exp_samples": samples}
+            {"expr": f"count by (alertname, namespace, pod) ({pods})", "eval_time": "59m", "exp_samples": samples}
         ],
     }
 
@@ -122,6 +154,8 @@ def test_each_alert_fires_when_it_should_and_none_does_on_a_healthy_server(root,
     cases = [
         case("healthy", {}, set()),
         case("calm", CALM, set()),
+        case("one label", ONE_LABEL, set()),
+        case("off", OFF, set()),
         case("others", OTHERS, {"TtaDrift", "TtaStreamFrozen"}),
         *(case(name, changed, {name}) for name, changed in ILL.items()),
     ]
@@ -139,7 +173,8 @@ def test_each_alert_fires_when_it_should_and_none_does_on_a_healthy_server(root,
 def test_each_alert_is_about_metrics_that_exist_and_has_a_runbook(alert: Alert, root, families):
     page = (root / "docs/alerts.md").read_text()
 
-    assert metrics_of(alert.expr) <= {"up"}.union(*families.values())  # which Prometheus makes itself
+    others = {"up", "haproxy_backend_active_servers"}  # Prometheus' own; and test_balancer.py has HAProxy's
+    assert metrics_of(alert.expr) <= others.union(*families.values())
     assert f"\n## {alert.name}\n" in page
     assert alert.summary.endswith(".")
     assert len(alert.description) > 60

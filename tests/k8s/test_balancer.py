@@ -4,11 +4,13 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
 
+from k8s.alerts.rules import ALERTS
 from tests.k8s.conftest import answers, free_port
 from tests.k8s.manifests import K8S
 from tests.replicas.balancer import CONFIG, balancing, started
@@ -29,16 +31,25 @@ class Willing(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+@contextmanager
+def willing() -> Iterator[str]:
+    """Start a server that answers everything, and give its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Willing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 @pytest.fixture(scope="module")
 def balancer(tmp_path_factory, poll) -> Iterator[str]:
     """Start one before one server, and give its address."""
-    server, port = ThreadingHTTPServer(("127.0.0.1", 0), Willing), free_port()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with balancing(port, {"one": f"127.0.0.1:{server.server_port}"}, tmp_path_factory.mktemp("balancer")):
+    port = free_port()
+    with willing() as server, balancing(port, {"one": server}, tmp_path_factory.mktemp("balancer")):
         poll(lambda: answers(f"http://127.0.0.1:{port}/balancer/ready"), 20)
         yield f"http://127.0.0.1:{port}"
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.mark.parametrize("path", ["/v1/hand-over", "/v1/hand-over?a=b", "/v1/hand%2Dover", "/v1/%68and-over"])
@@ -58,6 +69,26 @@ def test_the_balancer_listens_on_ipv4_and_on_the_pods_own_address_at_both_doors(
         assert answers(f"http://[::1]:{http}/balancer/live")
         for address in ("127.0.0.1", "::1"):
             socket.create_connection((address, grpc), 20).close()
+
+
+def test_prometheus_reads_how_many_replicas_are_there_and_the_alert_knows_them_by_that_name(tmp_path, poll):
+    (empty,) = [alert.expr for alert in ALERTS if alert.name == "TtaBalancerEmpty"]
+    port, metrics_port = free_port(), free_port()
+    metrics = f"http://127.0.0.1:{metrics_port}/metrics"
+
+    def there() -> list[float]:
+        text = httpx.get(metrics, trust_env=False).text
+        return [float(line.split()[1]) for line in text.splitlines() if line.startswith(empty.removesuffix(" == 0"))]
+
+    with willing() as one, ExitStack() as stack:
+        two = stack.enter_context(willing())
+        with balancing(port, {"one": one, "two": two}, tmp_path, metrics_port=metrics_port):
+            poll(lambda: answers(metrics) and there() == [2], 20)
+            stack.close()
+            poll(lambda: there() == [1], 20)
+
+    with balancing(port, {"one": one, "two": two}, tmp_path, metrics_port=metrics_port):
+        poll(lambda: answers(metrics) and there() == [0], 20)
 
 
 @pytest.mark.parametrize("pod_ip", ["10.1.2.3", "fd00::2"])

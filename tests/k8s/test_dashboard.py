@@ -108,9 +108,19 @@ def test_the_variables_are_used_and_only_they(dashboard, panels):
     names = {variable["name"] for variable in dashboard["templating"]["list"]}
     used = set(re.findall(r"\$(\w+)", " ".join(expressions(dashboard, panels))))
 
-    assert names == {"datasource", "model", "stream"}
-    assert used <= {"model", "stream", "__rate_interval", "__range"}
-    assert {"model", "stream"} <= used
+    assert names == {"datasource", "namespace", "model", "stream"}
+    assert used == {"namespace", "model", "stream", "__rate_interval", "__range"}
+
+
+def test_installations_in_two_namespaces_are_never_added_up_unless_all_are_chosen(dashboard, panels):
+    for expr in expressions(dashboard, panels):
+        assert expr.count('namespace=~"$namespace"') == len(re.findall(r"\btta_\w+\b", expr)), expr
+
+
+def test_where_targets_have_no_namespace_all_namespaces_are_those_too(dashboard):
+    (every,) = [each["allValue"] for each in dashboard["templating"]["list"] if each["name"] == "namespace"]
+
+    assert re.fullmatch(every, "")  # as Prometheus matches a label that is not there
 
 
 def test_every_metric_in_an_expression_exists(dashboard, panels, families):

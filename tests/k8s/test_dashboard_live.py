@@ -28,7 +28,7 @@ Values = dict[str, float]
 @pytest.fixture(scope="module")
 def query(prometheus) -> Iterator[Callable[..., list[dict]]]:
     """Return a function from an expression to what Prometheus finds for it, now or some seconds later."""
-    variables = {"model": ".+", "stream": ".+", "__rate_interval": "30s", "__range": "30s"}
+    variables = {"namespace": ".*", "model": ".+", "stream": ".+", "__rate_interval": "30s", "__range": "30s"}
 
     with httpx.Client(base_url=prometheus, trust_env=False) as client:
 
@@ -139,7 +139,9 @@ def test_the_variables_offer_the_models_and_the_streams(dashboard, prometheus, r
     def offered(name: str) -> set[str]:
         selector, label = re.fullmatch(r"label_values\((.+), (\w+)\)", queries[name]["query"]).groups()
         url = f"{prometheus}/api/v1/label/{label}/values"
-        answer = httpx.get(url, params={"match[]": selector.replace("$model", ".+")}, trust_env=False)
+        answer = httpx.get(
+            url, params={"match[]": selector.replace("$model", ".+").replace("$namespace", ".*")}, trust_env=False
+        )
         return set(answer.json()["data"])
 
     replay()

@@ -1,5 +1,6 @@
 """Every way to deploy is what a cluster accepts, with what only its API server would refuse."""
 
+import itertools
 import json
 import os
 import re
@@ -240,11 +241,37 @@ def test_the_monitor_reads_each_pod_once(everything):
     assert watched
     for way in watched:
         monitor = way.one("ServiceMonitor")["spec"]
-        (service,) = [each for each in way.all("Service")
-                      if matches(monitor["selector"]["matchLabels"], each["metadata"]["labels"])]  # fmt: skip
-        assert service["metadata"]["name"] == way.one("StatefulSet")["spec"]["serviceName"]
-        assert monitor["endpoints"][0]["port"] in [port["name"] for port in service["spec"]["ports"]]
-        assert monitor["endpoints"][0]["path"] == "/metrics"
+        services = [each["spec"] for each in way.all("Service")
+                    if matches(monitor["selector"]["matchLabels"], each["metadata"]["labels"])]  # fmt: skip
+        assert all(service["clusterIP"] == "None" for service in services)
+        read = [
+            (workload["metadata"]["name"], port["targetPort"])
+            for service, endpoint in itertools.product(services, monitor["endpoints"])
+            for port in service["ports"]
+            if port["name"] == endpoint["port"]
+            for workload in way.workloads()
+            if matches(service["selector"], labels(workload))
+        ]
+        assert sorted(read) == [("tta-server", "http"), ("tta-server-balancer", "metrics")][: len(way.workloads())]
+        assert {endpoint["path"] for endpoint in monitor["endpoints"]} == {"/metrics"}
+
+
+def test_prometheus_gets_in_where_metrics_are_and_whoever_reads_pods_by_annotations_finds_them(deployed):
+    prometheus = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    for way in deployed:
+        for workload in way.workloads():
+            template = workload["spec"]["template"]
+            ports = {port["name"]: port["containerPort"] for port in template["spec"]["containers"][0]["ports"]}
+            (named,) = [
+                port["port"]
+                for policy in way.all("NetworkPolicy")
+                if matches(policy["spec"]["podSelector"]["matchLabels"], labels(workload))
+                for rule in policy["spec"]["ingress"]
+                if prometheus in rule["from"]
+                for port in rule["ports"]
+                if port["port"] != "grpc"
+            ]
+            assert template["metadata"]["annotations"]["prometheus.io/port"] == str(ports[named])
 
 
 def test_where_keys_are_asked_for_the_monitor_has_one(everything):

@@ -30,6 +30,7 @@ def balancing(
     grpc_port: int = 0,
     grpc: Mapping[str, str] | None = None,
     pod_ip: str = "127.0.0.1",
+    metrics_port: int = 0,
 ) -> Iterator[None]:
     """Have HAProxy listen on a port of the loopback.
 
@@ -39,17 +40,22 @@ def balancing(
         grpc_port: Where for gRPC; 0 is nowhere.
         grpc: Address of each for gRPC, by the same name.
         pod_ip: Address of the loopback that it listens on besides, as a pod does on its own.
+        metrics_port: Where Prometheus asks; 0 is nowhere.
         folder: Where the configuration and the log go, `haproxy.cfg` and `haproxy.log`.
     """
     text = CONFIG.replace("timeout server 30s", "timeout server 3s")
     text = re.sub(r"    server .*\n", "", text)
     http, by_grpc = text.split("# The same for gRPC")
     text = _bound(http, 8000, port).rstrip() + "\n"
+    if metrics_port:
+        text = _bound(text, 8404, metrics_port)
+    else:
+        text = re.sub(r"frontend metrics\n( .*\n)+", "", text)
     text += "".join(f"    server {name} {address}\n" for name, address in servers.items())
     if grpc_port:
         text += "#" + _bound(by_grpc, 8001, grpc_port)
         text += "".join(
-            f"    server {name} {address} track replicas/{name}\n" for name, address in (grpc or {}).items()
+            f"    server {name} {address} track tta_replicas/{name}\n" for name, address in (grpc or {}).items()
         )
     path = folder / "haproxy.cfg"
     path.write_text(text)
