@@ -194,6 +194,16 @@ def test_a_replica_that_stops_answers_until_the_balancer_has_noticed(deployed, s
         assert way.most_replicas() == 1 or settings(way).server.drain_s > 2 * noticed_s
 
 
+@pytest.mark.parametrize(("page", "whose"), [("deploy.md", "client"), ("replicas.md", "server")])
+def test_an_ingress_as_the_pages_have_it_lets_through_what_a_server_takes_and_waits_as_haproxy_does(root, page, whose):
+    said = dict(re.findall(r'^nginx.ingress.kubernetes.io/(.+): "(.+)"$', (root / "docs" / page).read_text(), re.M))
+    waits = re.search(rf"timeout {whose} (\d+)s", CONFIG)
+
+    assert said["proxy-body-size"] == f"{Settings().limits.max_body_bytes // 2**20}m"
+    assert waits
+    assert said["proxy-read-timeout"] == waits[1]
+
+
 def test_in_an_update_the_next_replica_waits_until_names_are_known_anew(deployed):
     dns_s = 30  # how long CoreDNS keeps an answer, as clusters come
     for way in deployed:
