@@ -183,7 +183,8 @@ ALERTS: Final[tuple[Alert, ...]] = (
     ),
     Alert(
         "TtaServerDown",
-        f"up == 0 and on (job, instance) (last_over_time(tta_build_info[1d]) or last_over_time({_BALANCED}[1d]))",
+        "up == 0 and on (job, instance, namespace, pod) "
+        f"(last_over_time(tta_build_info[1d]) or last_over_time({_BALANCED}[1d]))",
         "5m",
         "critical",
         "Prometheus cannot read {{ $labels.instance }}.",

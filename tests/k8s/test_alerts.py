@@ -29,6 +29,8 @@ ONE = {
     f"tta_snapshot_age_seconds{{{SERVER}}}": "0x30 59x29",
     f"up{{{POD}}}": "1x60",
     'up{instance="c",job="tta",namespace="n",pod="foreign"}': "0x60",  # where one job reads the pods of everybody
+    'up{instance="e",job="tta",namespace="n",pod="foreign"}': "1x9 0x50",  # it has the address of a pod that was ours
+    'tta_build_info{model="m",instance="e",job="tta",namespace="n",pod="tta-server-9"}': "1x5 stale",
     f"up{{{BALANCER}}}": "1x60",
     BALANCED: "3x20 0x3 2x36",
     FOREIGN: "0x60",
