@@ -6,7 +6,7 @@ A runbook for each is on the page `docs/alerts.md`, under its name.
 from typing import Final, Literal, NamedTuple
 
 # What is added up keeps every label that Prometheus gave it, such as `namespace` and `pod`: so `without`, and not `by`.
-_BALANCED: Final = 'haproxy_backend_active_servers{proxy="tta_replicas"}'
+_BALANCED: Final = 'haproxy_backend_active_servers{proxy="tta"}'
 
 
 class Alert(NamedTuple):

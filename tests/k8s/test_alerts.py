@@ -16,7 +16,7 @@ SERVER = f'model="m",{POD}'
 STREAM = f'{SERVER},stream="door"'
 SECOND = 'instance="b",job="tta",namespace="n",pod="tta-server-1"'
 BALANCER = 'instance="d",job="balancer",namespace="n",pod="balancer-0"'
-BALANCED = f'haproxy_backend_active_servers{{{BALANCER},proxy="tta_replicas"}}'
+BALANCED = f'haproxy_backend_active_servers{{{BALANCER},proxy="tta"}}'
 FOREIGN = f'haproxy_backend_active_servers{{{BALANCER},proxy="replicas"}}'
 # What a healthy model of a server shows for an hour, a sample each minute.
 ONE = {

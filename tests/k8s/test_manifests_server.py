@@ -219,7 +219,7 @@ def test_the_balancer_knows_every_replica_that_there_may_be(deployed):
             name, service = stateful["metadata"]["name"], stateful["spec"]["serviceName"]
             hosts = {n: f"{name}-{n}.{service}.${{NAMESPACE}}.svc.cluster.local" for n in range(8)}
             http = [f'server {name}-{n} "{host}:8000"' for n, host in hosts.items()]
-            grpc = [f'server {name}-{n} "{host}:8001" track tta_replicas/{name}-{n}' for n, host in hosts.items()]
+            grpc = [f'server {name}-{n} "{host}:8001" track tta/{name}-{n}' for n, host in hosts.items()]
             assert re.findall(r"^ +(server .*)$", config, re.MULTILINE) == http + grpc
             assert way.most_replicas() <= len(hosts)
             assert f"GET {way.container()['readinessProbe']['httpGet']['path']}" in config

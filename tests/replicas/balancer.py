@@ -47,16 +47,11 @@ def balancing(
     text = re.sub(r"    server .*\n", "", text)
     http, by_grpc = text.split("# The same for gRPC")
     text = _bound(http, 8000, port).rstrip() + "\n"
-    if metrics_port:
-        text = _bound(text, 8404, metrics_port)
-    else:
-        text = re.sub(r"frontend metrics\n( .*\n)+", "", text)
+    text = _bound(text, 8404, metrics_port) if metrics_port else re.sub(r"frontend metrics\n( .*\n)+", "", text)
     text += "".join(f"    server {name} {address}\n" for name, address in servers.items())
     if grpc_port:
         text += "#" + _bound(by_grpc, 8001, grpc_port)
-        text += "".join(
-            f"    server {name} {address} track tta_replicas/{name}\n" for name, address in (grpc or {}).items()
-        )
+        text += "".join(f"    server {name} {address} track tta/{name}\n" for name, address in (grpc or {}).items())
     path = folder / "haproxy.cfg"
     path.write_text(text)
     process = started(folder / "haproxy.log", "-db", "-f", str(path), pod_ip=pod_ip)
