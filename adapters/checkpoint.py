@@ -72,8 +72,10 @@ def load_state(adapter: Adapter, backbone: Backbone, data: bytes, reference: Ref
             f"expected '{backbone.spec.name}' with weights {backbone.spec.digest[:12]}"
         )
     fresh = adapter.init(backbone, reference)
-    # A count that the writer did not keep yet begins as in a fresh state.
-    tensors = {name: tensor for name, tensor in fresh.items() if name.startswith("count/")} | tensors
+    # A count that the writer did not keep yet begins as in a fresh state; one that a newer writer keeps is left out.
+    counts = {name: tensor for name, tensor in fresh.items() if name.startswith("count/")}
+    known = {name: tensor for name, tensor in tensors.items() if name in fresh or not name.startswith("count/")}
+    tensors = counts | known
     expected = {name: (tensor.shape, tensor.dtype) for name, tensor in fresh.items()}
     if {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()} != expected:
         raise ValueError(f"state does not have the tensors that adapter '{adapter.name}' with these settings keeps")

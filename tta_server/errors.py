@@ -139,8 +139,8 @@ class SetAside(TTAError):
     def __init__(self, stream: str, trouble: str) -> None:
         """Say which stream it is, and why."""
         super().__init__(
-            f"stream '{stream}' is set aside: {trouble}; its file is kept: restart the server to try again, or delete "
-            "the stream"
+            f"stream '{stream}' is set aside: {trouble}; its file is kept: if a newer server wrote it, start "
+            "that one again; else restart the server to try again, or delete the stream"
         )
 
 

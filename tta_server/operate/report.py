@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from tta_server.operate.drawing import Moment, Point, Threshold, course
 from tta_server.operate.server import RefusedError, Server
-from tta_server.operate.words import BY_THE_GUARD, HAPPENED, answering, better, clock, drifting, percent, why
+from tta_server.operate.words import BY_THE_GUARD, answering, better, clock, drifting, happened, percent, why
 
 _LINES: Final = 1000  # of the audit log of the stream, and of each domain of it; the server gives no more
 _MOST_ROWS: Final = 200
@@ -159,7 +159,7 @@ def _guard(lines: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     last = {(line["verdict"], line["cause"]): line for line in judged}
     yield "<h2>What the guard did, and why</h2>"
     rows = [
-        [str(count), HAPPENED[kind[0]], kind[1], f"{clock(last[kind]['time'])}: {last[kind]['reason']}"]
+        [str(count), happened(kind[0]), kind[1], f"{clock(last[kind]['time'])}: {last[kind]['reason']}"]
         for kind, count in counts.most_common()
     ]
     yield _table(["times", "it", "because of", "the last time"], rows) if rows else _quiet("It judged nothing.")
@@ -218,13 +218,13 @@ def _events(known: Known) -> Iterable[str]:
 
 
 def _run(run: Sequence[Mapping[str, Any]]) -> list[str]:
-    last, what = run[-1], HAPPENED[run[-1]["verdict"]]
+    last, what = run[-1], happened(run[-1]["verdict"])
     times = f", {len(run)} times since {clock(run[0]['time'])}" if len(run) > 1 else ""
     return [clock(last["time"]), last["stream"], what + times, last["reason"], last["who"]]
 
 
 def _told(line: Mapping[str, Any]) -> str:
-    return f"{clock(line['time'])}, {line['stream']}: {HAPPENED[line['verdict']]}. {line['reason']}"
+    return f"{clock(line['time'])}, {line['stream']}: {happened(line['verdict'])}. {line['reason']}"
 
 
 def _labelled(found: Mapping[str, Any]) -> str:

@@ -53,6 +53,11 @@ ANSWERS: Final[Mapping[str, str]] = {
 BY_THE_GUARD: Final = ("commit", "reject", "skip", "rollback", "reset", "freeze")
 
 
+def happened(verdict: str) -> str:
+    """Return what a line of the audit log says; one of a newer server may say what this one has no words for."""
+    return HAPPENED.get(verdict, f"({verdict})")
+
+
 def percent(share: float | None) -> str:
     """Return a share as people read it."""
     return "not known" if share is None else f"{share:.1%}".replace("%", "\u00a0%")

@@ -67,7 +67,7 @@ class Entry:
 
     Attributes:
         stream: The stream.
-        event: What happened, from a closed set.
+        event: What happened, from a closed set; in lines of newer servers also what this one has no name for.
         version_before: Version of the state before.
         version_after: Version after; the same if the state did not change.
         cause: Why, from the guard's closed set, or empty.
@@ -237,4 +237,4 @@ def _parsed(line: bytes) -> Entry | None:
         versions = isinstance(entry.version_before, int) and isinstance(entry.version_after, int)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return entry if versions and entry.event in EVENTS and isinstance(entry.stream, str) else None
+    return entry if versions and isinstance(entry.event, str) and isinstance(entry.stream, str) else None

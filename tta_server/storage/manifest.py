@@ -4,7 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Final, Literal
 
 from tta_server.storage.files import Files, Found
@@ -91,11 +91,13 @@ def load_manifest(data: bytes) -> dict[str, Saved]:
         ValueError: If it is damaged.
     """
     try:
-        entries = [Saved(**entry) for entry in json.loads(data)["entries"]]
+        known = {each.name for each in fields(Saved)}  # a newer server may say more
+        told = json.loads(data)["entries"]
+        entries = [Saved(**{key: value for key, value in entry.items() if key in known}) for entry in told]
         if not all(isinstance(text, str) for entry in entries for text in (entry.sha256, entry.time, entry.note)):
             raise ValueError("a digest, time or note in it is not text")
         return {f"{entry.id}{SUFFIX}": entry for entry in entries}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a manifest: {error}") from error
 
 

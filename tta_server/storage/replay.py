@@ -17,10 +17,11 @@ from tta_server.adapters import Adapter, State, Step
 from tta_server.adapters.checkpoint import state_digest
 from tta_server.adapters.stack import adapt_stacked
 from tta_server.models import Backbone, Reference
-from tta_server.storage.audit import Entry, Event
+from tta_server.storage.audit import EVENTS, Entry, Event
 from tta_server.storage.owners import VERSIONS_PER_GENERATION
 
-_BACK: Final[tuple[Event, ...]] = ("load", "rollback", "restore", "import")
+_FETCHED: Final[tuple[Event, ...]] = ("rollback", "restore", "import")
+_BACK: Final[tuple[Event, ...]] = ("load", *_FETCHED)
 _AFRESH: Final[tuple[Event, ...]] = ("create", "reset", "delete")
 _SOURCE = -1  # stands for the state that a stream starts from
 _NOWHERE = -2  # stands for one that no line tells of
@@ -194,8 +195,8 @@ def _lines(told: list[Entry], initial: str, counted: int) -> list[_Line]:
             by_version.clear()
         if entry.event in _AFRESH or entry.extra.get("to_steps") == 0 or (entry.event == "settings" and entry.state):
             after = _SOURCE
-        elif entry.event in _BACK and entry.state:
-            after = by_digest.get(entry.state, _NOWHERE if entry.event == "load" else index)
+        elif (entry.event in _BACK or entry.event not in EVENTS) and entry.state:
+            after = by_digest.get(entry.state, index if entry.event in _FETCHED else _NOWHERE)
             before = None if after == index else after
         elif entry.event == "commit":
             after = index

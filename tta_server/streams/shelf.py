@@ -97,7 +97,7 @@ class Shelf:
         data = self._read(name)
         if data is None:
             raise ValueError("its file is gone; delete the stream")
-        return self._contents(data, method)
+        return self._contents(data, Stored.read(read_about(data)["about"], aloud=True), method)
 
     def find(self, name: str, modes: Modes, methods: Methods, least_version: int = 0) -> Parked | None:
         """Return what is to be remembered of a stream on disk, all of its file read; None if only snapshots are left.
@@ -114,16 +114,16 @@ class Shelf:
         data = self._read(name)
         if data is None:
             return None
-        section = Stored.read(read_about(data)["about"]).adapter
-        method = methods.prepare(section) if section else methods.default
-        found = self._contents(data, method)
-        mode = "off" if found.stored.frozen else modes.of(name, found.stored.mode, found.stored.mode_s)[0]
-        summary = found.stored.summary(name, mode, method.adapter.name)
+        stored = Stored.read(read_about(data)["about"])
+        method = methods.prepare(stored.adapter) if stored.adapter else methods.default
+        found = self._contents(data, stored, method)
+        mode = "off" if stored.frozen else modes.of(name, stored.mode, stored.mode_s)[0]
+        summary = stored.summary(name, mode, method.adapter.name)
         summary = replace(summary, state_version=max(summary.state_version, least_version))
         # One that answered from one state before domains were told apart goes on as it was.
-        one_state = found.stored.steps and not found.stored.learnt_unseen
+        one_state = stored.steps and not stored.learnt_unseen
         apart = bool(self._space) and not found.located.place and not one_state
-        stored, place, where = found.stored, found.located.place, found.located.whereabouts
+        place, where = found.located.place, found.located.whereabouts
         about = stored.title, stored.since, stored.lately, *_where(name, where), estimated_gain(found.memory)
         new = unweighed(method, place, stored.begun, stored.steps)
         from_file = stored.version, state_digest(found.state) if stored.steps else None
@@ -214,9 +214,7 @@ class Shelf:
             reason = error.strerror or error
             raise NotReady(f"the file of stream '{name}' cannot be read now: {reason}; ask again") from error
 
-    def _contents(self, data: bytes, method: Method) -> Contents:
-        header = read_about(data)
-        stored = Stored.read(header["about"])
+    def _contents(self, data: bytes, stored: Stored, method: Method) -> Contents:
         try:
             state = load_state(method.adapter, self._backbone, data, self._reference)
         except ValueError as error:

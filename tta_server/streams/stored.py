@@ -1,14 +1,18 @@
 """What a file says of a stream: a record with a version of its own, read with care.
 
-A field that a file lacks has its default, so that files of older servers are read; a field of the wrong type makes the
-file one that cannot be read.
+A field that a file lacks has its default, so that files of older servers are read. What a newer server may have written
+is left out where it is not understood: fields that this one does not know, and whatever is wrong in what is not the
+learnt state, its versions and where it belongs. Where those are wrong the file cannot be read.
 """
 
 import json
+import logging
+import math
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from tta_server.drift.evidence import Evidence
 from tta_server.drift.watch import Learnt
@@ -16,7 +20,10 @@ from tta_server.guard.verdict import Serve
 from tta_server.settings import AdapterSettings, Mode
 from tta_server.streams.lately import Lately
 from tta_server.streams.summary import Summary
-from tta_server.telemetry.closed_sets import DriftCause, DriftScore, DriftState
+from tta_server.telemetry.closed_sets import DriftCause, DriftState
+from tta_server.telemetry.log_format import fields
+
+log = logging.getLogger(__name__)
 
 SCHEMA: Final = 1
 MOST_STEPS: Final = 2**53
@@ -24,7 +31,34 @@ MOST_STEPS: Final = 2**53
 
 Count = Annotated[int, Field(ge=0, le=MOST_STEPS)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+_ESSENTIAL: Final = frozenset(
+    ("schema", "stream", "mode_s", "adapter", "version", "steps", "begun", "frozen", "history", "whereabouts", "place")
+)
+"""What must be right: the learnt state, its versions, where it belongs and who stopped it. The rest may be left out."""
+
 _STRICT = ConfigDict(strict=True)
+
+
+def _hex(text: str) -> str:
+    bytes.fromhex(text)
+    return text
+
+
+def _time(text: str) -> str:
+    if text:
+        datetime.fromisoformat(text)
+    return text
+
+
+def _sound(evidence: Evidence) -> Evidence:
+    _time(evidence.began)
+    if not all(math.isfinite(won) and won >= 0 for won in (evidence.log, *evidence.each.values())):
+        raise ValueError("evidence must be finite and not negative")
+    return evidence
+
+
+Digest = Annotated[str, AfterValidator(_hex)]
+Time = Annotated[str, AfterValidator(_time)]
 
 
 @dataclass(frozen=True)
@@ -54,7 +88,7 @@ class StoredImage:
         arrived_s: When, on the clock of the process that wrote the file.
     """
 
-    digest: str
+    digest: Digest
     client: str = ""
     arrived_s: Finite = 0.0
 
@@ -99,18 +133,21 @@ class StoredWhereabouts:
 
 @dataclass(frozen=True)
 class StoredDrift:
-    """How the input of a stream drifts; windows, waiting images and shares of classes lie beside. See `Watch`."""
+    """How the input of a stream drifts; windows, waiting images and shares of classes lie beside. See `Watch`.
+
+    The names are those of columns beside, whether or not this server knows them.
+    """
 
     state: DriftState = "unknown"
-    since: str = ""
+    since: Time = ""
     because: DriftCause | None = None
-    evidence: Evidence = field(default_factory=Evidence)
+    evidence: Annotated[Evidence, AfterValidator(_sound)] = field(default_factory=Evidence)
     alarmed: bool = False
     away: bool = False
     astray: Count = 0
     settled: Count = 0
-    first_astray: str = ""
-    names: tuple[DriftScore, ...] = ()
+    first_astray: Time = ""
+    names: tuple[str, ...] = ()
     seen: Count = 0
     learnt: Learnt = field(default_factory=Learnt)
 
@@ -168,7 +205,7 @@ class Stored:
     verdicts: list[dict[str, Any]] = field(default_factory=list)
     history: list[StoredState] = field(default_factory=list)
     window: list[StoredImage] = field(default_factory=list)
-    recent: list[str] = field(default_factory=list)
+    recent: list[Digest] = field(default_factory=list)
     whereabouts: StoredWhereabouts | None = None
     place: StoredPlace | None = None
     title: str = ""
@@ -185,18 +222,39 @@ class Stored:
         return self.mode == "shadow" and not self.mode_s
 
     @classmethod
-    def read(cls, about: dict[str, Any]) -> "Stored":
+    def read(cls, about: dict[str, Any], aloud: bool = False) -> "Stored":
         """Return what a file says.
 
+        Args:
+            about: What is in the file.
+            aloud: Whether what is left out of it is logged.
+
         Raises:
-            ValueError: If a field has the wrong type or is out of range.
+            ValueError: If of what a stream cannot do without a field has the wrong type or is out of range.
         """
-        try:
-            found = _RECORD.validate_json(json.dumps(about))  # strict, and still a list is a list
-        except ValidationError as error:
-            wrong = error.errors()[0]
-            where = ".".join(map(str, wrong["loc"]))
-            raise ValueError(f"what the file says of the stream is damaged: {where}: {wrong['msg']}") from error
+        known, left_out = about, list[str]()
+        while True:
+            try:
+                found = _RECORD.validate_json(json.dumps(known))  # strict, and still a list is a list
+                break
+            except ValidationError as error:
+                wrong = error.errors()
+            for each in wrong:
+                if each["loc"][0] in _ESSENTIAL and each["type"] != "extra_forbidden":
+                    where = ".".join(map(str, each["loc"]))
+                    raise ValueError(f"what the file says of the stream is damaged: {where}: {each['msg']}")
+            places = {_place(known, each["loc"]) for each in wrong}
+            known = _without(known, places)
+            left_out += [".".join(place) for place in places]
+        if left_out and aloud:
+            log.warning(
+                "left out of a stream's file what this server does not understand; a newer one may have written it",
+                extra=fields(stream=found.stream, left_out=", ".join(sorted(left_out))[:500]),
+            )
+        if "mode" in left_out:
+            found = replace(found, mode="off")  # somebody wanted it otherwise than is known here
+        if "serve" in left_out:
+            found = replace(found, serve="source")  # until the guard says otherwise
         newest = found.history[-1].version if found.history else found.version
         return found if "version" in about else replace(found, version=newest)
 
@@ -227,3 +285,25 @@ class Stored:
 
 
 _RECORD = TypeAdapter(Stored)
+
+
+def _place(about: dict[str, Any], where: tuple[int | str, ...]) -> tuple[str, ...]:
+    """Return the keys that lead to the smallest field in which something is wrong; a list counts as a whole."""
+    at: Any = about
+    found: list[str] = []
+    for key in where:
+        if not isinstance(at, dict) or key not in at:
+            break
+        found.append(str(key))
+        at = at[key]
+    return tuple(found)
+
+
+def _without(about: dict[str, Any], places: set[tuple[str, ...]]) -> dict[str, Any]:
+    """Return a record without some of its fields."""
+    inner = {key: {place[1:] for place in places if place[0] == key} for key in {place[0] for place in places}}
+    return {
+        key: _without(value, inner[key]) if key in inner else value
+        for key, value in about.items()
+        if () not in inner.get(key, ())
+    }

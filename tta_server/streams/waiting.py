@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
-import torch
 
 from tta_server.models import Tensors
 from tta_server.streams.stored import StoredImage
@@ -16,25 +15,14 @@ WINDOW: Final = "window/"
 
 
 def samples(images: Iterable[StoredImage], beside: Tensors) -> list[Sample]:
-    """Return them as a window has them.
-
-    Raises:
-        ValueError: If one is missing.
-    """
+    """Return them as a window has them, up to the first that is missing."""
     now_s = time.monotonic()
-    return [
-        Sample(
-            np.ascontiguousarray(_image(beside, i).cpu().numpy()),
-            bytes.fromhex(each.digest),
-            each.client,
-            min(each.arrived_s, now_s),  # another process's clock may be ahead
-        )
-        for i, each in enumerate(images)
-    ]
-
-
-def _image(beside: Tensors, place: int) -> torch.Tensor:
-    image = beside.get(f"{WINDOW}{place:06d}")
-    if image is None:
-        raise ValueError(f"image {place} of its window is missing in the file")
-    return image
+    found: list[Sample] = []
+    for place, each in enumerate(images):
+        image = beside.get(f"{WINDOW}{place:06d}")
+        if image is None:
+            break
+        arrived_s = min(each.arrived_s, now_s)  # another process's clock may be ahead
+        pixels = np.ascontiguousarray(image.cpu().numpy())
+        found.append(Sample(pixels, bytes.fromhex(each.digest), each.client, arrived_s))
+    return found

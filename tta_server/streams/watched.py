@@ -10,8 +10,10 @@ import torch
 from tta_server.drift.watch import Watch
 from tta_server.models import Tensors
 from tta_server.streams.stored import StoredDrift
+from tta_server.telemetry.closed_sets import DRIFT_SCORES, DRIFT_STATES
 
 _BESIDE = "drift/"
+_KNOWN = {str(name): name for name in DRIFT_SCORES}
 
 
 def stored_drift(watch: Watch) -> StoredDrift:
@@ -26,13 +28,20 @@ def arrays_of(watch: Watch) -> Tensors:
 
 
 def watch_of(stored: StoredDrift, beside: Tensors) -> Watch:
-    """Return what a file says; an array that is damaged or missing is as that of a fresh stream."""
+    """Return what a file says; an array that is damaged or missing is as that of a fresh stream.
+
+    Scores that this server does not know are left out, and windows with a state that it does not know.
+    """
     fresh = Watch()
+    names = tuple(_KNOWN[name] for name in stored.names if name in _KNOWN)
     windows = _array("windows", beside, (3 + len(stored.names),))
+    if windows is not None:
+        windows = windows[np.isin(windows[:, 2], range(len(DRIFT_STATES)))]
+        windows = windows[:, [True] * 3 + [name in _KNOWN for name in stored.names]]
     waiting, shares = _array("waiting", beside, (fresh.waiting.shape[1],)), _array("shares", beside, ())
     return replace(
         fresh,
-        **_same(stored) | {"names": () if windows is None else stored.names},
+        **_same(stored) | {"names": () if windows is None else names},
         waiting=fresh.waiting if waiting is None else waiting,
         windows=fresh.windows if windows is None else windows,
         shares=fresh.shares if shares is None else shares.astype(np.float32),
