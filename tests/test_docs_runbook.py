@@ -1,4 +1,4 @@
-"""The commands of docs/runbook.md and docs/deploy.md that ask a server are answered by one; the storage is moved."""
+"""The commands and calls of the pages for operators are answered by a server; the storage is moved."""
 
 import re
 import shlex
@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import yaml
 
-from tests.pages import ROOT, WRITTEN_ADDRESS, blocks
+from tests.pages import PAGES, ROOT, WRITTEN_ADDRESS, blocks, text
 from tests.server import Running, running
 from tests.tta_server.calls import UNGUARDED, glyph_images, infer, settled, stream
 from tta_server.cli import main
@@ -66,6 +66,35 @@ def test_the_commands_of_the_runbook_do_what_it_says(typed, tmp_path):
         about = stream(server.client, "gate-7")
         assert (about["mode"], about["domains"]) == ("after", [])
         assert stream(server.client, "gate-8")["domains"] == ["gate-8@1"]
+
+
+CALLS = [
+    pytest.param(page, *call, id=f"{page}-{call[0]}-{call[1]}")
+    for page in PAGES
+    if page.startswith("docs/") and page != "docs/api.md"  # whose table has parameters in place of calls
+    for call in re.findall(r"`(PATCH|POST|PUT) (/[^`\s]*)`\s+with\s+`(\{[^`]*\})`", text(page))
+]
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    with running(tmp_path_factory.mktemp("calls"), CONFIG) as server:
+        teach(server)
+        yield server
+
+
+def test_pages_for_operators_have_calls_in_their_sentences():
+    assert {"docs/alerts.md", "docs/operations.md"} <= {call.values[0] for call in CALLS}
+
+
+@pytest.mark.parametrize(("page", "method", "path", "content"), CALLS)
+def test_a_call_in_a_sentence_is_not_refused(taught, page, method, path, content):
+    asked = re.sub(r"NAME|\{name\}", "gate-7", path)
+
+    answer = taught.client.request(method, asked, content=content, headers={"Content-Type": "application/json"})
+
+    if '"adapter"' not in content:  # which is one that the page has the reader write
+        assert answer.status_code in (200, 409), f"{page}: {answer.text}"  # 409: not with this model
 
 
 def test_a_backup_that_is_put_beside_what_is_there_is_what_a_server_goes_on_from(tmp_path):

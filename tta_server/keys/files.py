@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tta_server.keys.tokens import Tokens  # an extra: imported when it is asked for
 
 LOOK_EVERY_S: Final = 2.0
-"""How often a server looks whether a file of its keys has changed."""
+"""How often a server looks whether a file of its keys has changed; two looks in a row must find the same."""
 
 log = logging.getLogger(__name__)
 
@@ -49,26 +49,34 @@ async def follow(settings: AuthSettings, keyring: Keyring, look_every_s: float =
     await asyncio.gather(*followed)
 
 
-async def _follow(path: Path, read_again: Callable[[Path], None], look_every_s: float) -> None:
-    """Contents are compared, not times: a mounted Secret changes by a link that points elsewhere."""
-    seen: bytes | None = None
+async def _follow(path: Path, read_again: Callable[[bytes, Path], None], look_every_s: float) -> None:
+    """Contents are compared, not times: a mounted Secret changes by a link that points elsewhere.
+
+    They count once two looks have found the same: a file that is half written may be one of keys that may do more.
+    """
+    used: bytes | str | None = None
+    before: bytes | str | None = None
     while True:
         found = await asyncio.to_thread(_content, path)
-        if found != seen:
-            seen = found
-            await asyncio.to_thread(_renew, path, read_again)
+        if found == before and found != used:
+            used = found
+            await asyncio.to_thread(_renew, found, path, read_again)
+        before = found
         await asyncio.sleep(look_every_s)
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path) -> bytes | str:
+    """Return what is in a file, or why it cannot be read."""
     try:
         return path.read_bytes()
-    except OSError:
-        return b""  # reading it for its keys says why
+    except OSError as error:
+        return error.strerror or str(error)
 
 
-def _renew(path: Path, read_again: Callable[[Path], None]) -> None:
+def _renew(found: bytes | str, path: Path, read_again: Callable[[bytes, Path], None]) -> None:
     try:
-        read_again(path)
+        if isinstance(found, str):
+            raise ValueError(f"keys file '{path}' cannot be read: {found}")
+        read_again(found, path)
     except ValueError as error:
         log.error("%s; the keys read before stay in force", error)

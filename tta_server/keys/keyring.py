@@ -41,13 +41,13 @@ class Keyring:
         """Know these keys and no others; one that has the same rate as before goes on with what is left of it."""
         self._keys = list(keys)
 
-    def read_again(self, path: Path) -> None:
-        """Know the keys in a file and no others.
+    def read_again(self, text: bytes, path: Path) -> None:
+        """Know the keys that the text of a file holds and no others.
 
         Raises:
             ValueError: If it cannot be used; the keys stay.
         """
-        keys = read_keys(path)
+        keys = keys_in(text, path)
         before, after = ({key.name: key for key in each} for each in (self._keys, keys))
         if before == after:
             return

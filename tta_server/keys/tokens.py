@@ -86,13 +86,13 @@ class Tokens:
             del kept[next(iter(kept))]
         return key
 
-    def read_again(self, path: Path) -> None:
-        """Know the keys in a file and no others.
+    def read_again(self, text: bytes, path: Path) -> None:
+        """Know the keys that the text of a file holds and no others.
 
         Raises:
             ValueError: If it cannot be used; the keys stay.
         """
-        keys = read_token_keys(path)
+        keys = token_keys_in(text, path)
         if keys != self._keys:
             self._keys = keys
             self._kept = {}
@@ -123,18 +123,28 @@ class Tokens:
 
 
 def read_token_keys(path: Path) -> dict[str, TokenKey]:
-    """Return the keys in a file, a JWKS or one public key as PEM, by their names.
+    """Return the keys in a file by their names.
+
+    Raises:
+        ValueError: If it cannot be read, or holds no keys to check tokens by.
+    """
+    try:
+        return token_keys_in(path.read_bytes(), path)
+    except OSError as error:
+        raise ValueError(f"keys of tokens '{path}' cannot be read: {error.strerror or error}") from error
+
+
+def token_keys_in(text: bytes, path: Path) -> dict[str, TokenKey]:
+    """Return the keys that the text of a file holds, a JWKS or one public key as PEM, by their names.
 
     Keys of a JWKS that are for encryption, for other algorithms or of another kind are left out.
 
     Raises:
-        ValueError: If it cannot be read, or holds anything else, two keys of one name, or none to check tokens by.
+        ValueError: If it holds anything else, two keys of one name, or none to check tokens by.
     """
     whose = f"keys of tokens '{path}'"
     try:
-        named = _named(path.read_bytes())
-    except OSError as error:
-        raise ValueError(f"{whose} cannot be read: {error.strerror or error}") from error
+        named = _named(text)
     except (KeyError, AttributeError, *_NOT_USABLE) as error:
         raise ValueError(f"{whose} are neither a JWKS nor a public key as PEM") from error
     if not named:

@@ -1,7 +1,7 @@
 """`tta-server streams`: look at the streams of a running server, and change them.
 
 Ends with 0; with 1 if the server refused; 2 if the command line is wrong or a file cannot be read or written; 3 if no
-server answers.
+server answers. What is about all streams is asked of several servers, whatever the others say; the worst counts.
 """
 
 import argparse
@@ -28,6 +28,9 @@ _URL = "http://127.0.0.1:8000"
 _NO_TERMINAL = 1_000_000
 """How many characters a line may have where it is no terminal's: more than any has."""
 
+_OF_ALL = ("ls", "switch")
+_MODES = ("after", "inline", "shadow", "off")
+
 Done = tuple[Any, RenderableType]
 """What the server answered, and how it looks on a terminal."""
 
@@ -39,16 +42,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     def verb(name: str, run: Callable[[Server, argparse.Namespace], Done], text: str) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         added.set_defaults(verb=run)
-        if name != "ls":
+        if name not in _OF_ALL:
             added.add_argument("stream", help="name of the stream, or of one of its domains, such as gate-7@2")
-        _add_server(added)
+        _add_server(added, several=name in _OF_ALL)
         return added
 
     listing = verb("ls", _list, "list streams")
-    listing.add_argument("--mode", choices=("after", "inline", "shadow", "off"), help="only those in this mode")
+    listing.add_argument("--mode", choices=_MODES, help="only those in this mode")
     listing.add_argument("--answers", choices=("source", "adapted"), help="only those that this answers")
     listing.add_argument("--frozen", action="store_true", help="only those that the guard switched off")
     listing.add_argument("--drift", action="store_true", help="say of each whether it drifts: one more question each")
+    switch = verb("switch", _switch, "switch every stream at once, and those to come, at each server that is named")
+    switch.add_argument("mode", choices=(*_MODES, "configured"), help="off stops all learning; configured undoes it")
+    switch.add_argument("--reason", required=True, help="why, for the audit log")
     verb("show", _show, "say everything about a stream, with the last verdicts and their reasons")
     verb("drift", _drift, "say whether a stream's input drifts, since when, and what says so")
     verb("domains", _domains, "list the kinds of input that a stream tells apart, and who answers each")
@@ -78,9 +84,10 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
     _add_out(parser)
 
 
-def _add_server(parser: argparse.ArgumentParser) -> None:
-    url = os.environ.get("TTA_URL", _URL)
-    parser.add_argument("--url", default=url, help="address of the server (default: TTA_URL, else %(default)s)")
+def _add_server(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    more = "; of several replicas, each with its own --url" if several else ""
+    text = f"address of the server (default: TTA_URL, else {_URL}){more}"
+    parser.add_argument("--url", action="append" if several else "store", help=text)
     parser.add_argument("--key", help="API key (default: TTA_KEY, which other users of the machine cannot see)")
     parser.add_argument("--cert", type=Path, help="certificate to show, in PEM, where the server asks for one")
     parser.add_argument("--cert-key", type=Path, help="its key, in PEM")
@@ -103,20 +110,33 @@ def run(options: argparse.Namespace) -> int:
     if "stream" in options:
         stream_or_domain_name(options.stream)
     certificate = (options.cert, options.cert_key) if options.cert else None
-    server = Server(options.url, options.key or os.environ.get("TTA_KEY", ""), certificate)
-    try:
-        answer, shown = options.verb(server, options)
-    except (RefusedError, UnreachableError) as error:
-        print(f"tta-server: {plain(str(error))}", file=sys.stderr)
-        return 1 if isinstance(error, RefusedError) else 3
-    if options.json:
-        print(json.dumps(answer, indent=2))
-        return 0
+    given = options.url or os.environ.get("TTA_URL", _URL)
+    urls = [given] if isinstance(given, str) else given
+    servers = [Server(url, options.key or os.environ.get("TTA_KEY", ""), certificate) for url in urls]
+    status, answers = 0, dict[str, Any]()
+    for url, server in zip(urls, servers, strict=True):
+        where = f"{url}: " if len(urls) > 1 else ""
+        try:
+            answers[url], shown = options.verb(server, options)
+        except (RefusedError, UnreachableError) as error:
+            print(f"tta-server: {where}{plain(str(error))}", file=sys.stderr)
+            status = max(status, 1 if isinstance(error, RefusedError) else 3)
+            continue
+        if not options.json:
+            _show_at(where, shown)
+    if options.json and answers:
+        print(json.dumps(answers if len(urls) > 1 else answers[urls[0]], indent=2))
+    return status
+
+
+def _show_at(where: str, shown: RenderableType) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = _NO_TERMINAL
-    console.print(Plain(shown), markup=False, highlight=False, crop=False, soft_wrap=isinstance(shown, str))
-    return 0
+    told = f"{where}{shown}" if isinstance(shown, str) else shown
+    if where and told is shown:
+        console.print(Plain(where), markup=False, highlight=False, soft_wrap=True)
+    console.print(Plain(told), markup=False, highlight=False, crop=False, soft_wrap=isinstance(shown, str))
 
 
 def _at(options: argparse.Namespace, rest: str = "") -> str:
@@ -137,6 +157,14 @@ def _drift_state(server: Server, name: str) -> str:
         return str(server.get(f"/v1/streams/{name}/drift")["state"])
     except RefusedError:  # set aside, or gone meanwhile: the others are asked for all the same
         return "unknown"
+
+
+def _switch(server: Server, options: argparse.Namespace) -> Done:
+    found = server.tell("PATCH", "/v1/streams", {"mode": options.mode, "reason": options.reason})
+    modes = ", ".join(f"{count} in mode {mode}" for mode, count in found["streams"].items() if count) or "none yet"
+    more = f", {found['unread']} on disk take it when they are asked for" if found["unread"] else ""
+    alone = f"; replica {found['replica']} alone: switch each of the others, too" if found["replica"] else ""
+    return found, f"every stream is switched to {found['mode']}: {modes}{more}{alone}"
 
 
 def _show(server: Server, options: argparse.Namespace) -> Done:

@@ -267,3 +267,32 @@ def test_a_server_with_keys_is_asked_with_the_one_of_the_environment(tmp_path, c
         assert (status, "key" in said) == (1, True)
         assert main(["streams", "ls", "--json"]) == 0
         assert json.loads(capsys.readouterr().out) == []
+
+
+def test_all_streams_are_switched_at_each_server_whatever_another_says(server, capsys, tmp_path):
+    nobody = "http://127.0.0.1:9"
+    with running(tmp_path, CONFIG) as other:
+        infer(other.client, "gate-9", glyph_images(0, ROWS))
+        urls = [word for url in (nobody, server.url, other.url) for word in ("--url", url)]
+
+        status = main(["streams", "switch", "off", "--reason", "all misread", *urls])
+        printed = capsys.readouterr()
+        switched = [stream(server.client, "gate-7")["mode"], stream(other.client, "gate-9")["mode"]]
+
+        assert (status, switched) == (3, ["off", "off"])
+        assert f"tta-server: {nobody}: no server answers" in printed.err
+        assert f"{server.url}: every stream is switched to off: " in printed.out
+        assert f"{other.url}: every stream is switched to off: 1 in mode off" in printed.out
+
+        listed = main(["streams", "ls", "--json", "--url", server.url, "--url", other.url])
+        found = json.loads(capsys.readouterr().out)
+        assert (listed, [each["name"] for each in found[other.url]]) == (0, ["gate-9"])
+    assert main(["streams", "switch", "configured", "--reason", "over", "--url", server.url]) == 0
+
+
+def test_all_streams_are_not_switched_without_a_reason(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["streams", "switch", "off"])
+
+    assert ended.value.code == 2
+    assert "--reason" in capsys.readouterr().err
