@@ -1,6 +1,8 @@
 """Keys and the file that they are in."""
 
+import asyncio
 import stat
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,10 +11,12 @@ from hypothesis import strategies as st
 
 from tta_server.cli import main
 from tta_server.errors import Forbidden, RateLimited, Unauthorized
+from tta_server.keys import files
 from tta_server.keys.key import Key
-from tta_server.keys.keyring import Keyring, read_keys
+from tta_server.keys.keyring import Keyring, keys_in, read_keys
 from tta_server.keys.new_key import new_key
 from tta_server.keys.rate import Rate
+from tta_server.settings_door import AuthSettings
 
 ENTRY = {"name": "cameras", "scopes": ["infer"], "streams": ["gate-*"]}
 
@@ -137,3 +141,24 @@ def test_who_is_told_to_wait_need_not_wait_longer():
 
     assert wait_s == 5
     assert rate.take(1, wait_s + 0.1) == 0
+
+
+def test_a_half_written_file_widens_no_key(tmp_path, monkeypatch):
+    narrow = GOOD | {"models": ["one"], "images_per_s": 2.0}
+    whole = yaml.safe_dump({"keys": [narrow, GOOD | {"name": "new"}, narrow | {"name": "last"}]}, sort_keys=False)
+    halves = [whole[: whole.rindex(mark)] for mark in ("  models", "  images_per_s")]
+    assert [keys_in(half.encode(), tmp_path)[-1].images_per_s for half in halves] == [None, None]
+    looks = [*halves, whole, halves[0], whole, whole]
+    ring, taken = Keyring([Key(**narrow)]), list[bytes]()
+    monkeypatch.setattr(files, "_content", lambda path: looks.pop(0).encode())
+
+    def read_again(text: bytes, path: Path) -> None:
+        taken.append(text)
+        Keyring.read_again(ring, text, path)
+
+    monkeypatch.setattr(ring, "read_again", read_again)
+    with pytest.raises(IndexError):  # once there are no more looks
+        asyncio.run(files.follow(AuthSettings(keys_file=tmp_path / "keys.yaml"), ring, 0))
+
+    assert taken == [whole.encode()]
+    assert [(key.name, key.images_per_s) for key in ring.keys] == [("cameras", 2.0), ("new", None), ("last", 2.0)]
