@@ -159,7 +159,7 @@ BAD = {
     "wrong shape": ("POST", INFER, {"content": body(GOOD, shape=[1, 32, 32, 3])}, 400, "expected [N, 3, 32, 32]"),
     "too many images": ("POST", INFER, {"content": body(np.zeros((5, 3, 32, 32), np.uint8))}, 400, "expected 1 to 4"),
     "no json": ("POST", INFER, {"content": b"\xff\xd8"}, 400, "not JSON"),
-    "unknown model": ("POST", "/v2/models/x/infer", {"content": body(GOOD)}, 404, "this server has 'glyphs'"),
+    "unknown model": ("POST", "/v2/models/x/infer", {"content": body(GOOD)}, 404, "unknown model 'x'"),
     "unknown version": ("POST", "/v2/models/glyphs/versions/9/infer", {"content": body(GOOD)}, 404, "has version '1'"),
     "binary data that is not there": (
         "POST",

@@ -118,7 +118,7 @@ def test_an_unknown_model_is_told_which_there_are():
     response = asyncio.run(refused())
 
     assert response.status_code == 404
-    assert response.json()["error"] == "unknown model 'nobody'; this server has 'letters', 'animals'"
+    assert response.json()["error"] == "unknown model 'nobody'; GET /v2/models lists those that you may ask"
 
 
 def test_a_model_comes_and_goes_while_another_answers_and_no_request_that_was_taken_fails(tmp_path, cycles, caplog):
@@ -235,7 +235,7 @@ def test_a_model_that_fails_on_a_full_batch_is_not_loaded_and_may_be_loaded_late
     ("path", "sent", "status", "said"),
     [
         ("letters/unload", {}, 409, "stays; stop the server to unload it"),
-        ("nobody/load", {}, 404, "the configuration names 'letters', 'animals'"),
+        ("nobody/load", {}, 404, "unknown model 'nobody'"),
         ("letters/load", {"parameters": {"config": "{}"}}, 400, "parameter 'config' is not taken"),
         ("letters/load", {"parameters": 1}, 400, "'parameters' must be an object"),
     ],

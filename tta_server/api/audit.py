@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 
 from tta_server.api.answers import AuditLines, told
 from tta_server.api.bodies import StreamPath
 from tta_server.api.patience import within
+from tta_server.api.permission import key_of
 from tta_server.errors import Overloaded
+from tta_server.keys.key import Key
 from tta_server.runtime.served import Served, find
 
 _FLUSH_WITHIN_S = 2.0
@@ -31,7 +33,7 @@ def router(models: Mapping[str, Served]) -> APIRouter:
     reading: set[asyncio.Task[list[dict[str, Any]]]] = set()
     turn = asyncio.Lock()
 
-    async def newest(name: str, limit: int) -> dict[str, Any]:
+    async def newest(key: Key, name: str, limit: int) -> dict[str, Any]:
         def read() -> list[dict[str, Any]]:
             if not kept.durable:
                 return [entry.told() for entry in kept.ring.newest(name, limit)]
@@ -49,16 +51,29 @@ def router(models: Mapping[str, Served]) -> APIRouter:
         entries = await within(task, "ask again later")
         if name and not entries:
             await served.command(name, lambda c: c.check(name))
-        return {"entries": entries, "kept": "storage" if kept.durable else "memory"}
+        return {
+            "entries": [_as_told_to(key, entry) for entry in entries],
+            "kept": "storage" if kept.durable else "memory",
+        }
 
     @routes.get("/audit", **declared)
-    async def read_audit(limit: Limit = 100) -> dict[str, Any]:
+    async def read_audit(request: Request, limit: Limit = 100) -> dict[str, Any]:
         """Read what happened to streams, newest first; stream `*` stands for all of them."""
-        return await newest("", limit)
+        return await newest(key_of(request), "", limit)
 
     @routes.get("/streams/{name}/audit", **declared)
-    async def read_audit_of_stream(name: StreamPath, limit: Limit = 100) -> dict[str, Any]:
+    async def read_audit_of_stream(request: Request, name: StreamPath, limit: Limit = 100) -> dict[str, Any]:
         """Read what happened to one stream, newest first; also of one that was deleted."""
-        return await newest(name, limit)
+        return await newest(key_of(request), name, limit)
 
     return routes
+
+
+def _as_told_to(key: Key, entry: dict[str, Any]) -> dict[str, Any]:
+    """Return a line without the names of other streams that a domain came from or went to, if a key is not for them."""
+    extra = dict(entry["extra"])
+    if isinstance(source := extra.get("from"), str) and not key.is_for_stream(source):
+        del extra["from"]
+    if entry["verdict"] == "offer":
+        extra["to"] = list(filter(key.is_for_stream, extra.get("to", ())))
+    return entry | {"extra": extra}

@@ -44,7 +44,7 @@ def router(models: Mapping[str, Served]) -> APIRouter:
         What is reset or deleted is gone from the next answer on. It is of all models, and for keys of all of them.
         """
         for name in models:
-            key_of(request).expect_model(name)
+            key_of(request).expect_model(name, "all of them")
         return Response(exposition.text("no-cache" in request.headers.get("cache-control", "")), media_type=_TEXT)
 
     return routes

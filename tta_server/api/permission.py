@@ -132,7 +132,8 @@ class Gatekeeper:
         if stream := named.get("stream"):
             key.expect_streams(stream)
         if needed.one_model:
-            key.expect_model(named.get("model") or self._model)
+            model = named.get("model")
+            key.expect_model(model or self._model, "" if model else "the one that answers what names none")
         return key
 
 

@@ -111,14 +111,19 @@ class Key(Section):
                     f"key '{self.name}' is for the streams {', '.join(self.streams)}, not for '{name[:80]}'"
                 )
 
-    def expect_model(self, name: str) -> None:
+    def expect_model(self, name: str, called: str = "") -> None:
         """Do nothing if the key is for a model.
+
+        Args:
+            name: The model.
+            called: What it is called if the key does not name it itself, and so need not hear its name.
 
         Raises:
             Forbidden: If it is not.
         """
         if not self.is_for_model(name):
-            raise Forbidden(f"key '{self.name}' is for the models {', '.join(self.models)}, not for '{name[:80]}'")
+            told = called or f"'{name[:80]}'"
+            raise Forbidden(f"key '{self.name}' is for the models {', '.join(self.models)}, not for {told}")
 
 
 ANYBODY: Final = Key(name="anybody", sha256="0" * 64, scopes=["admin"], streams=[EVERYTHING], images_per_s=None)

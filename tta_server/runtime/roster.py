@@ -132,7 +132,7 @@ class Roster(Mapping[str, Served]):
     @contextmanager
     def _change(self, name: str) -> Iterator[None]:
         if name not in self.names:
-            raise NotFound(f"unknown model '{name[:80]}'; the configuration names {', '.join(map(repr, self.names))}")
+            raise NotFound(f"unknown model '{name[:80]}'; POST /v2/repository/index lists those of the configuration")
         if not self._changing.acquire(blocking=False):
             raise Conflict("another model is being loaded or unloaded; try again when that is done")
         try:

@@ -150,5 +150,5 @@ def find(models: Mapping[str, Served], name: str | None = None) -> Served:
     if name is None:
         return next(iter(models.values()))
     if (found := models.get(name)) is None:
-        raise NotFound(f"unknown model '{name}'; this server has {', '.join(map(repr, models))}")
+        raise NotFound(f"unknown model '{name}'; GET /v2/models lists those that you may ask")
     return found
