@@ -31,7 +31,7 @@ EXECUTED = {
     },
     ("docs/security.md", "bash"): {"jwt.encode": "the commands of the page, in `test_tokens.py`"},
     ("docs/deploy.md", "bash"): {"/predict": "the commands of the runbook"},
-    ("docs/runbook.md", "bash"): {"gate-7": "the commands of the runbook"},
+    ("docs/runbook.md", "bash"): dict.fromkeys(("gate-7", "streams switch", "PATCH"), "the commands of the runbook"),
     ("docs/replicas.md", "yaml"): dict.fromkeys(("shared: true", "trusted_proxies"), "each setting exists"),
     ("docs/networks.md", "yaml"): {"width_mult": "the factory of the page, in `test_docs_networks.py`"},
     ("docs/configuration.md", "yaml"): {"window_rows": "the curl lines of the api, the serve lines"},

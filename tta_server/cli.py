@@ -1,6 +1,6 @@
 """The command line: `tta-server COMMAND`.
 
-Commands are serve, config, models, inspect, calibrate, evaluate, export, replay, streams, report, keys and demo.
+Commands are serve, ready, config, models, inspect, calibrate, evaluate, export, replay, streams, report, keys and demo.
 """
 
 # What takes seconds to import, torch above all, is imported by the commands that need it; so is what only
@@ -51,6 +51,11 @@ def _parser(typed: Sequence[str]) -> argparse.ArgumentParser:
 def _serve(parser: argparse.ArgumentParser) -> None:
     _configuration(parser)
     parser.set_defaults(run=_run_serve)
+
+
+def _ready(parser: argparse.ArgumentParser) -> None:
+    _configuration(parser)
+    parser.set_defaults(run=_run_ready)
 
 
 def _config(parser: argparse.ArgumentParser) -> None:
@@ -130,6 +135,7 @@ def _demo(parser: argparse.ArgumentParser) -> None:
 
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "serve": ("answer requests until stopped", _serve),
+    "ready": ("ask the server of this configuration whether it is ready; ends with 0 or 1", _ready),
     "config": ("print the configuration in force, as YAML", _config),
     "models": ("list the embedded networks and torchvision's; docs/networks.md says what else can be served", _models),
     "inspect": ("try a model: how it is read, what is shared, which adapters it can have", _inspect),
@@ -162,7 +168,7 @@ def _configuration(parser: argparse.ArgumentParser) -> None:
     add("--adapter", help="how streams learn")
 
 
-def _settings(options: argparse.Namespace) -> "Settings":
+def _settings(options: argparse.Namespace, whole: bool = True) -> "Settings":
     from tta_server.settings_file import load_settings, model_overrides
 
     given: dict[str, dict[str, Any]] = {
@@ -172,7 +178,7 @@ def _settings(options: argparse.Namespace) -> "Settings":
         "auth": {"keys_file": options.keys_file, "insecure_public": options.insecure_public},
     }
     chosen = {section: {k: v for k, v in values.items() if v is not None} for section, values in given.items()}
-    return load_settings(options.config, {section: values for section, values in chosen.items() if values})
+    return load_settings(options.config, {section: values for section, values in chosen.items() if values}, whole)
 
 
 def _run_serve(options: argparse.Namespace) -> int:
@@ -180,6 +186,18 @@ def _run_serve(options: argparse.Namespace) -> int:
 
     serve(_settings(options))
     return 0
+
+
+def _run_ready(options: argparse.Namespace) -> int:
+    from tta_server.ready_command import trouble_of
+
+    try:
+        trouble = trouble_of(_settings(options, whole=False).server)
+    except (ValueError, OSError) as error:
+        trouble = str(error)
+    if trouble:
+        print(f"tta-server: {plain_lines(trouble)}", file=sys.stderr)
+    return 1 if trouble else 0  # container engines know no other status
 
 
 def _run_config(options: argparse.Namespace) -> int:

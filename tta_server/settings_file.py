@@ -85,12 +85,15 @@ def model_overrides(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def load_settings(path: Path | None = None, overrides: dict[str, dict[str, Any]] | None = None) -> Settings:
+def load_settings(
+    path: Path | None = None, overrides: dict[str, dict[str, Any]] | None = None, whole: bool = True
+) -> Settings:
     """Read and validate the configuration.
 
     Args:
         path: YAML file; None takes the file that TTA_CONFIG names, or none.
         overrides: Sections with values that win over everything, as from a command line.
+        whole: Whether the settings of the adapter and of the preprocessing are checked, too, which imports torch.
 
     Raises:
         ValueError: If a file is missing or malformed, or a key or value is wrong; one line a problem.
@@ -111,6 +114,8 @@ def load_settings(path: Path | None = None, overrides: dict[str, dict[str, Any]]
         raise ValueError("\n".join(explain(problem) for problem in error.errors())) from error
     except SettingsError as error:
         raise ValueError(f"configuration cannot be read: {error}") from error
+    if not whole:
+        return settings
     if settings.adapter != AdapterSettings():  # the default is right, and to check it would import torch
         adopt_adapter(settings.adapter)
     if settings.model.preprocess is not None:

@@ -99,7 +99,7 @@ check() {
 }
 
 health_check_is_kept() {
-    buildah inspect --type image --format '{{.Docker.Config.Healthcheck}}' "$1" | grep -q health/ready \
+    buildah inspect --type image --format '{{.Docker.Config.Healthcheck}}' "$1" | grep -q 'tta-server ready' \
         || { echo "$1 has lost its HEALTHCHECK"; exit 1; }
 }
 

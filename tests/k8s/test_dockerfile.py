@@ -176,15 +176,23 @@ def test_torch_has_an_index_of_its_own_only_if_one_is_given(stages, tmp_path, gi
     assert ran.stdout.strip() == wanted
 
 
-def test_the_health_check_tells_a_server_from_none(stages, live_server, closed_port):
+@pytest.mark.parametrize("where", ["variables", "file"])
+def test_the_health_check_tells_a_server_from_none(stages, live_server, closed_port, tmp_path, where):
     options, _, form = last(stages[-1], "HEALTHCHECK").partition("CMD ")
-    command = [sys.executable, *json.loads(form)[1:]]
+    program, *rest = json.loads(form)
+    # Whatever imports torch would take too long. Its own folder comes first where a command is installed, no other.
+    code = "import sys; sys.modules['torch'] = None; from tta_server.cli import main; sys.exit(main(sys.argv[1:]))"
 
     def status(port: str | int) -> int:
-        environment = {**os.environ, "TTA_SERVER__PORT": str(port)}
-        return subprocess.run(command, env=environment, capture_output=True, check=False, timeout=30).returncode
+        config = tmp_path / "config.yaml"
+        adapter = {"name": "bn", "settings": {}}
+        config.write_text(yaml.safe_dump({"server": {"port": int(port)}, "adapter": adapter}))
+        given = {"TTA_CONFIG": str(config)} if where == "file" else {"TTA_SERVER__PORT": str(port)}
+        environment = {**os.environ, "TTA_SERVER__HOST": "0.0.0.0", **given}
+        command = [sys.executable, "-c", code, *rest]
+        return subprocess.run(command, env=environment, capture_output=True, check=False, timeout=60).returncode
 
     assert "--start-period=" in options
-    assert json.loads(form)[0] == "python"
+    assert program == "tta-server"
     assert status(live_server.rpartition(":")[2]) == 0
     assert status(closed_port) == 1

@@ -18,9 +18,21 @@ from tta_server.settings import AdapterSettings, Settings
 from tta_server.wanted import make_adapter
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("serve", "config", "models", "inspect", "calibrate", "evaluate", "replay", "streams", "keys", "demo")
+COMMANDS = (
+    "serve",
+    "ready",
+    "config",
+    "models",
+    "inspect",
+    "calibrate",
+    "evaluate",
+    "replay",
+    "streams",
+    "keys",
+    "demo",
+)
 # Their options are known without what they run.
-LIGHT = ("serve", "config", "models", "evaluate", "streams", "keys", "demo")
+LIGHT = ("serve", "ready", "config", "models", "evaluate", "streams", "keys", "demo")
 
 
 @pytest.fixture(autouse=True)

@@ -113,6 +113,23 @@ def test_client_and_commands_show_a_certificate(server, files, monkeypatch, caps
     assert "are no certificate and its key in PEM" in capsys.readouterr().err
 
 
+def test_a_health_check_speaks_tls_as_the_configuration_says(server, files, tmp_path, capsys):
+    url, _, _ = server
+    certificate, key = map(str, files.server)
+
+    def status(**tls: str) -> int:
+        config = tmp_path / "config.yaml"
+        config.write_text(yaml.safe_dump({"server": tls | {"port": int(url.rpartition(":")[2])}}))
+        return main(["ready", "--config", str(config)])
+
+    tls = {"tls_certificate": certificate, "tls_key": key}
+    assert status(**tls, tls_client_ca=str(files.ca)) == 0
+    assert capsys.readouterr() == ("", "")
+    assert [status(**tls), status()] == [1, 1]  # without a certificate, without TLS
+    assert capsys.readouterr().err.count("no server answers") == 2
+    assert main(["ready", "--port", "0"]) == main(["ready", "--config", "nowhere.yaml"]) == 1
+
+
 def test_no_certificate_a_wrong_one_a_client_of_another_ca_and_plain_text_get_no_answer(server, files):
     url, admin, _ = server
     wrong = ssl.create_default_context(cafile=files.stranger[0])  # expects a server of another CA
