@@ -278,3 +278,16 @@ def test_a_fresh_process_rebuilds_the_state_from_what_is_on_disk(tmp_path, batch
 
     assert answer.stdout.strip() == state_digest(load_state(adapter, backbone, store.load("camera")))
     assert load(store.load("camera")).keys() == state.keys()
+
+
+def test_what_a_newer_server_did_is_gone_back_to_if_it_is_known_and_else_not_shown(stream):
+    stream.commit(0)
+    stream.commit(1)
+    stream.go_to("of_a_newer_server", 1)
+
+    assert bits(replay(stream.entries, stream.lesson).state) == bits(stream.states[1])
+
+    stream.states[9] = {name: tensor + 1 for name, tensor in stream.state.items()}
+    stream.go_to("of_a_newer_server", 9)
+    with pytest.raises(ValueError, match="the log does not tell how version"):
+        replay(stream.entries, stream.lesson)
