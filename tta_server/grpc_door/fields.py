@@ -17,6 +17,7 @@ MOST_NUMBERS = 2**22
 
 _PIECE = 2**20  # bytes of numbers that are looked at before their count is
 
+_MOST_OF_TAG = 5  # bytes, as protobuf reads it
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
 
@@ -40,7 +41,7 @@ def expect_few_fields(data: bytes, kind: Any) -> None:
                 count += 1
                 if count > MOST_FIELDS:
                     raise TooLarge(f"the message has more than {MOST_FIELDS} fields; send values as raw contents")
-                tag, place = _varint(part, place)
+                tag, place = _varint(part, place, _MOST_OF_TAG)
                 size, place = _size(part, place, tag & 7)
                 field = kind.fields_by_number.get(tag >> 3)
                 if tag & 7 == _LENGTH and field is not None and field.cpp_type != field.CPPTYPE_STRING:
@@ -64,7 +65,7 @@ def values_apart(data: bytes, number: int) -> tuple[bytes, list[memoryview]]:
     whole, left, found, place = memoryview(data), list[memoryview](), list[memoryview](), 0
     while place < len(whole):
         start = place
-        tag, place = _varint(whole, place)
+        tag, place = _varint(whole, place, _MOST_OF_TAG)
         size, place = _size(whole, place, tag & 7)
         place += size
         if tag == number << 3 | _LENGTH:
@@ -92,20 +93,24 @@ def _numbers(packed: memoryview, most: int) -> int:
 
 
 def _size(part: memoryview, place: int, wire: int) -> tuple[int, int]:
-    """Return how long the value of a field is, and where it begins."""
+    """Return how long the value of a field is, and where it begins; all of it is there."""
     if wire == _VARINT:
-        return 0, _varint(part, place)[1]
-    if wire == _LENGTH:
-        return _varint(part, place)
-    if wire in (_EIGHT_BYTES, _FOUR_BYTES):
-        return 8 if wire == _EIGHT_BYTES else 4, place
-    raise ValueError("no field of this version of the format")
+        size, place = 0, _varint(part, place)[1]
+    elif wire == _LENGTH:
+        size, place = _varint(part, place)
+    elif wire in (_EIGHT_BYTES, _FOUR_BYTES):
+        size = 8 if wire == _EIGHT_BYTES else 4
+    else:
+        raise ValueError("no field of this version of the format")
+    if place + size > len(part):
+        raise ValueError("cut off")
+    return size, place
 
 
-def _varint(part: memoryview, place: int) -> tuple[int, int]:
-    """Return a number, and where it ends."""
+def _varint(part: memoryview, place: int, most: int = 10) -> tuple[int, int]:
+    """Return a number of at most so many bytes, and where it ends."""
     value = 0
-    for shift in range(0, 70, 7):
+    for shift in range(0, 7 * most, 7):
         byte = part[place]
         place += 1
         value |= (byte & 0x7F) << shift

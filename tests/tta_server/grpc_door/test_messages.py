@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.message import DecodeError
 from hypothesis import given, settings, strategies
 from tritonclient.grpc import model_config_pb2, service_pb2
 
@@ -95,6 +96,59 @@ def test_values_that_are_kept_apart_are_those_of_the_message_wherever_they_are(p
     assert raw == list(whole.raw_input_contents)
     whole.ClearField("raw_input_contents")
     assert REQUEST.FromString(rest) == whole
+
+
+def taken_apart(data: bytes) -> object | None:
+    """Return the message that the door makes of these bytes, with its raw contents; None if it refuses them."""
+    try:
+        fields.expect_few_fields(data, REQUEST.DESCRIPTOR)
+        rest, raw = fields.values_apart(data, RAW)
+        found = REQUEST.FromString(rest)
+    except (BadRequest, DecodeError):
+        return None
+    assert not found.raw_input_contents
+    found.raw_input_contents.extend(map(bytes, raw))
+    return found
+
+
+def parsed(data: bytes) -> object | None:
+    try:
+        return REQUEST.FromString(data)
+    except DecodeError:
+        return None
+
+
+WHOLE = REQUEST(
+    model_name="glyphs",
+    parameters={"stream_id": {"string_param": "a"}, "n": {"int64_param": 7}},
+    inputs=[{"name": "x", "shape": [1, 300], "contents": {"uint_contents": [1, 300]}}],
+    raw_input_contents=[b"abc", bytes(200)],
+).SerializeToString()
+
+
+@settings(max_examples=500, deadline=None)
+@given(strategies.data())
+def test_a_message_with_a_fault_is_refused_or_is_what_protobuf_makes_of_it(data):
+    place = data.draw(strategies.integers(0, len(WHOLE)))
+    inside = data.draw(strategies.one_of(strategies.just(b""), strategies.binary(max_size=10)))
+    goes_on = data.draw(strategies.integers(place, min(len(WHOLE), place + 3)) | strategies.just(len(WHOLE)))
+
+    found = taken_apart(WHOLE[:place] + inside + WHOLE[goes_on:])
+
+    assert found is None or found == parsed(WHOLE[:place] + inside + WHOLE[goes_on:])
+
+
+@pytest.mark.parametrize("place", range(len(WHOLE)))
+def test_a_message_that_is_cut_off_is_refused_where_protobuf_refuses_it(place):
+    assert taken_apart(WHOLE[:place]) == parsed(WHOLE[:place])
+
+
+@pytest.mark.parametrize(
+    "head", [b"\x3a\x80\x80\x80\x01", b"\xba\x80\x80\x80\x80\x00\x03"], ids=["its length", "its tag"]
+)
+def test_raw_contents_that_are_not_as_they_say_are_refused(head):
+    assert parsed(head + b"abc") is None
+    assert taken_apart(head + b"abc") is None
 
 
 @settings(max_examples=30, deadline=None)
