@@ -41,7 +41,7 @@ from tta_server.api.caller import Callers
 from tta_server.api.hot import Hot
 from tta_server.api.manners import Heads
 from tta_server.api.middleware import Accounting
-from tta_server.api.permission import OPEN, Gatekeeper, expect_key
+from tta_server.api.permission import OPEN, Gatekeeper, name_of_key
 from tta_server.api.receiving import Receiving
 from tta_server.api.tracing import Tracing
 from tta_server.domains.space import PART, StyleSpace
@@ -171,7 +171,7 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
             from tta_server.grpc_door.door import Door  # an extra: imported when it is asked for
 
             server, limits = settings.server, settings.limits
-            door = Door(app, server, limits, partial(expect_key, keyring), turned_away(first, told))
+            door = Door(app, server, limits, partial(name_of_key, keyring), turned_away(first, told))
             await door.open()
         following = asyncio.create_task(follow(settings.auth, keyring)) if keyring else None
         # What is alive now lives as long as the process: keep the collector from walking all of torch under load.

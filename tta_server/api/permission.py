@@ -161,14 +161,15 @@ def _expect_port(scope: Scope, admin_port: int) -> None:
         raise NotFound(f"'{path}' is not answered on this port; operations have their own (server.admin_port)")
 
 
-def expect_key(keyring: Keyring | None, headers: Mapping[bytes, bytes]) -> None:
-    """Do nothing if whoever sends these headers has a key, where there are any; what it is for is asked later.
+def name_of_key(keyring: Keyring | None, headers: Mapping[bytes, bytes]) -> str:
+    """Return the name of the key of whoever sends these headers; what it is for is asked later.
+
+    Without keys it is empty.
 
     Raises:
         Unauthorized: If he has none of them.
     """
-    if keyring is not None:
-        keyring.find(_sent(headers))
+    return keyring.find(_sent(headers)).name if keyring is not None else ""
 
 
 def key_of(request: Request) -> Key:

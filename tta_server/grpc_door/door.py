@@ -1,7 +1,8 @@
 """The gRPC port: calls in, answers out."""
 
+import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -10,18 +11,22 @@ import orjson
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
 
-from tta_server.errors import BadRequest, Forbidden, TooLarge, TooSlow, TTAError, Unauthorized
+from tta_server.errors import BadRequest, Forbidden, Overloaded, TooLarge, TooSlow, TTAError, Unauthorized
 from tta_server.grpc_door.asking import App, Asked, ask, headers_of
 from tta_server.grpc_door.fields import expect_few_fields, values_apart
 from tta_server.grpc_door.messages import HEALTH, INFERENCE, message, methods
 from tta_server.grpc_door.tensors import infer_body, infer_response
-from tta_server.grpc_door.turns import Turns
+from tta_server.grpc_door.turns import Party, Shares, Turns
 from tta_server.settings_door import LimitsSettings, ServerSettings
 from tta_server.telemetry.closed_sets import TurnedAway
 
 DRAIN_S: Final = 5.0
 """How long calls that have begun may take once the server stops."""
 
+_MOST_AGE_S = 300.0  # of a connection: one whose client reads no answer is never idle
+_OPEN_AT_ONCE = 4  # messages of open calls that are read at a time: each may turn out to be as large as any
+_OPEN_S, _OPEN_LEAST_S = 0.2, 0.02  # what such a message may take while others wait: it is some bytes
+_TURN_S = 1.0  # what any other may take then
 _MOST_BESIDE_BYTES = 64 * 2**10  # what a message may have beside the values of its input
 _MOST_NAME = 256
 _MOST_MS = 2**31 - 1  # what gRPC takes
@@ -97,6 +102,7 @@ _OPEN: Final = frozenset(("ServerLive", "ServerReady", "Check"))
 """Calls that need no key, or say by their message whether they do."""
 _TURNED_AWAY: Final[dict[str, TurnedAway]] = {
     TooSlow.code: "slow_body",
+    Overloaded.code: "connections",
     Unauthorized.code: "unauthorized",
     Forbidden.code: "forbidden",
 }
@@ -117,7 +123,7 @@ class Door:
         app: App,
         server: ServerSettings,
         limits: LimitsSettings,
-        admit: Callable[[Mapping[bytes, bytes]], None],
+        admit: Callable[[Mapping[bytes, bytes]], str],
         told: Callable[[TurnedAway], None],
     ) -> None:
         """Prepare.
@@ -126,7 +132,8 @@ class Door:
             app: What answers.
             server: Where it listens, by TLS if HTTP has it.
             limits: What a request may be.
-            admit: Raises what one who sends such headers hears if he has no key.
+            admit: Returns the name of the key of one who sends such headers, empty where there are no keys; raises what
+                he hears if he has none.
             told: Hears what is refused.
         """
         logging.getLogger("grpc._cython.cygrpc").addFilter(_quotes_nobody)
@@ -134,8 +141,10 @@ class Door:
         self._settings = server
         self._admit = admit
         self._told = told
-        self._turns = Turns(limits)
-        self._turns_of_open = Turns(limits, at_once=1)
+        at_once, most_s = limits.receiving_bytes // limits.max_body_bytes, limits.body_timeout_s
+        self._turns = Turns(at_once, most_s, _TURN_S, _TURN_S)
+        self._turns_of_open = Turns(min(at_once, _OPEN_AT_ONCE), most_s, _OPEN_S, _OPEN_LEAST_S)
+        self._shares, self._shares_of_open = (Shares(2 * limits.max_connections) for _ in range(2))
         self._most_bytes = limits.max_body_bytes + _MOST_BESIDE_BYTES
         options = [
             ("grpc.max_receive_message_length", self._most_bytes),
@@ -145,9 +154,12 @@ class Door:
             ("grpc.so_reuseport", 0),  # a taken port is refused
             ("grpc.max_allowed_incoming_connections", limits.max_connections),
             ("grpc.server_handshake_timeout_ms", _milliseconds(limits.header_timeout_s)),
-            ("grpc.max_connection_idle_ms", _milliseconds(server.keep_alive_s)),
+            # An idle one cannot be told to give way: it has no longer than one that says nothing.
+            ("grpc.max_connection_idle_ms", _milliseconds(min(server.keep_alive_s, limits.header_timeout_s))),
+            ("grpc.max_connection_age_ms", _milliseconds(_MOST_AGE_S)),
+            ("grpc.max_connection_age_grace_ms", _milliseconds(limits.answer_timeout_s)),
         ]
-        self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=limits.max_connections)
+        self._server = grpc.aio.server(options=options)
         for service in (INFERENCE, HEALTH):
             handlers = {
                 name: grpc.stream_unary_rpc_method_handler(
@@ -184,10 +196,12 @@ class Door:
         async def handle(_messages: object, context: Any) -> Any:
             metadata = context.invocation_metadata() or ()
             try:
-                if name not in _OPEN:
-                    self._admit(dict(headers_of(metadata)))
-                async with (self._turns_of_open if name in _OPEN else self._turns).turn():
-                    asked, raw = await self._asked(context, name, request_kind)
+                party = self._let_in(context.peer(), name, metadata)
+                if not request_kind.DESCRIPTOR.fields:  # nothing is read
+                    asked, raw = await self._asked(b"", name, request_kind)
+                else:
+                    async with (self._turns_of_open if name in _OPEN else self._turns).turn(party):
+                        asked, raw = await self._asked(await context.read(), name, request_kind)
             except TTAError as error:
                 self._told(_TURNED_AWAY.get(error.code, "body"))
                 return _refuse(context, error.status, str(error), (("x-error-code", error.code),))
@@ -203,17 +217,35 @@ class Door:
 
         return handle
 
-    async def _asked(self, context: Any, name: str, kind: Any) -> tuple[Asked, bool]:
-        """Read the message of a call; return what it asks of the application, and whether values are raw bytes.
+    def _let_in(self, connection: str, name: str, metadata: Iterable[tuple[str, str | bytes]]) -> Party:
+        """Return who calls. Whoever shows no key takes nothing of the room of those who do, not by refusals either.
 
-        It is read from the context: gRPC's iterator of messages refers to itself, and would keep the last one of each
+        Raises:
+            Unauthorized: If he shows no key where one is needed.
+            Overloaded: If he has as many calls open as he may.
+        """
+        key = ""
+        if name in _OPEN:
+            _hold(self._shares_of_open, connection)
+        else:
+            try:
+                key = self._admit(dict(headers_of(metadata)))
+            except Unauthorized:
+                _hold(self._shares_of_open, connection)
+                raise
+            _hold(self._shares, key or connection)
+        return Party(key or connection.rpartition(":")[0], connection)
+
+    async def _asked(self, data: Any, name: str, kind: Any) -> tuple[Asked, bool]:
+        """Return what the message of a call asks of the application, and whether values are raw bytes.
+
+        It comes from the context: gRPC's iterator of messages refers to itself, and would keep the last one of each
         call until Python's collector comes by.
 
         Raises:
             TooLarge: If the message is larger than one of its kind may be.
             BadRequest: If it is none.
         """
-        data = await context.read() if kind.DESCRIPTOR.fields else grpc.aio.EOF
         data = b"" if data is grpc.aio.EOF else data
         most = self._most_bytes if name == "ModelInfer" else _MOST_BESIDE_BYTES
         if len(data) > most:
@@ -226,6 +258,18 @@ class Door:
         request = _read(data, kind)
         asked = _PATHS[name](request)
         return (asked if isinstance(asked, Asked) else Asked("GET", asked)), False
+
+
+def _hold(shares: Shares, party: str) -> None:
+    """Count a call until the last of its answer is sent, when its task ends; a callback of its context would keep it.
+
+    Raises:
+        Overloaded: If its party has as many as it may.
+    """
+    if not shares.take(party):
+        raise Overloaded("too many calls are open (limits.max_connections); end some, or ask again later")
+    task: Any = asyncio.current_task()
+    task.add_done_callback(lambda _: shares.give_back(party))
 
 
 def _read(data: bytes, kind: Any) -> Any:
