@@ -94,7 +94,8 @@ class LimitsSettings(Section):
     max_connections: int = Field(
         1000,
         ge=1,
-        description="Most connections, and as many again of gRPC; beyond, the one that is idle longest is closed.",
+        description="Most connections, and as many again of gRPC; beyond, the one that is idle longest is closed, of "
+        "gRPC the new one refused.",
     )
     max_header_bytes: int = Field(32 * 2**10, ge=1024, description="Most bytes in the head of a request.")
     max_headers: int = Field(100, ge=8, description="Most headers of a request.")
@@ -102,7 +103,8 @@ class LimitsSettings(Section):
         10.0,
         gt=0,
         allow_inf_nan=False,
-        description="How long a connection may take to send the head of a request; its handshake of TLS has as long.",
+        description="How long a connection may take to send the head of a request; its handshake of TLS has as long, and "
+        "one of gRPC that is idle.",
     )
     body_timeout_s: float = Field(
         30.0, gt=0, allow_inf_nan=False, description="How long a request may take to send its body."

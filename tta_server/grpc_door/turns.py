@@ -71,7 +71,8 @@ class Turns:
         called = asyncio.get_running_loop().create_future()
         self._line.join(party, called)
         for reading, begun_s in self._begun.items():
-            reading.reschedule(begun_s + self._turn_s())
+            if not reading.expired():
+                reading.reschedule(begun_s + self._turn_s())
         try:
             await called
         except asyncio.CancelledError:

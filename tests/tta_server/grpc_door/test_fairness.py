@@ -10,7 +10,7 @@ import pytest
 
 from load_tests import http2
 from tests.tta_server.grpc_door.test_door import answering
-from tta_server.errors import Unauthorized
+from tta_server.errors import TooSlow, Unauthorized
 from tta_server.grpc_door import door as doors
 from tta_server.grpc_door.door import Door
 from tta_server.grpc_door.messages import HEALTH, INFERENCE, message
@@ -167,6 +167,25 @@ def test_one_who_hangs_up_while_he_waits_takes_nobodys_turn():
         return order
 
     assert asyncio.run(taken()) == ["d", "last"]
+
+
+def test_those_who_wait_while_somebody_gives_way_lose_no_turn():
+    async def raised() -> set[type]:
+        turns = Turns(2, LONG_S, 0.05, 0.05)
+
+        async def take(held_s: float) -> None:
+            async with turns.turn(Party("a", "a")):
+                await asyncio.sleep(held_s)
+
+        silent, others = [asyncio.create_task(take(LONG_S)) for _ in range(10)], []
+        while not all(each.done() for each in silent):  # at every moment, also while one is told to give way
+            others.append(asyncio.create_task(take(0)))
+            await asyncio.sleep(0.0001)
+        found = await asyncio.gather(*silent, *others, return_exceptions=True)
+        async with turns.turn(Party("b", "b")), turns.turn(Party("c", "c")):
+            return {type(each) for each in found if each is not None}
+
+    assert asyncio.run(raised()) == {TooSlow}
 
 
 def test_there_is_always_room_for_one_party_more():
