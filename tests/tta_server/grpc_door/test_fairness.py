@@ -63,7 +63,9 @@ async def code_of(address: str, path: str, data: bytes = b"", key: str = "", pat
 
 @pytest.mark.parametrize("path", [CHECK, LIVE])
 def test_calls_without_a_message_keep_no_probe_waiting(path, monkeypatch):
-    monkeypatch.setattr(doors, "_OPEN_S", LONG_S if path == LIVE else 0.2)  # nobody's turn is waited for
+    if path == LIVE:  # no turn is waited for
+        monkeypatch.setattr(doors, "_OPEN_S", LONG_S)
+        monkeypatch.setattr(doors, "_OPEN_LEAST_S", LONG_S)
 
     async def asked() -> str:
         async with opened() as address:
