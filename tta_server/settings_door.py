@@ -103,8 +103,8 @@ class LimitsSettings(Section):
         10.0,
         gt=0,
         allow_inf_nan=False,
-        description="How long a connection may take to send the head of a request; its handshake of TLS has as long, and "
-        "one of gRPC that is idle.",
+        description="How long a connection may take to send the head of a request; its handshake of TLS has as long, "
+        "and an idle one of gRPC.",
     )
     body_timeout_s: float = Field(
         30.0, gt=0, allow_inf_nan=False, description="How long a request may take to send its body."
