@@ -34,16 +34,25 @@ class Replica:
         self._port, self._grpc_port = free_ports(self._host)
         self.address, self.grpc = f"{self._host}:{self._port}", f"{self._host}:{self._grpc_port}"
         self._folder = folder
+        self._place = folder / f"{self.name}.place"  # its own way to what all share
         self._process = None
+
+    def reaches(self, target: str) -> None:
+        """Have its way to the storage lead to a file or folder beside it, at one moment."""
+        other = self._place.with_suffix(".other")
+        other.symlink_to(self._folder / target)
+        other.replace(self._place)
 
     def start(self) -> None:
         from tests.replicas.replica import run
 
         log = self._folder / f"{self.name}.log"
+        (self._folder / "store").mkdir(exist_ok=True)
+        self.reaches("store")
         settings = {
             "server": {"host": self._host, "port": self._port, "grpc_port": self._grpc_port, "drain_s": 2.0},
             "storage": {
-                "url": str(self._folder / "store"),
+                "url": str(self._place),
                 "shared": True,
                 "replica": self.name,
                 "peers": "1",

@@ -275,6 +275,58 @@ def test_a_server_whose_storage_says_nothing_is_not_ready_until_it_has_answered(
     assert (shown, metric(client, 'tta_ready{model="glyphs"}')) == (0, 1)
 
 
+def test_a_server_whose_storage_fails_is_not_ready_until_a_look_finds_it_well_though_nobody_asks(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("tta_server.storage.silence._LOOK_EVERY_S", 0.01)
+    place, there, file = tmp_path / "place", tmp_path / "there", tmp_path / "file"
+    there.mkdir()
+    file.write_bytes(b"")
+    place.symlink_to(there)
+    with sharing(place) as (client, _):
+        infer(client, "failing", glyph_images(0, 1))
+        leads(place, file)  # as a mount that went away: every look raises an OSError
+
+        until(lambda: client.get("/v2/health/ready").status_code == 503)
+        says = client.get("/v2/health/ready").json()["error"]
+        refused = client.post(INFER, content=body(glyph_images(0, 1)), headers={"X-Stream-Id": "failing"})
+        listed = client.post("/v2/repository/index").json()[0]
+        leads(place, there)
+
+        until(lambda: client.get("/v2/health/ready").status_code == 200)
+        assert infer(client, "failing", glyph_images(0, 1))
+    assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
+    assert says.startswith("the storage cannot be asked: [Errno 20]")
+    assert (listed["state"], listed["reason"]) == ("UNAVAILABLE", says)
+    assert f"{says}; requests about streams are refused" in caplog.text
+    assert f"the storage answers again; before, {says}" in caplog.text
+
+
+def leads(place: Path, to: Path) -> None:
+    """Have a link lead elsewhere, at one moment."""
+    other = place.with_name("other")
+    other.symlink_to(to)
+    other.replace(place)
+
+
+def test_what_fails_about_one_stream_leaves_a_server_ready(tmp_path, monkeypatch):
+    looks, look = [], Owners.look
+    monkeypatch.setattr("tta_server.storage.silence._LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(Owners, "look", lambda owners: looks.append(look(owners)))
+    damaged = tmp_path / "streams/damaged"
+    damaged.mkdir(parents=True)
+    (damaged / "owner-00000001").write_bytes(b"no record")
+    with sharing(tmp_path) as (client, _):
+        refused = client.post(INFER, content=body(glyph_images(0, 1)), headers={"X-Stream-Id": "damaged"})
+        seen = len(looks)
+        until(lambda: len(looks) > seen + 2)
+
+        assert refused.status_code == 503
+        assert "is damaged" in refused.json()["error"]
+        assert client.get("/v2/health/ready").status_code == 200
+        assert infer(client, "whole", glyph_images(0, 1))
+
+
 def test_what_would_take_a_stream_from_the_server_that_has_it_is_refused(servers, store):
     client = servers[0]
     content = body(glyph_images(0, 1))

@@ -144,7 +144,7 @@ def _object(body: bytes) -> dict[str, Any]:
 
 def _entry(models: Roster, name: str) -> dict[str, str]:
     served = models.get(name)
-    trouble = served.engine.trouble() if served else "unloaded"
+    trouble = served.trouble() if served else "unloaded"
     return {"name": name, "version": VERSION, "state": "UNAVAILABLE" if trouble else "READY", "reason": trouble}
 
 

@@ -119,6 +119,8 @@ class Served:
         if self.webhook:
             self.webhook.start()
         self.engine.start()
+        if self.tenure:
+            self.tenure.watch()
 
     def finish(self, why: str = "the server is stopping") -> None:
         """Answer what waits, refuse what comes, and write what is not written; a second time changes nothing.

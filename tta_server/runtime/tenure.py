@@ -93,13 +93,21 @@ class Tenure:
         self._silent_until_s: dict[str, float] = {}  # by address: so long it is not asked again
         self._silence: dict[str, asyncio.Future[None]] = {}  # done when somebody has waited there in vain
         self._silence_of_storage = Silence()
-        self._secret = store.secret()
+        self._secret = store.owners.secret()
         self._finished = finished
         # Apart from the threads that look who has a stream: who is asked may be dead, and is waited for.
         self._takers = ThreadPoolExecutor(_TAKERS, "take")
 
+    def watch(self) -> None:
+        """Begin to look whether the storage can be asked, until everything was written for the last time."""
+        silence, files = self._silence_of_storage, self._store.files
+        looks = silence.look, (self._finished, self._store.owners.look, files.look_every_s)
+        says = silence.watch, (self._finished, "requests about streams are refused")
+        for work, about in (looks, says):
+            threading.Thread(target=work, args=about, name="tenure's watch", daemon=True).start()
+
     def trouble(self) -> str:
-        """Return why nobody's request would be answered, or an empty string: while the storage does not answer."""
+        """Return why nobody's request would be answered, or an empty string: while the storage cannot be asked."""
         return self._silence_of_storage.trouble
 
     async def answer(self, name: str, ask: Callable[[], Awaitable[T]], opening: bool, changing: bool) -> T:

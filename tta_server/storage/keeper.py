@@ -66,7 +66,8 @@ class Keeper:
         for name in self._store.unerased:
             self._pending.erase(name, 0, Future())
         self._thread.start()
-        threading.Thread(target=self._silence.watch, args=(self._ended,), name="keeper's watch", daemon=True).start()
+        about = self._ended, "what is to be kept waits in memory"
+        threading.Thread(target=self._silence.watch, args=about, name="keeper's watch", daemon=True).start()
 
     @property
     def shared(self) -> bool:

@@ -11,6 +11,7 @@ A stream that is erased keeps its newest record: `floor` says from which generat
 """
 
 import json
+import secrets
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
@@ -24,6 +25,8 @@ VERSIONS_PER_GENERATION: Final = 10**6
 """An owner of a stream begins at least so many versions after the one before, who may have answered unsaved ones."""
 
 _PREFIX = "owner-"
+_SECRET = "secret"  # noqa: S105 (its name)
+_NOBODY = "nobody"  # one stream is as good as another
 
 
 class LostError(OSError):
@@ -61,6 +64,20 @@ class Owners:
         self._replica = replica
         self._address = address
         self._floors: dict[str, int] = {}  # of streams that this server has had, where that is not 0
+
+    def secret(self) -> str:
+        """Return what only those know who share the place; the first who asks makes it up."""
+        self._files.create(_SECRET, secrets.token_hex(32).encode())
+        return self._files.read(_SECRET).decode()
+
+    def look(self) -> None:
+        """Do nothing if the place can be asked whose streams are; the record of one that is damaged is no matter.
+
+        Raises:
+            OSError: If it cannot.
+        """
+        self._files.listing("")  # that nobody has a folder of his own, a network's file system may know from before
+        self._generations(_NOBODY)
 
     def newest(self, stream: str) -> Ownership | None:
         """Return the record that counts, or None if nobody ever had the stream.

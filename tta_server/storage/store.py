@@ -17,7 +17,6 @@ import errno
 import hashlib
 import logging
 import re
-import secrets
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -44,7 +43,6 @@ from tta_server.storage.removal import ERASED, domains_of, erase, erase_older, e
 log = logging.getLogger(__name__)
 
 _DIGEST = re.compile(r"[0-9a-f]{16,64}")
-_SECRET = "secret"  # noqa: S105 (its name)
 _TURNS = 64  # names that share a lock wait for one another without need, which costs next to nothing
 _INPUTS = "inputs"
 
@@ -152,11 +150,6 @@ class Store:
             except OSError as error:
                 log.warning("what was erased of '%s' is still there: %s", stream, error)
         return mine.generation, there, domains_of(self.files, stream)
-
-    def secret(self) -> str:
-        """Return what only those know who share the place; the first who asks makes it up."""
-        self.files.create(_SECRET, secrets.token_hex(32).encode())
-        return self.files.read(_SECRET).decode()
 
     def names(self) -> list[str]:
         """Return the streams that a state or snapshot is kept of, sorted."""
