@@ -1,8 +1,15 @@
 """The server: HTTP, engine, streams, telemetry, evaluation and the command line."""
 
-from importlib.metadata import PackageNotFoundError, version
+__version__: str
 
-try:
-    __version__ = version("tta-server")
-except PackageNotFoundError:  # a source folder on a machine where nothing was installed
-    __version__ = "0"
+
+def __getattr__(name: str) -> str:
+    """Return the version when somebody asks: to look it up takes longer than all else that a command begins with."""
+    if name != "__version__":
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("tta-server")
+    except PackageNotFoundError:  # a source folder on a machine where nothing was installed
+        return "0"

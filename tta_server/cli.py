@@ -6,6 +6,7 @@ Commands are serve, ready, config, models, inspect, calibrate, evaluate, export,
 # What takes seconds to import, torch above all, is imported by the commands that need it; so is what only
 # a server has, for `streams` and `report` work where that is not installed.
 import argparse
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tta_server import __version__
 from tta_server.plain import plain_lines
+from tta_server.signals import interrupt_again
 
 if TYPE_CHECKING:
     from tta_server.settings import Settings
@@ -26,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     typed = sys.argv[1:] if arguments is None else arguments
     try:
         options = _parser(typed).parse_args(typed)  # imports what the command needs
+        if options.needs:
+            importlib.import_module(options.needs)
+        interrupt_again()
         return int(options.run(options))
     except (ValueError, OSError) as error:
         print(f"tta-server: {plain_lines(str(error))}", file=sys.stderr)
@@ -39,6 +44,7 @@ def _parser(typed: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tta-server", description="Serve a vision model that adapts while it answers."
     )
+    parser.set_defaults(needs="")  # a module that takes long to import, and is not needed for its options
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True)
     for name, (summary, complete) in _COMMANDS.items():
@@ -50,7 +56,7 @@ def _parser(typed: Sequence[str]) -> argparse.ArgumentParser:
 
 def _serve(parser: argparse.ArgumentParser) -> None:
     _configuration(parser)
-    parser.set_defaults(run=_run_serve)
+    parser.set_defaults(run=_run_serve, needs="tta_server.serve")
 
 
 def _ready(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +70,7 @@ def _config(parser: argparse.ArgumentParser) -> None:
 
 
 def _models(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=_run_models)
+    parser.set_defaults(run=_run_models, needs="tta_server.models.sources")
 
 
 def _inspect(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +91,7 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
     from tta_server.evaluate import evaluate_command
 
     evaluate_command.add_arguments(parser)
-    parser.set_defaults(run=evaluate_command.run)
+    parser.set_defaults(run=evaluate_command.run, needs="tta_server.evaluate.campaign")
 
 
 def _export(parser: argparse.ArgumentParser) -> None:

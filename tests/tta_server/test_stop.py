@@ -1,6 +1,8 @@
 """How a server ends: what it has learnt is written, and where that cannot be, its exit status says so."""
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,21 @@ from tests.tta_server.calls import UNGUARDED, glyph_images, infer
 from tta_server.storage.store import Store
 
 STOP_WITHIN_S = 60
+# A server to which a signal comes while it imports torch.
+IMPORTING = """
+import importlib.abc, signal, sys
+from tta_server.__main__ import main
+
+class Signals(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            assert signal.getsignal(NUMBER) not in (signal.SIG_DFL, signal.default_int_handler)
+            signal.raise_signal(NUMBER)
+
+sys.meta_path.insert(0, Signals())
+sys.argv = ["tta-server", "serve", "--port", "0"]
+sys.exit(main())
+"""
 
 
 def config(folder: Path) -> dict:
@@ -35,6 +52,29 @@ def test_what_is_learnt_is_written_before_the_end(tmp_path, number):
 
     assert Store(str(tmp_path / "kept")).names() == ["camera"]
     assert "stopped" in (tmp_path / "server.log").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_server_that_still_imports_is_ended_by_a_signal_without_a_word(number):
+    ended = importing(number)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-number, "", "")
+
+
+def test_the_first_process_of_a_container_is_ended_while_it_imports():
+    apart = ("unshare", "--pid", "--fork")
+    allowed = subprocess.run([*apart, "true"], capture_output=True, check=False).returncode == 0
+
+    ended = importing(signal.SIGTERM, *(apart if allowed else ()))
+
+    assert ended.returncode == (128 + signal.SIGTERM if allowed else -signal.SIGTERM)
+    assert ended.stderr == ""
+
+
+def importing(number: signal.Signals, *before: str) -> "subprocess.CompletedProcess[str]":
+    """Have a server end that a signal reaches while it imports torch; `before` begins its command line."""
+    command = [*before, sys.executable, "-c", IMPORTING.replace("NUMBER", f"signal.{number.name}")]
+    return subprocess.run(command, capture_output=True, text=True, timeout=STOP_WITHIN_S, check=False)
 
 
 def test_a_hangup_that_whoever_starts_the_server_has_it_ignore_stays_ignored(tmp_path):
