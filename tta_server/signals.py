@@ -1,7 +1,7 @@
 """What a signal does until a command sees to it: it ends the process.
 
-In the middle of an import an exception may be lost or come out as another, so none is raised there. And the first process
-of a container has nothing but its own handlers: without one, SIGTERM does nothing to it.
+In the middle of an import an exception may be lost or come out as another, so none is raised there. And the first
+process of a container has nothing but its own handlers: without one, SIGTERM does nothing to it.
 """
 
 import os
