@@ -12,15 +12,20 @@ import pytest
 
 from tests.k8s.expressions import metrics_of
 from tests.k8s.manifests import Rendered
+from tests.pages import ROOT
 from tests.replicas.balancer import CONFIG
 from tta_server.app import build
+from tta_server.grpc_door.door import DRAIN_S
+from tta_server.runtime.served import FINISH_S
 from tta_server.serve import _DRAIN_S
 from tta_server.settings import Settings
 from tta_server.settings_file import load_settings
-from tta_server.storage.keeper import Keeper
 from tta_server.telemetry.closed_sets import Stage
+from tta_server.telemetry.webhook import Webhook
 
 AT_REST_MIB = 633  # the most that BENCHMARKS.md has of a server of the embedded model
+ENDING_S = 5  # of the process, once everything is written
+STATEFUL_SETS = (ROOT / "k8s/base/stateful-set.yaml", ROOT / "k8s/components/replicas/stateful-set.yaml")
 PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 
 
@@ -131,12 +136,14 @@ def test_streams_leave_memory_for_the_model_and_all_that_requests_may_take(deplo
 
 
 def test_the_grace_period_covers_the_pause_the_drain_and_the_save(deployed, settings):
-    save_s = inspect.signature(Keeper.close).parameters["timeout_s"].default
+    webhooks_s = inspect.signature(Webhook.close).parameters["timeout_s"].default
     for way in deployed:
         pause_s = way.container()["lifecycle"]["preStop"]["sleep"]["seconds"]
         assert pause_s > 0
-        drain_s = settings(way).server.drain_s + _DRAIN_S
-        assert pause_s + drain_s + save_s + 10 <= way.pod()["terminationGracePeriodSeconds"]
+        answers_s = settings(way).server.drain_s + _DRAIN_S + DRAIN_S
+        whole_s = pause_s + answers_s + FINISH_S + webhooks_s
+        assert whole_s + ENDING_S <= way.pod()["terminationGracePeriodSeconds"]
+        assert f": {whole_s:.0f} s, and some to end." in STATEFUL_SETS[way.most_replicas() > 1].read_text()
 
 
 def test_the_image_is_the_packages_version_and_no_label_says_so_of_an_image_of_ones_own(deployed, base):

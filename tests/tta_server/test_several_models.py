@@ -20,8 +20,9 @@ from tta_server.app import build, make_app, open_storage
 from tta_server.models import Model, Preprocess
 from tta_server.runtime.assemble import make_served
 from tta_server.runtime.roster import Roster
-from tta_server.runtime.served import Served
+from tta_server.runtime.served import FINISH_S, Served
 from tta_server.settings_file import load_settings
+from tta_server.storage.keeper import Keeper
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +109,37 @@ def test_a_server_is_as_well_as_the_worst_of_its_models(broken):
 
     assert before == [200, 200, 200]
     assert after == [503, *(503 if name == broken else 200 for name in LABELS)]
+
+
+def test_models_are_stopped_side_by_side_and_the_storage_has_what_time_the_answers_leave(monkeypatch):
+    together, close, given = threading.Barrier(len(LABELS)), Keeper.close, []
+
+    def closes(keeper: Keeper, timeout_s: float) -> bool:
+        given.append(timeout_s)
+        together.wait(60)  # as two that hang: none is waited for before the next is begun
+        return close(keeper, timeout_s)
+
+    async def stopped() -> None:
+        async with serving():
+            monkeypatch.setattr(Keeper, "close", closes)
+
+    asyncio.run(stopped())
+
+    assert len(given) == len(LABELS)
+    assert all(each <= FINISH_S for each in given)
+
+
+def test_a_stop_does_not_wait_for_ever_until_a_model_is_loaded(monkeypatch):
+    monkeypatch.setattr("tta_server.runtime.roster.FINISH_S", 0.01)
+
+    async def stopped() -> list[bool]:
+        async with serving() as (_, served):
+            models = Roster(served)
+            with models._changing:
+                await asyncio.to_thread(models.stop)
+            return [each.finished.is_set() for each in served.values()]
+
+    assert asyncio.run(stopped()) == [True, True]
 
 
 def test_an_unknown_model_is_told_which_there_are():

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _INSPECT_EVERY_S = 30.0
 _STOP_WITHIN_S = 10.0
+_STOP_MOST_S = 15.0  # what is left of `FINISH_S` is for the storage
 _LOOK_EVERY_S = 0.02
 _QUIET_TURNS = 3  # of an event loop, in which no request came; each takes microseconds
 
@@ -92,7 +93,7 @@ class Engine:
         """Refuse new requests, answer those that wait, and end the device thread.
 
         Args:
-            within_s: How long one piece of work is waited for; what waits behind one that takes longer is not answered.
+            within_s: How long one piece of work is waited for, all `_STOP_MOST_S`; what waits behind is not answered.
             why: What new requests hear.
 
         Returns:
@@ -104,7 +105,8 @@ class Engine:
             self._changed.notify()
         if self._thread.ident is None:
             return True
-        while self._thread.is_alive() and self._pulse.busy_s(begun_s) < within_s:
+        end_s = begun_s + max(within_s, _STOP_MOST_S)
+        while self._thread.is_alive() and self._pulse.busy_s(begun_s) < within_s and time.monotonic() < end_s:
             if self._steps.state == "busy" and self._steps.pulse.busy_s(begun_s) >= within_s:
                 log.critical("a step does not end and is left behind; its streams stay as they are")
                 self._steps.leave()

@@ -5,11 +5,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, ValuesView
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import MappingProxyType
 
 from tta_server.errors import Conflict, NotFound
-from tta_server.runtime.served import Served
+from tta_server.runtime.served import FINISH_S, Served
 from tta_server.telemetry.log_format import fields
 from tta_server.telemetry.metrics import Metrics
 
@@ -73,10 +74,21 @@ class Roster(Mapping[str, Served]):
             raise
 
     def stop(self) -> None:
-        """Stop every model, once none is being loaded or unloaded."""
-        with self._changing:
-            for each in self.values():
-                each.stop()
+        """Stop all models, side by side: one that hangs takes no time from another.
+
+        One that is being unloaded is waited for; one that is being loaded for no longer than any takes to stop, for it
+        has nothing to lose.
+        """
+        end_s = time.monotonic() + FINISH_S
+        with ThreadPoolExecutor(len(self._loaded), "stop") as stopping:
+            for stopped in [stopping.submit(each.stop) for each in self.values()]:
+                stopped.result()
+        if self._changing.acquire(timeout=max(0.0, end_s - time.monotonic())):
+            try:
+                for each in self.values():  # one was loaded meanwhile; those that are stopped stay so
+                    each.stop()
+            finally:
+                self._changing.release()
 
     @property
     def lost(self) -> bool:

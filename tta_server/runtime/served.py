@@ -2,9 +2,10 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from tta_server.errors import NotFound
 from tta_server.models import Model
@@ -23,6 +24,9 @@ from tta_server.streams.methods import Methods
 from tta_server.streams.registry import Registry
 from tta_server.telemetry.metrics import Metrics
 from tta_server.telemetry.webhook import Webhook
+
+FINISH_S: Final = 25.0
+"""How long it takes at most until everything is answered and written, or given up."""
 
 T = TypeVar("T")
 
@@ -125,14 +129,17 @@ class Served:
     def finish(self, why: str = "the server is stopping") -> None:
         """Answer what waits, refuse what comes, and write what is not written; a second time changes nothing.
 
+        All of it within `FINISH_S`, whatever hangs.
+
         Args:
             why: What new requests hear.
         """
         if self.finished.is_set():
             return
+        end_s = time.monotonic() + FINISH_S
         if self.engine.stop(why=why) and self.storage.durable:
             self.commands.save()  # also what no step has written: the guard's memory, images that wait
-        self.storage.keeper.close()
+        self.storage.keeper.close(end_s - time.monotonic())
         self.finished.set()
 
     def stop(self, why: str = "the server is stopping") -> None:

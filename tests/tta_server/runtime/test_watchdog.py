@@ -110,6 +110,17 @@ def test_stopping_does_not_wait_for_what_never_ends_and_tells_those_who_wait(wor
                     future.result(0)
 
 
+def test_stopping_does_not_wait_for_one_piece_of_work_after_another_without_end(monkeypatch):
+    monkeypatch.setattr("tta_server.runtime.engine._STOP_MOST_S", SOON_S)
+    with stuck("forward", stuck_after_s=0) as (engine, _adapter):
+        asked = submit(engine, "door", rows(1))
+        monkeypatch.setattr(engine._pulse, "busy_s", lambda _since_s: 0.0)  # as if each piece had just begun
+
+        assert not engine.stop(within_s=SOON_S)
+        with pytest.raises(NotReady, match="stopping"):
+            asked.result(0)
+
+
 def test_stopping_waits_as_long_as_something_moves_on():
     with stuck("forward", stuck_after_s=0) as (engine, adapter):
         waiting = [submit(engine, "door", rows(1, seed)) for seed in range(5)]
