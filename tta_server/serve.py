@@ -3,11 +3,14 @@
 import asyncio
 import gc
 import logging
+import os
 import resource
 import signal
 import socket
 import ssl
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -24,6 +27,7 @@ from tta_server.api.responses import SECURITY_HEADERS
 from tta_server.api.websites import OwnPages
 from tta_server.app import Service, build, turned_away, use_threads
 from tta_server.runtime.memory import share_arenas
+from tta_server.runtime.roster import Roster
 from tta_server.settings import Settings
 from tta_server.settings_door import ServerSettings
 from tta_server.start import start_facts, start_table
@@ -32,6 +36,7 @@ from tta_server.telemetry.log_format import fields, write_log
 log = logging.getLogger(__name__)
 
 _DRAIN_S = 20  # below the 30 s that container platforms give by default
+_END_S = 3.0
 _OTHER_FILES = 256  # libraries, weights, states, the device
 
 
@@ -100,6 +105,7 @@ class _Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
+        self._models = service.models
         self._served = service.served
         self._drain_s = service.settings.server.drain_s
         self._handshake_s = service.settings.limits.header_timeout_s
@@ -130,6 +136,16 @@ class _Server(uvicorn.Server):
         if self._served.tenure:
             await asyncio.to_thread(self._served.finish)
         await super().shutdown(sockets)
+        threading.Thread(target=_leave_behind, args=(self._models,), name="end", daemon=True).start()
+
+
+def _leave_behind(models: Roster) -> None:
+    """End the process though a thread still waits for a storage that hangs: Python would wait for it for ever."""
+    time.sleep(_END_S)
+    left = sum(not each.daemon for each in threading.enumerate() if each is not threading.main_thread())
+    if left:
+        log.warning("stopped; %d threads that do not end are left behind", left)
+        os._exit(int(models.lost))
 
 
 def _say_start(settings: Settings, model: str, facts: Mapping[str, str]) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.server import Running, running
-from tests.tta_server.calls import UNGUARDED, glyph_images, infer
+from tests.server import START_WITHIN_S, Running, running
+from tests.tta_server.calls import UNGUARDED, glyph_images, infer, until
 from tta_server.storage.store import Store
 
 STOP_WITHIN_S = 60
@@ -26,6 +26,37 @@ class Signals(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Signals())
 sys.argv = ["tta-server", "serve", "--port", "0"]
 sys.exit(main())
+"""
+# A server of several that is asked for a stream, and whose storage does not say whose it is.
+HANGING = """
+import sys, threading, time, urllib.request
+from tta_server import serve
+from tta_server.models.glyphs import images
+from tta_server.runtime import served
+from tta_server.settings_file import load_settings
+from tta_server.storage.owners import Owners
+from tests.replicas.load import png
+
+def hangs(*about):
+    print("is waited for", flush=True)
+    threading.Event().wait()
+
+def ask(server):
+    began = server.startup
+    async def startup(sockets):
+        await began(sockets)
+        url = "http://127.0.0.1:%d/predict" % sockets[0].getsockname()[1]
+        asked = urllib.request.Request(url, png(images("test")[0][0]))
+        threading.Thread(target=urllib.request.urlopen, args=(asked,), daemon=True).start()
+    server.startup = startup
+    return server
+
+Owners.owns, made = hangs, serve._Server
+serve._DRAIN_S = served.FINISH_S = 1
+serve._END_S = 0.1
+serve._Server = lambda *about: ask(made(*about))
+storage = {"url": sys.argv[1], "shared": True, "replica": "a"}
+serve.serve(load_settings(None, {"server": {"port": 0}, "storage": storage, "domains": {"max": 1}}))
 """
 
 
@@ -75,6 +106,21 @@ def importing(number: signal.Signals, *before: str) -> "subprocess.CompletedProc
     """Have a server end that a signal reaches while it imports torch; `before` begins its command line."""
     command = [*before, sys.executable, "-c", IMPORTING.replace("NUMBER", f"signal.{number.name}")]
     return subprocess.run(command, capture_output=True, text=True, timeout=STOP_WITHIN_S, check=False)
+
+
+def test_a_server_whose_storage_hangs_is_ended_though_a_request_still_waits_for_it(tmp_path):
+    log = tmp_path / "server.log"
+    with log.open("w") as out:
+        server = subprocess.Popen([sys.executable, "-c", HANGING, str(tmp_path / "kept")], stdout=out, stderr=out)
+    try:
+        until(lambda: "is waited for" in log.read_text(), START_WITHIN_S)
+        server.send_signal(signal.SIGTERM)
+
+        assert server.wait(STOP_WITHIN_S) == 1  # the answer to the request opened a stream
+    finally:
+        server.kill()
+        server.wait()
+    assert "that do not end are left behind" in log.read_text()
 
 
 def test_a_hangup_that_whoever_starts_the_server_has_it_ignore_stays_ignored(tmp_path):
