@@ -250,7 +250,7 @@ class Keeper:
                 self._round()
             except Exception as error:  # a remote store raises what it likes
                 with self._changed:
-                    self._rounds.fail(error)
+                    self._rounds.fail(error, hurry=self._hurry > 0)
             else:
                 with self._changed:
                     self._rounds.succeed(hurry=self._hurry > 0, whole=not self._closed)

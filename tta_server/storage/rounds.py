@@ -47,12 +47,14 @@ class Rounds:
         self.succeeded_s = time.monotonic()
         self.due_s = 0.0 if hurry else self.succeeded_s + self._interval_s
 
-    def fail(self, error: Exception) -> None:
-        """Note that a round failed; logged when the reason is another than before."""
+    def fail(self, error: Exception, hurry: bool) -> None:
+        """Note that a round failed; logged when the reason is another than before. In a `hurry` the next is soon."""
         trouble = str(error) or type(error).__name__
         if trouble != self.trouble:
             log.error("states cannot be kept and stay in memory until they can: %s", trouble)
         self.trouble = trouble
         self.failures += 1
-        self.due_s = time.monotonic() + min(self._retry_s * 2**self._failed_in_a_row, _LONGEST_WAIT_S)
+        self.due_s = time.monotonic() + min(
+            self._retry_s * 2 ** (0 if hurry else self._failed_in_a_row), _LONGEST_WAIT_S
+        )
         self._failed_in_a_row = min(self._failed_in_a_row + 1, 16)

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from tests.tta_server.calls import until
 from tests.tta_server.storage.keepers import SOON_S, Slow, Watched
 from tta_server.storage.audit import Audit, Entry
 from tta_server.storage.keeper import Keeper
@@ -84,6 +85,25 @@ def test_closing_ends_though_the_disk_hangs(store, caplog):
     assert closed == [False]
     assert "the newest states of 1 streams are lost: out of time" in caplog.text
     store.go_on.set()
+
+
+def test_a_disk_that_has_failed_for_long_is_tried_again_and_again_at_the_end(store):
+    keeper = Keeper(store, Watched(store), interval_s=0, retry_s=0.001)
+    keeper._rounds._failed_in_a_row = 16  # the next wait would be longer than anybody has
+    keeper.start()
+    store.full = True
+    keeper.save("camera", 1, lambda: b"one")
+    until(lambda: keeper.failures == 1)
+    closed: list[bool] = []
+    closer = threading.Thread(target=lambda: closed.append(keeper.close(SOON_S)))
+    closer.start()
+    until(lambda: keeper.failures > 2)
+
+    store.full = False
+
+    closer.join()
+    assert closed == [True]
+    assert store.load("camera") == b"one"
 
 
 class Hung:
