@@ -291,10 +291,12 @@ def test_a_server_whose_storage_fails_is_not_ready_until_a_look_finds_it_well_th
         says = client.get("/v2/health/ready").json()["error"]
         refused = client.post(INFER, content=body(glyph_images(0, 1)), headers={"X-Stream-Id": "failing"})
         listed = client.post("/v2/repository/index").json()[0]
+        counted = metric(client, "tta_ready")
         leads(place, there)
 
         until(lambda: client.get("/v2/health/ready").status_code == 200)
         assert infer(client, "failing", glyph_images(0, 1))
+        assert (counted, metric(client, "tta_ready")) == (0, 1)
     assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
     assert says.startswith("the storage cannot be asked: [Errno 20]")
     assert (listed["state"], listed["reason"]) == ("UNAVAILABLE", says)
