@@ -1,11 +1,11 @@
 """The part of the configuration that is about the front door: where the server listens, and what it takes from whom."""
 
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from tta_server.addresses import network_of
 from tta_server.validation import is_number
 
 
@@ -85,7 +85,7 @@ class ServerSettings(Section):
     @field_validator("trusted_proxies")
     @classmethod
     def _are_networks(cls, proxies: list[str]) -> list[str]:
-        return [str(ip_network(each)) for each in proxies]
+        return [str(network_of(each)) for each in proxies]
 
 
 class LimitsSettings(Section):
@@ -94,8 +94,13 @@ class LimitsSettings(Section):
     max_connections: int = Field(
         1000,
         ge=1,
+<<<<<<< HEAD
         description="Most connections, and as many again of gRPC; beyond, the one that is idle longest is closed, of "
         "gRPC the new one refused.",
+=======
+        description="Most connections, and as many again of gRPC; beyond, the one that is idle, or else waited for, "
+        "longest is closed.",
+>>>>>>> b0ca71c (What a proxy says is an address or nothing, and one address has one form, by IPv4 or IPv6)
     )
     max_header_bytes: int = Field(32 * 2**10, ge=1024, description="Most bytes in the head of a request.")
     max_headers: int = Field(100, ge=8, description="Most headers of a request.")

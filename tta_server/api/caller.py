@@ -1,10 +1,10 @@
 """Who calls, for a window, which one client may not fill, and for the audit log; and whether he still waits."""
 
 from collections.abc import Sequence
-from ipaddress import ip_address, ip_network
 
 from fastapi import Request
 
+from tta_server.addresses import Address, address_of, network_of
 from tta_server.api.permission import key_of
 from tta_server.errors import BadRequest
 from tta_server.runtime.desk import Who
@@ -28,7 +28,7 @@ class Callers:
             trusted_proxies: Their addresses or networks.
         """
         self._client_header = client_header
-        self._proxies = [ip_network(each) for each in trusted_proxies]
+        self._proxies = [network_of(each) for each in trusted_proxies]
 
     def client(self, request: Request) -> str:
         """Return who sent images."""
@@ -38,35 +38,34 @@ class Callers:
 
     def _address(self, request: Request) -> str:
         peer = request.client.host if request.client else ""
-        if not self._trusts(peer):
+        if not self._trusts(address_of(peer) if self._proxies else None):
             return peer
         if self._client_header:
             return _shown(request.headers.get(self._client_header, "")) or peer
         # Each proxy adds whom it was asked by: the last whom no proxy of ours is, is the client.
-        forwarded = [each.strip() for each in ",".join(request.headers.getlist("x-forwarded-for")).split(",")]
-        return next((_shown(each) for each in reversed(forwarded) if each and not self._trusts(each)), peer)
+        for each in reversed(",".join(request.headers.getlist("x-forwarded-for")).split(",")):
+            if (address := _address_in(each.strip())) is None and each.strip():
+                break  # who wrote that knows no address, and what stands before it may be anybody's
+            if address and not self._trusts(address):
+                return str(address)
+        return peer
 
     def who(self, request: Request, reason: str = "") -> Who:
         """Return who asks for a change, and why.
 
         Raises:
-            BadRequest: If the caller goes by the server's own name.
+            BadRequest: If he goes by the server's own name.
         """
         peer = request.client.host if request.client else ""
-        actor = _shown(request.headers.get("x-actor", "")) if self._trusts(peer) else ""
-        if actor.casefold() == _RESERVED:
-            raise BadRequest(f"X-Actor is '{actor}', which is what the audit log calls the server itself")
+        actor = _shown(request.headers.get("x-actor", "")) if self._trusts(address_of(peer)) else ""
+        name = actor or self.client(request) or "unknown"
+        if name.casefold() == _RESERVED:
+            raise BadRequest(f"who asks is called '{name}', which is what the audit log calls the server itself")
         request_id = request.scope.get("state", {}).get("request_id", "")
-        return Who(actor or self.client(request) or "unknown", reason, request_id)
+        return Who(name, reason, request_id)
 
-    def _trusts(self, address: str) -> bool:
-        if not self._proxies:
-            return False
-        try:
-            found = ip_address(address)
-        except ValueError:
-            return False
-        return any(found in each for each in self._proxies)
+    def _trusts(self, address: Address | None) -> bool:
+        return address is not None and any(address in each for each in self._proxies)
 
 
 def hung_up(request: Request) -> Gone:
@@ -77,6 +76,15 @@ def hung_up(request: Request) -> Gone:
             pass  # what is left of a form's body
 
     return wait
+
+
+def _address_in(entry: str) -> Address | None:
+    """Return the address that a proxy has written, some with a port: `192.0.2.1:4242`, `[2001:db8::1]:4242`."""
+    host, colon, port = entry.rpartition(":")
+    bracketed = entry.startswith("[")
+    if colon and port.isdecimal() and (host.endswith("]") if bracketed else ":" not in host):
+        entry = host
+    return address_of(entry[1:-1] if bracketed and entry.endswith("]") else entry)
 
 
 def _shown(text: str) -> str:

@@ -10,6 +10,8 @@ from urllib.parse import unquote
 
 import orjson
 
+from tta_server.addresses import host_of
+
 AsgiMessage = MutableMapping[str, Any]
 App = Callable[
     [AsgiMessage, Callable[[], Awaitable[AsgiMessage]], Callable[[AsgiMessage], Awaitable[None]]], Awaitable[None]
@@ -126,6 +128,6 @@ def _scope(asked: Asked, metadata: Iterable[tuple[str, str | bytes]], peer: str)
             *asked.headers,
             (b"content-length", str(sum(map(len, asked.body))).encode()),
         ],
-        "client": (host.strip("[]"), int(port)) if port.isdigit() else None,
+        "client": (host_of(host.strip("[]")), int(port)) if port.isdigit() else None,
         "state": {},
     }

@@ -3,6 +3,7 @@
 import pytest
 from starlette.requests import Request
 
+from tta_server.addresses import network_of
 from tta_server.api.caller import Callers
 from tta_server.errors import BadRequest
 from tta_server.runtime.desk import Who
@@ -37,7 +38,15 @@ def test_a_trusted_proxy_names_clients_in_the_configured_header():
         ("1.1.1.1, 192.0.2.1", "192.0.2.1"),  # what the client says itself stands first
         ("192.0.2.1, 10.1.1.1, 10.2.2.2", "192.0.2.1"),
         ("10.1.1.1", "10.0.0.7"),
-        ("camera", "camera"),
+        ("192.0.2.1:40000", "192.0.2.1"),
+        ("192.0.2.1, 10.1.1.1:80", "192.0.2.1"),
+        ("[2001:DB8::1]:40000, [::1]", "2001:db8::1"),
+        ("2001:db8:0::1", "2001:db8::1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("192.0.2.1, ::ffff:10.1.1.1", "192.0.2.1"),
+        ("camera", "10.0.0.7"),
+        ("192.0.2.1, camera", "10.0.0.7"),  # what a proxy says that knows no address is not looked behind
+        ("engine", "10.0.0.7"),
         (" , ", "10.0.0.7"),
     ],
 )
@@ -60,7 +69,17 @@ def test_an_actor_is_printable_and_short(sent, name):
     assert Callers("", PROXIES).who(request(x_actor=sent), "why") == Who(name, "why")
 
 
-@pytest.mark.parametrize("name", ["engine", "Engine", " en\x00gine "])
-def test_nobody_goes_by_the_servers_own_name(name):
+@pytest.mark.parametrize("name", ["engine", "Engine", " en\x00gine ", "engine\xa0"])
+@pytest.mark.parametrize("header", ["x_actor", "x_client"])
+def test_nobody_goes_by_the_servers_own_name(name, header):
     with pytest.raises(BadRequest, match="what the audit log calls the server itself"):
-        Callers("", PROXIES).who(request(x_actor=name))
+        Callers("X-Client", PROXIES).who(request(**{header: name}))
+
+
+@pytest.mark.parametrize("proxies", [PROXIES, ["::ffff:10.0.0.0/104"]])
+@pytest.mark.parametrize("peer", ["10.0.0.7", "::ffff:10.0.0.7"])
+def test_an_address_is_the_same_however_it_is_written(proxies, peer):
+    callers = Callers("", [str(network_of(each)) for each in proxies])
+    by_proxy = Request(request(x_forwarded_for="9.9.9.9").scope | {"client": (peer, 4242)})
+
+    assert callers.client(by_proxy) == "9.9.9.9"
