@@ -252,6 +252,11 @@ def _endless_body() -> Iterator[bytes]:
     yield from itertools.repeat(_CHUNK * 16, 1024)
 
 
+def _crumbs() -> Iterator[bytes]:
+    yield b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    yield b"1\r\na\r\n" * 350_000 + b"0\r\n\r\n"
+
+
 _EMPTY_CHUNK = struct.pack(">I4sI", 0, b"aaAa", 0)
 
 ATTACKS: Final = (
@@ -312,6 +317,7 @@ ATTACKS: Final = (
     Attack("a body behind a wish for another protocol", _sends(_upgrading, 32), (415,), "image"),
     Attack("heads of 50 MiB", _sends(_endless_header, 4, deaf=2), (431, 0), "max_header_bytes"),
     Attack("chunked bodies of 1 GiB", _sends(_endless_body, 4, deaf=2), (413, 0), "may have at most"),
+    Attack("bodies in 350,000 chunks of a byte", _sends(_crumbs, 8), (400,), "parts"),
     Attack("60 bodies held one byte short", _sends(_one_byte_short, 60), (429, 408), "max_receiving_bytes", 45),
     Attack("heads that drip", _sends(lambda: _dripping(_START + b"A: "), 32), (408,), "header_timeout_s"),
     Attack("bodies that drip", _sends(lambda: _dripping(head(_PREDICT, _MIB)), 32), (408,), "body_timeout_s", 45),

@@ -196,6 +196,7 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
         description=_DESCRIPTION,
         docs_url=None,  # FastAPI's pages load scripts from elsewhere; `page` has one that does not
         redoc_url=None,
+        redirect_slashes=False,  # to the host that the request names, whoever that is
         lifespan=lifespan,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # this server has its own of each
         generate_unique_id_function=responses.operation_id,
@@ -212,7 +213,8 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
     app.include_router(domains.router(models, callers))
     app.include_router(drift.router(models))
     app.include_router(strange.router(models))
-    app.include_router(hand_over.router(models))
+    if first.tenure is not None:
+        app.include_router(hand_over.router(first.tenure))
     app.include_router(audit.router(models))
     app.include_router(calibrate.router(models, callers))
     app.include_router(labels.router(models))
@@ -228,6 +230,7 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
         keyring=keyring,
         admin_port=settings.server.admin_port,
         model=first.name,
+        tenure=first.tenure,
         told=first.metrics.refused,
     )
     app.add_middleware(
@@ -241,12 +244,12 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
     return app
 
 
-def turned_away(first: Served, bursts: Bursts) -> Callable[[TurnedAway], None]:
-    """Return what counts and tells whoever is turned away before a request of his is one."""
+def turned_away(first: Served, bursts: Bursts) -> Callable[..., None]:
+    """Return what counts and tells whoever is turned away before a request of his is one: why, and in more words."""
 
-    def refused(reason: TurnedAway) -> None:
+    def refused(reason: TurnedAway, more: str = "") -> None:
         first.metrics.refused(reason)
-        bursts.refused(reason)
+        bursts.refused(f"{reason} ({more})" if more else reason)
 
     return refused
 

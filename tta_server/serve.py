@@ -13,8 +13,8 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from importlib.util import find_spec
-from ipaddress import ip_address
 from typing import Any
 
 import uvicorn
@@ -22,7 +22,9 @@ from rich.console import Console
 from starlette.types import ASGIApp
 
 from tta_server import __version__
+from tta_server.addresses import address_of
 from tta_server.api.connection import connection_class
+from tta_server.api.handshake import Handshakes
 from tta_server.api.responses import SECURITY_HEADERS
 from tta_server.api.websites import OwnPages
 from tta_server.app import Service, build, turned_away, use_threads
@@ -100,7 +102,7 @@ class _Server(uvicorn.Server):
     """uvicorn's, which says that it stops, answers until a balancer has noticed, and only then closes.
 
     Where others take streams over everything is written before the address is closed: who takes one waits until then.
-    And its minute for a handshake of TLS, in which nothing else is timed, is a setting.
+    And handshakes of TLS, for which it has a minute and no limit, count as connections.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
@@ -108,25 +110,25 @@ class _Server(uvicorn.Server):
         self._models = service.models
         self._served = service.served
         self._drain_s = service.settings.server.drain_s
-        self._handshake_s = service.settings.limits.header_timeout_s
+        self._failed = partial(turned_away(service.served, service.bursts), "handshake")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, and then listen."""
         await super().startup(sockets=[])
         config, loop = self.config, asyncio.get_running_loop()
 
-        def connection() -> asyncio.Protocol:
+        def connection() -> Any:  # noqa: ANN401 (the class is made for the settings)
             known = {"config": config, "server_state": self.server_state, "app_state": self.lifespan.state}
             return config.http_protocol_class(**known)
 
         for address in sockets or []:
-            listening = await loop.create_server(
-                connection,
-                sock=address,
-                ssl=config.ssl,
-                ssl_handshake_timeout=self._handshake_s if config.ssl else None,
-                backlog=config.backlog,
-            )
+            listening: Any
+            if config.ssl is None:
+                listening = await loop.create_server(connection, sock=address, backlog=config.backlog)
+            else:
+                address.listen(config.backlog)
+                address.setblocking(False)
+                listening = Handshakes(address, config.ssl, connection, self.server_state.connections, self._failed)
             self.servers.append(listening)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -177,10 +179,8 @@ def _expect_keys(settings: Settings) -> None:
 
 
 def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    address = address_of(host)
+    return address.is_loopback if address else host == "localhost"
 
 
 def _tls_options(server: ServerSettings) -> dict[str, Any]:

@@ -94,13 +94,8 @@ class LimitsSettings(Section):
     max_connections: int = Field(
         1000,
         ge=1,
-<<<<<<< HEAD
-        description="Most connections, and as many again of gRPC; beyond, the one that is idle longest is closed, of "
-        "gRPC the new one refused.",
-=======
         description="Most connections, and as many again of gRPC; beyond, the one that is idle, or else waited for, "
-        "longest is closed.",
->>>>>>> b0ca71c (What a proxy says is an address or nothing, and one address has one form, by IPv4 or IPv6)
+        "longest is closed, of gRPC the new one refused.",
     )
     max_header_bytes: int = Field(32 * 2**10, ge=1024, description="Most bytes in the head of a request.")
     max_headers: int = Field(100, ge=8, description="Most headers of a request.")

@@ -16,8 +16,11 @@ import orjson
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from tta_server.addresses import host_of
 from tta_server.api.ending import Ending
+from tta_server.api.head import trouble_with
 from tta_server.api.onward import parser_behind
+from tta_server.api.places import Places
 from tta_server.api.receiving import WHOLE
 from tta_server.settings_door import LimitsSettings
 from tta_server.telemetry.closed_sets import TurnedAway
@@ -26,6 +29,13 @@ _LINGER_S = 5.0  # how long what a client still sends is thrown away, so that it
 _MOST_THROWN_BYTES = 16 * 2**20  # and how much: whoever sends more does not listen
 _MOST_WAITING = 64  # requests behind the one that is answered; the connection ends after them, as RFC 9112 lets it
 _APART_S = 0.001  # how soon after another of all these one is begun, so that they leave the event loop to others
+_MOST_SMALL_PARTS = 4096  # of a body: each costs more than the bytes in it, while others wait
+_SMALL_PART_BYTES = 64  # so few on average
+_CRUMBS = f"the body comes in more than {_MOST_SMALL_PARTS} parts, with less than {_SMALL_PART_BYTES} bytes in one"
+
+
+class _Crumbs(Exception):
+    pass
 
 
 class Connection(HttpToolsProtocol):
@@ -33,32 +43,37 @@ class Connection(HttpToolsProtocol):
 
     limits: ClassVar[LimitsSettings]
     told: ClassVar[Callable[[TurnedAway], None]]
-    idle: ClassVar[dict["Connection", None]]  # those without a request at work, the oldest first
+    places: ClassVar[Places]
     behind: ClassVar[deque[tuple["Connection", Callable[[], None]]]]  # begin requests that waited for others of theirs
     paced: ClassVar[bool] = False  # whether one of those has just begun
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the head of a request; if there are too many connections, close one that is idle."""
         super().connection_made(transport)
+        if self.client:
+            self.client = host_of(self.client[0]), self.client[1]
         self._ended = False
         self._reading_head = True
         self._thrown_bytes = 0  # after the last answer
         self._barren_bytes = 0  # since the parser last had something
+        self._parts = self._body_bytes = 0  # of the body that comes
         self._overfull = False  # nothing more is read: too many requests wait, or the next head is too slow
         self._goes_on = False  # from one request to the next that waits
         self._running: RequestResponseCycle = None  # type: ignore[assignment]  # as `cycle` is
         self._timer: TimerHandle | None = None
         self._unread: TimerHandle | None = None
-        if len(self.connections) > self.limits.max_connections:
-            if not self.idle:
-                self._refuse("connections", 503, "the server has too many connections; try again later", "queue_full")
-                return
-            self._abort("connections", next(iter(self.idle)).transport)
-        self._wait_for_a_head()
+        if self.places.make_room(len(self.connections)):
+            self._wait_for_a_head()
+        else:
+            self._refuse("connections", 503, "the server has too many connections; try again later", "queue_full")
+
+    def give_way(self) -> None:
+        """Close at once."""
+        self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
-        self.idle.pop(self, None)
+        self.places.leave(self)
         self._stop_timer()
         if self.scope:
             self.scope["state"].pop(WHOLE, None)  # which knows this connection
@@ -77,6 +92,8 @@ class Connection(HttpToolsProtocol):
             return
         self._barren_bytes += len(data)
         self._unset_keepalive_if_required()
+        if self in self.places.owing:
+            self.places.owes(self)
         self._read(data)
         if self._is_deaf:
             return
@@ -101,8 +118,9 @@ class Connection(HttpToolsProtocol):
                         self.on_message_complete()
                     if self.scope["method"] == "CONNECT":
                         self._end_after_those_that_wait()
-        except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
+        except httptools.HttpParserError as error:
+            crumbs = isinstance(error.__context__, _Crumbs)
+            self.send_400_response(_CRUMBS if crumbs else "Invalid HTTP request received.")
 
     def on_message_begin(self) -> None:
         """Begin a head."""
@@ -115,7 +133,7 @@ class Connection(HttpToolsProtocol):
         self._reading_head = False
         self._barren_bytes = 0
         self._stop_timer()
-        self.idle.pop(self, None)
+        self.places.idle.pop(self, None)
         if self._is_over:
             return
         if len(self.pipeline) >= _MOST_WAITING:
@@ -126,7 +144,10 @@ class Connection(HttpToolsProtocol):
             self._refuse_head(f"may have at most {self.limits.max_header_bytes} bytes (limits.max_header_bytes)")
         elif len(self.headers) > self.limits.max_headers:
             self._refuse_head(f"may have at most {self.limits.max_headers} headers (limits.max_headers)")
+        elif wrong := trouble_with(self.headers, self.parser.get_http_version, self.limits.client_header):
+            self._refuse("no_http", wrong.status, str(wrong), wrong.code)
         else:
+            self._parts = self._body_bytes = 0
             self.scope["state"][WHOLE] = self._is_whole
             super().on_headers_complete()
             if "\n" in self.scope["path"]:  # before which `$` matches, in some layers and not in others
@@ -136,8 +157,12 @@ class Connection(HttpToolsProtocol):
             self.cycle.transport = Ending(self, has_body)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of a body."""
+        """Take a part of a body: a chunk, or what was read at once."""
         self._barren_bytes = 0
+        self._parts += 1
+        self._body_bytes += len(body)
+        if self._parts > _MOST_SMALL_PARTS and self._body_bytes < self._parts * _SMALL_PART_BYTES:
+            raise _Crumbs
         if self.cycle is not None and not self._is_deaf:
             held = self.cycle.body
             if not held:  # bytes and a first part are that part; to a bytearray it is copied, and out of it again
@@ -152,6 +177,7 @@ class Connection(HttpToolsProtocol):
             return  # its head has ended: see `_read`
         self._barren_bytes = 0
         self._stop_timer()
+        self.places.owing.pop(self, None)
         if self.cycle is not None and not self._is_deaf:
             super().on_message_complete()
 
@@ -161,12 +187,13 @@ class Connection(HttpToolsProtocol):
             self._goes_on = bool(self.pipeline)
             super().on_response_complete()
             if not self._goes_on:
-                self.idle[self] = None
+                self.places.idle[self] = None
             self._goes_on = False
 
     def pause_writing(self) -> None:
         """Give a client that does not read its answer so much time."""
         super().pause_writing()
+        self.places.owes(self)
         self._unread = self.loop.call_later(self.limits.answer_timeout_s, self._abort, "unread", self.transport)
 
     def resume_writing(self) -> None:
@@ -174,12 +201,14 @@ class Connection(HttpToolsProtocol):
         if self._unread:
             self._unread.cancel()
             self._unread = None
+            self.places.owing.pop(self, None)
         super().resume_writing()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         # What answers gives up first, with 408; this ends a body that trickles on after its request was answered.
         if cycle.more_body and cycle is self.cycle:
             self._stop_timer()
+            self.places.owing[self] = None
             self._timer = self.loop.call_later(
                 self.limits.body_timeout_s + _LINGER_S, self._abort, "slow_body", self.transport
             )
@@ -222,7 +251,7 @@ class Connection(HttpToolsProtocol):
         if self._is_over:
             return
         self._ended = True
-        self.idle[self] = None  # it gives way to others
+        self.places.idle[self] = None  # it gives way to others
         self._stop_timer()
         self._unset_keepalive_if_required()
         unread = self._reading_head or (self.cycle is not None and self.cycle.more_body)
@@ -244,7 +273,7 @@ class Connection(HttpToolsProtocol):
 
     def _wait_for_a_head(self) -> None:
         if not self._is_at_work:
-            self.idle[self] = None
+            self.places.idle[self] = None
         self._stop_timer()
         self._timer = self.loop.call_later(self.limits.header_timeout_s, self._late)
 
@@ -312,5 +341,10 @@ def connection_class(limits: LimitsSettings, told: Callable[[TurnedAway], None])
     return type(
         "LimitedConnection",
         (Connection,),
-        {"limits": limits, "told": staticmethod(told), "idle": {}, "behind": deque()},
+        {
+            "limits": limits,
+            "told": staticmethod(told),
+            "places": Places(limits.max_connections, told),
+            "behind": deque(),
+        },
     )

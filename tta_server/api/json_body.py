@@ -6,6 +6,9 @@ from typing import Any
 import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.types import Message
+
+from tta_server.api.encoding import body_of
 
 
 class _Strict(Request):
@@ -24,6 +27,24 @@ class JsonRoute(APIRoute):
         handler = super().get_route_handler()
 
         async def strict(request: Request) -> Response:
-            return await handler(_Strict(request.scope, request.receive))
+            plain = await opened(request)
+            return await handler(_Strict(plain.scope, plain.receive))
 
         return strict
+
+
+async def opened(request: Request) -> Request:
+    """Return a request with its body as it was before it was compressed, if it was.
+
+    Raises:
+        TTAError: As `body_of` does.
+    """
+    if "content-encoding" not in request.headers:
+        return request
+    whole: list[Message] = [{"type": "http.request", "body": await body_of(request), "more_body": False}]
+
+    async def again() -> Message:
+        return whole.pop() if whole else await request.receive()
+
+    headers = [each for each in request.scope["headers"] if each[0] != b"content-encoding"]
+    return Request(dict(request.scope) | {"headers": headers}, again)

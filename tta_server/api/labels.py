@@ -11,7 +11,7 @@ from starlette.types import Message
 
 from tta_server.api.answers import LabelsCounted, told
 from tta_server.api.bodies import MOST_LABELS, Labels
-from tta_server.api.json_body import JsonRoute
+from tta_server.api.json_body import JsonRoute, opened
 from tta_server.api.permission import key_of
 from tta_server.errors import BadRequest, TooLarge
 from tta_server.runtime.commands import Commands
@@ -30,14 +30,15 @@ class _Counted(JsonRoute):
         handler = super().get_route_handler()
 
         async def counted(request: Request) -> Response:
-            body = await request.body()
+            plain = await opened(request)
+            body = await plain.body()
             if max(body.count(b"{"), body.count(b"[")) > MOST_LABELS + 1 or body.count(b",") > _MOST_COMMAS:
                 raise TooLarge(f"the body holds more than the {MOST_LABELS} labels that are taken at once")
 
             async def again() -> Message:
                 return {"type": "http.request", "body": body, "more_body": False}
 
-            return await handler(Request(request.scope, again))
+            return await handler(Request(plain.scope, again))
 
         return counted
 

@@ -4,6 +4,7 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
+from tta_server.api.path import path_of
 from tta_server.errors import BadRequest
 
 
@@ -19,7 +20,7 @@ async def refuse_unknown(request: Request) -> None:
     for name in request.query_params:
         if name not in known:
             have = f"it has {', '.join(known)}" if known else "it has none"
-            raise BadRequest(f"unknown parameter '{name[:80]}' of {request.url.path}; {have}")
+            raise BadRequest(f"unknown parameter '{name[:80]}' of {path_of(request.scope)}; {have}")
 
 
 def _known(route: object) -> list[str]:

@@ -14,13 +14,11 @@ from tta_server.api.responses import error_response_of
 from tta_server.errors import NotFound, TTAError, Unauthorized
 from tta_server.keys.key import ANYBODY, Key, Permission
 from tta_server.keys.keyring import Keyring
-from tta_server.runtime.tenure import HAND_OVER
+from tta_server.runtime.tenure import HAND_OVER, Tenure
 from tta_server.telemetry.closed_sets import TurnedAway
 
 OPEN: Final = frozenset(("/v2/health/live", "/v2/health/ready", "/livez", "/readyz", "/healthz", "/health"))
 """Paths that need no key: what probes ask."""
-
-_BY_SECRET: Final = frozenset((HAND_OVER,))  # servers prove to one another that they share a place
 
 
 class Rule(NamedTuple):
@@ -81,6 +79,7 @@ class Gatekeeper:
         keyring: Keyring | None,
         admin_port: int | None,
         model: str,
+        tenure: Tenure | None,
         told: Callable[[TurnedAway], None],
     ) -> None:
         """Wrap `app`.
@@ -90,6 +89,7 @@ class Gatekeeper:
             keyring: The keys; without them everybody passes.
             admin_port: The port that alone answers operations, if there is one.
             model: The model that paths mean which name none.
+            tenure: Knows the servers that share the storage, if any do: they hand streams over, by a secret of theirs.
             told: Hears what is refused.
         """
         self._told = told
@@ -97,6 +97,7 @@ class Gatekeeper:
         self._keyring = keyring
         self._admin_port = admin_port
         self._model = model
+        self._tenure = tenure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -105,17 +106,31 @@ class Gatekeeper:
             return
         state = scope.setdefault("state", {})
         state["key"], state["keyring"] = ANYBODY, self._keyring
-        if path_of(scope) not in OPEN | _BY_SECRET:
+        path = path_of(scope)
+        if path not in OPEN:
             try:
-                if self._admin_port is not None:
-                    _expect_port(scope, self._admin_port)
-                if self._keyring is not None and not is_open(scope):
-                    state["key"] = self._admitted(self._keyring, scope)
+                if self._tenure is not None and path == HAND_OVER:
+                    self._tenure.expect_peer(dict(scope["headers"]).get(b"authorization", b""))
+                else:
+                    self._judge(scope)
             except TTAError as error:
                 self._told("unauthorized" if isinstance(error, Unauthorized) else "forbidden")
                 await error_response_of(error, {"Connection": "close"})(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+    def _judge(self, scope: Scope) -> None:
+        """Note the key of a request that may be answered.
+
+        Raises:
+            NotFound: If it came in by a port that does not answer it.
+            Unauthorized: If it has no key of this server.
+            Forbidden: If its key may not do that.
+        """
+        if self._admin_port is not None:
+            _expect_port(scope, self._admin_port)
+        if self._keyring is not None and not is_open(scope):
+            scope["state"]["key"] = self._admitted(self._keyring, scope)
 
     def _admitted(self, keyring: Keyring, scope: Scope) -> Key:
         """Return the key of a request.

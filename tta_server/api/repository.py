@@ -12,6 +12,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from tta_server.api.answers import told
+from tta_server.api.json_body import JsonRoute
 from tta_server.api.metadata import OF_VERSION, VERSION
 from tta_server.api.permission import key_of
 from tta_server.api.protocol_answers import IndexEntry, Loaded, ServerStatistics, Unloaded
@@ -68,7 +69,7 @@ def router(models: Roster) -> APIRouter:
     Args:
         models: What is served.
     """
-    routes = APIRouter(tags=["open inference protocol"])
+    routes = APIRouter(tags=["open inference protocol"], route_class=JsonRoute)
 
     @routes.get("/v2/models/stats", **told(ServerStatistics))
     async def all_statistics(request: Request) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from tta_server.api.manners import allowed
+from tta_server.api.path import path_of
 from tta_server.errors import ClientGone, Overloaded, TTAError, Unauthorized
 
 NO_OBJECT = "no_object"
@@ -94,7 +95,7 @@ def install(app: FastAPI, open_paths: Collection[str] | None = None) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        what = {404: f"no such path '{request.url.path}'", 405: f"{request.method} is not allowed here"}
+        what = {404: f"no such path '{path_of(request.scope)}'", 405: f"{request.method} is not allowed here"}
         message = f"{what[error.status_code]}; see /docs" if error.status_code in what else str(error.detail)
         headers = dict(error.headers or {})
         if error.status_code == 405:

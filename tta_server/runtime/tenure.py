@@ -149,15 +149,21 @@ class Tenure:
                 del self._asking[stream]
         raise Moved(stream)
 
-    async def hand_over(self, stream: str, authorization: str) -> None:
+    def expect_peer(self, authorization: bytes) -> None:
+        """Do nothing if who sends this header shares the storage.
+
+        Raises:
+            Unauthorized: If he does not.
+        """
+        if not hmac.compare_digest(authorization, f"Bearer {self._secret}".encode()):
+            raise Unauthorized("only a server that shares the storage may ask for a stream")
+
+    async def hand_over(self, stream: str) -> None:
         """Write everything of a stream for another server, and know it no more.
 
         Raises:
-            Unauthorized: If who asks does not share the storage.
             NotReady: If it could not be written in time; what was not is lost once the other has the stream.
         """
-        if not hmac.compare_digest(authorization.encode(), f"Bearer {self._secret}".encode()):
-            raise Unauthorized("only a server that shares the storage may ask for a stream")
         deadline_s = time.monotonic() + _ANSWER_FIRST_S
         while self._asking[stream] and time.monotonic() < deadline_s:
             await asyncio.sleep(_ANSWER_FIRST_S / 20)

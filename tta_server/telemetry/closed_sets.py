@@ -6,10 +6,21 @@ RequestOutcome = Literal["ok", "rejected", "overloaded", "streams_full", "cancel
 """How a request ended: answered; the caller's fault, or more than his key allows; too much waits; there is no place for
 a new stream; the caller hung up; the server's fault."""
 TurnedAway = Literal[
-    "connections", "head", "slow_head", "body", "slow_body", "bodies", "unread", "no_http", "unauthorized", "forbidden"
+    "connections",
+    "handshake",
+    "head",
+    "slow_head",
+    "body",
+    "slow_body",
+    "bodies",
+    "unread",
+    "no_http",
+    "unauthorized",
+    "forbidden",
 ]
-"""Why something was turned away at the door: too many connections; a head or a body that is too large or too slow; too
-many bytes on their way; an answer that nobody reads; no HTTP; no key; a key, port or website that is not for this."""
+"""Why something was turned away at the door: too many connections; a handshake of TLS that failed; a
+head or a body that is too large or too slow; too many bytes on their way; an answer that nobody reads; no HTTP; no key;
+a key, port or website that is not for this."""
 Stage = Literal["decode", "queue", "route", "forward", "judge", "adapt"]
 WindowOutcome = Literal["updated", "rejected", "skipped", "restored", "failed", "dropped"]
 """What became of a window: learnt from; the step refused; not learnt from, because it is no fair sample or

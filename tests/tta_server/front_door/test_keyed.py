@@ -66,9 +66,10 @@ def test_a_key_and_a_token_open_what_they_are_for_and_are_written_nowhere(keyed)
     assert not any(sent in text for text in written for sent in secrets)
 
 
-def test_a_body_without_a_key_is_not_waited_for(keyed):
+@pytest.mark.parametrize("path", ["/predict", "/v1/hand-over", "/nowhere"])
+def test_a_body_without_a_key_is_not_waited_for(keyed, path):
     server, _, _ = keyed
-    with connected(server.url, head("/predict", 2**20) + b"x") as connection:
+    with connected(server.url, head(path, 60_000) + b"x") as connection:
         status, said = heard(connection)
 
     assert (status, said["code"]) == (401, "unauthorized")

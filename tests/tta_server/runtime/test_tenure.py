@@ -70,7 +70,7 @@ class Server:
         return await asyncio.wait_for(self.tenure.answer("gate", ask, opening=True, changing=False), PATIENCE_S)
 
     async def hand_over(self) -> None:
-        await self.tenure.hand_over("gate", f"Bearer {self.store.owners.secret()}")
+        await self.tenure.hand_over("gate")
 
 
 @pytest.fixture

@@ -1,0 +1,81 @@
+"""Requests that two servers in a row could take for different ones, and bodies in crumbs: each is refused by name."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from load_tests.payloads import small_png
+from load_tests.wire import connected, heard
+from tests.server import Running, running
+
+GET = b"GET /v2 HTTP/1.1\r\n"
+HOST = b"Host: localhost\r\n"
+POST = b"POST /predict HTTP/1.1\r\n" + HOST
+CLIENT = b"X-Real-Ip: 192.0.2.1\r\n"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[Running]:
+    limits = {"client_header": "X-Real-Ip"}
+    with running(tmp_path_factory.mktemp("heads"), {"model": {"device": "cpu"}, "limits": limits}) as started:
+        yield started
+
+
+def said_to(server: Running, sent: bytes) -> tuple[int, dict]:
+    with connected(server.url, sent) as connection:
+        return heard(connection)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "said"),
+    [
+        (GET, 400, "'host' is missing"),
+        (GET + HOST * 2, 400, "'host' is there more than once"),
+        (GET.replace(b"1.1", b"1.0") + HOST * 2, 400, "'host' is there more than once"),
+        (GET + HOST + b"Authorization: Bearer a\r\nauthorization: Bearer b\r\n", 400, "'authorization'"),
+        (POST + b"X-Stream-Id: a\r\nX-STREAM-ID: a\r\n", 400, "'x-stream-id'"),
+        (POST + CLIENT * 2, 400, "'x-real-ip'"),
+        (POST + b"Transfer-Encoding: gzip, chunked\r\n", 501, "no Transfer-Encoding but 'chunked'"),
+    ],
+    ids=["no host", "two hosts", "two hosts, HTTP/1.0", "two keys", "two streams", "two clients", "gzip on the way"],
+)
+def test_a_head_that_can_be_read_in_two_ways_is_refused_by_name(server, sent, status, said):
+    found = said_to(server, sent + b"\r\n")
+
+    assert found[0] == status, found
+    assert said in found[1]["error"]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        GET.replace(b"1.1", b"1.0"),
+        GET + HOST + b"Accept: text/html\r\nAccept: */*\r\nX-Forwarded-For: a\r\nX-Forwarded-For: b\r\n",
+        GET + HOST + CLIENT,
+    ],
+    ids=["HTTP/1.0", "lists", "one client"],
+)
+def test_a_head_that_is_no_puzzle_is_answered(server, sent):
+    status, _ = said_to(server, sent + b"Connection: close\r\n\r\n")
+
+    assert status == 200
+
+
+def test_a_body_in_crumbs_is_refused_and_one_in_small_chunks_is_not(server):
+    image = small_png()
+    small = POST + b"Connection: close\r\nTransfer-Encoding: Chunked\r\n\r\n"
+    small += b"".join(b"1\r\n%c\r\n" % byte for byte in image) + b"0\r\n\r\n"
+    crumbs = POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 5000
+
+    assert 100 < len(image) < 4096
+    assert said_to(server, small)[0] == 200
+    assert said_to(server, crumbs) == (
+        400,
+        {"error": "the body comes in more than 4096 parts, with less than 64 bytes in one", "code": "bad_request"},
+    )
+
+
+def test_a_path_that_ends_in_a_slash_is_no_other(server):
+    answer = server.client.get("/v1/streams/", headers={"Host": "127.0.0.1"})
+
+    assert (answer.status_code, answer.json()["error"]) == (404, "no such path '/v1/streams/'; see /docs")
