@@ -5,8 +5,7 @@ Each raises ValueError for a name that is part of a path and cannot be one: `a/b
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Generic, Literal, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -31,6 +30,7 @@ from tta_server.client.answers import (
     Unloaded,
 )
 from tta_server.client.drift_answers import DriftAbout, StrangeImages
+from tta_server.client.sent import Content, ImageFiles, content_of, parts_of, plain, tensor_of
 from tta_server.names import stream_or_domain_name
 
 if TYPE_CHECKING:  # who sends files needs no numpy
@@ -38,8 +38,6 @@ if TYPE_CHECKING:  # who sends files needs no numpy
 
 HEADER: Final = "Inference-Header-Content-Length"
 
-ImageFiles = Iterable[str | Path | bytes] | str | Path | bytes
-"""Image files: paths, or what is in them; one or several."""
 AdapterOf = Mapping[str, Any]
 """How a stream learns: `name` of the adapter, and its `settings` where they are not the defaults."""
 LearningMode = Literal["after", "inline", "shadow", "off"]
@@ -63,7 +61,7 @@ class Prepared(Generic[Returned]):
         """Return what httpx takes beside method and path; nothing that is left out, but an object without keys."""
         given = {name: getattr(self, name) for name in ("headers", "params", "content", "files")}
         sent = {name: value for name, value in given.items() if value}
-        return sent if self.json is None else sent | {"json": self.json}
+        return sent if self.json is None else sent | {"json": plain(self.json)}
 
 
 def predict(
@@ -72,18 +70,19 @@ def predict(
     """Classify image files.
 
     Args:
-        files: Paths or contents of files.
+        files: Paths or contents of files, or files that are open for reading bytes; one or several.
         stream: Which stream answers; the server's default if empty.
         top_k: How many classes are listed for each image.
         request_id: What labels that come later call it; the server makes one up if empty.
 
     Raises:
         OSError: If a file cannot be read.
+        TypeError: If something else is given.
     """
-    return Prepared("POST", "/predict", _named(stream, request_id), _given(top_k=top_k), files=_parts(files))
+    return Prepared("POST", "/predict", _named(stream, request_id), _given(top_k=top_k), files=parts_of(files))
 
 
-def infer(model: str, images: "npt.NDArray[Any]", stream: str = "", request_id: str = "") -> Prepared[Inferred]:
+def infer(model: str, images: "npt.ArrayLike", stream: str = "", request_id: str = "") -> Prepared[Inferred]:
     """Classify an array, sent as bytes.
 
     Args:
@@ -91,13 +90,17 @@ def infer(model: str, images: "npt.NDArray[Any]", stream: str = "", request_id: 
         images: (N, C, H, W), uint8, or floats in [0, 1].
         stream: Which stream answers; the server's default if empty.
         request_id: What labels that come later call it.
+
+    Raises:
+        TypeError: If the array is of another kind.
+        ValueError: If parts of it are masked.
     """
-    levels = images.dtype == "uint8"
-    content = images.tobytes() if levels else images.astype("<f4").tobytes()
+    array = tensor_of(images)
+    content = array.tobytes()
     tensor = {
         "name": "input",
-        "datatype": "UINT8" if levels else "FP32",
-        "shape": list(images.shape),
+        "datatype": "UINT8" if array.dtype == "uint8" else "FP32",
+        "shape": list(array.shape),
         "parameters": {"binary_data_size": len(content)},
     }
     text = httpx.Request("POST", "http://x", json={"inputs": [tensor]}).content
@@ -107,7 +110,7 @@ def infer(model: str, images: "npt.NDArray[Any]", stream: str = "", request_id: 
 
 def compare_answers(stream: str, files: ImageFiles) -> Prepared[Comparison]:
     """Answer image files twice, by the frozen model and by what a stream or a domain has learnt; nothing is learnt."""
-    return Prepared("POST", _path(stream, "compare"), _owner(stream), files=_parts(files))
+    return Prepared("POST", _path(stream, "compare"), _owner(stream), files=parts_of(files))
 
 
 def label_images(given: Iterable[Mapping[str, Any]], stream: str = "") -> Prepared[LabelsCounted]:
@@ -198,9 +201,9 @@ def export_state(stream: str) -> Prepared[bytes]:
     return _about("GET", stream, "state")
 
 
-def import_state(stream: str, state: bytes) -> Prepared[StreamDetails]:
+def import_state(stream: str, state: Content | BinaryIO) -> Prepared[StreamDetails]:
     """Have a stream go on from such a file; it is opened if it is not there."""
-    return Prepared("PUT", _path(stream, "state"), _owner(stream), content=state)
+    return Prepared("PUT", _path(stream, "state"), _owner(stream), content=content_of(state))
 
 
 def list_domains(stream: str) -> Prepared[DomainList]:
@@ -305,14 +308,3 @@ def _model_path(where: str, name: str, what: str) -> str:
 def _about(method: str, name: str, what: str = "", json: Any = None) -> Prepared[Any]:  # noqa: ANN401 (JSON)
     """Return a request about a stream or a domain of it."""
     return Prepared(method, _path(name, what), _owner(name), json=json)
-
-
-def _parts(files: ImageFiles) -> list[tuple[str, tuple[str, bytes]]]:
-    listed = [files] if isinstance(files, str | Path | bytes) else list(files)
-    return [("image", _file(each, place)) for place, each in enumerate(listed, 1)]
-
-
-def _file(file: str | Path | bytes, place: int) -> tuple[str, bytes]:
-    if isinstance(file, bytes):
-        return f"image-{place}", file
-    return Path(file).name, Path(file).read_bytes()

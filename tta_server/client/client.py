@@ -170,6 +170,9 @@ def _answer(found: _Found) -> Any:  # noqa: ANN401 (its request says of which ty
         raise found
     if found.is_success:
         return _content(found)
+    if found.has_redirect_location:
+        where = found.headers["location"][:200]
+        raise ServerError(found.status_code, "", f"{found.status_code}: this address leads to {where}; ask there")
     try:
         said = found.json()
         code, message = said["code"], said["error"]

@@ -131,3 +131,10 @@ def test_a_key_as_its_file_has_it_is_sent_and_what_is_no_key_is_refused_without_
         with pytest.raises(ValueError, match="character that no key has") as error:
             kind("http://x", key=odd)
         assert "abc" not in str(error.value)
+
+
+def test_an_address_that_leads_elsewhere_says_where(outcome):
+    error, _ = outcome(httpx.Response(307, headers={"Location": "https://tta.example/v1/streams/x"}))
+
+    assert isinstance(error, ServerError)
+    assert "307: this address leads to https://tta.example/v1/streams/x" in str(error)
