@@ -41,6 +41,7 @@ def trouble_with(
             return BadRequest(f"the header '{twice.decode('latin-1')}' is there more than once")
     if b"host" not in named and version() != "1.0":
         return BadRequest("the header 'host' is missing, which every request of HTTP/1.1 has")
-    if named.get(b"transfer-encoding", b"chunked").strip().lower() != b"chunked":
-        return Unsupported("this server reads no Transfer-Encoding but 'chunked'")
+    first, comma, last = named.get(b"transfer-encoding", b"").rpartition(b",")
+    if comma and last.strip().lower() == b"chunked":  # the parser refuses what else it is
+        return Unsupported(f"this server reads no Transfer-Encoding but 'chunked', got {first.decode('latin-1')!r} too")
     return None

@@ -80,3 +80,18 @@ def test_one_part_of_a_body_is_not_copied_and_many_that_come_together_are_copied
     body = asyncio.run(held())
 
     assert (type(body), bytes(body)) == (kept, b"".join(chunks))
+
+
+def test_an_ipv4_address_that_comes_by_ipv6_is_that_address():
+    async def client():
+        protocol = connection_class(LimitsSettings(), print)
+        config = uvicorn.Config(Mock(), http=protocol, ws="none", lifespan="off", log_config=None)
+        config.load()
+        connection = protocol(config, ServerState(), {})
+        address = "::ffff:192.0.2.1", 4242, 0, 0
+        about = {"socket": Mock(getpeername=lambda: address, getsockname=lambda: address)}
+        connection.connection_made(Mock(asyncio.Transport, is_closing=lambda: False, get_extra_info=about.get))
+        connection._stop_timer()
+        return connection.client
+
+    assert asyncio.run(client()) == ("192.0.2.1", 4242)

@@ -94,3 +94,14 @@ def test_an_address_may_be_one_of_ipv6():
             assert address.getsockname()[0] == "::1"
     except ValueError as error:
         pytest.skip(str(error))  # a machine without its loopback address
+
+
+@pytest.mark.parametrize("root_path", ["", "/tta"])
+def test_a_path_is_said_as_it_was_asked_for(service, root_path):
+    unknown, parameter = (
+        ask(service, "GET", f"{root_path}/v1/nowhere", root_path),
+        ask(service, "GET", f"{root_path}/v2?a=1", root_path),
+    )
+
+    assert unknown.json()["error"] == "no such path '/v1/nowhere'; see /docs"
+    assert "unknown parameter 'a' of /v2;" in parameter.json()["error"]

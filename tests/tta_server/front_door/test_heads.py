@@ -1,5 +1,6 @@
 """Requests that two servers in a row could take for different ones, and bodies in crumbs: each is refused by name."""
 
+import gzip
 from collections.abc import Iterator
 
 import pytest
@@ -79,3 +80,33 @@ def test_a_path_that_ends_in_a_slash_is_no_other(server):
     answer = server.client.get("/v1/streams/", headers={"Host": "127.0.0.1"})
 
     assert (answer.status_code, answer.json()["error"]) == (404, "no such path '/v1/streams/'; see /docs")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/v1/labels", b'{"labels": [{"id": "nobody-asked", "label": 0}]}'),
+        ("POST", "/v1/streams", b'{"name": "door"}'),
+        ("PATCH", "/v1/streams", b'{"mode": "configured"}'),
+        ("POST", "/v2/repository/index", b'{"ready": true}'),
+        ("PUT", "/v1/streams/door/state", b"no state"),
+        ("POST", "/v1/streams/door/compare", small_png()),
+    ],
+)
+def test_whatever_takes_a_body_takes_it_compressed(server, method, path, body):
+    def answer(content: bytes, encoding: str) -> tuple[int, dict | None]:
+        server.client.delete("/v1/streams/door")
+        if path.startswith("/v1/streams/door"):
+            server.client.post("/v1/streams", json={"name": "door"})
+        kind = {"Content-Type": "application/json", "Content-Encoding": encoding}
+        asked = server.client.request(method, path, content=content, headers=kind | {"X-Request-Id": "r"})
+        return asked.status_code, asked.json() if asked.is_error else None
+
+    plain = answer(body, "identity")
+
+    assert plain[0] in (200, 201, 400)
+    assert answer(gzip.compress(body), "gzip") == plain
+    assert answer(body, "br")[0] == 501
+    refused, said = answer(body, "gzip")
+    assert refused == 400
+    assert "as its Content-Encoding says" in said["error"]

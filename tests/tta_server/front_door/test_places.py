@@ -96,7 +96,6 @@ def test_handshakes_count_as_connections_and_the_oldest_gives_way(tmp_path):
             assert half[0].recv(1) == b""
         assert turned_away(started.client) >= 5 * PLACES
 
-        httpx.Client(verify=verify).get(started.url + LIVE)
         with pytest.raises(httpx.TransportError):
             httpx.get(started.url + LIVE)  # it does not know the CA, and says so
         with pytest.raises(httpx.TransportError):
