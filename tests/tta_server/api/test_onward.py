@@ -123,9 +123,9 @@ def test_of_too_many_requests_those_that_wait_are_answered_whatever_the_next_one
     "bad",
     [
         b"\x00\x00\x00\r\n\r\n",
-        b"POST /b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"GET /b HTTP/1.1\r\n" + b"a: b\r\n" * (LimitsSettings().max_headers + 1) + b"\r\n",
-        b"GET /b HTTP/1.1\r\na: " + b"b" * 2**19,  # more than is read at once
+        b"POST /b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /b HTTP/1.1\r\nHost: x\r\n" + b"a: b\r\n" * (LimitsSettings().max_headers + 1) + b"\r\n",
+        b"GET /b HTTP/1.1\r\nHost: x\r\na: " + b"b" * 2**19,  # more than is read at once
     ],
     ids=["no HTTP", "no body", "many headers", "an endless header"],
 )
