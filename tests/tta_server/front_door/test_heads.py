@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from load_tests.payloads import small_png
-from load_tests.wire import connected, heard
+from load_tests.wire import connected, head, heard
 from tests.server import Running, running
 
 GET = b"GET /v2 HTTP/1.1\r\n"
@@ -74,6 +74,12 @@ def test_a_body_in_crumbs_is_refused_and_one_in_small_chunks_is_not(server):
         400,
         {"error": "the body comes in more than 4096 parts, with less than 64 bytes in one", "code": "bad_request"},
     )
+
+
+def test_where_nothing_is_shared_nobody_is_asked_to_hand_over(server):
+    status, said = said_to(server, head("/v1/hand-over", 60_000) + b"{")
+
+    assert (status, said["code"]) == (404, "not_found")
 
 
 def test_a_path_that_ends_in_a_slash_is_no_other(server):
