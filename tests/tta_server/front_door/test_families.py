@@ -19,7 +19,7 @@ from tta_server.serve import _has_ipv6
 READY = "/v2/health/ready"
 CONFIG = {
     "model": {"device": "cpu"},
-    "server": {"host": "::", "grpc_port": 0, "admin_port": 0},
+    "server": {"host": "::", "grpc_port": 0, "admin_port": 0, "trusted_proxies": ["127.0.0.0/8"]},
     "auth": {"insecure_public": True},
 }
 # Python reads this first: from then on the kernel says of IPv6 what one that was started without it says.
@@ -82,6 +82,12 @@ def test_every_door_is_open_over_both(tmp_path, tls, authority, encrypted):
 
             assert [response.status_code for response in asked] == [200, 200]
             assert serves(f"{address}:{grpc_port}", root if encrypted else None)
+            operations, forwarded = f"{scheme}://{address}:{admin_port}", {"X-Forwarded-For": "192.0.2.1:4242"}
+            client.post(f"{operations}/v1/streams", json={"name": "door"}, headers=forwarded).raise_for_status()
+            client.delete(f"{operations}/v1/streams/door").raise_for_status()
+        said = client.get(f"{operations}/v1/audit").json()["entries"]
+    by = [entry["who"] for entry in reversed(said) if entry["verdict"] in ("create", "delete")]
+    assert by == ["192.0.2.1", "127.0.0.1", "::1", "::1"]  # the proxy is one of IPv4
 
 
 def test_without_ipv6_it_listens_on_ipv4_and_says_so_in_one_line(tmp_path):
