@@ -38,7 +38,7 @@ class Turns:
         self._most_s = most_s
         self._waited_s = waited_s
         self._least_s = least_s
-        self._line = Line()
+        self._rota = Rota()
         self._begun: dict[asyncio.Timeout, float] = {}
 
     @asynccontextmanager
@@ -69,7 +69,7 @@ class Turns:
             self._free -= 1
             return
         called = asyncio.get_running_loop().create_future()
-        self._line.join(party, called)
+        self._rota.join(party, called)
         for reading, begun_s in self._begun.items():
             if not reading.expired():
                 reading.reschedule(begun_s + self._turn_s())
@@ -77,25 +77,25 @@ class Turns:
             await called
         except asyncio.CancelledError:
             if called.cancelled():
-                self._line.leave(party, called)
+                self._rota.leave(party, called)
             else:
                 self._release()
             raise
 
     def _release(self) -> None:
-        while self._line.length:
-            if not (called := self._line.next()).done():  # he has not just hung up
+        while self._rota.length:
+            if not (called := self._rota.next()).done():  # he has not just hung up
                 called.set_result(None)
                 return
         self._free += 1
 
     def _turn_s(self) -> float:
-        if not self._line.length:
+        if not self._rota.length:
             return self._most_s
-        return min(self._most_s, self._waited_s, max(self._least_s, self._at_once / self._line.length))
+        return min(self._most_s, self._waited_s, max(self._least_s, self._at_once / self._rota.length))
 
 
-class Line:
+class Rota:
     """Calls that wait: their owners take turns, each owner's connections do, and each connection's calls in order."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from tta_server.errors import TooSlow, Unauthorized
 from tta_server.grpc_door import door as doors
 from tta_server.grpc_door.door import Door
 from tta_server.grpc_door.messages import HEALTH, INFERENCE, message
-from tta_server.grpc_door.turns import Line, Party, Shares, Turns
+from tta_server.grpc_door.turns import Party, Rota, Shares, Turns
 from tta_server.settings_door import LimitsSettings, ServerSettings
 
 CHECK, LIVE, INFER = f"/{HEALTH}/Check", f"/{INFERENCE}/ServerLive", f"/{INFERENCE}/ModelInfer"
@@ -140,7 +140,7 @@ def test_a_connection_whose_answers_nobody_reads_is_closed_in_time(monkeypatch):
 
 def test_those_who_wait_take_turns_by_owner_and_by_connection():
     async def called() -> list[str]:
-        line, calls = Line(), {}
+        line, calls = Rota(), {}
         for call in ("a-1-x", "a-1-y", "a-2-x", "b-3-x", "a-1-z", "b-3-y"):
             calls[future := asyncio.get_running_loop().create_future()] = call
             line.join(Party(*call.split("-")[:2]), future)
