@@ -17,9 +17,14 @@ def end_at_once() -> None:
 
 
 def interrupt_again() -> None:
-    """Have SIGINT raise KeyboardInterrupt, as Python does, so that a command can clean up."""
+    """Have SIGINT raise KeyboardInterrupt, as Python does, so that a command can clean up.
+
+    SIGTERM ends it as it ends any program, in the middle of a long call too; but not the first process of a container.
+    """
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGTERM) is _end and os.getpid() != 1:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _end(number: int, _frame: FrameType | None) -> None:

@@ -4,8 +4,7 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, ValuesView
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence, ValuesView
 from contextlib import contextmanager
 from types import MappingProxyType
 
@@ -80,13 +79,13 @@ class Roster(Mapping[str, Served]):
         has nothing to lose.
         """
         end_s = time.monotonic() + FINISH_S
-        with ThreadPoolExecutor(len(self._loaded), "stop") as stopping:
-            for stopped in [stopping.submit(each.stop) for each in self.values()]:
-                stopped.result()
+        stopped = [*self.values()]
+        _stop_side_by_side(stopped)
         if self._changing.acquire(timeout=max(0.0, end_s - time.monotonic())):
             try:
-                for each in self.values():  # one was loaded meanwhile; those that are stopped stay so
-                    each.stop()
+                for each in self.values():
+                    if each not in stopped:  # it was loaded meanwhile
+                        each.stop()
             finally:
                 self._changing.release()
 
@@ -151,3 +150,20 @@ class Roster(Mapping[str, Served]):
             yield
         finally:
             self._changing.release()
+
+
+def _stop_side_by_side(models: Sequence[Served]) -> None:
+    """Stop models, all but the first in threads; one for which the system has no thread is stopped here."""
+    first, *others = models
+    begun = []
+    for each in others:
+        thread = threading.Thread(target=each.stop, name="stop")
+        try:
+            thread.start()
+        except RuntimeError:
+            each.stop()
+        else:
+            begun.append(thread)
+    first.stop()
+    for thread in begun:
+        thread.join()

@@ -179,11 +179,11 @@ class Ledger:
         return (own - source) / math.sqrt(own + source or 1) if len(both) else None
 
     def hear(self, event: StreamEvent) -> None:
-        """Forget a stream that was deleted, and what labels said of one that an operator has go on from elsewhere."""
+        """Forget a stream that was deleted, or that an operator has go on from elsewhere: labels may come late."""
         if event.kind == "delete":
             self.forget(event.stream)
         if event.redirected:
-            self._told.pop(stream_of_domain(event.stream), None)
+            self.forget(stream_of_domain(event.stream))
 
     def forget(self, stream: str) -> None:
         """Erase everything of a stream."""

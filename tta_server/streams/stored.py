@@ -2,7 +2,8 @@
 
 A field that a file lacks has its default, so that files of older servers are read. What a newer server may have written
 is left out where it is not understood: fields that this one does not know, and whatever is wrong in what is not the
-learnt state, its versions and where it belongs. Where those are wrong the file cannot be read.
+learnt state, its versions and where it belongs. Where those are wrong the file cannot be read. It is the same for one
+that an operator sends.
 """
 
 import json
@@ -240,7 +241,7 @@ class Stored:
             except ValidationError as error:
                 wrong = error.errors()
             for each in wrong:
-                if each["loc"][0] in _ESSENTIAL and each["type"] != "extra_forbidden":
+                if each["loc"][:1] == () or (each["loc"][0] in _ESSENTIAL and each["type"] != "extra_forbidden"):
                     where = ".".join(map(str, each["loc"]))
                     raise ValueError(f"what the file says of the stream is damaged: {where}: {each['msg']}")
             places = {_place(known, each["loc"]) for each in wrong}

@@ -302,3 +302,15 @@ def test_labels_count_anew_once_an_operator_has_a_stream_go_on_from_elsewhere(na
 
     assert books.accuracy("door")["adapted"]["labels"] == kept
     assert books.accuracy("yard")["adapted"]["labels"] == 1
+
+
+def test_labels_that_come_late_say_nothing_of_a_stream_that_was_reset_since():
+    books = Ledger(10**6)
+    add(books, "r1", "door", [1], [1])
+    books.hear(StreamEvent("door", "reset", Standing(0), Standing(0), cause="operator"))
+    add(books, "r2", "door", [1], [1])
+
+    for request in ("r1", "r2"):
+        label(books, request, "door", 0, 1, never)
+
+    assert books.accuracy("door")["answered"]["labels"] == 1
