@@ -6,11 +6,12 @@ What listens for asyncio tells of a connection only once its handshake is done; 
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 from tta_server.api.connection import Connection
 
+_FAREWELL_S = 1.0  # a client that is idle does not read that TLS is over: a stop would wait for it
 _AGAIN_S = 1.0  # after which the system may have a file for a connection again, as asyncio has it
 
 
@@ -69,24 +70,30 @@ class Handshake(asyncio.Protocol):
         among.connections.add(self)
         self._connection.places.make_room(len(among.connections))
         self._connection.places.idle[self] = None
-        loop = asyncio.get_running_loop()
-        made = loop.connect_accepted_socket(
-            lambda: self,
-            accepted,
-            ssl=among.context,
-            ssl_handshake_timeout=self._connection.limits.header_timeout_s,
-        )
-        self._shaking = loop.create_task(self._shake(made))
+        self._accepted: socket.socket | None = accepted  # until it is another's to close
+        self._shaking = asyncio.get_running_loop().create_task(self._shake(accepted))
+        self._shaking.add_done_callback(self._over)
 
-    async def _shake(self, made: Coroutine[Any, Any, Any]) -> None:
+    async def _shake(self, accepted: socket.socket) -> None:
+        self._accepted = None
         try:
-            await made
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: self,
+                accepted,
+                ssl=self._among.context,
+                ssl_handshake_timeout=self._connection.limits.header_timeout_s,
+                ssl_shutdown_timeout=_FAREWELL_S,
+            )
         except ssl.SSLError as error:
             self._among.failed(error.reason or "no TLS")
         except OSError:
             pass  # who began it has gone, or its time is over
-        finally:
-            self._leave()
+
+    def _over(self, _: asyncio.Task[None]) -> None:
+        """See to what is left, also of one that gave way before it began."""
+        self._leave()
+        if self._accepted:
+            self._accepted.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Have the connection go on."""

@@ -16,11 +16,12 @@ _ONCE: Final = frozenset(
         b"origin",
         b"transfer-encoding",
         b"x-actor",
-        b"x-request-id",
         b"x-stream-id",
     )
 )
 """Headers that decide something: of two, one reader takes the first and another the last."""
+
+_ADDED_TO: Final = frozenset((b"x-forwarded-for",))  # a proxy may add a line of its own
 
 
 def trouble_with(
@@ -36,7 +37,7 @@ def trouble_with(
     named = dict(headers)
     if len(named) < len(headers):
         names = [name for name, _ in headers]
-        once = _ONCE | {client_header.lower().encode()}
+        once = _ONCE | {client_header.lower().encode()} - _ADDED_TO
         if twice := next((name for name in named if name in once and names.count(name) > 1), None):
             return BadRequest(f"the header '{twice.decode('latin-1')}' is there more than once")
     if b"host" not in named and version() != "1.0":

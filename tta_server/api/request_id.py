@@ -16,8 +16,11 @@ _RULE = "must be 1 to 128 printable ASCII characters without spaces"
 
 
 def name_request(scope: Scope) -> None:
-    """Call a request as its header says, or make up a name; what its body says may come later."""
-    given = dict(scope["headers"]).get(HEADER.encode(), b"").decode("latin-1")
+    """Call a request as its header says, or make up a name; what its body says may come later.
+
+    Of two, the client's counts: a balancer that names requests adds its own behind that.
+    """
+    given = dict(reversed(scope["headers"])).get(HEADER.encode(), b"").decode("latin-1")
     scope.setdefault("state", {})["request_id"] = given if _PATTERN.fullmatch(given) else _made_up()
 
 

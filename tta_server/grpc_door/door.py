@@ -158,6 +158,9 @@ class Door:
             ("grpc.max_connection_idle_ms", _milliseconds(min(server.keep_alive_s, limits.header_timeout_s))),
             ("grpc.max_connection_age_ms", _milliseconds(_MOST_AGE_S)),
             ("grpc.max_connection_age_grace_ms", _milliseconds(limits.answer_timeout_s)),
+            # Beyond these it would cancel calls at random, whoever's they are; the shares see to it, with words.
+            ("grpc.server.max_pending_requests", 4 * limits.max_connections),
+            ("grpc.server.max_pending_requests_hard_limit", 4 * limits.max_connections),
         ]
         self._server = grpc.aio.server(options=options)
         for service in (INFERENCE, HEALTH):

@@ -62,17 +62,29 @@ def test_a_head_that_is_no_puzzle_is_answered(server, sent):
     assert status == 200
 
 
+def test_a_request_that_a_balancer_names_too_keeps_its_clients_name(server):
+    answer = b""
+    with connected(
+        server.url, GET + HOST + b"X-Request-Id: mine\r\nX-Request-Id: its\r\nConnection: close\r\n\r\n"
+    ) as one:
+        while more := one.recv(2**16):
+            answer += more
+
+    assert b"x-request-id: mine\r\n" in answer
+    assert b"its" not in answer.partition(b"\r\n\r\n")[0]
+
+
 def test_a_body_in_crumbs_is_refused_and_one_in_small_chunks_is_not(server):
     image = small_png()
     small = POST + b"Connection: close\r\nTransfer-Encoding: Chunked\r\n\r\n"
     small += b"".join(b"1\r\n%c\r\n" % byte for byte in image) + b"0\r\n\r\n"
-    crumbs = POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 5000
+    crumbs = POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 17_000
 
     assert 100 < len(image) < 4096
     assert said_to(server, small)[0] == 200
     assert said_to(server, crumbs) == (
         400,
-        {"error": "the body comes in more than 4096 parts, with less than 64 bytes in one", "code": "bad_request"},
+        {"error": "the body comes in more than 16384 parts of less than 64 bytes; join them", "code": "bad_request"},
     )
 
 

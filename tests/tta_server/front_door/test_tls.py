@@ -144,6 +144,18 @@ def test_no_certificate_a_wrong_one_a_client_of_another_ca_and_plain_text_get_no
         httpx.get(url.replace("https", "http") + READY)
 
 
+def test_the_end_waits_for_no_client_that_is_idle(files, tmp_path):
+    certificate, key = map(str, files.server)
+    config = {"model": {"device": "cpu"}, "server": {"tls_certificate": certificate, "tls_key": key}}
+
+    with httpx.Client(verify=showing(files, None)) as idle:
+        with running(tmp_path, config, verify=showing(files, None)) as found:
+            assert idle.get(found.url + READY).is_success
+
+        assert found.process.returncode == 0
+        assert "exceeded" not in (tmp_path / "server.log").read_text(), "as uvicorn says once its time for that is over"
+
+
 def test_a_connection_without_a_handshake_is_not_waited_for(server):
     url, _, _ = server
 

@@ -106,8 +106,8 @@ def test_a_call_that_has_ended_takes_no_room():
 
 def test_many_calls_at_once_on_one_connection_are_all_answered():
     async def asked() -> set[str]:
-        async with opened() as address, grpc.aio.insecure_channel(address, ALONE) as channel:
-            calls = [channel.unary_unary(CHECK)(b"", timeout=LONG_S) for _ in range(300)]
+        async with opened(max_connections=2000) as address, grpc.aio.insecure_channel(address, ALONE) as channel:
+            calls = [channel.unary_unary(CHECK)(b"", timeout=LONG_S) for _ in range(1900)]
             return {(await call.code()).name for call in calls}
 
     assert asyncio.run(asked()) == {"OK"}
