@@ -15,6 +15,7 @@ COSTS: Mapping[str, str] = {
     "atc": "the guard takes answers for credible as if the frozen model were right on 95% of the source images",
     **dict.fromkeys(("histogram", "features", "confidence", "energy"), _FEATURES),
     **dict.fromkeys(("null", "null_moments"), _NULL),
+    "classes": "clean images that are mostly of one class may be called drift",
 }
 """Parts that the server itself uses, and what it cannot do without them."""
 

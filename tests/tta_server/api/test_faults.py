@@ -130,7 +130,7 @@ def test_an_operator_is_not_kept_waiting_for_a_storage_that_says_nothing(tmp_pat
     monkeypatch.setattr(store, "snapshot", hangs)
     monkeypatch.setattr("tta_server.api.patience._WITHIN_S", 0.2)
     monkeypatch.setattr("tta_server.api.audit._FLUSH_WITHIN_S", 0.1)
-    monkeypatch.setattr("tta_server.runtime.served.Keeper.close", lambda keeper: goes_on.set())
+    monkeypatch.setattr("tta_server.runtime.served.Keeper.close", lambda *_: goes_on.set())
     waits = {
         "GET /v1/streams/{name}/snapshots": "ask again later",
         "GET /v1/streams/{name}/audit": "ask again later",

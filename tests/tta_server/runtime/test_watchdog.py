@@ -67,9 +67,16 @@ def test_a_server_that_gets_nowhere_is_neither_ready_nor_live_until_it_goes_on(w
             submit(engine, "door", rows(1))
 
         adapter.gate.set()
-        until(lambda: not engine.trouble())
-        assert not engine.broken
-        assert submit(engine, "door", rows(1)).result(PATIENCE_S).version == 0
+        until(lambda: answers(engine))
+        until(lambda: not engine.broken)
+
+
+def answers(engine: Engine) -> bool:
+    """Return whether a request is answered; on a busy machine the answer itself may take long enough to be trouble."""
+    try:
+        return submit(engine, "door", rows(1)).result(PATIENCE_S).version == 0
+    except NotReady:
+        return False
 
 
 def test_a_server_is_trusted_for_ever_if_nobody_says_how_long():
