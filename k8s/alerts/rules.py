@@ -7,6 +7,9 @@ from typing import Final, Literal, NamedTuple
 
 # What is added up keeps every label that Prometheus gave it, such as `namespace` and `pod`: so `without`, and not `by`.
 _BALANCED: Final = 'haproxy_backend_active_servers{proxy="tta"}'
+# What is read of servers and balancers of ours now, and what was within a day.
+_READ: Final = f"(tta_build_info or {_BALANCED})"
+_WAS_READ: Final = f"(last_over_time(tta_build_info[1d]) or last_over_time({_BALANCED}[1d]))"
 
 
 class Alert(NamedTuple):
@@ -183,8 +186,9 @@ ALERTS: Final[tuple[Alert, ...]] = (
     ),
     Alert(
         "TtaServerDown",
-        "up == 0 and on (job, instance, namespace, pod) "
-        f"(last_over_time(tta_build_info[1d]) or last_over_time({_BALANCED}[1d]))",
+        # A pod that is made anew under its name has another address. Others of its ports are not ours: one is read.
+        f"up == 0 and on (job, instance, namespace, pod) {_WAS_READ} "
+        f'or up{{pod!=""}} == 0 and on (job, namespace, pod) {_WAS_READ} unless on (job, namespace, pod) {_READ}',
         "5m",
         "critical",
         "Prometheus cannot read {{ $labels.instance }}.",

@@ -31,6 +31,8 @@ ONE = {
     'up{instance="c",job="tta",namespace="n",pod="foreign"}': "0x60",  # where one job reads the pods of everybody
     'up{instance="e",job="tta",namespace="n",pod="foreign"}': "1x9 0x50",  # it has the address of a pod that was ours
     'tta_build_info{model="m",instance="e",job="tta",namespace="n",pod="tta-server-9"}': "1x5 stale",
+    'up{instance="f",job="tta",namespace="other",pod="tta-server-9"}': "0x60",  # it has the name, and is elsewhere
+    'up{instance="g",job="tta",namespace="n",pod="tta-server-0"}': "0x60",  # another port of a pod that is well
     f"up{{{BALANCER}}}": "1x60",
     BALANCED: "3x20 0x3 2x36",
     FOREIGN: "0x60",
@@ -80,6 +82,18 @@ ONE_LABEL = {
 }
 # Somebody has switched it off: the frozen model answers.
 OFF = HARM | {f"tta_serving_source{{{STREAM}}}": "1x60"}
+# A pod of the StatefulSet is made anew: it has its name, another address, and never gets up.
+ANEW = {
+    f"up{{{SECOND}}}": "1x20 stale",
+    f'tta_build_info{{model="m",{SECOND}}}': "1x20 stale",
+    'up{instance="h",job="tta",namespace="n",pod="tta-server-1"}': "_x25 0x34",
+}
+# Where Prometheus is told addresses and no pods, a server ends.
+STATIC = {
+    'up{instance="i",job="tta",namespace="n"}': "1x40 0x19",
+    'tta_build_info{model="m",instance="i",job="tta",namespace="n"}': "1x40 stale",
+    'up{instance="j",job="tta",namespace="n"}': "0x60",  # it was never ours
+}
 # What is different when an alert must fire; None takes a series away.
 ILL = {
     "TtaDrift": {f'tta_drift_state{{{STREAM},state="drift"}}': "0x30 1x29"},
@@ -109,12 +123,12 @@ ILL = {
 }
 
 
-def case(name: str, changed: dict[str, str | None], fired: set[str]) -> dict:
+def case(name: str, changed: dict[str, str | None], fired: set[str], pod: str = ', pod="pod"') -> dict:
     """Return a unit test of promtool's: after an hour of a server's two models, exactly these alerts fire."""
     series = {series: values for series, values in (HEALTHY | changed).items() if values}
     # Each says whose it is; what is absent has no pod.
     gone = {"TtaServerAbsent": "", "TtaBalancerAbsent": ', namespace="n"'}
-    whose = {alert: gone.get(alert, ', namespace="n", pod="pod"') for alert in fired}
+    whose = {alert: gone.get(alert, f', namespace="n"{pod}') for alert in fired}
     samples = [{"labels": f'{{alertname="{alert}"{about}}}', "value": 1} for alert, about in sorted(whose.items())]
     pods = 'label_replace(ALERTS{alertstate="firing"}, "pod", "pod", "pod", "(tta-server|balancer)-.")'
     return {
@@ -159,6 +173,8 @@ def test_each_alert_fires_when_it_should_and_none_does_on_a_healthy_server(root,
         case("one label", ONE_LABEL, set()),
         case("off", OFF, set()),
         case("others", OTHERS, {"TtaDrift", "TtaStreamFrozen"}),
+        case("anew", ANEW, {"TtaServerDown"}),
+        case("static", STATIC, {"TtaServerDown"}, pod=""),
         *(case(name, changed, {name}) for name, changed in ILL.items()),
     ]
     path = tmp_path / "tests.yaml"
