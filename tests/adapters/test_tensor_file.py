@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from tests.states import bits, layout
-from tta_server.adapters.tensor_file import TYPES, _laid, write_tensors
+from tta_server.adapters.tensor_file import TYPES, _bytes, _laid, write_tensors
 
 SHAPES = [(), (0,), (1,), (3,), (2, 3), (2, 1, 2, 2)]
 KINDS = st.tuples(st.sampled_from([*TYPES]), st.sampled_from(SHAPES))
@@ -58,3 +58,42 @@ def test_what_the_header_says_of_tensors_is_worked_out_once_for_all_states_of_a_
 
     assert [bits(each) for each in found] == [bits(each) for each in states]
     assert _laid.cache_info().misses == 1
+
+
+def joined(monkeypatch) -> list[int]:
+    """Return a list that will have the bytes of each copy by which tensors are put together."""
+    found, cat = [], torch.cat
+
+    def counted(tensors):
+        found.append(sum(tensor.nbytes for tensor in tensors))
+        return cat(tensors)
+
+    monkeypatch.setattr(torch, "cat", counted)
+    return found
+
+
+def test_only_small_tensors_are_copied_before_they_are_in_the_file(monkeypatch):
+    small, large = torch.rand(100), torch.rand(2**14)
+    tensors = {"a": small, "b": small, "c": large, "d": large, "e": small, "f": large, "g": small, "h": small}
+    copies = joined(monkeypatch)
+
+    found = load(write_tensors(tensors, {}))
+
+    assert bits(found) == bits(tensors)
+    assert copies == [2 * small.nbytes] * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_large_tensor_is_read_where_it_is(dtype):
+    tensor = torch.zeros(2**15, dtype=dtype)
+
+    assert _bytes([tensor]).ctypes.data == tensor.data_ptr()
+
+
+def test_small_tensors_of_one_type_take_one_call(monkeypatch):
+    tensors = {f"layer-{number}": torch.rand(16) for number in range(40)}
+    copies = joined(monkeypatch)
+
+    write_tensors(tensors, {})
+
+    assert copies == [40 * 16 * 4]

@@ -33,6 +33,7 @@ class Disk:
         self._locking = fcntl.LOCK_EX
         self._holding = threading.Lock()
         self._naming = threading.Lock()
+        self._unnamed: set[Path] = set()  # folders that are made and may not survive a power cut
         self._begun = 0  # syncs of folders in which others were made
         self._named = Path(), 0  # the last such folder, and the number of its last sync
 
@@ -100,12 +101,13 @@ class Disk:
         with self._written(folder, target, data) as unfinished:
             try:
                 os.link(unfinished, target)
+                created = True
             except FileExistsError:
-                return False
+                created = False
             finally:
                 unfinished.unlink()
-        _sync_folder(folder)
-        return True
+        _sync_folder(folder)  # whoever made the file: their sync may have failed, and be asked for again
+        return created
 
     def append_lines(self, path: str, lines: bytes) -> None:
         """Add lines durably; if that fails the file is as it was."""
@@ -119,14 +121,14 @@ class Disk:
             torn = before_bytes > 0 and os.pread(file, 1, before_bytes - 1) != b"\n"
             try:
                 _append(file, b"\n" + lines if torn else lines, "audit.mid_append", "audit.before_fsync")
+                if not before_bytes:
+                    _sync_folder(target.parent)
             except OSError:
                 with contextlib.suppress(OSError):
                     os.ftruncate(file, before_bytes)
                 raise
         finally:
             os.close(file)
-        if not before_bytes:
-            _sync_folder(target.parent)
 
     def remove(self, path: str) -> None:
         """Remove a file or an empty folder; what is removed may be back after a power cut."""
@@ -163,11 +165,13 @@ class Disk:
             raise
 
     def _make_folder(self, folder: Path) -> None:
-        if folder.is_dir():
+        if folder.is_dir() and folder not in self._unnamed:
             return
         self._make_folder(folder.parent)
+        self._unnamed.add(folder)  # until a sync succeeds, for others who find the folder and for who tries again
         folder.mkdir(exist_ok=True)
         self._name(folder.parent)
+        self._unnamed.discard(folder)
 
     def _name(self, folder: Path) -> None:
         """Have the folders in a folder survive a power cut; of those who ask at the same time one does it for all."""
@@ -221,8 +225,8 @@ def _write_durably(path: Path, data: bytes) -> None:
 
 def _append(file: int, data: bytes, midway: str, written: str) -> None:
     """Add data durably to an open file, past two failpoints."""
-    half = len(data) // 2
-    for part, point in ((data[:half], midway), (data[half:], written)):
+    half, whole = len(data) // 2, memoryview(data)  # bytes would be copied for each part
+    for part, point in ((whole[:half], midway), (whole[half:], written)):
         left = part
         while left:
             left = left[os.write(file, left) :]

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import tracemalloc
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -59,6 +60,14 @@ def disk(tmp_path):
     disk.release()
 
 
+def failing(monkeypatch, folder: Path) -> Syncs:
+    """Have the first sync of a folder fail."""
+    syncs = Syncs(monkeypatch, folder)
+    syncs.fails = True
+    syncs.go_on.set()
+    return syncs
+
+
 def written(disk: Disk, syncs: Syncs) -> list[Exception | None]:
     """Have each stream written at the same time: all others make their folders while the first one's is synced."""
     disk._naming = queue = Queue()
@@ -101,3 +110,67 @@ def test_a_stream_that_is_there_has_its_folder_synced_and_no_other(disk, tmp_pat
 
     folder = str(tmp_path / "streams" / "camera")
     assert syncs.count == {f"{folder}/state-2.unfinished": 1, folder: 1}
+
+
+def test_a_folder_whose_sync_failed_is_synced_by_who_tries_again(disk, tmp_path, monkeypatch):
+    syncs = failing(monkeypatch, tmp_path / "streams")
+
+    with pytest.raises(OSError, match="Input/output error"):
+        disk.write("streams/camera/state", b"1")
+    disk.write("streams/camera/state", b"1")
+    disk.write("streams/camera/state", b"1")
+
+    assert syncs.count[str(tmp_path / "streams")] == 2
+
+
+def test_who_finds_a_folder_that_is_not_synced_yet_does_not_count_on_it(disk, tmp_path, monkeypatch):
+    syncs = Syncs(monkeypatch, tmp_path)
+    syncs.fails = True
+    disk._naming = queue = Queue()
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(disk.write, "inputs/a", b"1")
+        assert syncs.reached.wait(SOON_S)
+        second = pool.submit(disk.write, "inputs/b", b"1")
+        while queue.asked < 2 and not second.done():
+            threading.Event().wait(0.001)
+        syncs.go_on.set()
+        assert isinstance(first.exception(SOON_S), OSError)
+        assert second.exception(SOON_S) is None
+
+    assert syncs.count[str(tmp_path)] == 2
+
+
+def test_lines_whose_file_is_not_sure_to_survive_are_not_there_and_its_folder_is_synced_again(
+    disk, tmp_path, monkeypatch
+):
+    syncs = failing(monkeypatch, tmp_path / "streams")
+
+    with pytest.raises(OSError, match="Input/output error"):
+        disk.append_lines("streams/audit", b"a\n")
+    assert disk.read("streams/audit") == b""
+    disk.append_lines("streams/audit", b"a\n")
+
+    assert disk.read("streams/audit") == b"a\n"
+    assert syncs.count[str(tmp_path / "streams")] == 2
+
+
+def test_a_file_that_is_said_to_be_there_survives_although_the_sync_of_who_made_it_failed(disk, tmp_path, monkeypatch):
+    syncs = failing(monkeypatch, tmp_path / "streams")
+
+    with pytest.raises(OSError, match="Input/output error"):
+        disk.create("streams/owner", b"1")
+
+    assert not disk.create("streams/owner", b"2")
+    assert disk.read("streams/owner") == b"1"
+    assert syncs.count[str(tmp_path / "streams")] == 2
+
+
+def test_a_write_copies_nothing(disk):
+    data = bytes(2**23)
+    tracemalloc.start()
+
+    disk.write("streams/camera/state", data)
+
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
