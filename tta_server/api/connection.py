@@ -29,7 +29,7 @@ _LINGER_S = 5.0  # how long what a client still sends is thrown away, so that it
 _MOST_THROWN_BYTES = 16 * 2**20  # and how much: whoever sends more does not listen
 _MOST_WAITING = 64  # requests behind the one that is answered; the connection ends after them, as RFC 9112 lets it
 _APART_S = 0.001  # how soon after another of all these one is begun, so that they leave the event loop to others
-_MOST_SMALL_PARTS = 2**14  # of a body: each costs more than the bytes in it, while others wait
+_MOST_SMALL_PARTS = 2**10  # of a body: each costs more than the bytes in it, while others wait
 _SMALL_PART_BYTES = 64  # so few on average
 _CRUMBS = f"the body comes in more than {_MOST_SMALL_PARTS} parts of less than {_SMALL_PART_BYTES} bytes; join them"
 
