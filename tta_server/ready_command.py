@@ -13,7 +13,11 @@ from tta_server.settings_door import ServerSettings
 
 _TIMEOUT_S: Final = 4.0
 _PATH: Final = "/v2/health/ready"
-_HERE: Final = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 (not to listen on)
+_HERE: Final = {  # where to ask who listens everywhere: at `::` both, for a container may have no address of IPv6
+    "0.0.0.0": ("127.0.0.1",),  # noqa: S104 (not to listen on)
+    "": ("127.0.0.1",),
+    "::": ("::1", "127.0.0.1"),
+}
 
 
 def trouble_of(server: ServerSettings) -> str:
@@ -22,21 +26,32 @@ def trouble_of(server: ServerSettings) -> str:
     Raises:
         ValueError: If the settings do not say at which port it can be asked.
     """
-    with closing(_connection(server)) as connection:
-        try:
-            connection.request("GET", _PATH)
-            answer = connection.getresponse()
-            said = answer.read(1000).decode(errors="replace")
-        except (OSError, HTTPException) as error:
-            return f"no server answers: {plain(str(error) or type(error).__name__)}"
-    return "" if answer.status == 200 else f"not ready: {plain(said)}"
-
-
-def _connection(server: ServerSettings) -> HTTPConnection:
-    """Return a connection to the server, with TLS as it is set."""
     if not server.port:
         raise ValueError("the server picks a free port, which the configuration does not say; set server.port")
-    host = _HERE.get(server.host, server.host)
+    trouble = ""
+    for host in _HERE.get(server.host, (server.host,)):
+        with closing(_connection(server, host)) as connection:
+            try:
+                connection.connect()
+            except OSError as error:
+                trouble = _silent(error)
+                continue
+            try:
+                connection.request("GET", _PATH)
+                answer = connection.getresponse()
+                said = answer.read(1000).decode(errors="replace")
+            except (OSError, HTTPException) as error:
+                return _silent(error)
+            return "" if answer.status == 200 else f"not ready: {plain(said)}"
+    return trouble
+
+
+def _silent(error: Exception) -> str:
+    return f"no server answers: {plain(str(error) or type(error).__name__)}"
+
+
+def _connection(server: ServerSettings, host: str) -> HTTPConnection:
+    """Return a connection to the server at an address, with TLS as it is set."""
     if server.tls_certificate is None or server.tls_key is None:
         return HTTPConnection(host, server.port, timeout=_TIMEOUT_S)
     tls = ssl.create_default_context()
