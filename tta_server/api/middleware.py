@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tta_server.api.path import path_of
 from tta_server.api.request_id import HEADER, name_request
-from tta_server.errors import RateLimited, StreamsFull
+from tta_server.errors import RateLimited, StreamsFull, Unsupported
 from tta_server.telemetry.bursts import Bursts
 from tta_server.telemetry.closed_sets import RequestOutcome
 from tta_server.telemetry.log_format import fields
@@ -69,7 +69,7 @@ class Accounting:
             if asks and (metrics := self._metrics(asks["model"] or "")):
                 metrics.request(_outcome(status, code), duration_s)
             if status >= 400:
-                level = logging.WARNING if status >= 500 else logging.INFO
+                level = logging.WARNING if _is_ours(status) else logging.INFO
                 self._bursts.refused(f"{code or 'http'} ({status})", level, **_about(scope))
             if self._access:
                 said = f"{scope['method']} {path_of(scope)[:_MOST_CHARACTERS]} {status}"
@@ -106,4 +106,9 @@ def _outcome(status: int, code: str) -> RequestOutcome:
         return "streams_full"
     if status in (429, 499) and code != RateLimited.code:
         return "overloaded" if status == 429 else "cancelled"
-    return "rejected" if status < 500 else "error"
+    return "error" if _is_ours(status) else "rejected"
+
+
+def _is_ours(status: int) -> bool:
+    """Return whether an error is the server's fault: not so where it is asked for what it does not do."""
+    return status >= 500 and status != Unsupported.status

@@ -3,8 +3,8 @@
 from typing import Final, Literal, get_args
 
 RequestOutcome = Literal["ok", "rejected", "overloaded", "streams_full", "cancelled", "error"]
-"""How a request ended: answered; the caller's fault, or more than his key allows; too much waits; there is no place for
-a new stream; the caller hung up; the server's fault."""
+"""How a request ended: answered; the caller's fault, more than his key allows, or what this server does not do; too
+much waits; there is no place for a new stream; the caller hung up; the server's fault."""
 TurnedAway = Literal[
     "connections",
     "handshake",

@@ -41,6 +41,7 @@ def counts(path: str, status: int | None, method: str = "POST", code: str = "") 
         (429, "overloaded"),
         (499, "cancelled"),
         (500, "error"),
+        (501, "rejected"),
         (503, "error"),
         (None, "error"),
     ],
@@ -55,6 +56,15 @@ def test_a_request_for_predictions_is_counted_once_by_how_it_ended(path, status,
 )
 def test_only_what_waits_counts_as_overload(code, outcome):
     assert counts("/predict", 429, code=code) == dict.fromkeys(REQUEST_OUTCOMES, 0.0) | {outcome: 1.0}
+
+
+@pytest.mark.parametrize(("status", "level"), [(400, "INFO"), (501, "INFO"), (500, "WARNING"), (503, "WARNING")])
+def test_only_what_is_the_servers_fault_is_a_warning(status, level, caplog):
+    caplog.set_level("INFO")
+
+    counts("/predict", status)
+
+    assert [record.levelname for record in caplog.records if "refused" in record.message] == [level]
 
 
 @pytest.mark.parametrize(
