@@ -207,7 +207,8 @@ class Door:
                         asked, raw = await self._asked(await context.read(), name, request_kind)
             except TTAError as error:
                 self._told(_TURNED_AWAY.get(error.code, "body"))
-                return _refuse(context, error.status, str(error), (("x-error-code", error.code),))
+                wait = (("retry-after", str(error.retry_after_s)),) if isinstance(error, Overloaded) else ()
+                return _refuse(context, error.status, str(error), (*wait, ("x-error-code", error.code)))
             reply = await ask(self._app, asked, metadata, context.peer())
             more = tuple((header, reply.headers[header]) for header in _TOLD if header in reply.headers)
             if problem := reply.problem:

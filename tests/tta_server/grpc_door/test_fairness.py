@@ -96,6 +96,17 @@ def test_calls_whose_answers_nobody_reads_keep_nobody_out(path):
     assert asyncio.run(asked()) == ["OK", "OK"]
 
 
+def test_who_has_as_many_calls_as_he_may_hears_when_to_ask_again():
+    async def asked() -> tuple[str, str | bytes | None]:
+        async with opened(max_connections=2) as address:  # so two calls of one key
+            with await held(address, 2, INFER, "a"):
+                async with grpc.aio.insecure_channel(address, ALONE) as channel:
+                    call = channel.unary_unary(INFER)(IMAGE, timeout=LONG_S, metadata=(("authorization", "a"),))
+                    return (await call.code()).name, dict(await call.trailing_metadata()).get("retry-after")
+
+    assert asyncio.run(asked()) == ("RESOURCE_EXHAUSTED", "1")
+
+
 def test_a_call_that_has_ended_takes_no_room():
     async def asked() -> list[str]:
         async with opened(max_connections=2) as address:
