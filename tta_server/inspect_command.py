@@ -9,9 +9,12 @@ from rich.table import Table
 from tta_server.adapters import Adapter, registered
 from tta_server.adapters.base import check
 from tta_server.app import load_model, with_answers
+from tta_server.guard.lacking import told
 from tta_server.models import Model
 from tta_server.models.backbone import random_images
 from tta_server.models.reason import reason
+from tta_server.models.reference import beside
+from tta_server.models.sources import own_file
 from tta_server.runtime.needs import step_bytes
 from tta_server.settings import AdapterSettings
 from tta_server.settings_file import add_model_options, add_runtime_option, load_settings, model_overrides
@@ -38,7 +41,8 @@ def run(options: argparse.Namespace) -> int:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for subject, said in (inspect(model) | {"runtime": runtime(model, settings)}).items():
+    more = {"bundle": bundle(model, settings), "runtime": runtime(model, settings)}
+    for subject, said in (inspect(model) | more).items():
         table.add_row(subject, said)
     Console(highlight=False).print(table, markup=False)
     return 0
@@ -77,6 +81,12 @@ def _step(model: Model, usual: Adapter, tried: Mapping[str, str]) -> dict[str, s
     except Exception as error:  # a network may be anything
         return {"a step": f"is not known to keep anything: {reason(error)}"}
     return {"a step": f"of '{usual.name}' keeps {each:.2g} MiB of each image of its window, engine.window_rows"}
+
+
+def bundle(model: Model, settings: ModelSettings) -> str:
+    """Return what the reference bundle was made of, or where it would lie; and what it lacks, with what that costs."""
+    weights = settings.weights or own_file(settings.architecture)
+    return told(model.reference, [make_adapter(AdapterSettings())], str(beside(weights)) if weights else "")
 
 
 def runtime(model: Model, settings: ModelSettings) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from rich.table import Table
 
 from tta_server.app import Service
-from tta_server.guard.lacking import lacking, sentences
+from tta_server.guard.lacking import told
 from tta_server.telemetry.webhook import place_of
 
 
@@ -144,11 +144,4 @@ def _log(service: Service) -> str:
 
 
 def _bundle(service: Service) -> str:
-    """Say what the reference bundle lacks, and what that costs."""
-    reference = service.served.model.reference
-    about = reference.about if reference else {}
-    found = (
-        f"of {about.get('images', 'some')} source images" if reference else "none; make one with 'tta-server calibrate'"
-    )
-    missing = lacking(reference, [service.served.methods.default.adapter])
-    return "\n".join([found, *sentences(missing, about.get("left_out", {}))])
+    return told(service.served.model.reference, [service.served.methods.default.adapter])

@@ -1,6 +1,7 @@
 """What `tta-server inspect` says of a model, and that every command is told in the same words which model is meant."""
 
 import argparse
+import re
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,17 @@ def test_what_would_answer_is_said_and_why_not_onnx(capsys, config, architecture
     found = inspected(capsys, f"tests.models.odd:{architecture}", "--config", config, "--runtime", runtime)
 
     assert said in found
+
+
+def test_whether_a_bundle_is_there_is_said_and_which_file_would_hold_it(capsys, config, tmp_path):
+    weights = tmp_path / "w.pth"
+    torch.save(odd.drawn(odd.Plain).state_dict(), weights)
+    plain = "tests.models.odd:Plain", "--config", config
+
+    assert re.search(r"bundle of \d+ source images runtime", inspected(capsys))
+    assert "bundle none; make one with 'tta-server calibrate' no style: inputs cannot" in inspected(capsys, *plain)
+    found = inspected(capsys, *plain, "--weights", str(weights)).replace(" ", "")
+    assert f"bundlenone;makeonewith'tta-servercalibrate',as{tmp_path / 'w.reference.safetensors'}nostyle:" in found
 
 
 def test_a_network_that_cannot_be_served_is_one_line(capsys, config):

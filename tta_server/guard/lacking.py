@@ -50,3 +50,17 @@ def sentences(missing: Mapping[str, str], reasons: Mapping[str, str]) -> list[st
     return [
         f"no {', '.join(parts)}{f' ({reason})' if reason else ''}: {cost}" for (reason, cost), parts in together.items()
     ]
+
+
+def told(reference: Reference | None, methods: Iterable[Adapter], where: str = "") -> str:
+    """Return what a bundle was made of, then what it lacks and what that costs, a line each.
+
+    Args:
+        reference: The bundle; None lacks everything.
+        methods: The adapters that may be asked for.
+        where: The file that would hold one, if that is known.
+    """
+    about = reference.about if reference else {}
+    made = f"none; make one with 'tta-server calibrate'{f', as {where}' if where else ''}"
+    found = f"of {about.get('images', 'some')} source images" if reference else made
+    return "\n".join([found, *sentences(lacking(reference, methods), about.get("left_out", {}))])
