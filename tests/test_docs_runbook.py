@@ -53,7 +53,8 @@ def typed(tmp_path, monkeypatch, capfd):
 
 
 def test_the_commands_of_the_runbook_do_what_it_says(typed, tmp_path):
-    written = [*blocks("bash", "docs/runbook.md"), *blocks("bash", "docs/deploy.md")]
+    pages = ("docs/runbook.md", "docs/deploy.md", "docs/operations.md")
+    written = [block for page in pages for block in blocks("bash", page)]
     lines = [line for each in sorted(written, key=lambda each: "reset" in each.text) for line in each.commands()]
     kept = ""
 

@@ -31,6 +31,7 @@ EXECUTED = {
     },
     ("docs/security.md", "bash"): {"jwt.encode": "the commands of the page, in `test_tokens.py`"},
     ("docs/deploy.md", "bash"): {"/predict": "the commands of the runbook"},
+    ("docs/operations.md", "bash"): {"/v2/health/ready": "the commands of the runbook"},
     ("docs/runbook.md", "bash"): dict.fromkeys(("gate-7", "streams switch", "PATCH"), "the commands of the runbook"),
     ("docs/replicas.md", "yaml"): dict.fromkeys(("shared: true", "trusted_proxies"), "each setting exists"),
     ("docs/networks.md", "yaml"): {"width_mult": "the factory of the page, in `test_docs_networks.py`"},
@@ -42,6 +43,7 @@ CONSOLE = {
     "python": "minutes of benchmark; the one line of the README runs in 'five minutes'",
     "docker": "an engine; `make image-test` builds the same images",
     "kubectl": "a cluster; `tests/k8s` looks at what is applied",
+    **dict.fromkeys(("cp", "echo", "mkdir"), "files and keys of the reader's"),
     **dict.fromkeys(("export", "ray", "serve"), "a package of its own; `make test-ray` starts the same"),
     "tta-server": "weights and data sets that are not here, or a server that never ends",
 }
@@ -61,8 +63,15 @@ def test_each_block_of_code_is_tested(block: Block):
     assert elsewhere or any(mark in block.text for mark in marks)
 
 
+LOOP = re.compile(r"for \w+ in \$\((.*)\); do|done")
+KEPT = re.compile(r"(?:export )?[A-Z_]+=\$\((.*)\)")
+
+
 def commands() -> list[str]:
-    return [each for block in blocks("console") for line in block.commands() for each in line.split(" | ")]
+    """Return what is typed, without the loop around it, or the variable that keeps what is printed."""
+    lines = [line.strip() for block in blocks("console") for line in block.commands()]
+    bare = [found[1] or "" if (found := LOOP.fullmatch(line) or KEPT.fullmatch(line)) else line for line in lines]
+    return [each for line in bare if line for each in line.split(" | ")]
 
 
 @pytest.mark.parametrize("line", commands())
@@ -181,3 +190,21 @@ def test_each_file_that_a_page_names_exists(page: str):
     named = set(re.findall(r"`([\w./-]+\.(?:py|toml|json|npz|md))`", prose))
 
     assert {name for name in named - READERS if not any(f"/{path}".endswith(f"/{name}") for path in tracked())} == set()
+
+
+def reasons() -> list[str]:
+    """Return why a server is not ready, as the page for operators has it."""
+    part = text("docs/operations.md").partition("\n## Not ready\n")[2].partition("\n## ")[0]
+    return [said for row in re.findall(r"^\| (`.*?) \| ", part, re.MULTILINE) for said in re.findall(r"`(.*?)`", row)]
+
+
+def test_the_page_has_reasons_for_not_being_ready():
+    assert len(reasons()) >= 9
+
+
+@pytest.mark.parametrize("said", reasons())
+def test_each_reason_for_not_being_ready_is_one_that_the_code_has(said):
+    code = " ".join(path.read_text() for path in (ROOT / "tta_server").glob("**/*.py"))
+
+    for part in said.split("..."):  # which is for what differs
+        assert part.strip(" ()") in code

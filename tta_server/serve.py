@@ -37,7 +37,7 @@ from tta_server.telemetry.log_format import fields, write_log
 
 log = logging.getLogger(__name__)
 
-_DRAIN_S = 20  # below the 30 s that container platforms give by default
+_DRAIN_S = 20  # for requests; what else a stop takes, docs/operations.md adds up
 _END_S = 3.0
 _OTHER_FILES = 256  # libraries, weights, states, the device
 

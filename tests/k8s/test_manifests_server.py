@@ -9,6 +9,7 @@ from typing import get_args
 
 import httpx
 import pytest
+import yaml
 
 from tests.k8s.expressions import metrics_of
 from tests.k8s.manifests import Rendered
@@ -144,6 +145,20 @@ def test_the_grace_period_covers_the_pause_the_drain_and_the_save(deployed, sett
         whole_s = pause_s + answers_s + FINISH_S + webhooks_s
         assert whole_s + ENDING_S <= way.pod()["terminationGracePeriodSeconds"]
         assert f": {whole_s:.0f} s, and some to end." in STATEFUL_SETS[way.most_replicas() > 1].read_text()
+
+
+def test_the_page_says_how_long_a_stop_takes_and_what_platforms_give_it(deployed, root):
+    webhooks_s = inspect.signature(Webhook.close).parameters["timeout_s"].default
+    whole_s, page = _DRAIN_S + DRAIN_S + FINISH_S + webhooks_s, (root / "docs/operations.md").read_text()
+    compose = yaml.safe_load((root / "k8s/compose/compose.yaml").read_text())["services"]["server"]["stop_grace_period"]
+
+    assert f"Together that is {whole_s:.0f} s and `server.drain_s`" in page
+    for each_s in (_DRAIN_S, DRAIN_S, FINISH_S, webhooks_s):
+        assert f"| {each_s:.0f} s |" in page
+    assert f"`stop_grace_period: {compose}`" in page
+    assert whole_s + ENDING_S <= int(compose.removesuffix("s"))
+    graces = {str(way.pod()["terminationGracePeriodSeconds"]) for way in deployed}
+    assert graces == set(re.findall(r"(\d+) (?:in `k8s/base`|with `replicas`;)", page))
 
 
 def test_the_image_is_the_packages_version_and_no_label_says_so_of_an_image_of_ones_own(deployed, base):
