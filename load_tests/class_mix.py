@@ -20,8 +20,8 @@ import torch
 from load_tests.machine import describe, load_average
 from tta_server.app import load_model
 from tta_server.calibrate.bundle import Sizes, calibrate
-from tta_server.calibrate.labelled import Labelled, read
 from tta_server.calibrate.null import Windows
+from tta_server.calibrate.source_data import SourceData, read
 from tta_server.drift.monitor import Monitor
 from tta_server.drift.watch import Rows, Watch
 from tta_server.evaluate.corruptions import corrupt
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     model = load_model(load_settings(options.config, {"model": {"device": "cpu"}}).model)
     source = read(options.source, model, 1000, 0, _quiet)
-    shown = Labelled(*glyphs.images("test"))
+    shown = SourceData(*glyphs.images("test"))
     if options.images != "glyphs":
         shown = read(options.images, model, 4000, 0, _quiet)
     sizes = Sizes(windows=Windows(forward_images=0))

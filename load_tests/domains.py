@@ -29,7 +29,7 @@ from tta_server import adapters
 from tta_server.adapters import State
 from tta_server.app import load_model
 from tta_server.calibrate.bundle import calibrate
-from tta_server.calibrate.labelled import Labelled, read
+from tta_server.calibrate.source_data import SourceData, read
 from tta_server.evaluate.corruptions import CORRUPTIONS
 from tta_server.evaluate.session import Session
 from tta_server.models import Backbone, Model, Reference, glyphs
@@ -99,7 +99,7 @@ def _bundle(options: argparse.Namespace) -> Reference:
     return calibrate(model.backbone, source.images, source.labels)
 
 
-def _read(folder: str, model: Model, limit: int) -> Labelled:
+def _read(folder: str, model: Model, limit: int) -> SourceData:
     return read(folder, model, limit, 0, lambda _what, _done, _total: None)
 
 
@@ -108,7 +108,7 @@ def _measure(options: argparse.Namespace, bundle: Path, seed: int, name: str) ->
     torch.set_num_threads(1)
     model = _model(options)
     model = replace(model, reference=load_reference(bundle, model.backbone))
-    shown = Labelled(*glyphs.images("test")) if options.images == "glyphs" else _read(options.images, model, 4000)
+    shown = SourceData(*glyphs.images("test")) if options.images == "glyphs" else _read(options.images, model, 4000)
     rows = np.random.default_rng(seed).permutation(len(shown.labels))[: max(640, options.count)]
     pool = Pool(shown.images[rows], shown.labels[rows], seed)
     return dict(_lines(model, streams(options.stream, pool.labels, options.count, seed)[name], pool, options))

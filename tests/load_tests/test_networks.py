@@ -15,7 +15,7 @@ from load_tests.networks.__main__ import main
 from load_tests.networks.folders import Shown, write, write_images
 from load_tests.networks.photographs import cuts, halves, pieces
 from tta_server.app import load_model
-from tta_server.calibrate.labelled import read
+from tta_server.calibrate.source_data import read
 from tta_server.settings_file import load_settings
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from tta_server.calibrate import shrinkage
-from tta_server.calibrate.labelled import Progress
 from tta_server.calibrate.mixed import Mixed
 from tta_server.calibrate.null import quantiles
+from tta_server.calibrate.progress import Progress
 from tta_server.drift.scores import atc_threshold, class_shares
 from tta_server.models import Backbone
 

@@ -14,9 +14,9 @@ from tta_server.adapters import Adapter, registered
 from tta_server.calibrate import kept
 from tta_server.calibrate.answers import Answers
 from tta_server.calibrate.by_class import by_class
-from tta_server.calibrate.labelled import Progress
 from tta_server.calibrate.mixed import Batches, Mixed
 from tta_server.calibrate.null import Windows, null
+from tta_server.calibrate.progress import Progress
 from tta_server.calibrate.statistics import statistics
 from tta_server.calibrate.style import style
 from tta_server.domains.space import PART

@@ -14,11 +14,11 @@ from rich.table import Table
 from tta_server.adapters import registered
 from tta_server.app import load_model
 from tta_server.calibrate.bundle import Sizes, calibrate
-from tta_server.calibrate.labelled import Labelled, Progress, read
 from tta_server.calibrate.null import Windows
-from tta_server.calibrate.unlabelled import Unlabelled, read_unlabelled
+from tta_server.calibrate.progress import Progress
+from tta_server.calibrate.source_data import read
 from tta_server.guard.lacking import lacking, sentences
-from tta_server.models import Model, Reference, glyphs
+from tta_server.models import Reference, glyphs
 from tta_server.models.reference import beside
 from tta_server.models.robust import PART
 from tta_server.models.sources import own_file
@@ -103,11 +103,12 @@ def run(options: argparse.Namespace) -> int:
     model = load_model(settings, calibrated=False)
     console = Console()
     with _bars(console) as told:
-        data = _read(options, model, told)
+        named, labelled = options.data or options.unlabelled, not options.unlabelled
+        data = read(named, model, options.limit, options.seed, told, options.skip_broken, labelled)
         reference = calibrate(
             model.backbone,
             data.images,
-            data.labels if isinstance(data, Labelled) else None,
+            data.labels,
             seed=options.seed,
             progress=told,
             sizes=Sizes(windows=Windows(forward_images=options.forward_images), forward=options.batch),
@@ -119,12 +120,6 @@ def run(options: argparse.Namespace) -> int:
         console.print(remark, soft_wrap=True, highlight=False, markup=False)
     _report(reference, out, model.backbone.spec.classes, console)
     return 0
-
-
-def _read(options: argparse.Namespace, model: Model, told: Progress) -> Labelled | Unlabelled:
-    if options.unlabelled:
-        return read_unlabelled(options.unlabelled, model, options.limit, options.seed, told, options.skip_broken)
-    return read(options.data, model, options.limit, options.seed, told, options.skip_broken)
 
 
 def _out(out: Path | None, settings: ModelSettings) -> Path:

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tta_server.calibrate.labelled import Progress
 from tta_server.calibrate.mixed import Mixed
+from tta_server.calibrate.progress import Progress
 from tta_server.drift.scores import LEVELS, ImageScores, SourceStatistics, norm_scores, window_scores
 from tta_server.models import Backbone
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tta_server.adapters import create
-from tta_server.calibrate.labelled import Progress
+from tta_server.calibrate.progress import Progress
 from tta_server.guard.canary import bank
 from tta_server.models import Backbone
 from tta_server.models.robust import PART, robust
@@ -38,7 +38,7 @@ def statistics(
     the smaller is taken, as most papers have it; but if nothing is better than to leave the statistics, they are left.
 
     Args:
-        backbone: The network.
+        backbone: A network with BatchNorm layers.
         images: Levels of source images (N, C, H, W).
         rng: Draws those that are spoilt.
         progress: Told about each share.
@@ -48,10 +48,8 @@ def statistics(
         each of `SHARES`.
 
     Raises:
-        ValueError: If there are too few images, or the network has no such statistics.
+        ValueError: If there are too few images.
     """
-    if "batchnorm" not in backbone.spec.capabilities:
-        raise ValueError("needs a network with BatchNorm layers")
     if len(images) < LEAST_IMAGES:
         raise ValueError(f"needs at least {LEAST_IMAGES} images, got {len(images)}")
     chosen = torch.from_numpy(images[rng.permutation(len(images))[:_MOST_IMAGES]]).float() / 255

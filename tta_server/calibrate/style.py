@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tta_server.calibrate.labelled import Progress
+from tta_server.calibrate.progress import Progress
 from tta_server.domains.place import Place
 from tta_server.domains.space import PART, StyleSpace, fit, kin
 from tta_server.guard.canary import bank

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.tta_server.evaluate.small import LABELS, SIDE, folder, model
-from tta_server.calibrate import labelled
+from tta_server.calibrate import source_data
 from tta_server.calibrate.folder import list_folder
 from tta_server.evaluate.datasets import CLEAN
 from tta_server.evaluate.published import open_dataset
@@ -25,7 +25,7 @@ PLACES = st.tuples(
 
 def calibrating(root, skip_broken=False):
     """Return the images, labels and remarks that calibration goes by."""
-    data = labelled.read(str(root), model(), 10**6, 0, lambda *_: None, skip_broken)
+    data = source_data.read(str(root), model(), 10**6, 0, lambda *_: None, skip_broken)
     return data.images, data.labels, data.remarks
 
 

@@ -71,5 +71,3 @@ def test_a_network_without_such_statistics_has_no_part_and_lacks_none(layer_norm
 
     assert PART not in found.parts | found.about["left_out"].keys()
     assert measured_share(found) == 0
-    with pytest.raises(ValueError, match="needs a network with BatchNorm layers"):
-        share_of(layer_norm_backbone, images)

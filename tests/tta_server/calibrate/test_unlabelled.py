@@ -14,7 +14,7 @@ from tests.tta_server.runtime.fakes import SHAPE, Tiny, rows, tiny
 from tta_server import adapters
 from tta_server.calibrate.bundle import Sizes, calibrate
 from tta_server.calibrate.null import Windows
-from tta_server.calibrate.unlabelled import Unlabelled, read_unlabelled
+from tta_server.calibrate.source_data import SourceData, read
 from tta_server.models import TorchBackbone
 
 PLACES = st.sets(
@@ -28,8 +28,8 @@ SMALL = Sizes(canary_rows=20, windows=Windows((16, 32, 64), draws=50, forward_im
 ALWAYS = {"histogram", "confidence", "energy", "features", "classes"}
 
 
-def reading(data: Path, limit: int = 1000, skip_broken: bool = False) -> Unlabelled:
-    return read_unlabelled(str(data), model(), limit, 0, lambda *_: None, skip_broken)
+def reading(data: Path, limit: int = 1000, skip_broken: bool = False) -> SourceData:
+    return read(str(data), model(), limit, 0, lambda *_: None, skip_broken, labelled=False)
 
 
 # Reading
