@@ -205,9 +205,9 @@ def _faster(plain: TorchBackbone, freeze: Callable[[], TorchBackbone]) -> tuple[
 def _bundle(source: Origin, weights: Path | None, reference: str | Path | None) -> Path | None:
     if reference is not None:
         return Path(reference)
-    if weights is None or weights == source.weights:
+    if weights == source.weights and source.reference:
         return source.reference
-    return beside(weights) if beside(weights).is_file() else None
+    return beside(weights) if weights and beside(weights).is_file() else None
 
 
 def _labels(labels: Sequence[str] | str | Path | None) -> tuple[str, ...]:

@@ -55,6 +55,14 @@ class Reading:
         return found.clamp(min=torch.finfo(found.dtype).tiny).log() if self.softmax else found
 
 
+class LastLayer(nn.Module):
+    """In a program that no layers are seen of: where features go in and logits come out."""
+
+    def forward(self, _features: Tensor, logits: Tensor) -> Tensor:
+        """Return the logits."""
+        return logits
+
+
 def features_of(given: Tensor) -> Tensor:
     """Return what a head is given, (N, D): maps are averaged over their places."""
     return given.flatten(2).mean(2) if given.dim() > 2 else given

@@ -13,7 +13,6 @@ from torch import nn
 from tta_server.models.origin import Origin
 from tta_server.models.preprocess import Preprocess
 from tta_server.models.reason import reason
-from tta_server.models.reference import beside
 
 _PROCESSOR = "preprocessor_config.json"
 _WEIGHTS = "model.safetensors", "pytorch_model.bin"
@@ -94,7 +93,6 @@ def hf_source(folder: Path) -> Origin:
     except Exception as error:  # whatever is wrong with the file
         raise ValueError(f"'{folder / 'config.json'}' cannot be used: {reason(error, 200)}") from error
     weights = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
-    bundle = beside(weights) if weights else None
 
     def build(classes: int | None) -> nn.Module:
         if classes is not None:
@@ -127,8 +125,7 @@ def hf_source(folder: Path) -> Origin:
         preprocess,
         weights,
         tuple(config.id2label[i] for i in sorted(config.id2label)),
-        bundle if bundle and bundle.is_file() else None,
-        ready if weights else None,
+        ready=ready if weights else None,
         caution=_hf_caution(transformers, folder, preprocess),
     )
 

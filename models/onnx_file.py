@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tta_server.models.head import LastLayer
 from tta_server.models.onnx_export import KEY, serialised
 from tta_server.models.onnx_session import OnnxSession, library
-from tta_server.models.origin import Origin
+from tta_server.models.origin import Origin, own_weights
 from tta_server.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from tta_server.models.reason import reason
-from tta_server.models.reference import beside
 
 SUFFIX = ".onnx"
 
@@ -48,7 +48,7 @@ class OnnxModule(nn.Module):
         self._session: OnnxSession | None = None
         self._sha = sha
         self.register_buffer("sha256", torch.tensor(list(sha), dtype=torch.uint8))  # so that the model's digest has it
-        self.head = _Head()
+        self.head = LastLayer()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "OnnxModule":
         return OnnxModule(self._graph, self._sha, self._image, self._outputs)
@@ -63,14 +63,6 @@ class OnnxModule(nn.Module):
         logits, *features = (torch.cat(part)[: len(x)] for part in zip(*parts, strict=True))
         made: Tensor = self.head(features[0], logits) if features else logits
         return made
-
-
-class _Head(nn.Module):
-    """Where features are seen to go in and logits to come out."""
-
-    def forward(self, _features: Tensor, logits: Tensor) -> Tensor:
-        """Return the logits."""
-        return logits
 
 
 def onnx_source(path: Path) -> Origin:
@@ -100,17 +92,13 @@ def onnx_source(path: Path) -> Origin:
     about: dict[str, Any] = next((json.loads(entry.value) for entry in model.metadata_props if entry.key == KEY), {})
     graph, names = serialised(model), (logits, features) if features else (logits,)
 
-    def build(_classes: int | None) -> nn.Module:
-        raise ValueError(f"'{path}' holds its own weights and number of classes; give it neither")
-
     return Origin(
-        build,
+        own_weights(path),
         _exported(about["preprocess"]) if about else _preprocess(shape),
         path,
         tuple(about.get("labels", ())),
-        beside(path) if beside(path).is_file() else None,
-        lambda: OnnxModule(graph, sha, (images.name, kind, size), names),
-        "head" if features else "",
+        ready=lambda: OnnxModule(graph, sha, (images.name, kind, size), names),
+        head="head" if features else "",
     )
 
 

@@ -6,7 +6,10 @@ from pathlib import Path
 
 from torch import nn
 
-from tta_server.models.preprocess import Preprocess
+from tta_server.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+
+IMAGENET = Preprocess((224, 224), resize=256, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+"""For a network of which nothing else is known: what most were trained with."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Origin:
         preprocess: From decoded images to its input.
         weights: File with its weights, if it comes with one.
         labels: Names of its classes, if they are known.
-        reference: The bundle of those weights.
+        reference: The bundle of those weights; None is one that lies beside them, if there is any.
         ready: Makes the network with those weights; None if they are read like a user's own.
         head: Path of the layer that makes the logits, if it is known.
         caution: Why `preprocess` may not be what the network was trained with; empty if it is.
@@ -34,3 +37,12 @@ class Origin:
     head: str = ""
     caution: str = ""
     form: str = ""
+
+
+def own_weights(path: Path) -> Callable[[int | None], nn.Module]:
+    """Return the `build` of a file that is a network with its weights, which refuses to make another."""
+
+    def build(_classes: int | None) -> nn.Module:
+        raise ValueError(f"'{path}' holds its own weights and number of classes; give it neither")
+
+    return build

@@ -12,8 +12,8 @@ from tta_server.models.freeze import bare
 from tta_server.models.importing import import_object
 from tta_server.models.libraries import hf_source, timm_source
 from tta_server.models.onnx_file import SUFFIX, onnx_source
-from tta_server.models.origin import Origin
-from tta_server.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from tta_server.models.origin import IMAGENET, Origin
+from tta_server.models.preprocess import Preprocess
 from tta_server.models.reason import reason
 from tta_server.models.torch_file import SUFFIXES, torch_file_source
 from tta_server.models.weights import digest
@@ -77,7 +77,7 @@ def find(architecture: str, weights: Path | None = None, arguments: Mapping[str,
     if library == "hf":
         return hf_source(Path(name))
     if is_factory(architecture):
-        return Origin(_factory(architecture, arguments), _imagenet(crop=224, resize=256))
+        return Origin(_factory(architecture, arguments), IMAGENET)
     if architecture == "glyphs":
         _, height, width = glyphs.INPUT_SHAPE
         preprocess = Preprocess((height, width), mean=glyphs.MEAN, std=glyphs.STD)
@@ -168,7 +168,3 @@ def _factory(architecture: str, arguments: Mapping[str, Any]) -> Callable[[int |
             raise ValueError(f"model factory '{architecture}': {error}") from error
 
     return build
-
-
-def _imagenet(crop: int, resize: int) -> Preprocess:
-    return Preprocess((crop, crop), resize=resize, mean=IMAGENET_MEAN, std=IMAGENET_STD)

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from tta_server.models.head import LastLayer
 from tta_server.models.logits import tensors_in
-from tta_server.models.origin import Origin
+from tta_server.models.origin import IMAGENET, Origin, own_weights
 from tta_server.models.own_state import OwnStateError
-from tta_server.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from tta_server.models.reason import reason
-from tta_server.models.reference import beside
 
 SUFFIXES = (".pt", ".pt2")
 
@@ -53,7 +52,7 @@ class TorchFileModule(nn.Module):
         self._sha = sha
         self._features = features
         self.register_buffer("sha256", torch.tensor(list(sha), dtype=torch.uint8))
-        self.head = _LastLayer()
+        self.head = LastLayer()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TorchFileModule":
         return TorchFileModule(self._program.module, self._sha, self._features)
@@ -122,12 +121,6 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one, other, rtol=0.0, atol=share * float(one.abs().max()), equal_nan=True)
 
 
-class _LastLayer(nn.Module):
-    def forward(self, _features: Tensor, logits: Tensor) -> Tensor:
-        """Return the logits."""
-        return logits
-
-
 def torch_file_source(path: Path) -> Origin:
     """Return the classifier in a file of `torch.jit.save` (.pt) or `torch.export.save` (.pt2), with its weights.
 
@@ -156,17 +149,13 @@ def torch_file_source(path: Path) -> Origin:
         parameter.requires_grad_(False)
     sha = hashlib.sha256(path.read_bytes()).digest()
 
-    def build(_classes: int | None) -> nn.Module:
-        raise ValueError(f"'{path}' holds its own weights and number of classes; give it neither")
-
     def ready() -> nn.Module:
         return TorchFileModule(program, sha, features)
 
     return Origin(
-        build,
-        Preprocess((224, 224), resize=256, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        own_weights(path),
+        IMAGENET,
         path,
-        reference=beside(path) if beside(path).is_file() else None,
         ready=ready,
         head="head" if features else "",
     )
