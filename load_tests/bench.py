@@ -17,7 +17,8 @@ from torch import Tensor
 
 from load_tests.cases import NETWORKS, Case, Network, cases, network
 from load_tests.clock import Clock, Pairs, Run, alternate, clock_for, spread
-from load_tests.machine import describe, load_average
+from load_tests.machine import load_average
+from load_tests.report import head, publish, ran_on, row
 from tta_server.models.backbone import size_bytes
 
 _VERBS = ("predict", "adapt")
@@ -55,12 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     numbers = sum(len(_VERBS) * len(each.cases) * len(each.network.batches) for each in results)
     for each in results:
         _measure(each, options.rounds, options.seconds / numbers)
-    report = "\n".join(
-        [*_preamble(device, before), *(line for each in results for line in _table(each)), *_memory(results)]
-    )
-    print(report)
-    if options.out:
-        options.out.write_text(report + "\n", encoding="utf-8")
+    tables = [*(line for each in results for line in _table(each)), *_memory(results)]
+    publish([*ran_on(before, device), "", *tables], options.out)
     return 0
 
 
@@ -120,11 +117,6 @@ def _measure_case(results: Results, case: Case, x: Tensor, clock: Clock, rounds:
             results.pairs[case.label, verb, len(x)] = pairs
 
 
-def _preamble(device: torch.device, load_before: float) -> list[str]:
-    facts = describe(device) | {"load average": f"{load_before:.1f} before, {load_average():.1f} after"}
-    return [*(f"- {name}: {fact}" for name, fact in facts.items()), ""]
-
-
 def _table(results: Results) -> list[str]:
     net = results.network
     columns = [(verb, batch) for verb in _VERBS for batch in net.batches]
@@ -132,12 +124,11 @@ def _table(results: Results) -> list[str]:
     lines = [
         f"**{net.name}**, {shape}: time over that of the plain forward, median (10th-90th percentile) of the pairs",
         "",
-        _row("adapter", [f"{verb}, batch {batch}" for verb, batch in columns]),
-        _row("---", ["---"] * len(columns)),
+        *head("adapter", *(f"{verb}, batch {batch}" for verb, batch in columns)),
     ]
     for case in results.cases:
         cells = [results.pairs.get((case.label, verb, batch)) for verb, batch in columns]
-        lines.append(_row(case.label, [spread(pairs.ratios) if pairs else "-" for pairs in cells]))
+        lines.append(row(case.label, *(spread(pairs.ratios) if pairs else "-" for pairs in cells)))
     plain = ", ".join(f"{_plain_ms(results, batch):.2f} ms at batch {batch}" for batch in net.batches)
     rounds = [len(pairs.plain_s) for pairs in results.pairs.values()]
     lines += ["", f"The plain forward takes {plain} (medians); {min(rounds)} to {max(rounds)} pairs a number."]
@@ -157,10 +148,9 @@ def _memory(results: Sequence[Results]) -> list[str]:
     lines = [
         "**State of one stream**, bytes (share of the network's weights)",
         "",
-        _row("adapter", [each.network.name for each in results]),
-        _row("---", ["---"] * len(results)),
+        *head("adapter", *(each.network.name for each in results)),
     ]
-    return [*lines, *(_row(label, [_state_bytes(each, label) for each in results]) for label in labels)]
+    return [*lines, *(row(label, *(_state_bytes(each, label) for each in results)) for label in labels)]
 
 
 def _state_bytes(results: Results, label: str) -> str:
@@ -170,10 +160,6 @@ def _state_bytes(results: Results, label: str) -> str:
             size = size_bytes(case.state)
             return f"{size:,} ({size / size_bytes(backbone.weights()):.1%})"
     return "-"
-
-
-def _row(first: str, rest: Sequence[str]) -> str:
-    return f"| {' | '.join([first, *rest])} |"
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from load_tests.courses import CLEAN, CLEAN_AFTER, KINDS, ROUNDS, Pool, Stretch, by_name, streams
-from load_tests.machine import describe, load_average
+from load_tests.machine import load_average
+from load_tests.report import publish, ran_on
 from tta_server import adapters
 from tta_server.adapters import State
 from tta_server.app import load_model
@@ -62,11 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for (_, _, _, name), lines in zip(tasks, pool.map(_measure, *zip(*tasks, strict=True)), strict=True):
                 for side, line in lines.items():
                     found.setdefault(f"{name}: {side}" if len(names) > 1 else side, []).append(line)
-    facts = describe(backbone.device) | {"load average": f"{before:.1f} before, {load_average():.1f} after"}
-    report = "\n".join([*(f"- {name}: {fact}" for name, fact in facts.items()), "", *_table(found)])
-    print(report)
-    if options.out:
-        options.out.write_text(report + "\n", encoding="utf-8")
+    publish([*ran_on(before, backbone.device), "", *_table(found)], options.out)
     return 0
 
 

@@ -25,7 +25,8 @@ import torch
 
 from load_tests import drift_replay
 from load_tests.clock import Run, alternate, spread
-from load_tests.machine import describe, load_average
+from load_tests.machine import load_average
+from load_tests.report import publish, ran_on
 from load_tests.routed import WINDOW, Routed, Scene, scene
 from tta_server.demo import camera
 from tta_server.demo.demo_command import SEED
@@ -69,11 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lines = [*_clean(shown, options.clean_windows), *_soon(shown, options.corruptions)]
     lines += _in_the_demos_order(shown, options.scene_images)
     lines += [*_cost(shown, options.requests, options.rounds, options.seconds)]
-    facts = describe(shown.backbone.device) | {"load average": f"{before:.1f} before, {load_average():.1f} after"}
-    report = "\n".join([*(f"- {name}: {fact}" for name, fact in facts.items()), "", *lines])
-    print(report)
-    if options.out:
-        options.out.write_text(report + "\n", encoding="utf-8")
+    publish([*ran_on(before, shown.backbone.device), "", *lines], options.out)
     return 0
 
 

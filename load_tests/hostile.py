@@ -17,13 +17,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from load_tests.attacks import ATTACKS, Attack, prepare
 from load_tests.clock import quantile
 from load_tests.grpc_attacks import GRPC_ATTACKS
 from load_tests.local_server import local_server
-from load_tests.machine import describe, load_average
+from load_tests.machine import load_average
+from load_tests.report import publish, ran_on, row
 from load_tests.siege import Good, Siege, Stood, memory, siege
 
 _LOWEST = 19
@@ -54,17 +53,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     failed += [attack.name] if _fails(attack, stood) else []
             stopping_s = time.monotonic()
         stopping_s = time.monotonic() - stopping_s
-    facts = describe(torch.device("cpu")) | {"load average": f"{before:.1f} before, {load_average():.1f} after"}
-    lines = [f"- {name}: {fact}" for name, fact in facts.items() if name != "device"]
-    lines += [f"- memory at rest: {at_rest / _MIB:.0f} MiB", f"- stopped {stopping_s:.1f} s after it was told"]
+    lines = [
+        *ran_on(before),
+        f"- memory at rest: {at_rest / _MIB:.0f} MiB",
+        f"- stopped {stopping_s:.1f} s after it was told",
+    ]
     usual_ms = _slow_ms([good for _, quiet, _ in seen for good in quiet.good])
     lines += [f"- the good client's p99 without an attack, of all times together: {usual_ms:.0f} ms", ""]
     rows = [_row(*one, at_rest, usual_ms) for one in seen]
-    lines += [f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}", *rows]
+    lines += [row(*_COLUMNS), f"|{'---|' * len(_COLUMNS)}", *rows]
     lines += [f"\nnot as it should be: {', '.join(failed)}"] if failed else []
-    print("\n".join(lines))
-    if options.out:
-        options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    publish(lines, options.out)
     return int(bool(failed))
 
 
@@ -112,7 +111,7 @@ def _row(attack: Attack, quiet: Stood, stood: Stood, at_rest: int, usual_ms: flo
         *(f"+{max(0, stood.peak_bytes - at_rest) / _MIB:.0f}", f"{_lost(stood)} of {len(stood.good)}"),
         *(f"{_slow_ms(quiet.good):.0f}", f"{_slow_ms(stood.good):.0f}", f"{_slow_ms(stood.good) / usual_ms:.1f}"),
     ]
-    return f"| {' | '.join(cells)} |"
+    return row(*cells)
 
 
 if __name__ == "__main__":

@@ -34,8 +34,9 @@ import yaml
 from PIL import Image
 
 from load_tests.clock import quantile, spread
-from load_tests.machine import describe, load_average
+from load_tests.machine import load_average
 from load_tests.peers.classifier import Classifier, described
+from load_tests.report import publish, ran_on, row
 from load_tests.saturate import Reading, saturate
 from tta_server.evaluate.corruptions import corrupt
 from tta_server.models import glyphs
@@ -85,11 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lines = []
     for network in options.networks:
         lines += _measured(network, options)
-    facts = describe(torch.device("cpu")) | {"load average": f"{before:.1f} before, {load_average():.1f} after"}
-    report = "\n".join([*(f"- {name}: {fact}" for name, fact in facts.items() if name != "device"), *lines])
-    print(report)
-    if options.out:
-        options.out.write_text(report + "\n", encoding="utf-8")
+    publish([*ran_on(before), *lines], options.out)
     return 0
 
 
@@ -163,7 +160,7 @@ def _measured(network: str, options: argparse.Namespace) -> list[str]:
                 found[side.name].append(busy)
                 waits_s[side.name].append(wait_s)
     rows = [_row(name, own, found["bare"], waits_s[name], alone_s) for name, own in found.items()]
-    head = [f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
+    head = [row(*_COLUMNS), f"|{'---|' * len(_COLUMNS)}"]
     return ["", f"**{Path(network).name}**, {options.clients} clients, {options.rounds} rounds of {options.seconds:g} "
             f"s; the model alone takes {1000 * statistics.median(alone_s):.2f} ms an image, decoding included.",
             "", *head, *rows]  # fmt: skip
@@ -202,7 +199,7 @@ def _row(
         *(spread([1000 * one.cpu_s / len(one.latencies_s) for one in own]), spread(added_ms)),
         f"{own[-1].memory_bytes / 2**20:.0f}",
     ]
-    return f"| {' | '.join(cells)} |"
+    return row(*cells)
 
 
 def _alone_s(classifier: Classifier, files: Sequence[bytes], seconds: float) -> float:

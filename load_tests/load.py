@@ -23,7 +23,8 @@ from load_tests.arrivals import SHAPES, steady
 from load_tests.client import Body, Sent, bodies, closed_loop, open_loop
 from load_tests.clock import quantile
 from load_tests.local_server import local_server, windows
-from load_tests.machine import describe, load_average
+from load_tests.machine import load_average
+from load_tests.report import head, publish, ran_on, row
 
 _FROZEN, _ADAPTING = "bench-off", "bench-after"
 _CONNECTIONS = 16
@@ -67,9 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report, failed = _run(options, payloads)
     finally:
         gc.unfreeze()
-    print("\n".join(report))
-    if options.out:
-        options.out.write_text("\n".join(report) + "\n", encoding="utf-8")
+    publish(report, options.out)
     return int(failed)
 
 
@@ -110,16 +109,15 @@ def _measure(options: argparse.Namespace, url: str, payloads: list[Body]) -> tup
     saturated = _rate(closed_loop(url, 4.0, _CONNECTIONS, streams, payloads))
     load = Load(url, streams, payloads, options.rate or saturated / 2, options.seconds)
     lines = [f"Saturated by {_CONNECTIONS} clients that wait for their answers: {saturated:.0f} requests/s.", ""]
-    lines += [_row(*_COLUMNS), _row(*["---"] * len(_COLUMNS))]
+    lines += head(*_COLUMNS)
     failed = False
     for shape in SHAPES:
-        row, bad = _shape(load, shape)
-        lines.append(row)
+        line, bad = _shape(load, shape)
+        lines.append(line)
         failed |= bad
     if not options.url:
         lines += ["", *_compare(load)]
-    facts = describe(torch.device("cpu")) | {"load average": f"{before:.1f} before, {load_average():.1f} after"}
-    return [*(f"- {name}: {fact}" for name, fact in facts.items() if name != "device"), "", *lines], failed
+    return [*ran_on(before), "", *lines], failed
 
 
 def _shape(load: Load, shape: str) -> tuple[str, bool]:
@@ -132,7 +130,7 @@ def _shape(load: Load, shape: str) -> tuple[str, bool]:
     lost, wrong = statuses.pop(0, 0), sum(request.is_wrong for request in sent)
     reasons = Counter(request.lost for request in sent if request.lost)
     late_ms = quantile([request.sent_s - request.due_s for request in sent], 0.99) * 1000
-    return _row(
+    return row(
         shape,
         f"{load.rate:.0f}",
         str(len(sent)),
@@ -178,10 +176,6 @@ def _latencies_ms(sent: Sequence[Sent]) -> list[float]:
 def _rate(sent: Sequence[Sent]) -> float:
     span_s = max(request.done_s for request in sent) - min(request.due_s for request in sent)
     return sum(request.status == 200 for request in sent) / span_s
-
-
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _progress(text: str) -> None:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from load_tests.clock import alternate, clock_for, spread
-from load_tests.machine import describe, load_average
+from load_tests.machine import load_average
+from load_tests.report import head, publish, ran_on, row
 from tta_server import models
 from tta_server.evaluate.corruptions import corrupt
 from tta_server.models import Backbone, glyphs
@@ -32,25 +33,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     backbone = models.load("glyphs").backbone
     kinds = {"means": robust(backbone, 16), "medians": robust(backbone, 16, median=True)}
     images, labels = (part[: options.images] for part in glyphs.images("test"))
-    facts = describe(backbone.device) | {"load average": f"{load_average():.1f} before"}
-    lines = [f"- {name}: {fact}" for name, fact in facts.items()]
-    lines += [
+    before = load_average()
+    lines = [
         "",
         f"**Outliers**: error in % of the other images of a batch of {options.batch}, by share of noise images",
         "",
-        _row("domain", ["frozen", *(f"{kind}, {share:.0%}" for kind in kinds for share in _SHARES)]),
-        _row("---", ["---"] * (1 + len(kinds) * len(_SHARES))),
+        *head("domain", "frozen", *(f"{kind}, {share:.0%}" for kind in kinds for share in _SHARES)),
     ]
     for domain in _DOMAINS:
         x = torch.from_numpy(images if domain == "clean" else corrupt(images, domain, 5)).float() / 255
         frozen = (backbone.forward(x).logits.argmax(1).numpy() != labels).mean()
         cells = [_error(judge, x, labels, share, options.batch) for judge in kinds.values() for share in _SHARES]
-        lines.append(_row(domain, [f"{value:.1%}" for value in (frozen, *cells)]))
+        lines.append(row(domain, *(f"{value:.1%}" for value in (frozen, *cells))))
     lines += ["", f"A forward with medians takes {_cost(kinds, x[: options.batch], options.rounds)} times as long."]
-    report = "\n".join(lines)
-    print(report)
-    if options.out:
-        options.out.write_text(report + "\n", encoding="utf-8")
+    publish([*ran_on(before, backbone.device), *lines], options.out)
     return 0
 
 
@@ -84,10 +80,6 @@ def _cost(kinds: dict[str, Backbone], x: Tensor, rounds: int) -> str:
 
     pairs = alternate(lambda: run("means"), lambda: run("medians"), clock_for(x.device), rounds, 20)
     return spread(pairs.ratios)
-
-
-def _row(first: str, rest: Sequence[str]) -> str:
-    return f"| {' | '.join([first, *rest])} |"
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from load_tests.arrivals import steady
 from load_tests.client import Sent, bodies, closed_loop, open_loop
 from load_tests.clock import quantile
 from load_tests.local_server import local_server, windows
-from load_tests.machine import describe, load_average
+from load_tests.machine import load_average
+from load_tests.report import publish, ran_on
 from load_tests.siege import memory
 
 _STREAMS = ("overload-1", "overload-2", "overload-3", "overload-4")
@@ -110,14 +111,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         after = windows(url)
         after.subtract(learnt)
         recovered = _answered(closed_loop(url, 5.0, _CLIENTS, (_FROZEN,), payloads))
-    facts = describe(torch.device("cpu")) | {"load average": f"{before:.1f} before, {load_average():.1f} after"}
-    lines = [f"- {name}: {fact}" for name, fact in facts.items() if name != "device"]
-    lines.append(f"- guard: {'on' if options.guard else 'off'}")
+    lines = [*ran_on(before), f"- guard: {'on' if options.guard else 'off'}"]
     lines += ["", _SATURATED.format(saturated, _IMAGES, recovered), ""]
     lines += _table(sent, watched, after, options.queue)
-    print("\n".join(lines))
-    if options.out:
-        options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    publish(lines, options.out)
     return int(any(each.status not in (200, 429) or each.is_wrong for each in sent))
 
 

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from load_tests.clock import Clock, Pairs, Run, alternate, clock_for, spread
-from load_tests.machine import describe, load_average
+from load_tests.machine import load_average
+from load_tests.report import head, publish, ran_on, row
 from load_tests.routed import WINDOW, Routed, Scene, scene
 from tta_server.streams.window import prepared
 
@@ -46,11 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.sized:
         shown = scene(options.sized, device, pixels=64)
         lines += _memory(shown, *(_taught(shown, options.window, domains) for domains in (_DOMAINS, 1)))
-    facts = describe(device) | {"load average": f"{before:.1f} before, {load_average():.1f} after"}
-    report = "\n".join([*(f"- {name}: {fact}" for name, fact in facts.items()), "", *lines])
-    print(report)
-    if options.out:
-        options.out.write_text(report + "\n", encoding="utf-8")
+    publish([*ran_on(before, device), "", *lines], options.out)
     return 0
 
 
@@ -76,8 +73,7 @@ def _answers(shown: Scene, routed: Routed, one: Routed, options: argparse.Namesp
     yield f"**{shown.name}**, {shown.shape}: images per second with domains over those without, median (10th-90th"
     yield "percentile) of the pairs"
     yield ""
-    yield _row("", ["requests of", "images/s with domains", "ratio", "pairs", "where they went"])
-    yield _row("---", ["---"] * 5)
+    yield from head("", "requests of", "images/s with domains", "ratio", "pairs", "where they went")
     sides = [
         ("at home, over the frozen model (`off`)", shown.home, off),
         ("at home, over one state that has learnt nothing", shown.home, fresh),
@@ -90,7 +86,7 @@ def _answers(shown: Scene, routed: Routed, one: Routed, options: argparse.Namesp
             pairs = _alternate(other, routed, images, count, clock, options)
             rate = count / statistics.median(pairs.other_s)
             ratios = spread([1 / ratio for ratio in pairs.ratios])
-            yield _row(title, [str(count), f"{rate:.0f}", ratios, str(len(pairs.ratios)), routed.where])
+            yield row(title, str(count), f"{rate:.0f}", ratios, str(len(pairs.ratios)), routed.where)
     yield ""
 
 
@@ -136,8 +132,7 @@ def _memory(shown: Scene, routed: Routed, one: Routed) -> Iterator[str]:
     yield f"**{shown.name}**, {shown.shape}: bytes once steps were taken, a full window waiting; the space"
     yield f"of styles, one for all, takes {shown.space_bytes:,}"
     yield ""
-    yield _row("", ["state", "history", "window"])
-    yield _row("---", ["---"] * 3)
+    yield from head("", "state", "history", "window")
     stream, *domains = routed.streams
     rows = {
         "a stream that tells domains apart, without them": stream,
@@ -145,12 +140,8 @@ def _memory(shown: Scene, routed: Routed, one: Routed) -> Iterator[str]:
         "a stream of one state": one.streams[0],
     }
     for title, each in rows.items():
-        yield _row(title, [f"{each.bytes[kind]:,}" for kind in ("state", "history", "window")])
+        yield row(title, *(f"{each.bytes[kind]:,}" for kind in ("state", "history", "window")))
     yield ""
-
-
-def _row(first: str, rest: Sequence[str]) -> str:
-    return f"| {' | '.join([first, *rest])} |"
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from load_tests.cases import Case, cases, network
 from load_tests.clock import Clock, Run, clock_for, spread
-from load_tests.machine import describe, load_average
+from load_tests.machine import load_average
+from load_tests.report import head, publish, ran_on, row
 from tta_server.adapters import Adapter, State
 from tta_server.adapters.stack import adapt_stacked, predict_stacked
 from tta_server.models import TorchBackbone
@@ -108,12 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for verb, sides in streams.verbs().items():
                 budget_s = options.seconds / len(options.models) / len(options.adapters) / 2
                 times = alternate_sides(sides, clock_for(device), options.rounds, budget_s)
-                lines.append(_row(f"{streams.label}: {verb}", _cells(times, found[verb])))
+                lines.append(row(f"{streams.label}: {verb}", *_cells(times, found[verb])))
         lines.append("")
-    report = "\n".join([*_preamble(device, before), *lines])
-    print(report)
-    if options.out:
-        options.out.write_text(report + "\n", encoding="utf-8")
+    publish([*ran_on(before, device), "", *lines], options.out)
     return 0 if equal else 1
 
 
@@ -204,20 +202,14 @@ def _diverged(case: Case, backbone: TorchBackbone, count: int, rows: int) -> Str
     return Streams(case.label, case.adapter, backbone, states, xs)
 
 
-def _preamble(device: torch.device, load_before: float) -> list[str]:
-    facts = describe(device) | {"load average": f"{load_before:.1f} before, {load_average():.1f} after"}
-    return [*(f"- {name}: {fact}" for name, fact in facts.items()), ""]
-
-
 def _title(backbone: TorchBackbone, streams: int, rows: int) -> list[str]:
     shape = "x".join(map(str, backbone.spec.input_shape))
     return [
         f"**{backbone.spec.name}**, {shape}, {streams} streams of {rows} images: median (10th-90th percentile)",
         "",
-        _row(
-            "", ["loop, ms", "loop / stacked", "loop / one model", "one model / stacked", "stacked is off by", "rounds"]
+        *head(
+            "", "loop, ms", "loop / stacked", "loop / one model", "one model / stacked", "stacked is off by", "rounds"
         ),
-        _row("---", ["---"] * 6),
     ]
 
 
@@ -228,10 +220,6 @@ def _cells(times: dict[str, list[float]], off_by: float) -> list[str]:
     loop_ms = statistics.median(times["loop"]) * 1000
     ratios = [ratio("loop", "stacked"), ratio("loop", "one model"), ratio("one model", "stacked")]
     return [f"{loop_ms:.1f}", *ratios, f"{off_by:.0e}", str(len(times["loop"]))]
-
-
-def _row(first: str, rest: Sequence[str]) -> str:
-    return f"| {' | '.join([first, *rest])} |"
 
 
 if __name__ == "__main__":
