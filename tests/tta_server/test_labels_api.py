@@ -10,10 +10,12 @@ import pytest
 from tests.server import Running, running
 from tests.tta_server.calls import INFER, UNGUARDED, body, glyph_images, infer, metric, stream
 from tests.tta_server.pictures import png
-from tests.tta_server.runtime.fakes import rows, submit, tiny
+from tests.tta_server.runtime.fakes import WHO, rows, submit, tiny
 from tta_server.app import build
 from tta_server.models import Model, Preprocess, glyphs
+from tta_server.runtime.commands import Commands
 from tta_server.settings_file import load_settings
+from tta_server.streams.ledger import Label
 
 COUNT = 8
 CONFIG = {"model": {"device": "cpu"}, "engine": {"window_rows": 4}, "guard": UNGUARDED}
@@ -198,19 +200,39 @@ def test_labels_of_a_deleted_stream_are_unknown(client):
     assert label(client, {"id": "gone-1", "label": 0}).json() == {"counted": 0, "unknown": 1, "streams": {}}
 
 
-def test_a_name_that_several_classes_have_is_refused():
+def heard(*bodies: list[dict]) -> list[httpx.Response]:
+    """Return what is answered to labels of one image each of the streams 'a' and 'b', whose requests are called so."""
     model = Model(tiny(), Preprocess((8, 8)), ("crane", "dog", "crane", "cat"))
     service = build(load_settings(None, {"guard": UNGUARDED}), model)
 
-    async def told() -> list[httpx.Response]:
+    async def hear() -> list[httpx.Response]:
         transport = httpx.ASGITransport(service.app)
         async with service.app.router.lifespan_context(service.app):
-            submit(service.served.engine, "a", rows(1), "", "1").result(60)
+            for name in ("a", "b"):
+                submit(service.served.engine, name, rows(1), "", name).result(60)
             async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-                labels = ("crane", "cat")
-                return [await client.post("/v1/labels", json={"labels": [{"id": "1", "label": n}]}) for n in labels]
+                return [await client.post("/v1/labels", json={"labels": labels}) for labels in bodies]
 
-    crane, cat = asyncio.run(told())
+    return asyncio.run(hear())
+
+
+def test_labels_of_a_stream_that_is_deleted_before_they_are_counted_are_unknown(monkeypatch):
+    count = Commands.label
+
+    def late(commands: Commands, labels: list[Label]) -> dict:
+        commands.delete("a", WHO)
+        return count(commands, labels)
+
+    monkeypatch.setattr(Commands, "label", late)
+
+    (found,) = heard([{"id": name, "label": 0} for name in ("a", "b", "never")])
+
+    told = found.json()
+    assert (told["counted"], told["unknown"], list(told["streams"])) == (1, 2, ["b"])
+
+
+def test_a_name_that_several_classes_have_is_refused():
+    crane, cat = heard([{"id": "a", "label": "crane"}], [{"id": "a", "label": "cat"}])
 
     assert crane.status_code == 400
     assert "several classes are called 'crane'; send the index" in crane.json()["error"]

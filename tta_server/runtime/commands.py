@@ -263,19 +263,13 @@ class Commands:
         self.check(name)
         self._streams.evict(name)
 
-    def label(self, labels: Sequence[Label], may: Callable[[str], bool] = bool) -> dict[str, Any]:
+    def label(self, labels: Sequence[Label]) -> dict[str, Any]:
         """Count true labels; return how many were new, and the exact accuracy of each stream that they are about.
 
         Args:
-            labels: The labels.
-            may: Which streams the caller may speak of; others are unknown to him.
-
-        Raises:
-            BadRequest: If a label is no class of the model, or may be of several streams; then none is counted.
+            labels: What `whose` has returned; those whose request was forgotten since are unknown.
         """
-        found = self._ledger.label(
-            [(each.request_id, each.stream, each.place, each.label) for each in self.whose(labels, may)], self._source
-        )
+        found = self._ledger.label(labels, self._source)
         streams = sorted({stream for stream in found if stream})
         for stream in streams:
             numbers = self._ledger.accuracy(stream).items()
@@ -288,8 +282,8 @@ class Commands:
             "streams": {stream: self._ledger.accuracy(stream) for stream in streams},
         }
 
-    def whose(self, labels: Sequence[Label], may: Callable[[str], bool] = bool) -> Sequence[Label]:
-        """Return the labels that are of answered requests, each with its stream; then `label` refuses none of them.
+    def whose(self, labels: Sequence[Label], may: Callable[[str], bool]) -> Sequence[Label]:
+        """Return the labels that are of answered requests, each with its stream, as `label` takes them.
 
         Args:
             labels: The labels.

@@ -132,19 +132,17 @@ class Ledger:
         held = self._answers.get(request_id, {})
         return [held.stream] if isinstance(held, Answered) else [*held]
 
-    def label(
-        self, labels: Sequence[tuple[str, str, int, int]], ask: Callable[[Sequence[Images]], Classes]
-    ) -> list[str | None]:
+    def label(self, labels: Sequence[Label], ask: Callable[[Sequence[Images]], Classes]) -> list[str | None]:
         """Count true labels; the frozen model is asked of all their images at once, and nothing counts if it fails.
 
         Args:
-            labels: Of each the request, the stream that answered it, the place of the image in it and the true class.
+            labels: The labels, each with its stream.
             ask: From n images, each (1, C, H, W), to the frozen model's classes (n,).
 
         Returns:
             The stream that each counts for; None if the request or image is unknown, or was labelled before.
         """
-        found = [(self._find(request_id, stream), place, label) for request_id, stream, place, label in labels]
+        found = [(self._find(each.request_id, each.stream), each.place, each.label) for each in labels]
         wanted = {
             (answered, place): image
             for answered, place, _ in found

@@ -71,7 +71,7 @@ def test_a_deleted_stream_leaves_nothing(on_disk, tmp_path: Path):
     assert subject.commands.list().streams == []
     assert not list((tmp_path / "streams").glob("door*"))
     assert 'stream="door"' not in subject.metrics.render().decode()
-    assert subject.commands.label([Label("r1", 0, 0)])["unknown"] == 1
+    assert subject.commands.whose([Label("r1", 0, 0)], bool) == []
     assert not is_due(subject)
     assert value(subject.metrics, "tta_state_bytes") == 0
 
@@ -103,7 +103,7 @@ def test_labels_give_the_exact_accuracy_of_both_models():
     answer = ask(subject, "door", rows(4, 99), request_id="r1")
     right = answer.probabilities.argmax(1)
 
-    told = subject.commands.label([Label("r1", place, int(right[place])) for place in range(4)])
+    told = subject.commands.label([Label("r1", place, int(right[place]), "door") for place in range(4)])
 
     source = float((frozen(rows(4, 99)).argmax(1) == right).mean())
     assert (told["counted"], told["unknown"]) == (4, 0)
@@ -116,7 +116,7 @@ def test_labels_give_the_exact_accuracy_of_both_models():
 def test_what_labels_said_is_shown_no_more_once_the_stream_goes_on_from_elsewhere():
     subject = taught()
     right = ask(subject, "door", rows(4, 99), request_id="r1").probabilities.argmax(1)
-    subject.commands.label([Label("r1", place, int(right[place])) for place in range(4)])
+    subject.commands.label([Label("r1", place, int(right[place]), "door") for place in range(4)])
     shown = subject.metrics.render().decode()
 
     subject.commands.rollback("door", 1, WHO)
@@ -138,7 +138,8 @@ def test_both_models_are_compared_on_the_same_images_also_when_some_are_gone(rec
     learn_all(subject)
     ask(subject, "door", rows(4, 3), request_id="r2")
 
-    told = subject.commands.label([Label(name, place, 1) for name in ("r1", "r2") for place in range(4)])["streams"]
+    labels = [Label(name, place, 1, "door") for name in ("r1", "r2") for place in range(4)]
+    told = subject.commands.label(labels)["streams"]
 
     both = 8 if recent_bytes else 4
     assert [told["door"][of]["labels"] for of in ("answered", "adapted", "source")] == [8, both, both]
@@ -146,10 +147,26 @@ def test_both_models_are_compared_on_the_same_images_also_when_some_are_gone(rec
     assert told["door"]["source"]["accuracy"] == float((seen.argmax(1) == 1).mean())
 
 
-def test_labels_of_unknown_requests_are_counted_as_such():
-    told = taught().commands.label([Label("nobody", 0, 1)])
+def test_labels_are_of_the_answered_requests_that_the_caller_may_speak_of():
+    subject = wired()
+    for name, stream in (("r1", "door"), ("r2", "yard")):
+        ask(subject, stream, rows(1), request_id=name)
+    labels = [Label(name, 0, 1) for name in ("r1", "r2", "nobody")]
 
-    assert told == {"counted": 0, "unknown": 1, "streams": {}}
+    assert [each.stream for each in subject.commands.whose(labels, bool)] == ["door", "yard"]
+    assert [each.stream for each in subject.commands.whose(labels, "door".__eq__)] == ["door"]
+
+
+def test_labels_of_what_was_forgotten_since_it_was_found_are_unknown():
+    subject = taught()
+    for name in ("door", "yard"):
+        ask(subject, name, rows(1), request_id=name)
+    known = subject.commands.whose([Label("door", 0, 1), Label("yard", 0, 1)], bool)
+    subject.commands.delete("door", WHO)
+
+    told = subject.commands.label(known)
+
+    assert (told["counted"], told["unknown"], list(told["streams"])) == (1, 1, ["yard"])
 
 
 @pytest.mark.parametrize("label", [-1, 4])
@@ -158,9 +175,7 @@ def test_a_label_must_be_a_class(label):
     ask(subject, "door", rows(1), request_id="r1")
 
     with pytest.raises(BadRequest, match="the model has 4, counted from 0"):
-        subject.commands.label([Label("r1", 0, 1), Label("r1", 0, label)])
-
-    assert subject.commands.read("door")["labelled"]["adapted"] == {"labels": 0}
+        subject.commands.whose([Label("r1", 0, 1), Label("r1", 0, label)], bool)
 
 
 # All at once

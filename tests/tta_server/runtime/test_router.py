@@ -24,6 +24,7 @@ from tests.tta_server.runtime.fakes import (
 from tests.tta_server.runtime.told_apart import SCRIPT, domains, frozen, show, telling
 from tta_server import adapters
 from tta_server.runtime.job import HOME, Job
+from tta_server.streams.ledger import Label
 from tta_server.streams.names import domain_name, is_domain, number_of, stream_of_domain
 
 KINDS = {"home": rows, "dark": dark, "bright": bright}
@@ -89,7 +90,8 @@ def test_images_that_the_frozen_model_has_seen_are_not_kept_for_labels():
 
     asked = []
     for name, count in (("first", 16), ("strange", 16), ("mixed", 16)):
-        ledger.label([(name, "door", place, 0) for place in range(count)], lambda x: asked.append(x) or [0] * len(x))
+        labels = [Label(name, place, 0, "door") for place in range(count)]
+        ledger.label(labels, lambda x: asked.append(x) or [0] * len(x))
 
     assert answer.domains == (HOME,) * 8 + ("door@1",) * 8
     assert [len(images) for images in asked] == [16, 8]

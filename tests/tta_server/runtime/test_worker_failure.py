@@ -31,6 +31,7 @@ from tta_server.errors import BadRequest, Overloaded, TTAError
 from tta_server.models import Backbone, Output, TorchBackbone
 from tta_server.models.onnx_backbone import OnnxBackbone
 from tta_server.runtime.job import HOME
+from tta_server.streams.ledger import Label
 
 WHITE = np.ones((1, *SHAPE), dtype=np.float32)
 
@@ -106,7 +107,7 @@ def test_an_answer_whose_own_step_switched_the_stream_off_is_not_taken_for_the_f
     for turn in range(4):
         answer = ask(subject, "lab", rows(8, turn), request_id="last")
     predicted = source([rows(8, 3)])
-    labels = [("last", "lab", place, int(label)) for place, label in enumerate(predicted)]
+    labels = [Label("last", place, int(label), "lab") for place, label in enumerate(predicted)]
     ledger.label(labels, lambda _: pytest.fail("the guard has asked the frozen model"))
 
     assert subject.stream("lab").frozen

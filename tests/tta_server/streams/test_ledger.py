@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 import tta_server.streams.ledger as module
 from tests.tta_server.runtime.fakes import rows
 from tta_server.streams.event import StreamEvent
-from tta_server.streams.ledger import UNASKED, Answered, Ledger, wilson
+from tta_server.streams.ledger import UNASKED, Answered, Label, Ledger, wilson
 from tta_server.streams.stream import Standing
 
 IMAGE_BYTES = rows(1).nbytes
@@ -33,7 +33,7 @@ def add(books: Ledger, name: str, stream: str, predicted: list[int], source: lis
 
 
 def label(books: Ledger, name: str, stream: str, place: int, true: int, ask: Callable) -> str | None:
-    (found,) = books.label([(name, stream, place, true)], ask)
+    (found,) = books.label([Label(name, place, true, stream)], ask)
     return found
 
 
@@ -89,9 +89,10 @@ def test_the_source_is_asked_once_about_all_the_images_that_it_has_not_seen():
     add(books, "r1", "door", [1, 2, 3], [UNASKED, 2, UNASKED])
     add(books, "r2", "door", [1])
 
+    labels = [("r1", 2, 3), ("r1", 1, 2), ("r1", 2, 3), ("r2", 0, 1), ("r3", 0, 1)]
+
     found = books.label(
-        [("r1", "door", 2, 3), ("r1", "door", 1, 2), ("r1", "door", 2, 3), ("r2", "door", 0, 1), ("r3", "door", 0, 1)],
-        lambda images: asked.append(images) or np.array([3, 0]),
+        [Label(*each, "door") for each in labels], lambda images: asked.append(images) or np.array([3, 0])
     )
 
     assert found == ["door", "door", None, "door", None]
@@ -104,7 +105,7 @@ def test_nothing_counts_if_the_source_fails():
     books = ledger("r1")
 
     with pytest.raises(AssertionError, match="the source was asked"):
-        books.label([("r1", "door", 0, 1), ("r1", "door", 1, 1)], never)
+        books.label([Label("r1", 0, 1, "door"), Label("r1", 1, 1, "door")], never)
 
     assert books.accuracy("door")["answered"] == {"labels": 0}
     assert label(books, "r1", "door", 0, 1, always(1)) == "door"
@@ -165,7 +166,7 @@ def test_both_are_compared_on_the_same_images_whichever_are_gone():
     add(books, "last", "door", [2])
 
     for name, true in (("home", [1, 1]), ("gone", [2, 2]), ("half", [2, 1]), ("last", [2])):
-        books.label([(name, "door", place, one) for place, one in enumerate(true)], always(0))
+        books.label([Label(name, place, one, "door") for place, one in enumerate(true)], always(0))
 
     found = books.accuracy("door")
     assert (found["answered"]["labels"], found["answered"]["accuracy"]) == (7, 6 / 7)
@@ -250,7 +251,7 @@ def labelled(own: int, source: int, both: int = 0) -> Ledger:
 def say(books: Ledger, answers: list[tuple[int, int]], stream: str = "door") -> None:
     """Have a stream and the frozen model answer so, and say that 1 is right."""
     add(books, "r", stream, [own for own, _ in answers], [source for _, source in answers])
-    books.label([("r", stream, place, 1) for place in range(len(answers))], never)
+    books.label([Label("r", place, 1, stream) for place in range(len(answers))], never)
 
 
 @given(own=st.integers(0, 300), source=st.integers(0, 300), both=st.integers(0, 300))
