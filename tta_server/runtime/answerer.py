@@ -61,7 +61,7 @@ class Answerer:
     def answer(self, group: Sequence[Piece]) -> Scores:
         """Answer one of `groups`, in order of its parts; mode `inline` learns elsewhere."""
         first, streams = group[0].stream, _by_stream(group)
-        if first.answers_as_source or first.served_by == "source":  # of `inline`, what is only answered
+        if first.answers_as_source or first.serve == "source":  # of `inline`, what is only answered
             x = on_device((part.images for part in group), self._backbone.device)
             return read(self._source.predict(self._backbone, EMPTY, x), self._yardstick)
         adapter = first.method.adapter

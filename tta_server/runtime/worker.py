@@ -192,7 +192,7 @@ class Worker:
                 authors = [Author(version, adapted and not by_source, by_source) for version, adapted, _ in authors]
             else:
                 scores = self.parts.answerer.answer(group)
-                if first.stream.served_by == "source":
+                if first.stream.serve == "source":
                     authors = [Author(version, adapted=False, source=True) for version, *_ in authors]
         except Exception as error:
             self._fail(group, drafts, error)

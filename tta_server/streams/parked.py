@@ -8,8 +8,8 @@ from tta_server.guard.verdict import Serve
 from tta_server.settings import Mode
 from tta_server.streams.lately import Lately
 from tta_server.streams.names import number_of
-from tta_server.streams.present import Present, present
-from tta_server.streams.stream import Answering, Method, served_by, source_answers
+from tta_server.streams.present import Present, as_source, present
+from tta_server.streams.stream import Answering, Method
 from tta_server.streams.summary import Summary
 
 
@@ -64,8 +64,8 @@ class Parked(NamedTuple):
     def answering(self) -> Answering:
         """Who answers its requests."""
         mode = self.summary.mode
-        as_source = self.tells_apart or source_answers(mode, served_by(mode, self.serve, self.unweighed))
-        return Answering(mode, as_source, self.method, self.tells_apart and mode != "off")
+        frozen_model = as_source(mode, self.present.source_because)
+        return Answering(mode, frozen_model, self.method, self.tells_apart and mode != "off")
 
     def in_mode(self, mode: Mode) -> "Parked":
         """Return the same in another mode; its file is as it was until the stream has come back."""

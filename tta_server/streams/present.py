@@ -1,4 +1,4 @@
-"""Who answers a stream's requests now, and why: a value, and the one place that says it."""
+"""Who answers a stream's requests now, and why: a value, and the one rule that says it."""
 
 from typing import Literal, NamedTuple
 
@@ -33,8 +33,10 @@ class Present(NamedTuple):
         return "" if self.source_because in ("home", "off", "frozen") else self.domain or stream
 
 
-def present(mode: Mode, serve: Serve, unweighed: bool, apart: bool, frozen: str, restores: int) -> Present:
-    """Return who answers for one state.
+def source_because(
+    mode: Mode, serve: Serve, unweighed: bool, apart: bool, frozen: str = "", restores: int = 0
+) -> Because:
+    """Return why the frozen model answers for one state.
 
     Args:
         mode: Whether and when it learns.
@@ -44,15 +46,26 @@ def present(mode: Mode, serve: Serve, unweighed: bool, apart: bool, frozen: str,
         frozen: Why the guard switched it off; empty if it did not.
         restores: Times in a row that the guard took it back.
     """
-    because: Because = ""
     if frozen:
-        because = "frozen"
-    elif mode in ("off", "shadow"):
-        because = mode
-    elif apart:
-        because = "home"
-    elif unweighed and mode == "after":
-        because = "guard" if restores else "new"
-    elif serve == "source":
-        because = "guard"
+        return "frozen"
+    if mode in ("off", "shadow"):
+        return mode
+    if apart:
+        return "home"
+    if unweighed and mode == "after":
+        return "guard" if restores else "new"
+    return "guard" if serve == "source" else ""
+
+
+def present(mode: Mode, serve: Serve, unweighed: bool, apart: bool, frozen: str, restores: int) -> Present:
+    """Return who answers for one state; see `source_because`."""
+    because = source_because(mode, serve, unweighed, apart, frozen, restores)
     return Present("source" if because else "adapted", because, frozen, restores)
+
+
+def as_source(mode: Mode, because: Because) -> bool:
+    """Return whether the frozen model is to answer the next request, given why it answers now; see `source_because`.
+
+    In mode `inline` that is no longer so if the guard said it: it says it anew of each request that is learnt from.
+    """
+    return because != "" and (because != "guard" or mode != "inline")

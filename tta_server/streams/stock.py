@@ -15,8 +15,9 @@ from tta_server.streams.methods import Methods
 from tta_server.streams.modes import Modes
 from tta_server.streams.names import is_domain, stream_of_domain
 from tta_server.streams.parked import Parked
+from tta_server.streams.present import as_source, source_because
 from tta_server.streams.shelf import MisfitError, Shelf
-from tta_server.streams.stream import Answering, Stream, source_answers
+from tta_server.streams.stream import Answering, Stream
 from tta_server.streams.summary import Summary
 from tta_server.streams.whereabouts import Whereabouts
 
@@ -182,7 +183,8 @@ class Stock(Directory):
         if found := self.known(name):
             return found.answering
         mode, apart = self.modes.usual(name), bool(self._dimensions)
-        return Answering(mode, apart or source_answers(mode, "adapted"), self._methods.default, apart and mode != "off")
+        because = source_because(mode, "adapted", unweighed=False, apart=apart)
+        return Answering(mode, as_source(mode, because), self._methods.default, apart and mode != "off")
 
     def switch(self, mode: Mode | None) -> None:
         """Give future streams, and those on disk that the guard did not freeze, this mode; None is as configured."""

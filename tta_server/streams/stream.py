@@ -16,14 +16,14 @@ from tta_server.models.backbone import EMPTY, size_bytes
 from tta_server.settings import AdapterSettings, Mode
 from tta_server.streams.history import History, Kept
 from tta_server.streams.lately import Lately
-from tta_server.streams.present import Present, present
+from tta_server.streams.present import Present, as_source, present, source_because
 from tta_server.streams.strange import StrangeImage
 from tta_server.streams.summary import Summary
 from tta_server.streams.whereabouts import Whereabouts
 from tta_server.streams.window import Images, Window
 from tta_server.telemetry.closed_sets import StateKind
 
-__all__ = ["Answering", "Images", "Method", "Standing", "Stream", "served_by", "source_answers", "unweighed"]
+__all__ = ["Answering", "Images", "Method", "Standing", "Stream", "unweighed"]
 
 _RECENT_IMAGES = 256
 _RECENT_VERDICTS = 20
@@ -170,12 +170,8 @@ class Stream:
     @property
     def answers_as_source(self) -> bool:
         """Whether the frozen model answers its requests, whatever it has learnt."""
-        return self.whereabouts is not None or source_answers(self.mode, self.served_by)
-
-    @property
-    def served_by(self) -> Serve:
-        """Whether its own state or the source answers, as the guard wants it; of a domain, once it has weighed it."""
-        return served_by(self.mode, self.serve, self.unweighed)
+        apart = self.whereabouts is not None
+        return as_source(self.mode, source_because(self.mode, self.serve, self.unweighed, apart, self.frozen))
 
     @property
     def unweighed(self) -> bool:
@@ -332,13 +328,3 @@ class Stream:
 def unweighed(method: Method, place: Place | None, begun: int, steps: int) -> bool:
     """Return whether it is a domain of which the guard has weighed nothing: neither a beginning nor a step."""
     return place is not None and not begun and not steps and not isinstance(method.guard, Unguarded)
-
-
-def served_by(mode: Mode, serve: Serve, unweighed: bool) -> Serve:
-    """Return whom the guard wants to answer: the source, where it has not weighed yet what would be begun."""
-    return "source" if unweighed and mode == "after" else serve
-
-
-def source_answers(mode: Mode, serve: Serve) -> bool:
-    """Return whether the frozen model answers, given a stream's mode and the guard's choice."""
-    return mode in ("off", "shadow") or (serve == "source" and mode == "after")

@@ -126,13 +126,13 @@ def test_a_domain_that_has_only_begun_is_looked_at():
     ask(subject, "door", dark(8))
     learn_all(subject)
     domain = subject.worker.parts.registry.existing("door@1")
-    assert (domain.begun, domain.steps, domain.served_by) == (8, 0, "adapted")
+    assert (domain.begun, domain.steps, domain.present.answers) == (8, 0, "adapted")
 
     for place in range(16):
         ask(subject, "door", dark(8)[place % 8][None])
         learn_all(subject)
 
-    assert (guard.seen, domain.served_by, domain.begun) == ([16], "source", 8)
+    assert (guard.seen, domain.present.answers, domain.begun) == ([16], "source", 8)
 
 
 def test_a_request_that_is_looked_at_and_not_learnt_from_is_answered_by_whom_the_guard_names(monkeypatch):

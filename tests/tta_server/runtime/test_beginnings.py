@@ -70,7 +70,7 @@ def test_where_the_frozen_model_answers_a_domain_each_image_is_shown_to_it_once(
     for seed, count in enumerate((1, 4, 8), 1):
         ask(subject, "door", dark(count, seed))
 
-    assert (domain(subject).steps, domain(subject).served_by) == (learns, "source")
+    assert (domain(subject).steps, domain(subject).present.answers) == (learns, "source")
     assert found == {"styles": 13}
 
 
@@ -176,13 +176,13 @@ def test_a_beginning_that_cannot_even_be_set_out_is_not_tried_again_at_once(monk
     learn_all(subject)
 
     assert len(tried) == 1
-    assert domain(subject).served_by == "source"
+    assert domain(subject).present.answers == "source"
 
 
 def test_until_the_guard_has_weighed_it_the_frozen_model_answers_for_a_domain():
     subject = telling(judge=Scripted(("commit",)))
     answer = ask(subject, "door", dark(4))
-    assert (domain(subject).served_by, answer.adapted) == ("source", False)
+    assert (domain(subject).present.answers, answer.adapted) == ("source", False)
 
     learn_all(subject)
 
