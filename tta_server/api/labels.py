@@ -1,6 +1,5 @@
 """`POST /v1/labels`: true labels that come after the answers."""
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
@@ -15,6 +14,7 @@ from tta_server.api.json_body import JsonRoute, opened
 from tta_server.api.permission import key_of
 from tta_server.errors import BadRequest, TooLarge
 from tta_server.runtime.commands import Commands
+from tta_server.runtime.result import result_of
 from tta_server.runtime.served import Served, find
 from tta_server.streams.ledger import Label
 
@@ -75,12 +75,12 @@ def router(models: Mapping[str, Served]) -> APIRouter:
         """
         labels = [Label(each.id, each.image, index_of(each.label), each.stream or "") for each in asked.labels]
         whose = partial(Commands.whose, labels=labels, may=key_of(request).is_for_stream)
-        known = await asyncio.wrap_future(served.engine.command(whose))  # all, before any of them is counted
+        known = await result_of(served.engine.command(whose))  # all, before any of them is counted
         counted: Counter[str] = Counter(counted=0, unknown=len(labels) - len(known))
         streams: dict[str, Any] = {}
         for start in range(0, len(known), _AT_ONCE):
             some = known[start : start + _AT_ONCE]
-            found = await asyncio.wrap_future(served.engine.command(partial(Commands.label, labels=some)))
+            found = await result_of(served.engine.command(partial(Commands.label, labels=some)))
             streams |= found.pop("streams")
             counted.update(found)
         return {**counted, "streams": streams}

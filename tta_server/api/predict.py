@@ -1,6 +1,5 @@
 """`POST /predict`: image files in, labels out."""
 
-import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import Any, TypeVar
@@ -21,6 +20,7 @@ from tta_server.runtime.answer import Question, answer
 from tta_server.runtime.codec import FORMATS, Upload
 from tta_server.runtime.decoding import TINY_BYTES
 from tta_server.runtime.job import Answer
+from tta_server.runtime.result import result_of
 from tta_server.runtime.served import Served, find
 
 T = TypeVar("T")
@@ -81,7 +81,7 @@ async def _read(quick: Executor, read: Callable[..., list[T]], body: bytes, *mor
     """Read a body where that takes little time, else on another thread."""
     if len(body) <= TINY_BYTES:
         return read(body, *more)
-    return await asyncio.wrap_future(quick.submit(read, body, *more))
+    return await result_of(quick.submit(read, body, *more))
 
 
 def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:

@@ -14,6 +14,7 @@ from tta_server.api.json_body import JsonRoute
 from tta_server.api.patience import within
 from tta_server.api.responses import refusals
 from tta_server.errors import BadRequest, TTAError
+from tta_server.runtime.result import result_of
 from tta_server.runtime.served import Served, find
 
 _FILE = "application/octet-stream"
@@ -47,7 +48,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         note = asked.note if asked else ""
         written = await served.command(name, lambda c: c.states.snapshot(name, note))
         try:
-            snapshot = await within(asyncio.wrap_future(written), "the snapshot may still be kept")
+            snapshot = await within(result_of(written), "the snapshot may still be kept")
         except OSError as error:
             raise TTAError(f"the snapshot cannot be written: {error}") from error
         who = callers.who(request, note)

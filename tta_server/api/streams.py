@@ -15,6 +15,7 @@ from tta_server.api.patience import within
 from tta_server.api.permission import key_of
 from tta_server.api.responses import silent
 from tta_server.errors import BadRequest, TTAError
+from tta_server.runtime.result import result_of
 from tta_server.runtime.served import Served, find
 from tta_server.streams.stream import Method
 from tta_server.streams.summary import Listed
@@ -48,7 +49,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         part = Listed([], asked.after)
         found = list[dict[str, Any]]()
         while part.left is not None:  # whole pages may have to be read, and answers go on in between
-            part = await asyncio.wrap_future(listed(part.left, asked.limit + 1 - len(found)))
+            part = await result_of(listed(part.left, asked.limit + 1 - len(found)))
             found += part.streams
         page = found[: asked.limit]
         after = page[-1]["name"] if len(found) > asked.limit else None
@@ -72,7 +73,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         """
         mode = None if asked.mode == "configured" else asked.mode
         who = callers.who(request, asked.reason)
-        switched = await asyncio.wrap_future(engine.command(lambda c: c.change_all(mode, who)))
+        switched = await result_of(engine.command(lambda c: c.change_all(mode, who)))
         return switched | {"replica": served.storage.store.replica}
 
     @routes.get("/{name}", **declared)
@@ -127,7 +128,7 @@ async def erased(files: "Future[None]", done: str, which: str) -> None:
         TTAError: If they cannot be yet, or the storage says nothing.
     """
     try:
-        await within(asyncio.wrap_future(files), f"{done}, and {which} will be erased once the storage answers")
+        await within(result_of(files), f"{done}, and {which} will be erased once the storage answers")
     except OSError as error:
         raise TTAError(f"{done}, but {which} cannot be erased yet, which is tried again: {error}") from error
 

@@ -15,8 +15,8 @@ from tta_server.runtime.constant import refuse_constant
 from tta_server.runtime.decoding import SMALL_PIXELS, TINY_BYTES, TINY_PIXELS, Patience, decode_all
 from tta_server.runtime.hung_up import Gone, Watched
 from tta_server.runtime.job import Answer, Job
+from tta_server.runtime.result import result_of
 from tta_server.runtime.served import Served
-from tta_server.runtime.settled import settled
 from tta_server.streams.window import Images, Offered, prepared
 from tta_server.telemetry.tracing import note, traced
 
@@ -132,7 +132,7 @@ async def _unless(hung_up: "asyncio.Future[object]", work: "Future[T]") -> T:
 
     hung_up.add_done_callback(drop)
     try:
-        return await settled(work)
+        return await result_of(work)
     except asyncio.CancelledError:
         if work.cancelled():
             _expect_caller(hung_up)

@@ -1,6 +1,5 @@
 """What is served: a model, and everything that answers for it."""
 
-import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -13,6 +12,7 @@ from tta_server.runtime.commands import Commands
 from tta_server.runtime.decoding import Decoding
 from tta_server.runtime.engine import Engine
 from tta_server.runtime.gathering import Gathering
+from tta_server.runtime.result import result_of
 from tta_server.runtime.tenure import Tenure
 from tta_server.settings_door import LimitsSettings
 from tta_server.storage.audit import Audit
@@ -102,8 +102,8 @@ class Served:
             opening: Whether the stream may be new.
         """
 
-        def ask() -> "asyncio.Future[T]":
-            return asyncio.wrap_future(self.engine.command(run))
+        async def ask() -> T:
+            return await result_of(self.engine.command(run))
 
         return await (self.tenure.answer(stream, ask, opening, changing=True) if self.tenure else ask())
 

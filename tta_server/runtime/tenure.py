@@ -24,6 +24,7 @@ from urllib.request import Request
 
 from tta_server.errors import Moved, NotFound, NotReady, Unauthorized
 from tta_server.runtime.commands import Commands
+from tta_server.runtime.result import result_of
 from tta_server.storage.keeper import Keeper
 from tta_server.storage.silence import Silence
 from tta_server.storage.store import Store
@@ -275,4 +276,4 @@ class Tenure:
         await self._run(partial(Commands.drop, stream=hold.stream, generation=hold.generation))
 
     async def _run(self, run: Callable[[Commands], Any]) -> None:
-        await asyncio.wrap_future(self._device.command(run))
+        await result_of(self._device.command(run))

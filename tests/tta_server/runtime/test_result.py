@@ -8,16 +8,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from tta_server.runtime.settled import settled
+from tta_server.runtime.result import result_of
 
 PATIENCE_S = 30
 
 
 def test_what_a_thread_gives_or_raises_comes_through():
     async def ask(pool):
-        assert await settled(pool.submit(int, "7")) == 7
+        assert await result_of(pool.submit(int, "7")) == 7
         with pytest.raises(ValueError, match="invalid literal"):
-            await settled(pool.submit(int, "seven"))
+            await result_of(pool.submit(int, "seven"))
 
     with ThreadPoolExecutor(1) as pool:
         asyncio.run(ask(pool))
@@ -25,7 +25,7 @@ def test_what_a_thread_gives_or_raises_comes_through():
 
 def test_what_is_done_by_many_threads_at_once_all_comes_through():
     async def ask(pool):
-        waiting = [settled(pool.submit(int, each)) for each in range(2000)]
+        waiting = [result_of(pool.submit(int, each)) for each in range(2000)]
         return await asyncio.wait_for(asyncio.gather(*waiting), PATIENCE_S)
 
     with ThreadPoolExecutor(8) as pool:
@@ -37,7 +37,7 @@ def test_what_is_done_together_wakes_the_loop_once():
 
     async def ask():
         loop, calls = asyncio.get_running_loop(), []
-        waiting = [loop.create_task(settled(work)) for work in works]
+        waiting = [loop.create_task(result_of(work)) for work in works]
         await asyncio.sleep(0)
         call, loop.call_soon_threadsafe = loop.call_soon_threadsafe, lambda *a: (calls.append(a), call(*a))
         thread = threading.Thread(target=lambda: [work.set_result(None) for work in works])
@@ -52,7 +52,7 @@ def test_what_is_done_together_wakes_the_loop_once():
 
 def test_work_that_nobody_waits_for_is_cancelled_and_cancelled_work_ends_the_wait():
     async def ask(left, dropped):
-        waiting = [asyncio.ensure_future(settled(work)) for work in (left, dropped)]
+        waiting = [asyncio.ensure_future(result_of(work)) for work in (left, dropped)]
         await asyncio.sleep(0)
         waiting[0].cancel()
         dropped.cancel()
@@ -71,7 +71,7 @@ def test_nothing_is_left_for_the_collector():
         work: Future[None] = Future()
         timer = threading.Timer(0.001, work.set_result, [None])
         timer.start()
-        await settled(work)
+        await result_of(work)
         timer.join()  # it holds the work, too
         return weakref.ref(work)
 

@@ -34,7 +34,7 @@ class _Bell:
 _bells: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Bell]] = WeakKeyDictionary()
 
 
-async def settled(work: "Future[T]") -> T:
+async def result_of(work: "Future[T]") -> T:
     """Return what `work` gives; it is cancelled if nobody waits any longer.
 
     `asyncio.wrap_future` calls the loop for each alone, and leaves a cycle of objects behind.
