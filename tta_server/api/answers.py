@@ -13,7 +13,7 @@ AnsweredBy = Literal["source", "adapted"]
 _REPLICA = "The server that speaks, of its own streams alone, where servers share their storage; else empty."
 
 
-def told(model: type[BaseModel], *refused: int, status: int = 200) -> dict[str, Any]:
+def returns(model: type[BaseModel], *refused: int, status: int = 200) -> dict[str, Any]:
     """Return how a route is declared that answers with `model`.
 
     Args:

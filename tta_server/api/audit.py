@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
-from tta_server.api.answers import AuditLines, told
+from tta_server.api.answers import AuditLines, returns
 from tta_server.api.bodies import StreamPath
 from tta_server.api.patience import within
 from tta_server.api.permission import key_of
@@ -29,7 +29,7 @@ def router(models: Mapping[str, Served]) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["audit"])
     served = find(models)
     kept = served.storage
-    declared = told(AuditLines, 400, 404, 429)
+    declared = returns(AuditLines, 400, 404, 429)
     reading: set[asyncio.Task[list[dict[str, Any]]]] = set()
     turn = asyncio.Lock()
 

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from tta_server.api.answers import Told, told
+from tta_server.api.answers import Told, returns
 from tta_server.api.bodies import Gather
 from tta_server.api.caller import Callers
 from tta_server.api.json_body import JsonRoute
@@ -34,7 +34,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     routes = APIRouter(prefix="/v1/calibrate", tags=["calibrate"], route_class=JsonRoute)
     gathering = find(models).gathering
 
-    @routes.post("", **told(Gathered, 400, 409, 413, status=202))
+    @routes.post("", **returns(Gathered, 400, 409, 413, status=202))
     async def calibrate(asked: Gather, request: Request) -> dict[str, Any]:
         """Make a reference bundle, without labels, of the next images that are answered; they are the home then.
 
@@ -44,12 +44,12 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         """
         return gathering.begin(asked.images, asked.stream or "", asked.replace, callers.who(request, asked.reason))
 
-    @routes.get("", **told(Gathered))
+    @routes.get("", **returns(Gathered))
     async def read_calibration() -> dict[str, Any]:
         """Say how many images were gathered, and what became of them."""
         return gathering.told()
 
-    @routes.delete("", **told(Gathered, 409))
+    @routes.delete("", **returns(Gathered, 409))
     async def cancel_calibration(request: Request) -> dict[str, Any]:
         """Stop gathering, or making the bundle, and forget the images."""
         return await gathering.cancel(callers.who(request))

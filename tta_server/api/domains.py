@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from tta_server.api.answers import DomainAbout, DomainList, DomainsOpened, told
+from tta_server.api.answers import DomainAbout, DomainList, DomainsOpened, returns
 from tta_server.api.bodies import DomainPath, Offer, Rename, StreamPath
 from tta_server.api.caller import Callers
 from tta_server.api.json_body import JsonRoute
@@ -27,12 +27,12 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     routes = APIRouter(prefix="/v1/streams/{name}/domains", tags=["domains"], route_class=JsonRoute)
     served = find(models)
 
-    @routes.get("", **told(DomainList, 400, 404))
+    @routes.get("", **returns(DomainList, 400, 404))
     async def list_domains(name: StreamPath) -> dict[str, Any]:
         """List what a stream tells apart: what is at home, and each domain that it has met."""
         return {"domains": await served.command(name, lambda c: c.domains.describe(name))}
 
-    @routes.patch("/{number}", **told(DomainAbout, 400, 404))
+    @routes.patch("/{number}", **returns(DomainAbout, 400, 404))
     async def rename_domain(name: StreamPath, number: DomainPath, asked: Rename, request: Request) -> dict[str, Any]:
         """Call a domain something that people understand; its name stays."""
         who = callers.who(request, asked.reason)
@@ -45,7 +45,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         files = await served.command(name, lambda c: c.delete(c.domains.named(name, number), who))
         await erased(files, "it is gone", "its files")
 
-    @routes.post("/{number}/offer", **told(DomainsOpened, 400, 404, 409, status=201))
+    @routes.post("/{number}/offer", **returns(DomainsOpened, 400, 404, 409, status=201))
     async def offer_domain(name: StreamPath, number: DomainPath, asked: Offer, request: Request) -> dict[str, Any]:
         """Give other streams a copy of a domain to start from, each judged by its own guard; all of them or none."""
         key_of(request).expect_streams(*asked.to)

@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from tta_server.api.answers import told
+from tta_server.api.answers import returns
 from tta_server.api.bodies import StreamPath
 from tta_server.api.drift_answers import DriftAbout
 from tta_server.runtime.served import Served, find
@@ -20,7 +20,7 @@ def router(models: Mapping[str, Served]) -> APIRouter:
     routes = APIRouter(prefix="/v1/streams/{name}/drift", tags=["drift"])
     served = find(models)
 
-    @routes.get("", **told(DriftAbout, 400, 404, 501))
+    @routes.get("", **returns(DriftAbout, 400, 404, 501))
     async def read_drift(name: StreamPath) -> dict[str, Any]:
         """Read state, scores and history of a stream's drift, and what its layers, classes and domains say."""
         found = await served.command(name, lambda c: c.drift.read(name))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from tta_server.api.answers import Inferred, told
+from tta_server.api.answers import Inferred, returns
 from tta_server.api.binary import HEADER, written
 from tta_server.api.caller import Callers, hung_up
 from tta_server.api.encoding import aside, buffer_of, compressed, let_go
@@ -38,7 +38,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         callers: Knows who sent a request.
     """
     routes = APIRouter(tags=["open inference protocol"])
-    declared = told(Inferred, 400, 404, 408, 413, 415, 429, 501, 503)
+    declared = returns(Inferred, 400, 404, 408, 413, 415, 429, 501, 503)
 
     @routes.post("/v2/models/{name}/infer", openapi_extra=OPENAPI, **declared)
     async def infer(request: Request, name: str) -> Response:

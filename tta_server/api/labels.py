@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.types import Message
 
-from tta_server.api.answers import LabelsCounted, told
+from tta_server.api.answers import LabelsCounted, returns
 from tta_server.api.bodies import MOST_LABELS, Labels
 from tta_server.api.json_body import JsonRoute, opened
 from tta_server.api.permission import key_of
@@ -64,7 +64,7 @@ def router(models: Mapping[str, Served]) -> APIRouter:
             raise BadRequest(f"several classes are called '{label[:80]}'; send the index of the one that is meant")
         return places[label]
 
-    @routes.post("/labels", **told(LabelsCounted, 400, 413))
+    @routes.post("/labels", **returns(LabelsCounted, 400, 413))
     async def label_images(asked: Labels, request: Request) -> dict[str, Any]:
         """Count true labels of answered images; returns the exact accuracy of each stream they are about.
 

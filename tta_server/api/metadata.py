@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
 
-from tta_server.api.answers import ModelAbout, ModelNames, ModelReadiness, ServerAbout, told
+from tta_server.api.answers import ModelAbout, ModelNames, ModelReadiness, ServerAbout, returns
 from tta_server.api.permission import key_of
 from tta_server.api.protocol_answers import ModelConfig
 from tta_server.api.tensors import FILES, INPUT
@@ -56,18 +56,18 @@ def router(models: Mapping[str, Served], server_version: str) -> APIRouter:
     """
     routes = APIRouter(tags=["open inference protocol"])
 
-    @routes.get("/v2", **told(ServerAbout))
+    @routes.get("/v2", **returns(ServerAbout))
     async def server_metadata() -> dict[str, Any]:
         """Name the server and its extensions of the protocol."""
         return {"name": "tta-server", "version": server_version, "extensions": list(_EXTENSIONS)}
 
-    @routes.get("/v2/models", **told(ModelNames))
+    @routes.get("/v2/models", **returns(ModelNames))
     async def list_models(request: Request) -> dict[str, Any]:
         """List the models that the key is for."""
         return {"models": list(filter(key_of(request).is_for_model, models))}
 
-    @routes.get("/v2/models/{name}", **told(ModelAbout, 404))
-    @routes.get("/v2/models/{name}/versions/{version}", dependencies=OF_VERSION, **told(ModelAbout, 404))
+    @routes.get("/v2/models/{name}", **returns(ModelAbout, 404))
+    @routes.get("/v2/models/{name}/versions/{version}", dependencies=OF_VERSION, **returns(ModelAbout, 404))
     async def model_metadata(name: str) -> dict[str, Any]:
         """Describe the tensors that go in and come out."""
         model = find(models, name).model
@@ -85,8 +85,8 @@ def router(models: Mapping[str, Served], server_version: str) -> APIRouter:
             ],
         }
 
-    @routes.get("/v2/models/{name}/config", **told(ModelConfig, 404))
-    @routes.get("/v2/models/{name}/versions/{version}/config", dependencies=OF_VERSION, **told(ModelConfig, 404))
+    @routes.get("/v2/models/{name}/config", **returns(ModelConfig, 404))
+    @routes.get("/v2/models/{name}/versions/{version}/config", dependencies=OF_VERSION, **returns(ModelConfig, 404))
     async def model_config(name: str) -> dict[str, Any]:
         """Describe a model as Triton's clients and load tools read it; one of its inputs is given."""
         served = find(models, name)
@@ -108,8 +108,8 @@ def router(models: Mapping[str, Served], server_version: str) -> APIRouter:
             "dynamic_batching": {},
         }
 
-    @routes.get("/v2/models/{name}/ready", **told(ModelReadiness, 404))
-    @routes.get("/v2/models/{name}/versions/{version}/ready", dependencies=OF_VERSION, **told(ModelReadiness, 404))
+    @routes.get("/v2/models/{name}/ready", **returns(ModelReadiness, 404))
+    @routes.get("/v2/models/{name}/versions/{version}/ready", dependencies=OF_VERSION, **returns(ModelReadiness, 404))
     async def model_ready(name: str) -> Response:
         """Tell whether a good request would be answered; 503 if not."""
         ready = not find(models, name).trouble()

@@ -8,7 +8,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from tta_server.api import base64_files
-from tta_server.api.answers import Predictions, told
+from tta_server.api.answers import Predictions, returns
 from tta_server.api.caller import Callers, hung_up
 from tta_server.api.encoding import body_of, compressed
 from tta_server.api.multipart import boundary_of, files
@@ -94,7 +94,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     routes = APIRouter(tags=["predict"])
     served = find(models)
     labels = served.model.labels
-    declared = told(Predictions, 400, 408, 413, 415, 429, 501, 503)
+    declared = returns(Predictions, 400, 408, 413, 415, 429, 501, 503)
 
     @routes.post("/predict", openapi_extra=IMAGES, **declared, summary="Classify one or several images")
     async def predict(request: Request, top_k: int = min(5, len(labels))) -> Response:

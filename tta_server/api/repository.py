@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from tta_server.api.answers import told
+from tta_server.api.answers import returns
 from tta_server.api.json_body import JsonRoute
 from tta_server.api.metadata import OF_VERSION, VERSION
 from tta_server.api.permission import key_of
@@ -71,14 +71,14 @@ def router(models: Roster) -> APIRouter:
     """
     routes = APIRouter(tags=["open inference protocol"], route_class=JsonRoute)
 
-    @routes.get("/v2/models/stats", **told(ServerStatistics))
+    @routes.get("/v2/models/stats", **returns(ServerStatistics))
     async def all_statistics(request: Request) -> dict[str, Any]:
         """Say what each model that the key is for has done since the start."""
         key = key_of(request)
         return _statistics(each for each in models.values() if key.is_for_model(each.name))
 
-    @routes.get("/v2/models/{name}/stats", **told(ServerStatistics, 404))
-    @routes.get("/v2/models/{name}/versions/{version}/stats", dependencies=OF_VERSION, **told(ServerStatistics, 404))
+    @routes.get("/v2/models/{name}/stats", **returns(ServerStatistics, 404))
+    @routes.get("/v2/models/{name}/versions/{version}/stats", dependencies=OF_VERSION, **returns(ServerStatistics, 404))
     async def statistics(name: str) -> dict[str, Any]:
         """Say what a model has done since the start."""
         return _statistics([find(models, name)])
@@ -93,14 +93,14 @@ def router(models: Roster) -> APIRouter:
         """List the models and whether they are ready; there is one repository, whatever it is called."""
         return _index(models, await request.body(), key_of(request))
 
-    @routes.post("/v2/repository/models/{name}/load", openapi_extra=_CHANGE_OPENAPI, **told(Loaded, *_REFUSED))
+    @routes.post("/v2/repository/models/{name}/load", openapi_extra=_CHANGE_OPENAPI, **returns(Loaded, *_REFUSED))
     async def load_model(request: Request, name: str) -> dict[str, Any]:
         """Load a model that the configuration names; one that is loaded stays as it is."""
         _expect_plain(await request.body())
         await asyncio.to_thread(models.load, name)
         return {"name": name, "load": True}
 
-    @routes.post("/v2/repository/models/{name}/unload", openapi_extra=_CHANGE_OPENAPI, **told(Unloaded, *_REFUSED))
+    @routes.post("/v2/repository/models/{name}/unload", openapi_extra=_CHANGE_OPENAPI, **returns(Unloaded, *_REFUSED))
     async def unload_model(request: Request, name: str) -> dict[str, Any]:
         """Unload a model: what it has been asked is answered, what it has learnt is kept, and its memory is freed."""
         _expect_plain(await request.body())

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from tta_server.api.answers import SnapshotList, SnapshotTaken, StreamDetails, told
+from tta_server.api.answers import SnapshotList, SnapshotTaken, StreamDetails, returns
 from tta_server.api.bodies import Note, Restore, StreamPath
 from tta_server.api.caller import Callers
 from tta_server.api.json_body import JsonRoute
@@ -34,7 +34,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     routes = APIRouter(prefix="/v1/streams/{name}", tags=["states"], route_class=JsonRoute)
     served = find(models)
 
-    @routes.get("/snapshots", **told(SnapshotList, 400, 404))
+    @routes.get("/snapshots", **returns(SnapshotList, 400, 404))
     async def list_snapshots(name: StreamPath) -> dict[str, Any]:
         """List a stream's snapshots, oldest first."""
         await served.command(name, lambda c: c.check(name))
@@ -42,7 +42,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         found = await within(asked, "ask again later")
         return {"snapshots": [dataclasses.asdict(snapshot) for snapshot in found]}
 
-    @routes.post("/snapshots", **told(SnapshotTaken, 400, 404, 409, status=201))
+    @routes.post("/snapshots", **returns(SnapshotTaken, 400, 404, 409, status=201))
     async def take_snapshot(name: StreamPath, request: Request, asked: Note | None = None) -> dict[str, Any]:
         """Keep the state that a stream has now; the oldest snapshots beyond `storage.keep_snapshots` go."""
         note = asked.note if asked else ""
@@ -55,7 +55,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         await served.command(name, lambda c: c.states.note_snapshot(name, snapshot, who))
         return {"id": snapshot}
 
-    @routes.post("/restore", **told(StreamDetails, 400, 404, 409))
+    @routes.post("/restore", **returns(StreamDetails, 400, 404, 409))
     async def restore_snapshot(name: StreamPath, asked: Restore, request: Request) -> dict[str, Any]:
         """Go back to a snapshot, under a new version."""
         who = callers.who(request, asked.reason)
@@ -68,7 +68,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         disposition = f'attachment; filename="{name}.safetensors"'
         return Response(data, media_type=_FILE, headers={"Content-Disposition": disposition})
 
-    @routes.put("/state", openapi_extra=_UPLOAD, **told(StreamDetails, 400, 404, 409, 413, 429))
+    @routes.put("/state", openapi_extra=_UPLOAD, **returns(StreamDetails, 400, 404, 409, 413, 429))
     async def import_state(name: StreamPath, request: Request) -> dict[str, Any]:
         """Have a stream go on from such a file, under a new version; model and adapter must be the file's.
 

@@ -10,7 +10,7 @@ import numpy as np
 from fastapi import APIRouter
 from PIL import Image
 
-from tta_server.api.answers import told
+from tta_server.api.answers import returns
 from tta_server.api.bodies import StreamPath
 from tta_server.api.compare import two_answers
 from tta_server.api.drift_answers import StrangeImages
@@ -29,7 +29,7 @@ def router(models: Mapping[str, Served]) -> APIRouter:
     routes = APIRouter(prefix="/v1/streams/{name}/strange", tags=["drift"])
     served = find(models)
 
-    @routes.get("", **told(StrangeImages, 400, 404, 501))
+    @routes.get("", **returns(StrangeImages, 400, 404, 501))
     async def read_strange_images(name: StreamPath) -> dict[str, Any]:
         """Read the images that raised the score last, newest first, and what both models say of each now.
 

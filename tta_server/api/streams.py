@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
-from tta_server.api.answers import StreamDetails, StreamPage, Switched, told
+from tta_server.api.answers import StreamDetails, StreamPage, Switched, returns
 from tta_server.api.bodies import AdapterBody, Change, ChangeOfAll, Creation, Listing, Rollback, StreamPath, Why
 from tta_server.api.caller import Callers
 from tta_server.api.json_body import JsonRoute
@@ -33,9 +33,9 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     routes = APIRouter(prefix="/v1/streams", tags=["streams"], route_class=JsonRoute)
     served = find(models)
     engine = served.engine
-    declared = told(StreamDetails, 400, 404)
+    declared = returns(StreamDetails, 400, 404)
 
-    @routes.get("", **told(StreamPage, 400))
+    @routes.get("", **returns(StreamPage, 400))
     async def list_streams(asked: Annotated[Listing, Query()], request: Request) -> dict[str, Any]:
         """List streams by name, a page at a time; send `next` as `after` for the next page, null on the last.
 
@@ -55,7 +55,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         after = page[-1]["name"] if len(found) > asked.limit else None
         return {"streams": page, "next": after, "replica": served.storage.store.replica}
 
-    @routes.post("", **told(StreamDetails, 400, 409, 429, status=201))
+    @routes.post("", **returns(StreamDetails, 400, 409, 429, status=201))
     async def create_stream(asked: Creation, request: Request) -> dict[str, Any]:
         """Open a stream before its first request."""
         key_of(request).expect_streams(asked.name)
@@ -63,7 +63,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         method = await _fitting(served, asked.adapter)
         return await served.command(asked.name, lambda c: c.create(asked.name, asked.mode, method, who), opening=True)
 
-    @routes.patch("", **told(Switched, 400))
+    @routes.patch("", **returns(Switched, 400))
     async def change_streams(asked: ChangeOfAll, request: Request) -> dict[str, Any]:
         """Switch every stream at once, existing and to come; `off` has the frozen model answer everywhere.
 
@@ -107,7 +107,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         await erased(files, "it is reset", "the files of its domains")
         return about
 
-    @routes.post("/{name}/rollback", **told(StreamDetails, 400, 404, 409))
+    @routes.post("/{name}/rollback", **returns(StreamDetails, 400, 404, 409))
     async def roll_back_stream(name: StreamPath, asked: Rollback, request: Request) -> dict[str, Any]:
         """Go back to a version that is kept, by default to the newest that passed the guard's complete check."""
         who = callers.who(request, asked.reason)
