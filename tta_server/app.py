@@ -160,7 +160,7 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
     """
     first = models.first
     keyring = open_keyring(settings.auth)
-    told, asked = bursts or Bursts(), settings.tracing
+    bursts, asked = bursts or Bursts(), settings.tracing
     tracer = Tracer.to(asked.endpoint, asked.share) if asked.endpoint else None
 
     @asynccontextmanager
@@ -171,7 +171,7 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
             from tta_server.grpc_door.door import Door  # an extra: imported when it is asked for
 
             server, limits = settings.server, settings.limits
-            door = Door(app, server, limits, partial(name_of_key, keyring), turned_away(first, told))
+            door = Door(app, server, limits, partial(name_of_key, keyring), turned_away(first, bursts))
             await door.open()
         following = asyncio.create_task(follow(settings.auth, keyring)) if keyring else None
         # What is alive now lives as long as the process: keep the collector from walking all of torch under load.
@@ -224,19 +224,19 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
     responses.install(app, OPEN if keyring else None)
     app.add_middleware(Heads)
     app.add_middleware(Hot, routes=[route for router in asked_most for route in router.routes])
-    app.add_middleware(Receiving, limits=settings.limits, told=first.metrics.refused)
+    app.add_middleware(Receiving, limits=settings.limits, refused=first.metrics.refused)
     app.add_middleware(
         Gatekeeper,
         keyring=keyring,
         admin_port=settings.server.admin_port,
         model=first.name,
         tenure=first.tenure,
-        told=first.metrics.refused,
+        refused=first.metrics.refused,
     )
     app.add_middleware(
         Accounting,
         metrics=models.metrics_of,
-        bursts=told,
+        bursts=bursts,
         access=settings.logging.access,
     )
     if tracer:

@@ -42,7 +42,7 @@ class Connection(HttpToolsProtocol):
     """A connection within limits; `connection_class` makes the class for a server's."""
 
     limits: ClassVar[LimitsSettings]
-    told: ClassVar[Callable[[TurnedAway], None]]
+    refused: ClassVar[Callable[[TurnedAway], None]]
     places: ClassVar[Places]
     behind: ClassVar[deque[tuple["Connection", Callable[[], None]]]]  # begin requests that waited for others of theirs
     paced: ClassVar[bool] = False  # whether one of those has just begun
@@ -278,7 +278,7 @@ class Connection(HttpToolsProtocol):
         self._timer = self.loop.call_later(self.limits.header_timeout_s, self._late)
 
     def _abort(self, reason: TurnedAway, transport: asyncio.Transport) -> None:
-        type(self).told(reason)
+        type(self).refused(reason)
         transport.abort()
 
     def _stop_timer(self) -> None:
@@ -294,7 +294,7 @@ class Connection(HttpToolsProtocol):
         elif self.flow.read_paused:  # by this server: what is missing may have come
             self._wait_for_a_head()
         else:
-            type(self).told("slow_head")
+            type(self).refused("slow_head")
             self._end_after_those_that_wait()
 
     def _refuse_head(self, what: str) -> None:
@@ -304,7 +304,7 @@ class Connection(HttpToolsProtocol):
         """Answer outside of any request, and end the connection; what came before it is answered first."""
         if self._is_over:
             return
-        type(self).told(reason)
+        type(self).refused(reason)
         if self._is_at_work and (self._reading_head or not self.cycle.more_body):
             self._end_after_those_that_wait()
             return
@@ -336,15 +336,15 @@ class Connection(HttpToolsProtocol):
         self._refuse("no_http", 400, msg.lower().rstrip("."), "bad_request")
 
 
-def connection_class(limits: LimitsSettings, told: Callable[[TurnedAway], None]) -> type[Connection]:
+def connection_class(limits: LimitsSettings, refused: Callable[[TurnedAway], None]) -> type[Connection]:
     """Return the protocol of a server with these limits, which tells what it refuses."""
     return type(
         "LimitedConnection",
         (Connection,),
         {
             "limits": limits,
-            "told": staticmethod(told),
-            "places": Places(limits.max_connections, told),
+            "refused": staticmethod(refused),
+            "places": Places(limits.max_connections, refused),
             "behind": deque(),
         },
     )

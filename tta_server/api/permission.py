@@ -80,7 +80,7 @@ class Gatekeeper:
         admin_port: int | None,
         model: str,
         tenure: Tenure | None,
-        told: Callable[[TurnedAway], None],
+        refused: Callable[[TurnedAway], None],
     ) -> None:
         """Wrap `app`.
 
@@ -90,9 +90,9 @@ class Gatekeeper:
             admin_port: The port that alone answers operations, if there is one.
             model: The model that paths mean which name none.
             tenure: Knows the servers that share the storage, if any do: they hand streams over, by a secret of theirs.
-            told: Hears what is refused.
+            refused: Hears what is refused.
         """
-        self._told = told
+        self._refused = refused
         self._app = app
         self._keyring = keyring
         self._admin_port = admin_port
@@ -114,7 +114,7 @@ class Gatekeeper:
                 else:
                     self._judge(scope)
             except TTAError as error:
-                self._told("unauthorized" if isinstance(error, Unauthorized) else "forbidden")
+                self._refused("unauthorized" if isinstance(error, Unauthorized) else "forbidden")
                 await error_response_of(error, {"Connection": "close"})(scope, receive, send)
                 return
         await self._app(scope, receive, send)

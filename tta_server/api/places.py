@@ -22,10 +22,10 @@ class Places:
         owing: Those whose client owes a body or reads no answer, the one that is silent longest first.
     """
 
-    def __init__(self, most: int, told: Callable[[TurnedAway], None]) -> None:
-        """Have places for `most` connections; `told` hears of each that is closed."""
+    def __init__(self, most: int, refused: Callable[[TurnedAway], None]) -> None:
+        """Have places for `most` connections; `refused` hears of each that is closed."""
         self._most = most
-        self._told = told
+        self._refused = refused
         self.idle: dict[Yielding, None] = {}
         self.owing: dict[Yielding, None] = {}
 
@@ -41,7 +41,7 @@ class Places:
             if waiting:
                 connection = next(iter(waiting))
                 self.leave(connection)  # the next one that comes closes another
-                self._told("connections")
+                self._refused("connections")
                 connection.give_way()
                 return True
         return False

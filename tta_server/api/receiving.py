@@ -115,9 +115,9 @@ class Intake:
 class Receiving:
     """Take bodies within their limits; what is refused closes its connection, for the rest of its body is not read."""
 
-    def __init__(self, app: ASGIApp, limits: LimitsSettings, told: Callable[[TurnedAway], None]) -> None:
-        """Wrap `app`; `told` hears what is refused."""
-        self._told = told
+    def __init__(self, app: ASGIApp, limits: LimitsSettings, refused: Callable[[TurnedAway], None]) -> None:
+        """Wrap `app`; `refused` hears what is refused."""
+        self._refused = refused
         self._app = app
         self._limits = limits
         self._intake = Intake(limits.receiving_bytes)
@@ -134,7 +134,7 @@ class Receiving:
         most = most_bytes(path_of(scope), self._limits.max_body_bytes)
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if not declared.isdigit() or len(declared) > 20 or int(declared) > most:
-            self._told("body")
+            self._refused("body")
             message = f"{_too_large(most)} (declared: {declared.decode('latin-1')[:40]})"
             response = error_response(413, message, "too_large", {"connection": "close"})
             await response(scope, receive, send)
@@ -170,7 +170,7 @@ class Receiving:
             self._intake.end(body)
             self._small -= body.small
         if refused:
-            self._told(_REASONS.get(type(refused), "body"))
+            self._refused(_REASONS.get(type(refused), "body"))
             response = error_response_of(refused, {"connection": "close"})
             refused = None  # through its traceback it holds what has come of the body, and itself
             await response(scope, receive, send)

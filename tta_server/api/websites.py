@@ -22,22 +22,22 @@ class OwnPages:
     no website is. And it can have any request sent without reading the answer: the browser says by whom.
     """
 
-    def __init__(self, app: ASGIApp, told: Callable[[TurnedAway], None], any_host: bool = False) -> None:
+    def __init__(self, app: ASGIApp, refused: Callable[[TurnedAway], None], any_host: bool = False) -> None:
         """Wrap `app`.
 
         Args:
             app: What answers.
-            told: Hears what is refused.
+            refused: Hears what is refused.
             any_host: Whether the server may be asked by any name.
         """
         self._app = app
-        self._told = told
+        self._refused = refused
         self._any_host = any_host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] == "http" and (why := self._wrong(scope)):
-            self._told("forbidden")
+            self._refused("forbidden")
             await error_response_of(Forbidden(f"{why}; {_REMEDY}"), {"Connection": "close"})(scope, receive, send)
             return
         await self._app(scope, receive, send)

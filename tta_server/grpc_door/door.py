@@ -124,7 +124,7 @@ class Door:
         server: ServerSettings,
         limits: LimitsSettings,
         admit: Callable[[Mapping[bytes, bytes]], str],
-        told: Callable[[TurnedAway], None],
+        refused: Callable[[TurnedAway], None],
     ) -> None:
         """Prepare.
 
@@ -134,13 +134,13 @@ class Door:
             limits: What a request may be.
             admit: Returns the name of the key of one who sends such headers, empty where there are no keys; raises what
                 he hears if he has none.
-            told: Hears what is refused.
+            refused: Hears what is refused.
         """
         logging.getLogger("grpc._cython.cygrpc").addFilter(_quotes_nobody)
         self._app = app
         self._settings = server
         self._admit = admit
-        self._told = told
+        self._refused = refused
         at_once, most_s = limits.receiving_bytes // limits.max_body_bytes, limits.body_timeout_s
         self._turns = Turns(at_once, most_s, _TURN_S, _TURN_S)
         self._turns_of_open = Turns(min(at_once, _OPEN_AT_ONCE), most_s, _OPEN_S, _OPEN_LEAST_S)
@@ -206,7 +206,7 @@ class Door:
                     async with (self._turns_of_open if name in _OPEN else self._turns).turn(party):
                         asked, raw = await self._asked(await context.read(), name, request_kind)
             except TTAError as error:
-                self._told(_TURNED_AWAY.get(error.code, "body"))
+                self._refused(_TURNED_AWAY.get(error.code, "body"))
                 wait = (("retry-after", str(error.retry_after_s)),) if isinstance(error, Overloaded) else ()
                 return _refuse(context, error.status, str(error), (*wait, ("x-error-code", error.code)))
             reply = await ask(self._app, asked, metadata, context.peer())

@@ -132,7 +132,7 @@ def network(model: Model, settings: Settings, backbone: Backbone | None = None) 
     return robust(backbone or model.backbone, **_statistics(model.reference, settings))
 
 
-def settled(backbone: Backbone, reference: Reference | None, settings: Settings) -> dict[str, Any]:
+def conditions(backbone: Backbone, reference: Reference | None, settings: Settings) -> dict[str, Any]:
     """Return what steps depend on beside their adapter, as the audit log has it."""
     statistics, radius = _statistics(reference, settings), settings.guard.max_distance
     return {"statistics": statistics, "max_distance": radius, "weights": backbone.spec.digest[:16]}
@@ -180,7 +180,7 @@ def assemble(
     watcher = Watcher(monitor if settings.drift.enabled else None, news.tell, settings.drift.keep_images)
     if not (settings.drift.enabled and (monitor.size or space)):
         _expect_no_wait_for_drift(settings)
-    known = settled(steps, reference, settings)
+    known = conditions(steps, reference, settings)
     policy = Policy(settings.streams.reset_every, settings.guard.freeze_after, settings.streams.when, known)
     sharing = Sharing(answers, settings.engine.stack_rows)
     parts = Parts(

@@ -30,13 +30,13 @@ class Policy:
         reset_every: Steps after which a stream starts again from the source; 0 never.
         when: Says of a stream's name when it is to learn.
         freeze_after: Restores in a row after which the guard switches a stream off.
-        settled: What steps depend on beside their adapter; for the audit log.
+        conditions: What steps depend on beside their adapter; for the audit log.
     """
 
     reset_every: int
     freeze_after: int
     when: Callable[[str], AdaptWhen]
-    settled: Mapping[str, Any]
+    conditions: Mapping[str, Any]
 
 
 class Learner:
@@ -233,7 +233,7 @@ class Learner:
         if verdict.action != "commit" or lesson.stream.noted is lesson.method:
             return {}
         lesson.stream.noted = lesson.method
-        return {**lesson.method.described, **self._policy.settled}
+        return {**lesson.method.described, **self._policy.conditions}
 
     def _apply(self, lesson: Lesson, verdict: Verdict) -> None:
         stream = lesson.stream

@@ -200,7 +200,7 @@ class Tenure:
             await self._is_ours(hold)
 
     async def _hold(self, stream: str, opening: bool) -> Hold:
-        if not opening and stream not in self._held and not await self._told(self._store.may_exist, stream):
+        if not opening and stream not in self._held and not await self._ask_storage(self._store.may_exist, stream):
             raise NotFound(f"unknown stream '{stream}'; a stream exists from its first answered request")
         while (hold := self._held.get(stream)) is None:
             if stream in self._going:
@@ -214,10 +214,10 @@ class Tenure:
 
     async def _acquire(self, stream: str) -> None:
         self._device.refuse_if_full()  # a server that stops takes no more streams
-        before = await self._told(self._store.owners.newest, stream)
+        before = await self._ask_storage(self._store.owners.newest, stream)
         if before and before.address and before.replica != self._store.replica:
             await self._ask_for(stream, before.address)
-        generation, there, domains = await self._told(self._store.take, stream)
+        generation, there, domains = await self._ask_storage(self._store.take, stream)
         await self._run(lambda commands: commands.hold(stream, generation, there, domains))
         self._held[stream] = Hold(stream, generation)  # not looked at: its files may have been cleared away in between
 
@@ -251,14 +251,14 @@ class Tenure:
         now_s = time.monotonic()
         if self._held.get(hold.stream) is hold and now_s - hold.looked_s <= self._store.files.look_every_s:
             return True
-        if await self._told(self._store.owners.owns, hold.stream, hold.generation):
+        if await self._ask_storage(self._store.owners.owns, hold.stream, hold.generation):
             hold.looked_s = now_s
             return True
         self._let_go(hold)
         await self._drop(hold)
         return False
 
-    async def _told(self, question: Callable[..., T], *about: Any) -> T:  # noqa: ANN401 (whatever it takes)
+    async def _ask_storage(self, question: Callable[..., T], *about: Any) -> T:  # noqa: ANN401 (whatever it takes)
         """Return what the storage says, and remember meanwhile that it was asked, even if nobody waits any more."""
 
         def ask() -> T:
