@@ -122,9 +122,9 @@ def _check(adapter: Adapter, states: Sequence[State], xs: Tensor) -> None:
 def _check_layouts(states: Sequence[State]) -> None:
     if not states:
         raise ValueError("there is no state to stack; give at least one")
-    expected = _layout(states[0])
+    expected = layout(states[0])
     for i, state in enumerate(states):
-        if _layout(state) != expected:
+        if layout(state) != expected:
             raise ValueError(
                 f"state {i} differs from state 0 in names, shapes, types or devices; stack streams of one adapter"
             )
@@ -140,7 +140,8 @@ def _parts(xs: Tensor, cpu_rows: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, streams, size)]
 
 
-def _layout(state: State) -> dict[str, tuple[torch.Size, torch.dtype, torch.device]]:
+def layout(state: State) -> dict[str, tuple[torch.Size, torch.dtype, torch.device]]:
+    """Return what states must have in common to be stacked, or to go on under other settings of their adapter."""
     return {name: (tensor.shape, tensor.dtype, tensor.device) for name, tensor in state.items()}
 
 

@@ -7,6 +7,7 @@ from contextlib import suppress
 from math import inf
 from typing import Any
 
+from tta_server.adapters.stack import layout
 from tta_server.errors import BadRequest, NotFound, NotReady, SetAside
 from tta_server.runtime.compare_commands import CompareCommands
 from tta_server.runtime.desk import Desk, Who
@@ -323,14 +324,10 @@ class Commands:
     def _adapt_by(self, stream: Stream, method: Method, who: Who) -> None:
         before, old, waiting = stream.standing, stream.method, 0
         stream.method = method
-        if method.adapter.name != old.adapter.name or _layout(method) != _layout(old):
+        if method.adapter.name != old.adapter.name or layout(method.initial) != layout(old.initial):
             stream.history.clear()
             waiting = stream.reset()
         elif stream.state is old.initial:
             stream.state = method.initial
         stream.memory = method.guard.start()
         self._desk.changed(stream, "settings", before, who, method.described, waiting)
-
-
-def _layout(method: Method) -> dict[str, Any]:
-    return {name: (tensor.shape, tensor.dtype) for name, tensor in method.initial.items()}
