@@ -100,6 +100,7 @@ def test_a_domain_is_given_a_title_and_erased(client):
 def test_who_has_a_domain_erased_hears_if_that_cannot_be_yet(client, folder, method, path, said):
     met(client)
     held = folder / "kept/streams/door@1/inputs/held.unfinished"
+    until(held.parent.parent.is_dir)  # it is written a little later
     held.parent.mkdir()
     held.write_bytes(b"so that the folder cannot be removed")
 
