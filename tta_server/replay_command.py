@@ -14,6 +14,7 @@ from tta_server.adapters.checkpoint import dump_state, load_state, plain_setting
 from tta_server.app import load_model, use_threads
 from tta_server.guard.trust import Trust
 from tta_server.models import Model
+from tta_server.names import number_of, stream_of_domain
 from tta_server.runtime.assemble import network
 from tta_server.runtime.device import on_device
 from tta_server.settings import AdapterSettings, Settings, StatisticsSettings
@@ -21,7 +22,6 @@ from tta_server.settings_file import load_settings
 from tta_server.storage.audit import Audit, Entry
 from tta_server.storage.replay import Recipe, replay
 from tta_server.storage.store import Store
-from tta_server.streams.names import number_of, stream_of_domain
 from tta_server.wanted import make_adapter
 
 

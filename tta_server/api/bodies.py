@@ -9,10 +9,9 @@ from pydantic_core import PydanticCustomError
 
 from tta_server.api.responses import MOST_SHOWN, NO_OBJECT
 from tta_server.api.stream_id import stream_or_domain
-from tta_server.names import STREAM_OR_DOMAIN_NAME
+from tta_server.names import MOST_OF_A_TITLE, STREAM_OR_DOMAIN_NAME, is_title
 from tta_server.plain import UNSEEN, is_plain
 from tta_server.settings import AdapterSettings, Mode, StreamName
-from tta_server.streams.names import MOST_OF_A_TITLE, is_title
 from tta_server.streams.summary import Summary
 
 MOST_LABELS = 10_000

@@ -31,7 +31,7 @@ from tta_server.client.answers import (
 )
 from tta_server.client.drift_answers import DriftAbout, StrangeImages
 from tta_server.client.sent import Content, ImageFiles, content_of, parts_of, plain, tensor_of
-from tta_server.names import stream_or_domain_name
+from tta_server.names import stream_of_domain, stream_or_domain_name
 
 if TYPE_CHECKING:  # who sends files needs no numpy
     import numpy.typing as npt
@@ -290,7 +290,7 @@ def _named(stream: str, request_id: str = "") -> dict[str, str]:
 
 def _owner(name: str) -> dict[str, str]:
     """Return the header by which balancers find the replica that has a stream, or the stream of a domain."""
-    return _named(name.partition("@")[0])
+    return _named(stream_of_domain(name))
 
 
 def _path(name: str, what: str = "") -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal, get_args
 from pydantic import AfterValidator, Field, model_validator
 
 from tta_server.errors import Forbidden
+from tta_server.names import stream_of_domain
 from tta_server.settings_door import Section
 
 Permission = Literal["infer", "read", "operate", "admin"]
@@ -80,7 +81,7 @@ class Key(Section):
 
     def is_for_stream(self, name: str) -> bool:
         """Return whether it is for a stream, or for a domain of one."""
-        return _matches(name.partition("@")[0], self.streams)
+        return _matches(stream_of_domain(name), self.streams)
 
     def is_for_model(self, name: str) -> bool:
         """Return whether it is for a model."""

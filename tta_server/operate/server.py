@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlencode, urlsplit
 from urllib.request import Request
 
 from tta_server.bearer import bearer
+from tta_server.names import stream_of_domain
 from tta_server.telemetry.opener import straight_opener
 
 _TIMEOUT_S: Final = 60.0
@@ -103,7 +104,7 @@ class Server:
 def _stream_header(path: str) -> dict[str, str]:
     """Return the header by which a balancer finds who has the stream that a path is about."""
     asked, _, name = path.partition("?")[0].partition("/v1/streams/")
-    stream = unquote(name.partition("/")[0]).partition("@")[0]
+    stream = stream_of_domain(unquote(name.partition("/")[0]))
     return {"X-Stream-Id": stream} if stream and not asked else {}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tta_server.adapters.stack import layout
 from tta_server.errors import BadRequest, NotFound, NotReady, SetAside
+from tta_server.names import is_domain, stream_of_domain
 from tta_server.runtime.compare_commands import CompareCommands
 from tta_server.runtime.desk import Desk, Who
 from tta_server.runtime.domain_commands import DomainCommands
@@ -20,7 +21,6 @@ from tta_server.storage.pending import together
 from tta_server.storage.store import Store
 from tta_server.streams.event import EVERY, StreamEvent
 from tta_server.streams.ledger import Label
-from tta_server.streams.names import is_domain, stream_of_domain
 from tta_server.streams.shelf import Shelf
 from tta_server.streams.stream import Method, Standing, Stream
 from tta_server.streams.summary import Listed, Summary

@@ -23,12 +23,12 @@ from urllib.error import HTTPError
 from urllib.request import Request
 
 from tta_server.errors import Moved, NotFound, NotReady, Unauthorized
+from tta_server.names import stream_of_domain
 from tta_server.runtime.commands import Commands
 from tta_server.runtime.result import result_of
 from tta_server.storage.keeper import Keeper
 from tta_server.storage.silence import Silence
 from tta_server.storage.store import Store
-from tta_server.streams.names import stream_of_domain
 from tta_server.telemetry.opener import straight_opener
 
 log = logging.getLogger(__name__)

@@ -18,6 +18,7 @@ from heapq import merge
 from itertools import islice
 from typing import Any, Final, Literal, get_args
 
+from tta_server.names import stream_of_domain
 from tta_server.storage.files import Files, Found
 from tta_server.storage.owners import VERSIONS_PER_GENERATION
 
@@ -199,7 +200,7 @@ class Audit:
                 if entry is None and line and index + 1 < len(lines):
                     number = content.count(b"\n", 0, start) + index + 1
                     log.warning("line %d of audit segment %s is damaged and is left out", number, segment.name)
-                if entry and stream in ("", entry.stream, entry.stream.partition("@")[0] if domains else ""):
+                if entry and stream in ("", entry.stream, stream_of_domain(entry.stream) if domains else ""):
                     yield entry
 
 

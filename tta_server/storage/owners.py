@@ -15,6 +15,7 @@ import secrets
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from tta_server.names import stream_of_domain
 from tta_server.storage.files import Files
 from tta_server.storage.manifest import from_name
 
@@ -129,12 +130,12 @@ class Owners:
         Raises:
             LostError: If another has it.
         """
-        if self._replica and not self.owns(_stream(name), generation):
-            raise LostError(f"stream '{_stream(name)}' belongs to another server now")
+        if self._replica and not self.owns(stream_of_domain(name), generation):
+            raise LostError(f"stream '{stream_of_domain(name)}' belongs to another server now")
 
     def counts(self, name: str, sequence: int) -> bool:
         """Say whether a file of a stream, or of a domain, was written since the stream was erased last."""
-        return sequence >= self._floors.get(_stream(name), 0) * PER_GENERATION
+        return sequence >= self._floors.get(stream_of_domain(name), 0) * PER_GENERATION
 
     def next(self, sequences: Iterable[int], generation: int) -> int:
         """Return the sequence of the next file that the owner of a generation writes, given those that are there."""
@@ -166,11 +167,6 @@ def generation_of(name: str) -> int:
     """Return the generation that a file is the record of; 0 if it is no record."""
     number = name.removeprefix(_PREFIX)
     return int(number) if number != name and number.isascii() and number.isdigit() else 0
-
-
-def _stream(name: str) -> str:
-    """Return the stream that a domain belongs to; a stream's own name for a stream."""
-    return name.partition("@")[0]
 
 
 def _path(stream: str, generation: int) -> str:

@@ -8,6 +8,7 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
+from tta_server.names import stream_of_domain
 from tta_server.storage.audit import Entry
 
 Make = Callable[[], bytes]
@@ -120,7 +121,7 @@ class Pending:
 
     def erases(self, name: str) -> bool:
         """Say whether a stream or domain is to be erased; a domain is with its stream."""
-        return name in self.erasures or name.partition("@")[0] in self.erasures
+        return name in self.erasures or stream_of_domain(name) in self.erasures
 
     def begin_erasure(self, name: str) -> Erasure | None:
         """Return an erasure and who waits for it, nobody waits any more; None if it was given up meanwhile."""

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from tta_server.names import DOMAIN_SIGN, is_domain, stream_of_domain
 from tta_server.storage.failpoints import failpoint
 from tta_server.storage.files import Files, Found
 from tta_server.storage.manifest import from_name, manifest_generation
@@ -28,13 +29,13 @@ def tree(files: Files, folder: str) -> Iterator[tuple[str, Found]]:
 
 def domains_of(files: Files, stream: str) -> list[str]:
     """Return the domains of a stream of which there are files, whatever the stream says of them."""
-    names = [found.name for found in files.listing("streams", f"{stream}@") if found.is_folder]
+    names = [found.name for found in files.listing("streams", f"{stream}{DOMAIN_SIGN}") if found.is_folder]
     return [name for name in names if files.listing(f"streams/{name}")]
 
 
 def family(files: Files, name: str) -> list[str]:
     """Return what goes with a stream, itself last; a domain goes alone."""
-    return [*([] if "@" in name else domains_of(files, name)), name]
+    return [*([] if is_domain(name) else domains_of(files, name)), name]
 
 
 def erase(files: Files, name: str) -> None:
@@ -50,11 +51,10 @@ def erase(files: Files, name: str) -> None:
 
 def erase_shared(files: Files, owners: Owners, name: str, generation: int) -> None:
     """Erase what owners up to a generation wrote; of a stream, have a new owner be one of nothing."""
-    stream, _, is_domain = name.partition("@")
-    owner, nameless = owners.newest(stream), True
+    owner, nameless = owners.newest(stream_of_domain(name)), True
     if owner and owner.floor > generation:  # that was done, and this is what is left
         end, nameless = owner.floor, owner.generation == owner.floor
-    elif is_domain:
+    elif is_domain(name):
         owners.expect(name, generation)
         end = generation + 1
     else:
@@ -71,12 +71,13 @@ def erase_older(files: Files, name: str, generation: int, nameless: bool) -> Non
         generation: The first whose files stay.
         nameless: Whether files whose names do not say of which generation they are go, too.
     """
-    for folder in (f"streams/{one}" for one in family(files, name)):
+    for one in family(files, name):
+        folder = f"streams/{one}"
         for path, found in list(tree(files, folder)):
             saved, manifest = from_name(found, None), manifest_generation(found.name)
             written = saved.sequence // PER_GENERATION if saved else manifest
             if not generation_of(found.name) and (nameless if written is None else written < generation):
                 files.remove(path)
-        if "@" in folder:
+        if is_domain(one):
             with contextlib.suppress(OSError):  # somebody's file may be in it
                 files.remove(folder)

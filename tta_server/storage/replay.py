@@ -17,6 +17,7 @@ from tta_server.adapters import Adapter, State, Step
 from tta_server.adapters.checkpoint import state_digest
 from tta_server.adapters.stack import adapt_stacked
 from tta_server.models import Backbone, Reference
+from tta_server.names import stream_of_domain
 from tta_server.storage.audit import EVENTS, Entry, Event
 from tta_server.storage.owners import VERSIONS_PER_GENERATION
 
@@ -165,7 +166,7 @@ def replay(entries: Iterable[Entry], lesson: Recipe, until: int | None = None, d
 def _of_domains(domains: Iterable[Entry], told: list[Entry]) -> list[Entry]:
     found = list(domains)
     stream = told[0].stream if told else ""
-    other = next((entry.stream for entry in found if entry.stream.partition("@")[0] != stream), None)
+    other = next((entry.stream for entry in found if stream_of_domain(entry.stream) != stream), None)
     if told and other is not None:
         raise ValueError(f"expected lines of domains of '{stream}', got one of '{other}'")
     return found

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from tta_server.names import STREAM_OR_DOMAIN_NAME, stream_or_domain_name
+from tta_server.names import STREAM_OR_DOMAIN_NAME, stream_of_domain, stream_or_domain_name
 from tta_server.storage.files import Files, Found
 from tta_server.storage.manifest import (
     SUFFIX,
@@ -158,7 +158,7 @@ class Store:
             listing = self.files.listing(_folder(name))
             if is_erased(listing):
                 erased.add(name)
-            elif name.partition("@")[0] not in erased and self._files(name, listing, {}):
+            elif stream_of_domain(name) not in erased and self._files(name, listing, {}):
                 names.append(name)
         return names
 

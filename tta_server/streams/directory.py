@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from tta_server.domains.place import Place
 from tta_server.errors import NotFound
+from tta_server.names import is_domain, stream_of_domain
 from tta_server.settings import Mode
 from tta_server.streams.families import Families
-from tta_server.streams.names import is_domain, stream_of_domain
 from tta_server.streams.parked import Parked
 from tta_server.streams.present import Present
 from tta_server.streams.stream import Stream

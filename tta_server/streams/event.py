@@ -7,9 +7,9 @@ from typing import Any, Final, Literal, NamedTuple
 
 from tta_server.adapters import Step
 from tta_server.guard.verdict import Verdict
+from tta_server.names import is_domain
 from tta_server.storage.audit import EVENTS, Event, now
 from tta_server.streams.lesson import Lesson
-from tta_server.streams.names import is_domain
 from tta_server.streams.stream import Standing, Stream
 from tta_server.telemetry.closed_sets import DomainOutcome, DropReason, RestoreCause, WindowOutcome
 

@@ -1,6 +1,6 @@
 """Which domains each stream has: a data structure."""
 
-from tta_server.streams.names import is_domain, number_of, stream_of_domain
+from tta_server.names import is_domain, number_of, stream_of_domain
 
 
 class Families:

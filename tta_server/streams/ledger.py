@@ -10,8 +10,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tta_server.names import stream_of_domain
 from tta_server.streams.event import StreamEvent
-from tta_server.streams.names import stream_of_domain
 from tta_server.streams.window import Images
 
 _MOST_REQUESTS = 100_000

@@ -2,8 +2,8 @@
 
 import time
 
+from tta_server.names import stream_of_domain
 from tta_server.settings import Mode, StreamsSettings
-from tta_server.streams.names import stream_of_domain
 
 
 class Modes:

@@ -9,9 +9,9 @@ import time
 from collections import Counter, OrderedDict
 from typing import Final, NamedTuple
 
+from tta_server.names import is_domain, stream_of_domain
 from tta_server.settings import StreamsSettings
 from tta_server.streams.event import EventKind, News, StreamEvent
-from tta_server.streams.names import is_domain, stream_of_domain
 from tta_server.streams.registry import Registry
 from tta_server.streams.stream import Standing
 

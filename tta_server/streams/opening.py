@@ -1,8 +1,8 @@
 """A new domain of a stream, whoever asks for it."""
 
 from tta_server.domains.place import Place
+from tta_server.names import domain_name
 from tta_server.storage.audit import now
-from tta_server.streams.names import domain_name
 from tta_server.streams.registry import Registry
 from tta_server.streams.stream import Stream
 from tta_server.streams.whereabouts import Whereabouts

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from tta_server.domains.place import Place
 from tta_server.guard.verdict import Serve
+from tta_server.names import number_of
 from tta_server.settings import Mode
 from tta_server.streams.lately import Lately
-from tta_server.streams.names import number_of
 from tta_server.streams.present import Present, as_source, present
 from tta_server.streams.stream import Answering, Method
 from tta_server.streams.summary import Summary

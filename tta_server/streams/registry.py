@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 
 from tta_server.errors import Conflict, NotFound, NotReady, SetAside, StreamsFull, TTAError
+from tta_server.names import is_domain, stream_of_domain
 from tta_server.settings import Mode, StreamsSettings
 from tta_server.storage.pending import together
 from tta_server.streams.agenda import Agenda
@@ -15,7 +16,6 @@ from tta_server.streams.history import History
 from tta_server.streams.lesson import BesideSteps
 from tta_server.streams.methods import Methods
 from tta_server.streams.modes import Modes
-from tta_server.streams.names import is_domain, stream_of_domain
 from tta_server.streams.parked import Parked
 from tta_server.streams.schedule import Pace
 from tta_server.streams.shelf import Shelf, revive

@@ -16,12 +16,12 @@ from tta_server.errors import BadRequest, NotReady
 from tta_server.guard.record import estimated_gain
 from tta_server.guard.verdict import Memory
 from tta_server.models import Backbone, Reference, Tensors
+from tta_server.names import domain_name, is_title
 from tta_server.storage.keeper import Keeper
 from tta_server.streams.history import Kept
 from tta_server.streams.located import Located, go_on, locate, name_space, stored_place, stored_whereabouts, tensors_of
 from tta_server.streams.methods import Methods
 from tta_server.streams.modes import Modes
-from tta_server.streams.names import domain_name, is_title
 from tta_server.streams.parked import Parked
 from tta_server.streams.stored import MOST_STEPS, SCHEMA, Stored, StoredImage, StoredState
 from tta_server.streams.stream import Method, Stream, unweighed

@@ -8,12 +8,12 @@ from contextlib import suppress
 from itertools import islice
 
 from tta_server.errors import Moved, NotReady
+from tta_server.names import is_domain, stream_of_domain
 from tta_server.settings import Mode
 from tta_server.storage.owners import VERSIONS_PER_GENERATION
 from tta_server.streams.directory import Directory
 from tta_server.streams.methods import Methods
 from tta_server.streams.modes import Modes
-from tta_server.streams.names import is_domain, stream_of_domain
 from tta_server.streams.parked import Parked
 from tta_server.streams.present import as_source, source_because
 from tta_server.streams.shelf import MisfitError, Shelf

@@ -7,7 +7,7 @@ import numpy as np
 
 from tta_server.domains.place import Values
 from tta_server.domains.route import RECENT
-from tta_server.streams.names import number_of
+from tta_server.names import number_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from tests.tta_server.runtime.fakes import (
 )
 from tests.tta_server.runtime.taught import frozen
 from tta_server.errors import BadRequest, Conflict, NotFound, SetAside
-from tta_server.streams.names import number_of
+from tta_server.names import number_of
 
 PATIENCE_S = 30
 ONE_STATE = "keeps a state for each of its domains; "

@@ -25,10 +25,10 @@ from tests.tta_server.runtime.fakes import (
     wired,
 )
 from tests.tta_server.runtime.told_apart import SCRIPT, domains, show, telling
+from tta_server.names import is_domain
 from tta_server.runtime.job import HOME
 from tta_server.settings import Mode
 from tta_server.storage.replay import Recipe, replay
-from tta_server.streams.names import is_domain
 
 
 def who_answers(subject: Wired) -> tuple[object, ...]:

@@ -11,8 +11,8 @@ from tests.tta_server.runtime.engines import PATIENCE_S
 from tests.tta_server.runtime.fakes import WHO, Wired, ask, bright, dark, learn_all, rows
 from tests.tta_server.runtime.told_apart import telling
 from tta_server.errors import NotFound
+from tta_server.names import is_domain
 from tta_server.storage.store import Store
-from tta_server.streams.names import is_domain
 
 
 @pytest.fixture

@@ -23,9 +23,9 @@ from tests.tta_server.runtime.fakes import (
 )
 from tests.tta_server.runtime.told_apart import SCRIPT, domains, frozen, show, telling
 from tta_server import adapters
+from tta_server.names import domain_name, is_domain, number_of, stream_of_domain
 from tta_server.runtime.job import HOME, Job
 from tta_server.streams.ledger import Label
-from tta_server.streams.names import domain_name, is_domain, number_of, stream_of_domain
 
 KINDS = {"home": rows, "dark": dark, "bright": bright}
 """Inputs that a stream may show; the first is what the network was trained on."""
