@@ -1,13 +1,13 @@
 """How much memory a stretch of work takes at most."""
 
-import contextlib
-import ctypes
 import gc
 import re
 from pathlib import Path
 from types import TracebackType
 
 import torch
+
+from tta_server.runtime.memory import hand_back
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"  # see proc_pid_clear_refs(5)
@@ -46,9 +46,7 @@ class PeakMemory:
 
 def _reset_peak() -> int | None:
     """Forget the peak, and return the resident set in bytes, if the system lets us."""
-    # What earlier work freed and the allocator kept would hide what this work needs; only glibc can be told.
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    hand_back()  # what earlier work freed and the allocator kept would hide what this work needs
     try:
         _CLEAR.write_text(_RESET_PEAK)
         return _status("VmRSS")

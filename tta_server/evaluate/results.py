@@ -33,7 +33,7 @@ class Result:
         answer_ms: Median time of a request.
         learn_ms: Median time of a learning step; None if answering and learning are one.
         state_bytes: Size of the stream's state at the end.
-        peak_bytes: See `memory.PeakMemory`.
+        peak_bytes: See `peak_memory.PeakMemory`.
         elapsed_s: Time that all took, reading images included.
     """
 
