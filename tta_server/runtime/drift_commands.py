@@ -76,7 +76,7 @@ class DriftCommands:
             )
         if not stream.strange:
             return []
-        images = np.concatenate([_levels(each.image) for each in stream.strange])
+        images = np.concatenate([_floats(each.image) for each in stream.strange])
         return list(zip(stream.strange, self._beside.compare(name, prepared(images))[1], strict=True))
 
     def _style(self, stream: Stream) -> dict[str, Any] | None:
@@ -92,7 +92,7 @@ class DriftCommands:
         }
 
 
-def _levels(image: Images) -> Images:
+def _floats(image: Images) -> Images:
     """Return an image as float32 in [0, 1], so that those of callers who send bytes and floats go together."""
     return image.astype(np.float32) / np.float32(255 if image.dtype == np.uint8 else 1)
 
