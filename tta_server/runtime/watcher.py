@@ -22,6 +22,10 @@ class Watcher:
 
     An image counts once: if the frozen model answered it, then; else when its window is learnt from. What is seen of a
     domain counts for its stream.
+
+    Attributes:
+        monitor: What streams are watched by; None if they are not.
+        keep: How many images of each stream are kept that raised the score.
     """
 
     def __init__(self, monitor: Monitor | None, tell: Tell, keep: int = 0) -> None:
@@ -32,36 +36,31 @@ class Watcher:
             tell: Hears of what changes.
             keep: How many images of each stream are kept that raised the score.
         """
-        self._monitor = monitor
+        self.monitor = monitor
         self._tell = tell
         self.keep = keep if monitor and monitor.size else 0
 
     @property
-    def monitor(self) -> Monitor | None:
-        """What streams are watched by; None if they are not."""
-        return self._monitor
-
-    @property
     def yardstick(self) -> Yardstick | None:
         """What frozen answers are measured by as they are made; None if nobody asks."""
-        return self._monitor.yardstick if self._monitor else None
+        return self.monitor.yardstick if self.monitor else None
 
     def answered(self, stream: Stream, parts: Sequence[tuple[Piece, Scores]]) -> None:
         """Take in what the frozen model has answered to parts of requests to a stream."""
         seen = [part for part, scores in parts if scores.beside is not None]
-        if self._monitor and seen:
+        if self.monitor and seen:
             columns = zip(*(scores for _, scores in parts if scores.beside is not None), strict=True)
             rows = rows_of(*map(np.concatenate, columns))
-            self._saw(self._monitor, stream, rows)
+            self._saw(self.monitor, stream, rows)
             if self.keep:
                 images = [part.images[i : i + 1] for part in seen for i in range(part.rows)]
-                self._look(self._monitor, stream, images, rows)
+                self._look(self.monitor, stream, images, rows)
 
     def looked(self, stream: Stream, parts: Sequence[Piece], time: str) -> None:
         """Take in the parts that a request was told apart into at a time: those of domains look unlike the source."""
-        if self._monitor:
+        if self.monitor:
             rows, away_rows = sum(part.rows for part in parts), sum(part.rows for part in parts if part.stream.parent)
-            self._go_on(stream, self._monitor.looked(stream.drift, rows, away_rows, time))
+            self._go_on(stream, self.monitor.looked(stream.drift, rows, away_rows, time))
 
     def learnt(self, lesson: Lesson, sights: Sights, measures: Mapping[str, float], seen: bool) -> None:
         """Take in a window that a step was tried on; see `Monitor.learnt`.
@@ -72,10 +71,10 @@ class Watcher:
             measures: What the guard measured.
             seen: Whether the frozen model had answered its images.
         """
-        if not self._monitor:
+        if not self.monitor:
             return
         whose = lesson.stream.parent or lesson.stream
-        whose.drift = self._monitor.learnt(whose.drift, sights, measures)
+        whose.drift = self.monitor.learnt(whose.drift, sights, measures)
         if not seen:
             self.left(lesson, sights.frozen)
         at = lesson.stream.standing
@@ -83,11 +82,11 @@ class Watcher:
 
     def left(self, lesson: Lesson, frozen: Output) -> None:
         """Take in what the frozen model says of a window of images that it had not answered."""
-        if self._monitor and self._monitor.size:
-            whose, rows = lesson.stream.parent or lesson.stream, self._monitor.rows_of(frozen)
-            self._saw(self._monitor, whose, rows)
+        if self.monitor and self.monitor.size:
+            whose, rows = lesson.stream.parent or lesson.stream, self.monitor.rows_of(frozen)
+            self._saw(self.monitor, whose, rows)
             if self.keep:
-                self._look(self._monitor, whose, [row.image for row in lesson.rows], rows)
+                self._look(self.monitor, whose, [row.image for row in lesson.rows], rows)
 
     def _look(self, monitor: Monitor, stream: Stream, images: Sequence[Images], rows: Rows) -> None:
         """Keep the last images, each (1, C, H, W), that look strange by their rows."""

@@ -56,6 +56,10 @@ class Window:
 
     An image is refused if it is of one colour, if it equals one of the last `recent` images (a still camera, or
     somebody who repeats what harms), or if its sender has its share of the window already.
+
+    Attributes:
+        began_s: When the first image was let in, even if a newer one has taken its place since; infinite if none waits.
+        bytes: Size of the images that wait.
     """
 
     def __init__(self, rows: int, max_client_share: float = 1.0, recent: int = 256) -> None:
@@ -71,7 +75,7 @@ class Window:
         self._known: set[bytes] = set()
         self._rows: deque[Sample] = deque()
         self._clients: Counter[str] = Counter()
-        self._began_s = float("inf")
+        self.began_s = float("inf")
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -79,11 +83,6 @@ class Window:
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(self._rows)
-
-    @property
-    def began_s(self) -> float:
-        """When the first image was let in, even if a newer one has taken its place since; infinite if none waits."""
-        return self._began_s
 
     @property
     def recent(self) -> list[bytes]:
@@ -116,7 +115,7 @@ class Window:
     def take(self, rows: int) -> list[Sample]:
         """Remove the `rows` oldest images, or all if there are fewer, and return them in order of arrival."""
         taken = self._remove(rows)
-        self._began_s = self._rows[0].arrived_s if self._rows else float("inf")
+        self.began_s = self._rows[0].arrived_s if self._rows else float("inf")
         return taken
 
     def displace(self, rows: int) -> None:
@@ -144,7 +143,7 @@ class Window:
 
     def _keep(self, row: Sample) -> None:
         if not self._rows:
-            self._began_s = row.arrived_s
+            self.began_s = row.arrived_s
         self._rows.append(row)
         self._clients[row.client] += 1
         self.bytes += row.image.nbytes
