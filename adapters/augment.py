@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from tta_server.models import EMPTY, Backbone, Output, Statistics, Tensors
+from tta_server.models import Backbone, Output, Statistics, Tensors
 
 Augment = Callable[[Tensor, int, torch.Generator], Tensor]
 """From images (N, C, H, W), the number of the view and a CPU generator to a view of the images, of the same shape."""
@@ -60,8 +60,8 @@ def forward_views(
     count: int,
     view: Augment,
     generator: torch.Generator,
-    overrides: Tensors = EMPTY,
-    statistics: Statistics = "stored",
+    overrides: Tensors,
+    statistics: Statistics,
 ) -> Output:
     """Run the network on `count` views of `images` (N, C, H, W), several views in one forward.
 

@@ -25,7 +25,6 @@ from tta_server.adapters import Adapter, State
 from tta_server.adapters.stack import adapt_stacked, predict_stacked
 from tta_server.models import TorchBackbone
 
-SIDES = ("loop", "stacked", "one model")
 TOLERANCE = 1e-5
 _FEWEST_ROUNDS = 3
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 
-def import_object(reference: str, what: str = "object") -> Any:  # noqa: ANN401
+def import_object(reference: str, what: str) -> Any:  # noqa: ANN401
     """Return what `reference` names, searching the folder in which the process was started too.
 
     Importing runs the module, so a reference may come from a configuration or a command line, never from a request.

@@ -31,15 +31,6 @@ def architectures() -> tuple[str, ...]:
     return ("glyphs", "wrn-28-10", *torchvision.models.list_models(module=torchvision.models))
 
 
-def default_preprocess(architecture: str) -> Preprocess:
-    """Return the preprocessing that `load` uses for `architecture` when it is given none.
-
-    Raises:
-        ValueError: If the name is unknown.
-    """
-    return find(architecture).preprocess
-
-
 def own_file(architecture: str) -> Path | None:
     """Return the file that a model is, its weights in it; None if it is named otherwise."""
     return Path(architecture) if architecture.endswith((SUFFIX, *SUFFIXES)) else None

@@ -108,7 +108,7 @@ def _lesson(model: Model, adapter: Adapter, settings: Settings, store: Store, st
     def window(digest: str) -> torch.Tensor:
         data = store.read_input(stream, digest)
         if data is None:
-            full = 2 * store.used_bytes(stream, inputs=True) > settings.storage.inputs_max_bytes
+            full = 2 * store.inputs_bytes(stream) > settings.storage.inputs_max_bytes
             why = "storage.inputs_max_bytes left no room for it" if full else "storage.keep_inputs was not set"
             raise ValueError(f"window {digest} is not kept: {why}")
         rows = load(data)

@@ -105,7 +105,7 @@ def test_views_that_share_a_forward_are_answered_as_alone(backbone, batch, monke
     monkeypatch.setattr(module, "FORWARD_ROWS", rows)
     alone = [backbone.forward(flip_odd(batch, index, seeded(0)), statistics=statistics) for index in range(5)]
 
-    views = forward_views(backbone, batch, 5, flip_odd, seeded(0), statistics=statistics)
+    views = forward_views(backbone, batch, 5, flip_odd, seeded(0), {}, statistics)
 
     # the same arithmetic in larger convolutions
     assert_close(views.logits, torch.stack([output.logits for output in alone]), atol=1e-5, rtol=1e-5)
@@ -117,6 +117,6 @@ def test_a_forward_has_no_more_than_so_many_rows(backbone, batch, monkeypatch):
     forward, rows = TorchBackbone.forward, []
     monkeypatch.setattr(TorchBackbone, "forward", lambda *args: rows.append(len(args[1])) or forward(*args))
 
-    forward_views(backbone, batch, 5, flip_odd, seeded(0))
+    forward_views(backbone, batch, 5, flip_odd, seeded(0), {}, "stored")
 
     assert rows == [32, 32, 16]

@@ -62,7 +62,8 @@ class Saver:
         self._keeper.start()
         found = {name: store.load(name) for name in STREAMS}
         self._there = {name: version_of(data) for name, data in found.items() if data}
-        self._versions = {name: max(audit.last_version(name), self._there.get(name, 0)) for name in STREAMS}
+        logged = {name: [entry.version_after for entry in audit.entries(name)] for name in STREAMS}
+        self._versions = {name: max(self._there.get(name, 0), *logged[name], 0) for name in STREAMS}
 
     def act(self) -> None:
         """Do one thing to one stream, and now and then say what is safe."""

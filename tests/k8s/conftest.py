@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.k8s.manifests import Rendered, ways
 from tests.server import running as serving
-from tta_server.telemetry.metrics import Metrics
+from tta_server.telemetry.metrics import Metrics, render
 from tta_server.telemetry.stream_series import _MEASURES as MEASURES
 
 ROOT = Path(__file__).parents[2]
@@ -83,7 +83,7 @@ def families() -> dict[str, set[str]]:
     metrics.stream.drift.beside("stream", 0.9, 0.8, 0.85)
     return {
         family.name: {sample.name for sample in family.samples}
-        for family in text_string_to_metric_families(metrics.render().decode())
+        for family in text_string_to_metric_families(render([metrics]).decode())
     }
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from tta_server.models import Custom, Preprocess, glyphs, load
-from tta_server.models.sources import architectures, default_preprocess
+from tta_server.models.sources import architectures, find
 
 SMALL = "shufflenet_v2_x0_5"  # the quickest of torchvision's to build
 
@@ -270,7 +270,7 @@ def test_an_unknown_name_is_refused_with_what_there_is(name):
     with pytest.raises(ValueError, match=f"unknown model '{name}'; use 'glyphs', a torchvision classifier"):
         load(name)
     with pytest.raises(ValueError, match=f"unknown model '{name}'"):
-        default_preprocess(name)
+        find(name)
 
 
 def test_the_embedded_model_is_listed_first():
@@ -326,11 +326,11 @@ def test_importing_and_loading_open_no_connection(tmp_path, small_weights):
         socket.getaddrinfo = socket.create_connection = refuse
 
         from tta_server import adapters, models
-        from tta_server.models.sources import default_preprocess
+        from tta_server.models.sources import find
 
         models.load("glyphs")
         models.load(sys.argv[1], weights=sys.argv[2], custom=models.Custom(classes=4))
-        default_preprocess("vit_b_16")
+        find("vit_b_16")
         try:
             models.load("resnet50")
         except ValueError:

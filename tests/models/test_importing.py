@@ -19,12 +19,12 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_the_folder_of_the_start_is_searched(folder):
-    assert import_object("shed:rake") == "a rake"
+    assert import_object("shed:rake", "tool") == "a rake"
 
 
 def test_what_is_installed_comes_first(folder):
-    with pytest.raises(ValueError, match="object 'json:rake' cannot be imported"):
-        import_object("json:rake")
+    with pytest.raises(ValueError, match="tool 'json:rake' cannot be imported"):
+        import_object("json:rake", "tool")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from tta_server.adapters import create
 from tta_server.models import Custom, Preprocess, load
-from tta_server.models.sources import default_preprocess, find
+from tta_server.models.sources import find
 
 SMALL = Preprocess((64, 64))
 
@@ -82,7 +82,7 @@ def test_every_mean_and_deviation_that_timm_publishes_is_taken():
 def test_the_preprocessing_of_a_network_of_timm_is_timms_own_for_these_weights(name):
     config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
     published = timm.data.create_transform(**config)(picture())
-    preprocess = default_preprocess(f"timm/{name}")
+    preprocess = find(f"timm/{name}").preprocess
 
     pixels = torch.from_numpy(preprocess(picture())).float() / 255
 

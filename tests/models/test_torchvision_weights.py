@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from tta_server.models.sources import _INCEPTION, architectures, default_preprocess, find
+from tta_server.models.sources import _INCEPTION, architectures, find
 from tta_server.models.weights import load_weights, read_weights
 
 PICTURE = Image.frombytes("RGB", (40, 30), np.random.default_rng(0).bytes(40 * 30 * 3))
@@ -64,13 +64,13 @@ def test_renamed_weights_are_known_by_what_is_in_them_and_others_taken_for_the_u
     monkeypatch.setattr("tta_server.models.sources._mark", lambda each: known[:8] if each.name.endswith("V1") else "7e")
 
     unknown = find(name, file)
-    assert unknown.preprocess == default_preprocess(name)
+    assert unknown.preprocess == find(name).preprocess
     assert "as for torchvision's IMAGENET1K_V2" in unknown.caution
     assert f"have the file's name hold '{known[:8]}' (IMAGENET1K_V1), or set model.preprocess" in unknown.caution
     file.write_bytes(b"published weights")
     for each in (file, Path(f"no/{known[:8]}-tuned.safetensors")):
         assert (find(name, each).preprocess.resize, find(name, each).caution) == (256, "")
-    assert default_preprocess(name).resize == 232
+    assert find(name).preprocess.resize == 232
 
 
 # What torchvision's own loading makes of names in published files, by the module of the networks.

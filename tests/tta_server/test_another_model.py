@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from tests.server import running
 from tests.tta_server.pictures import encoded, scene
-from tta_server.models.sources import default_preprocess
+from tta_server.models.sources import find
 
 
 def test_a_network_of_torchvision_is_served_from_a_weights_file(tmp_path):
@@ -37,7 +37,7 @@ def in_order(answer: dict) -> list[float]:
 
 
 def expected_of(network: torch.nn.Module, image: object) -> list[float]:
-    preprocess = default_preprocess("resnet18")
+    preprocess = find("resnet18").preprocess
     x = torch.from_numpy(preprocess(image)).float()[None] / 255
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
     with torch.no_grad():

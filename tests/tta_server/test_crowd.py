@@ -12,7 +12,7 @@ from tests.tta_server.calls import PATIENCE_S, UNGUARDED, infer, said, stream, u
 from tests.tta_server.runtime.fakes import rows, submit, tiny
 from tta_server.app import build
 from tta_server.models import Model, Preprocess
-from tta_server.runtime.worker import Answer
+from tta_server.runtime.job import Answer
 from tta_server.settings_file import load_settings
 
 ROWS = 4

@@ -15,7 +15,7 @@ from tta_server.app import open_storage
 from tta_server.models import glyphs
 from tta_server.runtime.assemble import assemble
 from tta_server.settings_file import load_settings
-from tta_server.telemetry.metrics import Metrics
+from tta_server.telemetry.metrics import Metrics, render
 
 ROWS, WINDOW = 16, 32
 RECENT_IMAGES = 256
@@ -76,7 +76,7 @@ def test_the_guards_gauges_are_those_of_the_recorded_steps():
         assert stream.verdicts[-1]["verdict"] == "commit"
         states.append(stream.state)
 
-    metrics = worker.parts.metrics.render().decode()
+    metrics = render([worker.parts.metrics]).decode()
     close()
     source, last, before = (
         np.concatenate([state[name].double().numpy() for name in sorted(state) if name.startswith("theta/")])

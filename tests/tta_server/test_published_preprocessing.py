@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tta_server.models import load
-from tta_server.models.sources import architectures, default_preprocess
+from tta_server.models.sources import architectures, find
 from tta_server.runtime.codec import Upload, open_image
 from tta_server.runtime.device import on_device
 
@@ -83,9 +83,9 @@ def test_two_hundred_images_of_several_sizes_are_predicted_as_torchvisions_own_p
     assert len(set(predictions)) > 20
 
 
-@pytest.mark.parametrize("name", sorted({str(default_preprocess(n)): n for n in architectures()[2:]}.values()))
+@pytest.mark.parametrize("name", sorted({str(find(n).preprocess): n for n in architectures()[2:]}.values()))
 def test_every_published_preprocessing_of_torchvision_is_equalled_to_the_last_bit(name):
-    preprocess = default_preprocess(name)
+    preprocess = find(name).preprocess
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocess.mean, preprocess.std))
 
     for data in files()[:4]:

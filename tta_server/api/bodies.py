@@ -18,10 +18,6 @@ MOST_LABELS = 10_000
 MOST_OFFERED = 100
 
 
-def _name(name: str) -> str:
-    return stream_or_domain(name)
-
-
 DomainPath = Annotated[int, Path(ge=1, le=10**9, description="Number of the domain.", examples=[2])]
 StreamPath = Annotated[
     str,
@@ -30,7 +26,7 @@ StreamPath = Annotated[
         examples=["gate-7"],
         json_schema_extra={"pattern": f"^{STREAM_OR_DOMAIN_NAME.pattern}$"},
     ),
-    AfterValidator(_name),
+    AfterValidator(stream_or_domain),
 ]
 
 

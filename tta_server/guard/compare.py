@@ -9,9 +9,9 @@ from torch import Tensor
 from tta_server.guard.record import Record
 from tta_server.guard.referee import Referee
 from tta_server.guard.variety import diversity, varied
-from tta_server.guard.verdict import Cause
 from tta_server.models import Output
 from tta_server.settings import GuardSettings
+from tta_server.telemetry.closed_sets import Cause
 
 _RECENT_IMAGES = 256  # over which answers are gathered for their diversity
 _GATHERED = 0.5  # of them, before their diversity is judged

@@ -20,9 +20,10 @@ from tta_server.guard.record import Record
 from tta_server.guard.referee import Referee
 from tta_server.guard.trust import Trust
 from tta_server.guard.variety import distinct, enough
-from tta_server.guard.verdict import Action, Admission, Cause, Finding, Memory, Serve, Verdict
+from tta_server.guard.verdict import Admission, Finding, Memory, Serve, Verdict
 from tta_server.models import Backbone, Output, Reference
 from tta_server.settings import GuardSettings
+from tta_server.telemetry.closed_sets import Action, Cause
 
 _PROBE = 8  # images of a step that is taken to see where it leads
 

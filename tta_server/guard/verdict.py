@@ -6,9 +6,7 @@ from typing import Literal, NamedTuple
 
 from tta_server.adapters import State
 from tta_server.models import Tensors
-from tta_server.telemetry.closed_sets import ACTIONS, CAUSES, Action, Cause
-
-__all__ = ["ACTIONS", "CAUSES", "Action", "Admission", "Cause", "Finding", "Memory", "Serve", "Verdict"]
+from tta_server.telemetry.closed_sets import Action, Cause
 
 Memory = Tensors
 """What the guard remembers of one stream: a flat value like a state, never written in place, names `group/name`."""
@@ -34,7 +32,6 @@ class Admission:
         reason: The same in one sentence, with the numbers.
         memory: What the guard remembers from now on.
         serve: Which model answers from now on if nothing is learnt: the stream's state, or the frozen source.
-        measures: Numbers that were looked at, by name.
     """
 
     learn: bool
@@ -42,7 +39,6 @@ class Admission:
     reason: str
     memory: Memory
     serve: Serve = "adapted"
-    measures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

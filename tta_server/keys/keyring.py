@@ -32,17 +32,10 @@ class Keyring:
         self._rates: dict[tuple[str, float], Rate] = {}
         self.tokens = tokens
 
-    @property
-    def keys(self) -> Sequence[Key]:
-        """The keys that are known."""
-        return self._keys
-
-    def replace(self, keys: Sequence[Key]) -> None:
-        """Know these keys and no others; one that has the same rate as before goes on with what is left of it."""
-        self._keys = list(keys)
-
     def read_again(self, text: bytes, path: Path) -> None:
         """Know the keys that the text of a file holds and no others.
+
+        One that has the same rate as before goes on with what is left of it.
 
         Raises:
             ValueError: If it cannot be used; the keys stay.
@@ -51,7 +44,7 @@ class Keyring:
         before, after = ({key.name: key for key in each} for each in (self._keys, keys))
         if before == after:
             return
-        self.replace(keys)
+        self._keys = keys
         changed = [name for name in after if name in before and after[name] != before[name]]
         new, gone = sorted(after.keys() - before.keys()), sorted(before.keys() - after.keys())
         log.info(

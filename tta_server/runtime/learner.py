@@ -196,7 +196,6 @@ class Learner:
                 admission.reason,
                 lesson=lesson,
                 rows=len(lesson.rows),
-                measures=admission.measures,
             )
         )
 

@@ -29,8 +29,6 @@ from tta_server.streams.stream import Stream
 from tta_server.streams.window import as_samples
 from tta_server.telemetry.closed_sets import DropReason
 
-__all__ = ["Answer", "Job", "Worker"]
-
 log = logging.getLogger(__name__)
 
 

@@ -161,10 +161,6 @@ class Audit:
         logs = [self._log(folder, stream, newest_first=True) for folder in self._folders()]
         return list(islice(merge(*logs, key=_order(stream), reverse=True), limit))
 
-    def last_version(self, stream: str) -> int:
-        """Return the highest version of a stream that the log names, 0 if none: later ones must be higher."""
-        return max((max(entry.version_before, entry.version_after) for entry in self.entries(stream)), default=0)
-
     def _folders(self) -> list[str]:
         """Return where logs are: that of a server that was alone, and one of each that was not."""
         return [_FOLDER, *(f"{_FOLDER}/{found.name}" for found in self._files.listing(_FOLDER) if found.is_folder)]

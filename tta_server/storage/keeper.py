@@ -210,11 +210,6 @@ class Keeper:
             return self._missing or self._pending.missing()
 
     @property
-    def age_s(self) -> float:
-        """Time since a round last succeeded, or since the start; grows while nothing happens, too."""
-        return time.monotonic() - self._rounds.succeeded_s
-
-    @property
     def behind_s(self) -> float:
         """How long the oldest unwritten state has waited; 0 if all are written. The one to alert on."""
         with self._changed:

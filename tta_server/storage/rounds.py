@@ -14,8 +14,7 @@ class Rounds:
     Attributes:
         failures: Rounds that failed since the start.
         trouble: Why the last round failed, or an empty string.
-        succeeded_s: When a round last succeeded, or the start, on a monotonic clock.
-        due_s: When the next one may begin.
+        due_s: When the next one may begin, on a monotonic clock.
         begun: How many were, which is the number of the newest.
         whole: Number of the newest that left nothing out.
     """
@@ -24,7 +23,6 @@ class Rounds:
         """Take the wait between rounds, and that after a failure: doubled with each further one, up to a minute."""
         self.failures = 0
         self.trouble = ""
-        self.succeeded_s = time.monotonic()
         self.due_s = 0.0
         self.begun = 0
         self.whole = 0
@@ -44,8 +42,7 @@ class Rounds:
             log.info("states are kept again")
         self.trouble = ""
         self._failed_in_a_row = 0
-        self.succeeded_s = time.monotonic()
-        self.due_s = 0.0 if hurry else self.succeeded_s + self._interval_s
+        self.due_s = 0.0 if hurry else time.monotonic() + self._interval_s
 
     def fail(self, error: Exception, hurry: bool) -> None:
         """Note that a round failed; logged when the reason is another than before. In a `hurry` the next is soon."""

@@ -38,7 +38,7 @@ from tta_server.storage.manifest import (
 )
 from tta_server.storage.objects import open_files
 from tta_server.storage.owners import Owners, generation_of
-from tta_server.storage.removal import ERASED, domains_of, erase, erase_older, erase_shared, family, is_erased, tree
+from tta_server.storage.removal import ERASED, domains_of, erase, erase_older, erase_shared, family, is_erased
 
 log = logging.getLogger(__name__)
 
@@ -251,10 +251,9 @@ class Store:
                 self.files.write(f"{_folder(name)}/{ERASED}", b"")
                 erase(self.files, name)
 
-    def used_bytes(self, name: str = "", inputs: bool = False) -> int:
-        """Return the size of everything that is kept of one stream, of its windows alone, or of all."""
-        folders = [f"{_folder(name)}/{_INPUTS}" if inputs else _folder(name)] if name else self._folders()
-        return sum(found.size_bytes for folder in folders for _, found in tree(self.files, folder))
+    def inputs_bytes(self, name: str) -> int:
+        """Return the size of the windows that are kept of a stream."""
+        return sum(found.size_bytes for found in self.files.listing(f"{_folder(name)}/{_INPUTS}"))
 
     def _turn(self, name: str) -> threading.RLock:
         """Return what whoever reads or writes a stream holds meanwhile."""

@@ -20,10 +20,8 @@ from tta_server.streams.present import Present, as_source, present, source_becau
 from tta_server.streams.strange import StrangeImage
 from tta_server.streams.summary import Summary
 from tta_server.streams.whereabouts import Whereabouts
-from tta_server.streams.window import Images, Window
+from tta_server.streams.window import Window
 from tta_server.telemetry.closed_sets import StateKind
-
-__all__ = ["Answering", "Images", "Method", "Standing", "Stream", "unweighed"]
 
 _RECENT_IMAGES = 256
 _RECENT_VERDICTS = 20

@@ -227,7 +227,7 @@ class Metrics:
         """Count a verdict of the guard."""
         self._verdicts[verdict, cause].inc()
 
-    def stored(self, age_s: float, failures: int, lost: int = 0) -> None:
+    def stored(self, age_s: float, failures: int, lost: int) -> None:
         """Record how far the disk is behind, how often writing to it failed since the start, and what was given up."""
         self._snapshot_age.set(age_s)
         self._snapshot_failures.inc(failures - self._failures)
@@ -241,10 +241,6 @@ class Metrics:
     def on_render(self, look: Callable[[], None]) -> None:
         """Have `look` record what nobody tells by itself, each time before everything is rendered."""
         self._looks.append(look)
-
-    def render(self) -> bytes:
-        """Return everything in Prometheus' text format."""
-        return render([self])
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family of this model, as it is now."""

@@ -9,7 +9,7 @@ from tests.tta_server.api.exchange import Exchange
 from tta_server.api.middleware import Accounting
 from tta_server.telemetry.bursts import Bursts
 from tta_server.telemetry.closed_sets import REQUEST_OUTCOMES
-from tta_server.telemetry.metrics import Metrics
+from tta_server.telemetry.metrics import Metrics, render
 
 
 # Accounting
@@ -28,7 +28,7 @@ def counts(path: str, status: int | None, method: str = "POST", code: str = "") 
         exchange.through(Accounting(app, {"": metrics, "m": metrics}.get, Bursts()))
     except RuntimeError:
         assert status is None
-    lines = [line for line in metrics.render().decode().splitlines() if line.startswith("tta_requests_total{")]
+    lines = [line for line in render([metrics]).decode().splitlines() if line.startswith("tta_requests_total{")]
     return {line.split('outcome="')[1].split('"')[0]: float(line.split()[-1]) for line in lines}
 
 

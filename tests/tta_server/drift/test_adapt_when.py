@@ -10,6 +10,7 @@ from tests.tta_server.runtime.fakes import ask, close, learn_all
 from tta_server.models import glyphs
 from tta_server.runtime.worker import Worker
 from tta_server.settings_file import load_settings
+from tta_server.telemetry.metrics import render
 
 REQUEST = 16
 
@@ -40,7 +41,7 @@ def test_it_learns_while_it_drifts_and_neither_before_nor_after_and_every_image_
     before = shown(subject, clean[: 4 * WINDOW])
     during = shown(subject, drifted(6 * WINDOW))
     after = shown(subject, clean[4 * WINDOW :])
-    series = subject.parts.metrics.render().decode()
+    series = render([subject.parts.metrics]).decode()
     stream = subject.parts.registry.existing("gate")
     close()
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tta_server.cli import main
 from tta_server.errors import Forbidden, RateLimited, Unauthorized
 from tta_server.keys import files
-from tta_server.keys.key import Key
+from tta_server.keys.key import Key, digest_of
 from tta_server.keys.keyring import Keyring, keys_in, read_keys
 from tta_server.keys.new_key import new_key
 from tta_server.keys.rate import Rate
@@ -120,17 +120,24 @@ def test_a_rate_holds_on_average_whatever_comes(per_s, requests):
 
 
 def test_new_keys_replace_all_but_what_is_left_of_a_rate():
-    slow, fast = Key(**GOOD, images_per_s=1), Key(**GOOD | {"name": "fast"}, images_per_s=9)
-    ring = Keyring([slow, fast])
-    ring.take(slow, 5, 0.0)
+    def entry(name: str, images_per_s: int) -> dict[str, object]:
+        return ENTRY | {"name": name, "sha256": digest_of(name), "images_per_s": images_per_s}
 
-    ring.replace([slow, Key(**GOOD | {"name": "new"})])
+    def become(*entries: dict[str, object]) -> None:
+        ring.read_again(yaml.safe_dump({"keys": list(entries)}).encode(), Path("keys.yaml"))
 
-    assert [key.name for key in ring.keys] == ["cameras", "new"]
+    ring = Keyring([Key(**entry("slow", 1)), Key(**entry("fast", 9))])
+    ring.take(ring.find("slow"), 5, 0.0)
+
+    become(entry("slow", 1), entry("new", 9))
+
+    assert ring.find("new").name == "new"
+    with pytest.raises(Unauthorized):
+        ring.find("fast")
     with pytest.raises(RateLimited):
-        ring.take(slow, 1, 0.0)
-    ring.replace([Key(**GOOD, images_per_s=2)])
-    ring.take(ring.keys[0], 1, 0.0)  # another rate begins anew
+        ring.take(ring.find("slow"), 1, 0.0)
+    become(entry("slow", 2))
+    ring.take(ring.find("slow"), 1, 0.0)  # another rate begins anew
 
 
 def test_who_is_told_to_wait_need_not_wait_longer():
@@ -161,4 +168,8 @@ def test_a_half_written_file_widens_no_key(tmp_path, monkeypatch):
         asyncio.run(files.follow(AuthSettings(keys_file=tmp_path / "keys.yaml"), ring, 0))
 
     assert taken == [whole.encode()]
-    assert [(key.name, key.images_per_s) for key in ring.keys] == [("cameras", 2.0), ("new", None), ("last", 2.0)]
+    assert [(key.name, key.images_per_s) for key in keys_in(taken[0], tmp_path)] == [
+        ("cameras", 2.0),
+        ("new", None),
+        ("last", 2.0),
+    ]

@@ -13,8 +13,8 @@ from tests.tta_server.runtime.fakes import Gated, rows, submit, tiny, wired
 from tta_server.adapters import Adapter, State, Step
 from tta_server.models import Backbone, Output
 from tta_server.runtime.engine import Engine
+from tta_server.runtime.job import Answer
 from tta_server.runtime.room import Room
-from tta_server.runtime.worker import Answer
 from tta_server.settings import EngineSettings
 
 PATIENCE_S = 30

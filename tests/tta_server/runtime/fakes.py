@@ -32,7 +32,7 @@ from tta_server.settings_file import load_settings
 from tta_server.storage.audit import Entry
 from tta_server.streams.stream import Method, Stream
 from tta_server.streams.window import prepared
-from tta_server.telemetry.metrics import Metrics
+from tta_server.telemetry.metrics import Metrics, render
 
 SHAPE = (3, 8, 8)
 
@@ -162,7 +162,7 @@ class Scripted:
         assert len(frozen.logits) == len(x), "the source was not asked about this window"
         word, serve = self._word(memory)
         if word == "skip":
-            return Admission(False, "too_few_pictures", "as told", self._next(memory), serve, {"diversity": 0.25})
+            return Admission(False, "too_few_pictures", "as told", self._next(memory), serve)
         return Admission(True, "healthy", "as told", memory)
 
     def look(self, memory: Memory, x: Tensor, frozen: Output, answered: Output) -> Admission:
@@ -195,7 +195,7 @@ class Scripted:
 
 def value(books: Metrics, name: str, **labels: str) -> float:
     """Return the sum of the samples of a series that carry these labels."""
-    families = text_string_to_metric_families(books.render().decode())
+    families = text_string_to_metric_families(render([books]).decode())
     found = [sample for family in families for sample in family.samples if sample.name == name]
     return sum(sample.value for sample in found if labels.items() <= sample.labels.items())
 

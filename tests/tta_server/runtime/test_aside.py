@@ -14,6 +14,7 @@ from tta_server.runtime.engine import Engine
 from tta_server.runtime.room import Room
 from tta_server.settings import EngineSettings
 from tta_server.streams.stream import Method
+from tta_server.telemetry.metrics import render
 
 GOOD = [f"good-{number:02d}" for number in range(20)]
 
@@ -118,7 +119,7 @@ def test_a_stream_whose_books_cannot_be_kept_is_set_aside_and_said_to_be(tmp_pat
     assert value(subject.metrics, "tta_streams_set_aside") == 1
     assert subject.commands.list().streams[0]["trouble"] == "RuntimeError: no update today"
     assert [(line.event, line.stream) for line in subject.audited()] == [("aside", "door")]
-    assert 'stream="door"' not in subject.metrics.render().decode()
+    assert 'stream="door"' not in render([subject.metrics]).decode()
 
 
 def test_a_state_that_breaks_a_stack_costs_its_own_requests_alone():

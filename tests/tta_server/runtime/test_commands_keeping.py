@@ -10,6 +10,7 @@ from tests.tta_server.runtime.fakes import WHO, ask, is_due, learn_all, rows, va
 from tests.tta_server.runtime.taught import frozen, images_of, taught
 from tta_server.errors import BadRequest, NotFound
 from tta_server.streams.ledger import Label
+from tta_server.telemetry.metrics import render
 
 PATIENCE_S = 30
 
@@ -70,7 +71,7 @@ def test_a_deleted_stream_leaves_nothing(on_disk, tmp_path: Path):
     assert subject.kept.keeper.flush(PATIENCE_S)
     assert subject.commands.list().streams == []
     assert not list((tmp_path / "streams").glob("door*"))
-    assert 'stream="door"' not in subject.metrics.render().decode()
+    assert 'stream="door"' not in render([subject.metrics]).decode()
     assert subject.commands.whose([Label("r1", 0, 0)], bool) == []
     assert not is_due(subject)
     assert value(subject.metrics, "tta_state_bytes") == 0
@@ -117,14 +118,14 @@ def test_what_labels_said_is_shown_no_more_once_the_stream_goes_on_from_elsewher
     subject = taught()
     right = ask(subject, "door", rows(4, 99), request_id="r1").probabilities.argmax(1)
     subject.commands.label([Label("r1", place, int(right[place]), "door") for place in range(4)])
-    shown = subject.metrics.render().decode()
+    shown = render([subject.metrics]).decode()
 
     subject.commands.rollback("door", 1, WHO)
 
     assert 'tta_labelled_gain_sigmas{model="tiny",stream="door"}' in shown
     assert 'tta_labelled_accuracy_ratio{model="tiny",stream="door",variant="adapted"}' in shown
-    assert "tta_labelled_accuracy_ratio{" not in subject.metrics.render().decode()
-    assert "tta_labelled_gain_sigmas{" not in subject.metrics.render().decode()
+    assert "tta_labelled_accuracy_ratio{" not in render([subject.metrics]).decode()
+    assert "tta_labelled_gain_sigmas{" not in render([subject.metrics]).decode()
     assert subject.commands.read("door")["labelled"]["answered"] == {"labels": 0}
 
 

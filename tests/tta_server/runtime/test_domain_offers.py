@@ -12,6 +12,7 @@ from tta_server import adapters
 from tta_server.adapters.checkpoint import dump_state
 from tta_server.errors import BadRequest, Conflict, NotFound
 from tta_server.guard.verdict import Finding
+from tta_server.telemetry.metrics import render
 
 
 # Offering
@@ -182,7 +183,7 @@ def test_what_happens_to_domains_is_counted():
     subject.commands.reset("door", WHO)
     assert (of("tta_stream_domains"), of("tta_stream_at_home")) == (0, 1)
     subject.commands.delete("door", WHO)
-    assert 'stream="door"' not in subject.metrics.render().decode()
+    assert 'stream="door"' not in render([subject.metrics]).decode()
 
 
 # Memory

@@ -8,6 +8,7 @@ import pytest
 from tests.tta_server.runtime.apart import taught, telling
 from tests.tta_server.runtime.fakes import WHO, Scripted, Wired, ask, bright, dark, learn_all, rows, value
 from tta_server.api.bodies import Listing
+from tta_server.telemetry.metrics import render
 
 GONE = 0.0  # the sum of no series
 
@@ -121,7 +122,7 @@ def test_what_was_measured_of_a_domain_is_shown_while_the_stream_is_in_it():
     diversity, agreement = "tta_prediction_diversity_ratio", "tta_source_agreement_ratio"
 
     def shown() -> list[bool]:
-        text = subject.metrics.render().decode().splitlines()
+        text = render([subject.metrics]).decode().splitlines()
         return [any(line.startswith(name + "{") for line in text) for name in (diversity, agreement)]
 
     show(subject, dark)

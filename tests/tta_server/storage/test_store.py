@@ -45,7 +45,7 @@ def test_an_unknown_stream_has_nothing(store):
     assert store.snapshots("nobody") == []
     assert store.read("nobody", "state-00000001-v1-0123456789abcdef") is None
     assert store.names() == []
-    assert store.used_bytes() == 0
+    assert store.inputs_bytes("nobody") == 0
 
 
 def test_an_open_store_that_is_not_claimed_writes_nothing(tmp_path):
@@ -159,7 +159,6 @@ def test_deleting_a_stream_erases_its_folder(store):
     assert store.names() == ["door"]
     assert store.load("camera") is None
     assert store.read_input("camera", "0" * 16) is None
-    assert store.used_bytes("camera") == 0
     assert [found.name for found in store.files.listing("streams")] == ["door"]
 
 
@@ -172,14 +171,13 @@ def test_windows_are_kept_up_to_the_limit_and_the_oldest_go_first(tmp_path):
     assert [store.read_input("camera", f"{number:016x}") is not None for number in range(5)] == [False] * 2 + [True] * 3
 
 
-def test_used_bytes_are_what_the_files_take(local, tmp_path):
-    local.save("camera", 1, b"12345")
-    local.keep_input("door", "0" * 16, b"window")
+def test_the_size_of_windows_is_told_of_one_stream_and_of_windows_alone(store):
+    store.save("door", 1, b"12345")
+    for number in range(2):
+        store.keep_input("door", f"{number:016x}", b"window")
+    store.keep_input("camera", "0" * 16, b"window")
 
-    files = [path for path in (tmp_path / "store/streams").rglob("*") if path.is_file()]
-
-    assert local.used_bytes() == sum(path.stat().st_size for path in files)
-    assert local.used_bytes("door") == 6
+    assert store.inputs_bytes("door") == 12
 
 
 def test_two_servers_cannot_have_one_folder(local, tmp_path):

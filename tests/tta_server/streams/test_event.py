@@ -10,6 +10,7 @@ from tta_server.storage.audit import EVENTS
 from tta_server.streams.event import EVERY, WORDS, EventKind, News, StreamEvent, keep_books
 from tta_server.streams.stream import Standing
 from tta_server.telemetry.closed_sets import DROP_REASONS, WINDOW_OUTCOMES
+from tta_server.telemetry.metrics import render
 
 NOWHERE = Standing(0)
 
@@ -129,7 +130,7 @@ def test_after_a_reset_the_gauges_of_a_stream_say_nothing_of_what_was_before(cau
         subject.commands.reset("door", WHO)
 
     gauges = {each.family._name for each in subject.metrics.stream._families if isinstance(each.family, Gauge)}
-    shown = {name for name in gauges if f'{name}{{model="tiny",stream="door"' in subject.metrics.render().decode()}
+    shown = {name for name in gauges if f'{name}{{model="tiny",stream="door"' in render([subject.metrics]).decode()}
     assert shown == {"tta_state_version", "tta_serving_source", "tta_stream_frozen"}
     assert value(subject.metrics, "tta_state_version", stream="door") == subject.stream("door").version
 

@@ -31,7 +31,7 @@ from tta_server.telemetry.stream_series import _MEASURES as MEASURES
 
 def samples(metrics: Metrics) -> dict[tuple, float]:
     """Return every sample by its name and labels."""
-    families = text_string_to_metric_families(metrics.render().decode())
+    families = text_string_to_metric_families(render([metrics]).decode())
     return {
         (sample.name, *sorted(sample.labels.items())): sample.value for family in families for sample in family.samples
     }
@@ -219,7 +219,7 @@ def test_failed_writes_are_counted_once():
     metrics = Metrics("m", "tent")
 
     for failures in (2, 2, 5):
-        metrics.stored(age_s=7.0, failures=failures)
+        metrics.stored(age_s=7.0, failures=failures, lost=0)
 
     assert values(metrics, "tta_snapshot_failures_total", "model") == {"m": 5}
     assert values(metrics, "tta_snapshot_age_seconds", "model") == {"m": 7}
@@ -324,7 +324,7 @@ def test_several_models_are_rendered_together_each_family_once():
     assert len(families) == len(set(families))
     assert {'tta_queue_depth_images{model="a"} 1.0', 'tta_queue_depth_images{model="b"} 2.0'} <= set(text.splitlines())
     assert sum(line.startswith("process_cpu_seconds_total ") for line in text.splitlines()) == 1
-    one, other = (set(each.render().decode().splitlines()) for each in models)
+    one, other = (set(render([each]).decode().splitlines()) for each in models)
     volatile = {line for line in one | other if line.startswith(("process_", "python_info"))}
     assert (one | other) - volatile <= set(text.splitlines())
 
