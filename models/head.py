@@ -89,7 +89,7 @@ def find_reading(module: nn.Module, run: Callable[[Tensor], Any], images: Tensor
     outcome, heard = _listen(module, partial(run, images), rows, wanted.head)
     place, found = find_logits(outcome, rows, heard, wanted, again)
     softmax = _check_scores(found, heard)
-    if not softmax and _stays_within(module, run, images, heard, place, found):
+    if not softmax and _stays_within(run, images, heard, place, found):
         raise ValueError(_SIGMOID)
     rest = [rows_of(tensor) for other, tensor in tensors_in(outcome) if other != place]
     chosen = _find_head(module, wanted.head, heard, found, rest)
@@ -151,7 +151,6 @@ def _check_scores(found: Tensor, heard: list[Heard]) -> bool:
 
 
 def _stays_within(
-    module: nn.Module,
     run: Callable[[Tensor], Any],
     images: Tensor,
     heard: Sequence[Heard],

@@ -46,7 +46,7 @@ def ledoit_wolf(features: Tensor) -> tuple[Tensor, float]:
     return torch.lerp(sample, target, shrinkage), shrinkage
 
 
-def held_out_distances(features: Tensor, folds: int = FOLDS) -> Tensor:
+def held_out_distances(features: Tensor) -> Tensor:
     """Return each row's Mahalanobis distance (N,) from a Gaussian that was fitted on the other folds.
 
     Distances of the rows that a covariance was fitted on are too small, by much where D is near N, so that images
@@ -54,12 +54,11 @@ def held_out_distances(features: Tensor, folds: int = FOLDS) -> Tensor:
 
     Args:
         features: (N, D), in an order that does not depend on the class.
-        folds: Parts that are left out in turn, at least 2.
     """
     features = features.double()
     distances = torch.empty(len(features), dtype=features.dtype, device=features.device)
-    fold_of = torch.arange(len(features), device=features.device) % folds
-    for fold in range(folds):
+    fold_of = torch.arange(len(features), device=features.device) % FOLDS
+    for fold in range(FOLDS):
         held_out = fold_of == fold
         distances[held_out] = mahalanobis(features[held_out], *gaussian(features[~held_out]))
     return distances

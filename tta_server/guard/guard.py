@@ -37,7 +37,6 @@ class Guard:
         adapter: Adapter,
         reference: Reference | None,
         settings: GuardSettings,
-        window_rows: int,
         canary: CanaryImages | None = None,
     ) -> None:
         """Prepare everything that does not depend on a stream.
@@ -47,7 +46,6 @@ class Guard:
             adapter: Whose steps are judged.
             reference: The model's bundle; without one, only numbers, distances and diversity are judged.
             settings: What is let pass.
-            window_rows: Images of a usual window.
             canary: The bundle's, if others have it too; its own when None.
         """
         self._settings = settings
@@ -70,12 +68,11 @@ class Guard:
         """Return what is remembered of a fresh stream; its layout never changes."""
         return Record.fresh(self._classes).memory()
 
-    def admit(self, memory: Memory, state: State, x: Tensor, frozen: Output) -> Admission:
+    def admit(self, memory: Memory, x: Tensor, frozen: Output) -> Admission:
         """Decide whether a window may be learnt from.
 
         Args:
             memory: Of the stream.
-            state: Its state.
             x: The window (N, C, H, W).
             frozen: What the source model says of it.
         """

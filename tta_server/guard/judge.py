@@ -17,7 +17,7 @@ class Judge(Protocol):
         """Return what is remembered of a fresh stream."""
         ...
 
-    def admit(self, memory: Memory, state: State, x: Tensor, frozen: Output) -> Admission:
+    def admit(self, memory: Memory, x: Tensor, frozen: Output) -> Admission:
         """Decide whether the window `x` (N, C, H, W) may be learnt from; `frozen` is the source model's answer."""
         ...
 
@@ -66,7 +66,7 @@ class Unguarded:
         """Remember nothing."""
         return EMPTY
 
-    def admit(self, memory: Memory, state: State, x: Tensor, frozen: Output) -> Admission:
+    def admit(self, memory: Memory, x: Tensor, frozen: Output) -> Admission:
         """Admit every window."""
         return Admission(True, "healthy", "the guard is off", memory)
 

@@ -244,7 +244,7 @@ def _guards(backbone: Backbone, reference: Reference | None, settings: Settings)
     if not settings.guard.enabled:
         return lambda _adapter: Unguarded()
     canary = CanaryImages(reference, backbone.device) if reference and "canary" in reference.parts else None
-    return lambda adapter: Guard(backbone, adapter, reference, settings.guard, settings.engine.window_rows, canary)
+    return lambda adapter: Guard(backbone, adapter, reference, settings.guard, canary)
 
 
 def _webhook(settings: WebhooksSettings, metrics: Metrics) -> Webhook | None:

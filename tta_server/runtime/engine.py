@@ -241,14 +241,11 @@ class Engine:
 
     def _stuck(self) -> str:
         """Return why nothing moves on, or an empty string."""
-        busy_s, most_s = self._busy_s(), self._settings.stuck_after_s
+        busy_s = max(self._pulse.busy_s(), self._steps.pulse.busy_s())
+        most_s = self._settings.stuck_after_s
         if not (self.started and most_s and busy_s > most_s):
             return ""
         return f"the server has been at one piece of work for {busy_s:.0f} s; restart it"
-
-    def _busy_s(self, since_s: float = 0.0) -> float:
-        """Return how long an answer or a step has taken that is at hand, counted from `since_s` at the earliest."""
-        return max(self._pulse.busy_s(since_s), self._steps.pulse.busy_s(since_s))
 
     def _run(self) -> None:
         try:

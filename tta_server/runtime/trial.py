@@ -139,7 +139,7 @@ class Trials:
         frozen = [UNSEEN] * len(lessons) if _unguarded(lessons) else self._frozen(lessons)
         with self._metrics.timed("judge"):
             trials = [
-                Trial(each, said, admission=each.method.guard.admit(each.memory, each.state, each.x, said))
+                Trial(each, said, admission=each.method.guard.admit(each.memory, each.x, said))
                 for each, said in zip(lessons, frozen, strict=True)
             ]
             admitted = [(trial, trial.admission) for trial in trials if trial.admission and trial.admission.learn]

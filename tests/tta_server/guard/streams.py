@@ -38,8 +38,8 @@ def foggy(x: Tensor) -> Tensor:
     return (0.4 * x + 0.45 + 0.1 * torch.randn(x.shape, generator=generator)).clamp(0, 1)
 
 
-def make_guard(adapter: Adapter, window_rows: int = 16, **settings: object) -> Guard:
-    return Guard(model().backbone, adapter, model().reference, GuardSettings(**settings), window_rows)
+def make_guard(adapter: Adapter, **settings: object) -> Guard:
+    return Guard(model().backbone, adapter, model().reference, GuardSettings(**settings))
 
 
 def judged(guard: Guard, adapter: Adapter, memory: Memory, state: State, x: Tensor) -> Verdict:
@@ -66,7 +66,7 @@ def follow(guard: Guard, adapter: Adapter, windows: list[Tensor]) -> Trail:
     trail = Trail(initial, guard.start())
     for x in windows:
         frozen = backbone.forward(x)
-        admission = guard.admit(trail.memory, trail.state, x, frozen)
+        admission = guard.admit(trail.memory, x, frozen)
         trail.memory = admission.memory
         if not admission.learn:
             trail.actions.append("skip")

@@ -22,7 +22,7 @@ def tent():
 
 @pytest.fixture(scope="module")
 def guard(tent):
-    return make_guard(tent, WINDOW)
+    return make_guard(tent)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def admitted(guard, tent, drifting):
     state = tent.init(model().backbone)
     begun = tent.begin(model().backbone, state, drifting)
     frozen, answered = model().backbone.forward(drifting), tent.predict(model().backbone, begun, drifting)
-    memory = guard.admit(guard.start(), state, drifting, frozen).memory
+    memory = guard.admit(guard.start(), drifting, frozen).memory
     return state, memory, (frozen, answered)
 
 
@@ -64,7 +64,7 @@ def test_a_window_that_is_not_finite_is_refused(guard, tent, drifting, broken):
     x[3, 0, 0, 0] = broken
     memory = guard.start()
 
-    admission = guard.admit(memory, tent.init(model().backbone), x, model().backbone.forward(x))
+    admission = guard.admit(memory, x, model().backbone.forward(x))
 
     assert (admission.learn, admission.cause) == (False, "not_finite")
     assert all(torch.equal(admission.memory[name], memory[name]) for name in memory)
@@ -108,7 +108,7 @@ def test_a_large_update_is_refused(guard, tent, admitted, drifting):
 
 
 def test_a_step_out_of_the_trust_region_is_drawn_back(tent, admitted, drifting):
-    strict = make_guard(tent, WINDOW, max_distance=1e-5)
+    strict = make_guard(tent, max_distance=1e-5)
     state, memory, both = admitted
 
     verdict = strict.judge(memory, state, tent.adapt(model().backbone, state, drifting), drifting, *both)
@@ -120,7 +120,7 @@ def test_a_step_out_of_the_trust_region_is_drawn_back(tent, admitted, drifting):
 def test_copies_of_few_pictures_are_not_learnt_from(guard, tent):
     x = (foggy(clean(0, 4)).repeat(4, 1, 1, 1) + 0.004 * torch.rand(16, 3, 32, 32)).clamp(0, 1)
 
-    admission = guard.admit(guard.start(), tent.init(model().backbone), x, model().backbone.forward(x))
+    admission = guard.admit(guard.start(), x, model().backbone.forward(x))
 
     assert (admission.learn, admission.cause) == (False, "too_few_pictures")
     assert "4 different pictures" in admission.reason
@@ -135,7 +135,7 @@ def test_parameters_that_no_longer_read_are_taken_back_and_then_reset(guard, ten
         else tensor
         for name, tensor in state.items()
     }
-    bold = make_guard(tent, WINDOW, max_update=10, max_distance=10)
+    bold = make_guard(tent, max_update=10, max_distance=10)
     step = tent.adapt(model().backbone, ruined, drifting)
 
     first = bold.judge(memory, state, step, drifting, *both)
@@ -151,7 +151,7 @@ def answers(logits):
 
 
 def test_one_answer_to_everything_is_taken_back_unless_the_source_gives_it_too(tent, admitted, drifting):
-    plain = Guard(model().backbone, tent, None, GuardSettings(), WINDOW)  # without a bundle nothing else could notice
+    plain = Guard(model().backbone, tent, None, GuardSettings())  # without a bundle nothing else could notice
     state, _, _ = admitted
     varied = answers(20 * torch.eye(36)[torch.arange(WINDOW) * 2])
     alike = answers(20 * torch.eye(36)[torch.zeros(WINDOW, dtype=torch.long)])
@@ -160,7 +160,7 @@ def test_one_answer_to_everything_is_taken_back_unless_the_source_gives_it_too(t
     def after(frozen):
         memory = plain.start()
         for _ in range(20):
-            memory = plain.admit(memory, state, drifting, frozen).memory
+            memory = plain.admit(memory, drifting, frozen).memory
             verdict = plain.judge(memory, state, step, drifting, frozen, alike)
             memory = verdict.memory
             if verdict.action != "commit":
@@ -255,7 +255,7 @@ def test_it_takes_less_to_refuse_a_beginner_than_a_stream_that_answers(guard, te
 
 
 def test_without_a_bundle_a_stream_answers_from_the_beginning(tent, drifting, lost):
-    plain = Guard(model().backbone, tent, None, GuardSettings(), WINDOW)
+    plain = Guard(model().backbone, tent, None, GuardSettings())
 
     assert plain.weigh(plain.start(), drifting, *lost)[1] == "adapted"
 
@@ -263,7 +263,7 @@ def test_without_a_bundle_a_stream_answers_from_the_beginning(tent, drifting, lo
 @pytest.mark.parametrize("name", ["lame", "adanpc"])
 def test_methods_that_learn_no_parameters_are_judged_by_their_answers(name, drifting, lost):
     adapter = adapters.create(name)
-    guard = make_guard(adapter, WINDOW)
+    guard = make_guard(adapter)
     state = adapter.init(model().backbone, model().reference)
     step = adapter.adapt(model().backbone, state, drifting)
 
@@ -293,7 +293,7 @@ def test_the_layout_of_the_memory_never_changes_and_it_is_a_value(guard, tent):
 def test_the_same_windows_give_the_same_memory_and_state_bitwise(tent):
     windows = [foggy(clean(16 * i, 16)) for i in range(6)]
 
-    one, other = (follow(make_guard(tent, WINDOW), tent, windows) for _ in range(2))
+    one, other = (follow(make_guard(tent), tent, windows) for _ in range(2))
 
     assert one.actions == other.actions
     assert all(torch.equal(one.memory[name], other.memory[name]) for name in one.memory)
@@ -322,11 +322,11 @@ def test_every_adapter_can_be_guarded(name):
 def test_it_works_without_a_bundle():
     backbone = TorchBackbone(reference_network(), (3, 32, 32))
     tent = adapters.create("tent")
-    guard = Guard(backbone, tent, None, GuardSettings(), WINDOW)
+    guard = Guard(backbone, tent, None, GuardSettings())
     state, x = tent.init(backbone), clean(0, WINDOW)
     frozen = backbone.forward(x)
 
-    admission = guard.admit(guard.start(), state, x, frozen)
+    admission = guard.admit(guard.start(), x, frozen)
     answered = tent.predict(backbone, state, x)
     verdict = guard.judge(admission.memory, state, tent.adapt(backbone, state, x), x, frozen, answered)
 
@@ -336,7 +336,7 @@ def test_it_works_without_a_bundle():
 
 def test_without_a_canary_a_stream_passes_every_so_many_steps():
     tent = adapters.create("tent")
-    guard = Guard(model().backbone, tent, None, GuardSettings(canary_every=3), WINDOW)
+    guard = Guard(model().backbone, tent, None, GuardSettings(canary_every=3))
     state, memory, passed = tent.init(model().backbone), guard.start(), []
     for index in range(6):
         x = clean(16 * index, 16)

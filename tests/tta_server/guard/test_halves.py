@@ -126,7 +126,7 @@ def test_where_no_answer_is_credible_the_stream_answers_if_its_statistics_are_de
     frozen = model().backbone.forward(x)
     unsure = frozen._replace(logits=frozen.logits.roll(1, 1) / 100)
     counted = Counted()
-    guard = Guard(counted, adapters.create("bn"), model().reference, GuardSettings(), 64)
+    guard = Guard(counted, adapters.create("bn"), model().reference, GuardSettings())
     counted.rows = 0
 
     # What the frozen model says is made incredible too: it would be believed otherwise.
@@ -138,7 +138,7 @@ def test_where_no_answer_is_credible_the_stream_answers_if_its_statistics_are_de
 def test_where_answers_are_credible_nothing_more_is_run():
     home = model().backbone.forward(clean(0, 64))
     counted = Counted()
-    guard = Guard(counted, adapters.create("bn"), model().reference, GuardSettings(), 64)
+    guard = Guard(counted, adapters.create("bn"), model().reference, GuardSettings())
     counted.rows = 0
 
     lost = home._replace(logits=home.logits.roll(1, 1), features=home.features + 100)

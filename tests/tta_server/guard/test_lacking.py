@@ -65,10 +65,10 @@ def test_an_adapter_starts_without_a_part_unless_that_is_said_to_stop_it(name):
 )
 def test_a_guard_judges_with_whatever_is_there(parts):
     tent, backbone = adapters.create("tent"), model().backbone
-    guard = Guard(backbone, tent, without(*parts), GuardSettings(), 16)
+    guard = Guard(backbone, tent, without(*parts), GuardSettings())
     state, memory, x = tent.init(backbone), guard.start(), foggy(clean(0, 16))
 
-    admission = guard.admit(memory, state, x, backbone.forward(x))
+    admission = guard.admit(memory, x, backbone.forward(x))
     verdict = judged(guard, tent, admission.memory, state, x)
 
     assert admission.learn

@@ -16,7 +16,7 @@ TAKEN_BACK = {"guard/answered", "guard/adapted_shares", "guard/frozen_shares"}
 def learnt():
     """Return a guard, an adapter, and what a stream has learnt from two windows and what the guard remembers of it."""
     tent = adapters.create("tent")
-    guard = make_guard(tent, WINDOW)
+    guard = make_guard(tent)
     state, memory = tent.init(model().backbone), guard.start()
     for start in (0, WINDOW):
         verdict = judged(guard, tent, memory, state, foggy(clean(start, WINDOW)))

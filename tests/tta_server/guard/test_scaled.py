@@ -28,8 +28,8 @@ class Case:
         return {name: tensor * 1000 if name in self.held else tensor for name, tensor in state.items()}
 
     def judged(self, old, new):
-        guard, frozen = make_guard(self.adapter, WINDOW), self.backbone.forward(self.x)
-        memory = guard.admit(guard.start(), old, self.x, frozen).memory
+        guard, frozen = make_guard(self.adapter), self.backbone.forward(self.x)
+        memory = guard.admit(guard.start(), self.x, frozen).memory
         step = Step(new, self.adapter.predict(self.backbone, new, self.x), {"accepted": torch.tensor(True)})
         return guard.judge(memory, old, step, self.x, frozen, self.adapter.predict(self.backbone, old, self.x))
 

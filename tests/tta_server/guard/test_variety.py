@@ -71,4 +71,4 @@ def test_before_the_first_step_the_source_answers_a_stream_of_few_pictures(pictu
 
     assert found == serve
     if serve == "source" and images > 8:
-        assert guard.admit(memory, bn.init(model().backbone), x, lost).serve == "source"
+        assert guard.admit(memory, x, lost).serve == "source"

@@ -17,8 +17,6 @@ from tta_server.guard.judge import Judge, Unguarded
 from tta_server.models import Model
 from tta_server.settings import GuardSettings
 
-WINDOW = 16
-
 
 @cache
 def model() -> Model:
@@ -53,7 +51,7 @@ def canary() -> CanaryImages:
 
 @cache
 def guard(name: str) -> Guard:
-    return Guard(model().backbone, adapters.create(name), model().reference, GuardSettings(), WINDOW, canary())
+    return Guard(model().backbone, adapters.create(name), model().reference, GuardSettings(), canary())
 
 
 def spoilt(state: State, name: str, value: float) -> State:
@@ -120,7 +118,7 @@ def test_parameters_beyond_the_trust_region_are_refused_with_their_distance(fact
 
 def test_parameters_that_no_longer_read_the_canary_are_refused():
     initial, state = learnt("tent")
-    judge = Guard(model().backbone, adapters.create("tent"), model().reference, GuardSettings(max_distance=10), WINDOW)
+    judge = Guard(model().backbone, adapters.create("tent"), model().reference, GuardSettings(max_distance=10))
     blind = {key: torch.zeros_like(tensor) if key.startswith("theta/") else tensor for key, tensor in state.items()}
 
     finding = judge.vet(blind, initial)
@@ -142,7 +140,7 @@ def test_momentum_that_would_throw_the_next_step_far_is_refused(name):
 
 def test_without_a_bundle_ranges_distance_and_the_next_step_are_judged():
     backbone, adapter = tiny(), adapters.create("tent")
-    judge: Judge = Guard(backbone, adapter, None, GuardSettings(), WINDOW)
+    judge: Judge = Guard(backbone, adapter, None, GuardSettings())
     initial = adapter.init(backbone)
 
     assert judge.vet(initial, initial) is None

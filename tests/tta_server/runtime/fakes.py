@@ -158,7 +158,7 @@ class Scripted:
     def start(self) -> Memory:
         return {"turn": torch.zeros(())}
 
-    def admit(self, memory: Memory, state: State, x: Tensor, frozen: Output) -> Admission:
+    def admit(self, memory: Memory, x: Tensor, frozen: Output) -> Admission:
         assert len(frozen.logits) == len(x), "the source was not asked about this window"
         word, serve = self._word(memory)
         if word == "skip":

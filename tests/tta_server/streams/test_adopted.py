@@ -22,7 +22,7 @@ Tensors = dict[str, torch.Tensor]
 def guarded(**keys: object) -> Wired:
     adapter = adapters.create("tent", lr=0.01)
     settings = GuardSettings(min_diversity=0, max_class_share=1, max_update=10)
-    return wired(adapter, judge=Guard(tiny(), adapter, None, settings, 4), **keys)
+    return wired(adapter, judge=Guard(tiny(), adapter, None, settings), **keys)
 
 
 def taught(**keys: object) -> Wired:
