@@ -16,7 +16,7 @@ from tta_server.models.reason import reason
 from tta_server.models.reference import beside
 from tta_server.models.sources import own_file
 from tta_server.runtime.needs import step_bytes
-from tta_server.settings import AdapterSettings
+from tta_server.settings import AdapterSettings, Settings
 from tta_server.settings_file import add_model_options, add_runtime_option, load_settings, model_overrides
 from tta_server.settings_models import ModelSettings
 from tta_server.wanted import make_adapter
@@ -36,12 +36,12 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ValueError: If it cannot be served; the message says why and what would help.
     """
-    settings = load_settings(options.config, {"model": model_overrides(options)}).model
-    model = load_model(settings)
+    settings = load_settings(options.config, {"model": model_overrides(options)})
+    model = load_model(settings.model)
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    more = {"bundle": bundle(model, settings), "runtime": runtime(model, settings)}
+    more = {"bundle": bundle(model, settings), "runtime": runtime(model, settings.model)}
     for subject, said in (inspect(model) | more).items():
         table.add_row(subject, said)
     Console(highlight=False).print(table, markup=False)
@@ -83,10 +83,10 @@ def _step(model: Model, usual: Adapter, tried: Mapping[str, str]) -> dict[str, s
     return {"a step": f"of '{usual.name}' keeps {each:.2g} MiB of each image of its window, engine.window_rows"}
 
 
-def bundle(model: Model, settings: ModelSettings) -> str:
+def bundle(model: Model, settings: Settings) -> str:
     """Return what the reference bundle was made of, or where it would lie; and what it lacks, with what that costs."""
-    weights = settings.weights or own_file(settings.architecture)
-    return told(model.reference, [make_adapter(AdapterSettings())], str(beside(weights)) if weights else "")
+    weights = settings.model.weights or own_file(settings.model.architecture)
+    return told(model.reference, [make_adapter(settings.adapter)], str(beside(weights)) if weights else "")
 
 
 def runtime(model: Model, settings: ModelSettings) -> str:

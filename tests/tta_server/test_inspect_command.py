@@ -73,6 +73,9 @@ def test_whether_a_bundle_is_there_is_said_and_which_file_would_hold_it(capsys, 
 
     assert re.search(r"bundle of \d+ source images runtime", inspected(capsys))
     assert "bundle none; make one with 'tta-server calibrate' no style: inputs cannot" in inspected(capsys, *plain)
+    eata = tmp_path / "eata.yaml"
+    eata.write_text("adapter: {name: eata}\n")
+    assert "no fisher: adapter 'eata' cannot" in inspected(capsys, "tests.models.odd:Plain", "--config", str(eata))
     found = inspected(capsys, *plain, "--weights", str(weights)).replace(" ", "")
     assert f"bundlenone;makeonewith'tta-servercalibrate',as{tmp_path / 'w.reference.safetensors'}nostyle:" in found
 

@@ -103,7 +103,8 @@ def run(options: argparse.Namespace) -> int:
     model = load_model(settings, calibrated=False)
     console = Console()
     with _bars(console) as told:
-        named, labelled = options.data or options.unlabelled, not options.unlabelled
+        labelled = options.unlabelled is None
+        named = options.data if labelled else options.unlabelled
         data = read(named, model, options.limit, options.seed, told, options.skip_broken, labelled)
         reference = calibrate(
             model.backbone,

@@ -58,9 +58,9 @@ def read(
             where these are wanted, or labels or shape do not fit the model.
     """
     rng, path = np.random.default_rng(seed), Path(data)
-    if data == "glyphs":
+    if data == "glyphs" and (labelled or not path.is_dir()):
         found = _embedded(model, labelled)
-    elif path.is_dir():
+    elif data and path.is_dir():  # an empty word is no folder, though `Path` takes it for this one
         return _decoded(path, model, limit, rng, progress, skip_broken, labelled)
     elif path.is_file():
         found = _packed(path, len(model.labels), labelled)

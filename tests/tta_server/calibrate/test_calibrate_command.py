@@ -238,6 +238,8 @@ def test_packed_data_that_do_not_fit_are_refused(options, tmp_path, arrays, mess
         (["--data", "glyphs"], "embedded images show 36 characters, but the model has 4 other labels"),
         (["--data", "nowhere"], "neither a folder nor a file"),
         (["--unlabelled", "nowhere"], "neither a folder nor a file"),
+        (["--data", ""], "neither a folder nor a file"),
+        (["--unlabelled", ""], "neither a folder nor a file"),
         (["--data", "nowhere", "--batch", "0"], "must be at least 1"),
         (["--data", "nowhere", "--forward-images", "-1"], "--forward-images and --seed at least 0"),
         (["--data", __file__], "is no packed data"),

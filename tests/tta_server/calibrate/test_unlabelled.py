@@ -57,6 +57,14 @@ def test_a_packed_file_of_images_alone_is_enough(tmp_path):
     assert len(reading(tmp_path / "d.npz", 3).images) == 3
 
 
+def test_a_folder_called_glyphs_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "glyphs").mkdir()
+    Image.new("RGB", (SIDE, SIDE), (9, 9, 9)).save(tmp_path / "glyphs/a.png")
+
+    assert reading(Path("glyphs")).images.tolist() == np.full((1, 3, SIDE, SIDE), 9).tolist()
+
+
 def test_broken_files_are_named_or_left_out_on_request(tmp_path):
     Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "whole.png")
     (tmp_path / "broken.png").write_bytes(b"no picture")
