@@ -23,7 +23,7 @@ from tta_server.drift.monitor import PARTS
 from tta_server.errors import Conflict, NotReady, TooLarge
 from tta_server.models import Model, Preprocess
 from tta_server.models.reference import beside
-from tta_server.runtime.desk import Who
+from tta_server.runtime.commands.desk import Who
 from tta_server.runtime.gathering import MOST_BYTES, Gathering
 from tta_server.settings_file import load_settings
 from tta_server.settings_models import ModelSettings

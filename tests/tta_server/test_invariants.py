@@ -35,7 +35,7 @@ from tests.tta_server.pictures import encoded, png, scene
 from tests.tta_server.runtime.fakes import rows, submit, tiny
 from tta_server.app import Service, build
 from tta_server.models import Model, Preprocess
-from tta_server.runtime.desk import Who
+from tta_server.runtime.commands.desk import Who
 from tta_server.settings_file import load_settings
 from tta_server.streams.stream import Stream
 

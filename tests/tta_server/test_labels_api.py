@@ -13,7 +13,7 @@ from tests.tta_server.pictures import png
 from tests.tta_server.runtime.fakes import WHO, rows, submit, tiny
 from tta_server.app import build
 from tta_server.models import Model, Preprocess, glyphs
-from tta_server.runtime.commands import Commands
+from tta_server.runtime.commands.stream_commands import Commands
 from tta_server.settings_file import load_settings
 from tta_server.streams.ledger import Label
 

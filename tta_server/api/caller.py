@@ -7,7 +7,7 @@ from fastapi import Request
 from tta_server.addresses import Address, address_of, network_of
 from tta_server.api.permission import key_of
 from tta_server.errors import BadRequest
-from tta_server.runtime.desk import Who
+from tta_server.runtime.commands.desk import Who
 from tta_server.runtime.hung_up import Gone
 
 _MOST_CHARACTERS = 64

@@ -12,7 +12,7 @@ from tta_server.api.json_body import JsonRoute
 from tta_server.api.permission import take
 from tta_server.api.predict import IMAGES, uploads
 from tta_server.runtime.answer import Question, compare
-from tta_server.runtime.compare_commands import Beside
+from tta_server.runtime.commands.compare_commands import Beside
 from tta_server.runtime.job import Scores
 from tta_server.runtime.served import Served, find
 

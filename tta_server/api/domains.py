@@ -13,7 +13,7 @@ from tta_server.api.json_body import JsonRoute
 from tta_server.api.permission import key_of
 from tta_server.api.responses import silent
 from tta_server.api.streams import erased
-from tta_server.runtime.commands import Commands
+from tta_server.runtime.commands.stream_commands import Commands
 from tta_server.runtime.served import Served, find
 
 

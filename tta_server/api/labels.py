@@ -13,7 +13,7 @@ from tta_server.api.bodies import MOST_LABELS, Labels
 from tta_server.api.json_body import JsonRoute, opened
 from tta_server.api.permission import key_of
 from tta_server.errors import BadRequest, TooLarge
-from tta_server.runtime.commands import Commands
+from tta_server.runtime.commands.stream_commands import Commands
 from tta_server.runtime.result import result_of
 from tta_server.runtime.served import Served, find
 from tta_server.streams.ledger import Label

@@ -14,7 +14,7 @@ from tta_server.api.answers import returns
 from tta_server.api.bodies import StreamPath
 from tta_server.api.compare import two_answers
 from tta_server.api.drift_answers import StrangeImages
-from tta_server.runtime.compare_commands import Beside
+from tta_server.runtime.commands.compare_commands import Beside
 from tta_server.runtime.served import Served, find
 from tta_server.streams.strange import StrangeImage
 from tta_server.streams.window import Images

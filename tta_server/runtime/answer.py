@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from tta_server.errors import ClientGone
 from tta_server.runtime.codec import Opened, Upload, open_image
-from tta_server.runtime.compare_commands import Beside
+from tta_server.runtime.commands.compare_commands import Beside
 from tta_server.runtime.constant import refuse_constant
 from tta_server.runtime.decoding import SMALL_PIXELS, TINY_BYTES, TINY_PIXELS, Patience, decode_all
 from tta_server.runtime.hung_up import Gone, Watched

@@ -18,7 +18,7 @@ from tta_server.guard.judge import Judge, Unguarded
 from tta_server.models import Backbone, Model, Reference
 from tta_server.models.robust import measured_share, robust
 from tta_server.runtime.answerer import Answerer
-from tta_server.runtime.commands import Commands
+from tta_server.runtime.commands.stream_commands import Commands
 from tta_server.runtime.decoding import Decoding
 from tta_server.runtime.engine import Engine
 from tta_server.runtime.gathering import Gathering

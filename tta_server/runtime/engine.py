@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from tta_server.errors import BadRequest, NotReady
 from tta_server.runtime.batcher import Batcher
-from tta_server.runtime.commands import Commands
+from tta_server.runtime.commands.stream_commands import Commands
 from tta_server.runtime.companion import Companion
 from tta_server.runtime.job import Answer, Command, Job
 from tta_server.runtime.memory import hand_back

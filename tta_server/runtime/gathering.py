@@ -26,7 +26,7 @@ from tta_server.errors import Conflict, NotReady, TooLarge
 from tta_server.models import Model
 from tta_server.models.reference import beside
 from tta_server.models.sources import own_file
-from tta_server.runtime.desk import Who
+from tta_server.runtime.commands.desk import Who
 from tta_server.settings_models import ModelSettings
 from tta_server.streams.window import Images, Offered
 

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from tta_server.errors import NotFound
 from tta_server.models import Model
-from tta_server.runtime.commands import Commands
+from tta_server.runtime.commands.stream_commands import Commands
 from tta_server.runtime.decoding import Decoding
 from tta_server.runtime.engine import Engine
 from tta_server.runtime.gathering import Gathering

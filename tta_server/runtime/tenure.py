@@ -24,7 +24,7 @@ from urllib.request import Request
 
 from tta_server.errors import Moved, NotFound, NotReady, Unauthorized
 from tta_server.names import stream_of_domain
-from tta_server.runtime.commands import Commands
+from tta_server.runtime.commands.stream_commands import Commands
 from tta_server.runtime.result import result_of
 from tta_server.storage.keeper import Keeper
 from tta_server.storage.silence import Silence

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from tta_server.addresses import network_of
 from tta_server.api.caller import Callers
 from tta_server.errors import BadRequest
-from tta_server.runtime.desk import Who
+from tta_server.runtime.commands.desk import Who
 
 
 def request(**headers: str) -> Request:

@@ -13,11 +13,11 @@ from tests.tta_server.pictures import png
 from tests.tta_server.runtime.fakes import SHAPE, tiny
 from tta_server.app import Service, build
 from tta_server.models import Model, Preprocess
-from tta_server.runtime.commands import Commands
-from tta_server.runtime.compare_commands import CompareCommands
-from tta_server.runtime.domain_commands import DomainCommands
-from tta_server.runtime.drift_commands import DriftCommands
-from tta_server.runtime.state_commands import StateCommands
+from tta_server.runtime.commands.compare_commands import CompareCommands
+from tta_server.runtime.commands.domain_commands import DomainCommands
+from tta_server.runtime.commands.drift_commands import DriftCommands
+from tta_server.runtime.commands.state_commands import StateCommands
+from tta_server.runtime.commands.stream_commands import Commands
 from tta_server.settings_file import load_settings
 
 PATIENCE_S = 30.0

@@ -21,8 +21,8 @@ from tta_server.guard.verdict import Admission, Memory, Verdict
 from tta_server.models import Backbone, Output, Reference, TorchBackbone
 from tta_server.runtime import assemble as assembly
 from tta_server.runtime.assemble import Runs, assemble
-from tta_server.runtime.commands import Commands
-from tta_server.runtime.desk import Who
+from tta_server.runtime.commands.desk import Who
+from tta_server.runtime.commands.stream_commands import Commands
 from tta_server.runtime.engine import Engine
 from tta_server.runtime.job import Answer, Job
 from tta_server.runtime.served import Storage

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.tta_server.runtime.fakes import WHO, ask, close, dark, learn_all, rows, wired
 from tests.tta_server.runtime.taught import frozen
-from tta_server.runtime.commands import Commands
+from tta_server.runtime.commands.stream_commands import Commands
 from tta_server.settings import Mode
 from tta_server.settings_file import load_settings
 from tta_server.streams.modes import Modes

@@ -7,7 +7,7 @@ from tta_server.adapters import State
 from tta_server.domains.place import Place
 from tta_server.errors import BadRequest, Conflict, NotFound
 from tta_server.names import domain_name
-from tta_server.runtime.desk import Desk, Who
+from tta_server.runtime.commands.desk import Desk, Who
 from tta_server.runtime.job import HOME
 from tta_server.streams.lately import shares
 from tta_server.streams.opening import open_domain

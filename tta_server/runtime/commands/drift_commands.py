@@ -6,9 +6,9 @@ import numpy as np
 
 from tta_server.drift.told import told
 from tta_server.errors import BadRequest, Unsupported
-from tta_server.runtime.compare_commands import Beside, CompareCommands
-from tta_server.runtime.desk import Desk
-from tta_server.runtime.domain_commands import DomainCommands
+from tta_server.runtime.commands.compare_commands import Beside, CompareCommands
+from tta_server.runtime.commands.desk import Desk
+from tta_server.runtime.commands.domain_commands import DomainCommands
 from tta_server.runtime.router import Router
 from tta_server.runtime.watcher import Watcher
 from tta_server.streams.strange import StrangeImage

@@ -5,8 +5,8 @@ from typing import Any
 
 from tta_server.errors import NotFound, NotReady
 from tta_server.names import is_domain
-from tta_server.runtime.desk import Desk, Who
-from tta_server.runtime.domain_commands import DomainCommands
+from tta_server.runtime.commands.desk import Desk, Who
+from tta_server.runtime.commands.domain_commands import DomainCommands
 from tta_server.storage.store import Store
 from tta_server.streams.shelf import Shelf
 

@@ -10,12 +10,12 @@ from typing import Any
 from tta_server.adapters.stack import layout
 from tta_server.errors import BadRequest, NotFound, NotReady, SetAside
 from tta_server.names import is_domain, stream_of_domain
-from tta_server.runtime.compare_commands import CompareCommands
-from tta_server.runtime.desk import Desk, Who
-from tta_server.runtime.domain_commands import DomainCommands
-from tta_server.runtime.drift_commands import DriftCommands
+from tta_server.runtime.commands.compare_commands import CompareCommands
+from tta_server.runtime.commands.desk import Desk, Who
+from tta_server.runtime.commands.domain_commands import DomainCommands
+from tta_server.runtime.commands.drift_commands import DriftCommands
+from tta_server.runtime.commands.state_commands import StateCommands
 from tta_server.runtime.parts import Parts
-from tta_server.runtime.state_commands import StateCommands
 from tta_server.settings import Mode
 from tta_server.storage.pending import together
 from tta_server.storage.store import Store
