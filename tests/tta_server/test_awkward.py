@@ -18,8 +18,8 @@ from tta_server.calibrate.folder import images_in, read
 from tta_server.errors import BadRequest, TooLarge, TTAError, UnsupportedMedia
 from tta_server.models import preprocess
 from tta_server.models.preprocess import Preprocess
-from tta_server.runtime.codec import SUFFIXES, Upload, open_image
-from tta_server.runtime.png_chunks import only_the_picture
+from tta_server.runtime.images.codec import SUFFIXES, Upload, open_image
+from tta_server.runtime.images.png_chunks import only_the_picture
 
 FOLDER = Path(__file__).with_name("awkward")
 PLAIN = Path(__file__).parents[2] / "docs/frame.png"

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from tta_server.api.image_tensor import DATATYPES, ImageTensor, expect_allowed, names
 from tta_server.api.search import Buffer
 from tta_server.errors import BadRequest
-from tta_server.runtime.codec import Upload
+from tta_server.runtime.images.codec import Upload
 
 HEADER = "Inference-Header-Content-Length"
 """Names how many bytes of a body are JSON; the bytes of tensors follow."""

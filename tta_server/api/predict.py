@@ -17,8 +17,8 @@ from tta_server.api.request_id import request_id_of
 from tta_server.api.stream_id import stream_of
 from tta_server.errors import BadRequest
 from tta_server.runtime.answer import Question, answer
-from tta_server.runtime.codec import FORMATS, Upload
-from tta_server.runtime.decoding import TINY_BYTES
+from tta_server.runtime.images.codec import FORMATS, Upload
+from tta_server.runtime.images.decoding import TINY_BYTES
 from tta_server.runtime.job import Answer
 from tta_server.runtime.result import result_of
 from tta_server.runtime.served import Served, find

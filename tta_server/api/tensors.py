@@ -10,7 +10,7 @@ from tta_server.api.image_tensor import DATATYPES, size_bytes
 from tta_server.api.number_text import ONLY_NUMBERS, NumberText
 from tta_server.api.search import Buffer, first_of
 from tta_server.errors import BadRequest
-from tta_server.runtime.codec import Upload
+from tta_server.runtime.images.codec import Upload
 
 INPUT = "input"
 """The input that takes pixels."""

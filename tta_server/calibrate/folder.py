@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tta_server.errors import TTAError, UnsupportedMedia
-from tta_server.runtime.codec import NAMES, SUFFIXES, Upload, open_image
+from tta_server.runtime.images.codec import NAMES, SUFFIXES, Upload, open_image
 
 _LITTER = frozenset(("__pycache__", "__MACOSX", "@eaDir"))  # what programs leave in folders, beside hidden names
 _MOST_SHOWN = 20

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from tta_server.errors import ClientGone
-from tta_server.runtime.codec import Opened, Upload, open_image
 from tta_server.runtime.commands.compare_commands import Beside
-from tta_server.runtime.constant import refuse_constant
-from tta_server.runtime.decoding import SMALL_PIXELS, TINY_BYTES, TINY_PIXELS, Patience, decode_all
 from tta_server.runtime.hung_up import Gone, Watched
+from tta_server.runtime.images.codec import Opened, Upload, open_image
+from tta_server.runtime.images.constant import refuse_constant
+from tta_server.runtime.images.decoding import SMALL_PIXELS, TINY_BYTES, TINY_PIXELS, Patience, decode_all
 from tta_server.runtime.job import Answer, Job
 from tta_server.runtime.result import result_of
 from tta_server.runtime.served import Served

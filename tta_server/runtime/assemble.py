@@ -19,9 +19,9 @@ from tta_server.models import Backbone, Model, Reference
 from tta_server.models.robust import measured_share, robust
 from tta_server.runtime.answerer import Answerer
 from tta_server.runtime.commands.stream_commands import Commands
-from tta_server.runtime.decoding import Decoding
 from tta_server.runtime.engine import Engine
 from tta_server.runtime.gathering import Gathering
+from tta_server.runtime.images.decoding import Decoding
 from tta_server.runtime.learner import Learner, Policy
 from tta_server.runtime.needs import expect_room
 from tta_server.runtime.parts import Parts

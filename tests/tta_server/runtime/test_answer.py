@@ -17,7 +17,7 @@ from tta_server.errors import BadRequest, ClientGone, ConstantImage, NotReady, O
 from tta_server.models import Model, Preprocess
 from tta_server.runtime import answer as module
 from tta_server.runtime.answer import Question, answer
-from tta_server.runtime.codec import Upload, open_image
+from tta_server.runtime.images.codec import Upload, open_image
 from tta_server.runtime.job import Answer
 from tta_server.runtime.served import Served
 from tta_server.settings_file import load_settings

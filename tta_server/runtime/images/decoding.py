@@ -11,7 +11,7 @@ import numpy as np
 
 from tta_server.errors import Overloaded, TooLarge
 from tta_server.models.preprocess import Pixels
-from tta_server.runtime.codec import Opened, Transform
+from tta_server.runtime.images.codec import Opened, Transform
 from tta_server.settings_door import LimitsSettings
 
 TINY_BYTES, TINY_PIXELS = 16 * 2**10, 128 * 128

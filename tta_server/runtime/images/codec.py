@@ -10,8 +10,8 @@ from PIL import Image, UnidentifiedImageError, features
 
 from tta_server.errors import BadRequest, TooLarge, TTAError, UnsupportedMedia
 from tta_server.models.preprocess import Pixels
-from tta_server.runtime.jpeg_scans import MOST_SCANS, expect_few_scans
-from tta_server.runtime.png_chunks import only_the_picture
+from tta_server.runtime.images.jpeg_scans import MOST_SCANS, expect_few_scans
+from tta_server.runtime.images.png_chunks import only_the_picture
 
 Transform = Callable[[Image.Image], Pixels]
 

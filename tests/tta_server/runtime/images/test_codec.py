@@ -13,7 +13,7 @@ from PIL import Image
 from tests.tta_server.pictures import encoded, good_files, png, scene
 from tta_server.errors import BadRequest, TooLarge, TTAError
 from tta_server.models.preprocess import Preprocess
-from tta_server.runtime.codec import Upload, open_image
+from tta_server.runtime.images.codec import Upload, open_image
 
 TRANSFORM = Preprocess((32, 32))
 MAX_PIXELS = 16_000_000

@@ -5,8 +5,8 @@ import pytest
 from tests.tta_server.pictures import png
 from tta_server.errors import Overloaded, TooLarge
 from tta_server.models.preprocess import Preprocess
-from tta_server.runtime.codec import Upload, open_image
-from tta_server.runtime.decoding import Decoding, Patience, decode_all
+from tta_server.runtime.images.codec import Upload, open_image
+from tta_server.runtime.images.decoding import Decoding, Patience, decode_all
 from tta_server.settings_door import LimitsSettings
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tta_server.errors import ConstantImage
-from tta_server.runtime.constant import refuse_constant
+from tta_server.runtime.images.constant import refuse_constant
 from tta_server.streams.window import is_constant
 
 NAMES = ["the first", "the second", "the third"]
