@@ -14,7 +14,7 @@ SLOW := crash fuzz replicas k8s load_tests test_docs_adapters.py test_docs_netwo
 	$(addprefix tta_server/api/,test_faults.py test_openapi.py test_refusals.py test_states.py test_streams.py) \
 	$(addprefix tta_server/,calibrate drift/test_monitor.py evaluate operate runtime/test_aside.py runtime/test_domains_long.py runtime/test_isolation.py runtime/test_onnx_isolation.py storage/test_replay.py storage/test_store.py) \
 	$(addprefix tta_server/guard/,test_canary.py test_guard.py test_lacking.py test_referee.py test_scaled.py test_vet.py) \
-	$(addprefix tta_server/streams/,test_history.py test_registry.py test_stored.py) \
+	$(addprefix tta_server/streams/,files/test_stored.py test_history.py test_registry.py) \
 	$(patsubst tests/%,%,$(filter-out %/test_settings.py,$(wildcard tests/tta_server/test_*.py)))
 
 # What test-observability runs: drift, metrics, alerts, dashboard, page, log, webhooks.

@@ -9,7 +9,7 @@ from tta_server.errors import NotFound
 from tta_server.names import is_domain, stream_of_domain
 from tta_server.settings import Mode
 from tta_server.streams.families import Families
-from tta_server.streams.parked import Parked
+from tta_server.streams.files.parked import Parked
 from tta_server.streams.present import Present
 from tta_server.streams.stream import Stream
 from tta_server.streams.summary import Summary

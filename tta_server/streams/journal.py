@@ -10,7 +10,7 @@ from tta_server.storage.audit import Entry, Event
 from tta_server.storage.keeper import Keeper
 from tta_server.storage.ring import Ring
 from tta_server.streams.event import StreamEvent
-from tta_server.streams.shelf import Shelf
+from tta_server.streams.files.shelf import Shelf
 from tta_server.streams.window import Images
 
 

@@ -12,13 +12,13 @@ from tta_server.storage.pending import together
 from tta_server.streams.agenda import Agenda
 from tta_server.streams.directory import Apart
 from tta_server.streams.event import News, StreamEvent
+from tta_server.streams.files.parked import Parked
+from tta_server.streams.files.shelf import Shelf, revive
 from tta_server.streams.history import History
 from tta_server.streams.lesson import BesideSteps
 from tta_server.streams.methods import Methods
 from tta_server.streams.modes import Modes
-from tta_server.streams.parked import Parked
 from tta_server.streams.schedule import Pace
-from tta_server.streams.shelf import Shelf, revive
 from tta_server.streams.sizes import Footprints
 from tta_server.streams.stock import Stock
 from tta_server.streams.stream import Method, Standing, Stream

@@ -12,11 +12,11 @@ from tta_server.names import is_domain, stream_of_domain
 from tta_server.settings import Mode
 from tta_server.storage.owners import VERSIONS_PER_GENERATION
 from tta_server.streams.directory import Directory
+from tta_server.streams.files.parked import Parked
+from tta_server.streams.files.shelf import MisfitError, Shelf
 from tta_server.streams.methods import Methods
 from tta_server.streams.modes import Modes
-from tta_server.streams.parked import Parked
 from tta_server.streams.present import as_source, source_because
-from tta_server.streams.shelf import MisfitError, Shelf
 from tta_server.streams.stream import Answering, Stream
 from tta_server.streams.summary import Summary
 from tta_server.streams.whereabouts import Whereabouts

@@ -11,7 +11,7 @@ from tests.tta_server.runtime.fakes import WHO, Wired, ask, close, learn_all, ro
 from tta_server.api import streams as routes
 from tta_server.app import build
 from tta_server.settings_file import load_settings
-from tta_server.streams.shelf import Shelf
+from tta_server.streams.files.shelf import Shelf
 from tta_server.streams.stock import Stock
 
 NAMES = [f"camera-{number}" for number in range(6)]

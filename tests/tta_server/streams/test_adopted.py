@@ -14,7 +14,7 @@ from tta_server import adapters
 from tta_server.errors import BadRequest
 from tta_server.guard.guard import Guard
 from tta_server.settings import GuardSettings
-from tta_server.streams.stored import MOST_STEPS
+from tta_server.streams.files.stored import MOST_STEPS
 
 Tensors = dict[str, torch.Tensor]
 

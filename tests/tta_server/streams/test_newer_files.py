@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tta_server.runtime.fakes import close, hard_tent, tiny, wired
-from tests.tta_server.streams.test_stored import damaged, is_served, started
+from tests.tta_server.streams.files.test_stored import damaged, is_served, started
 from tta_server.adapters.checkpoint import dump_state, load_beside, load_state, read_about, state_digest
 from tta_server.storage.audit import Audit, Entry
 from tta_server.storage.disk import Disk
 from tta_server.storage.manifest import Saved, dump_manifest, load_manifest
 from tta_server.storage.store import Store
-from tta_server.streams.stored import Stored
-from tta_server.streams.watched import watch_of
+from tta_server.streams.files.stored import Stored
+from tta_server.streams.files.watched import watch_of
 from tta_server.telemetry.closed_sets import DRIFT_SCORES
 
 FILE = Path(__file__).with_name("state_schema_1.safetensors")

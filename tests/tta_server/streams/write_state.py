@@ -12,7 +12,7 @@ from tests.tta_server.runtime.fakes import ask, close, learn_all, rows, wired
 from tta_server.drift.evidence import SHIFT, TESTED, Evidence
 from tta_server.drift.watch import Learnt, Watch
 from tta_server.storage.store import Store
-from tta_server.streams.stored import SCHEMA
+from tta_server.streams.files.stored import SCHEMA
 from tta_server.telemetry.closed_sets import DRIFT_SCORES
 
 TIME = "2026-01-01T00:00:00.000+00:00"

@@ -8,7 +8,7 @@ from tta_server.names import is_domain
 from tta_server.runtime.commands.desk import Desk, Who
 from tta_server.runtime.commands.domain_commands import DomainCommands
 from tta_server.storage.store import Store
-from tta_server.streams.shelf import Shelf
+from tta_server.streams.files.shelf import Shelf
 
 
 class StateCommands:

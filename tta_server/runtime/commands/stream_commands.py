@@ -20,8 +20,8 @@ from tta_server.settings import Mode
 from tta_server.storage.pending import together
 from tta_server.storage.store import Store
 from tta_server.streams.event import EVERY, StreamEvent
+from tta_server.streams.files.shelf import Shelf
 from tta_server.streams.ledger import Label
-from tta_server.streams.shelf import Shelf
 from tta_server.streams.stream import Method, Standing, Stream
 from tta_server.streams.summary import Listed, Summary
 

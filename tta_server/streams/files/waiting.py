@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from tta_server.models import Tensors
-from tta_server.streams.stored import StoredImage
+from tta_server.streams.files.stored import StoredImage
 from tta_server.streams.window import Sample
 
 WINDOW: Final = "window/"

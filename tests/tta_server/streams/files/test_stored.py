@@ -17,7 +17,7 @@ from tta_server.adapters.checkpoint import read_about
 from tta_server.errors import SetAside
 from tta_server.settings import AdapterSettings
 from tta_server.storage.store import Store
-from tta_server.streams.stored import MOST_STEPS, SCHEMA, Stored, StoredImage, StoredState
+from tta_server.streams.files.stored import MOST_STEPS, SCHEMA, Stored, StoredImage, StoredState
 
 HEADER = ("schema", "adapter", "settings", "model", "digest", "about")
 PLACES = [

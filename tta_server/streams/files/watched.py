@@ -9,7 +9,7 @@ import torch
 
 from tta_server.drift.watch import Watch
 from tta_server.models import Tensors
-from tta_server.streams.stored import StoredDrift
+from tta_server.streams.files.stored import StoredDrift
 from tta_server.telemetry.closed_sets import DRIFT_SCORES, DRIFT_STATES
 
 _BESIDE = "drift/"

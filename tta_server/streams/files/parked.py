@@ -5,12 +5,13 @@ from typing import NamedTuple
 
 from tta_server.domains.place import Place
 from tta_server.guard.verdict import Serve
-from tta_server.names import number_of
+from tta_server.names import domain_name, number_of
 from tta_server.settings import Mode
 from tta_server.streams.lately import Lately
 from tta_server.streams.present import Present, as_source, present
 from tta_server.streams.stream import Answering, Method
 from tta_server.streams.summary import Summary
+from tta_server.streams.whereabouts import Whereabouts
 
 
 class Parked(NamedTuple):
@@ -82,3 +83,10 @@ class Parked(NamedTuple):
     def domain(self) -> str:
         """The domain that it is in; empty at home, and if it tells none apart now."""
         return self.current if self.tells_apart and self.summary.mode != "off" else ""
+
+
+def remembered(name: str, where: Whereabouts | None) -> tuple[tuple[str, ...], int, str]:
+    """Return the names of a stream's domains, how many it ever opened, and the one that it is in."""
+    if where is None:
+        return (), 0, ""
+    return tuple(domain_name(name, number) for number in where.domains), where.next - 1, where.current

@@ -16,18 +16,25 @@ from tta_server.errors import BadRequest, NotReady
 from tta_server.guard.record import estimated_gain
 from tta_server.guard.verdict import Memory
 from tta_server.models import Backbone, Reference, Tensors
-from tta_server.names import domain_name, is_title
+from tta_server.names import is_title
 from tta_server.storage.keeper import Keeper
+from tta_server.streams.files.located import (
+    Located,
+    go_on,
+    locate,
+    name_space,
+    stored_place,
+    stored_whereabouts,
+    tensors_of,
+)
+from tta_server.streams.files.parked import Parked, remembered
+from tta_server.streams.files.stored import MOST_STEPS, SCHEMA, Stored, StoredImage, StoredState
+from tta_server.streams.files.waiting import WINDOW, samples
+from tta_server.streams.files.watched import arrays_of, stored_drift, watch_of
 from tta_server.streams.history import Kept
-from tta_server.streams.located import Located, go_on, locate, name_space, stored_place, stored_whereabouts, tensors_of
 from tta_server.streams.methods import Methods
 from tta_server.streams.modes import Modes
-from tta_server.streams.parked import Parked
-from tta_server.streams.stored import MOST_STEPS, SCHEMA, Stored, StoredImage, StoredState
 from tta_server.streams.stream import Method, Stream, unweighed
-from tta_server.streams.waiting import WINDOW, samples
-from tta_server.streams.watched import arrays_of, stored_drift, watch_of
-from tta_server.streams.whereabouts import Whereabouts
 from tta_server.streams.window import Sample
 
 _GUARD, _HISTORY = "guard/", "history/"
@@ -124,7 +131,7 @@ class Shelf:
         one_state = stored.steps and not stored.learnt_unseen
         apart = bool(self._space) and not found.located.place and not one_state
         place, where = found.located.place, found.located.whereabouts
-        about = stored.title, stored.since, stored.lately, *_where(name, where), estimated_gain(found.memory)
+        about = stored.title, stored.since, stored.lately, *remembered(name, where), estimated_gain(found.memory)
         new = unweighed(method, place, stored.begun, stored.steps)
         from_file = stored.version, state_digest(found.state) if stored.steps else None
         return Parked(summary, stored.serve, new, method, place, apart, *about, *from_file).in_mode(mode)
@@ -139,7 +146,7 @@ class Shelf:
         self._leaving_bytes += sum(stream.bytes.values())
         summary = replace(stream.summary(), in_memory=False)
         where = stream.whereabouts
-        about = stream.title, stream.since, stream.lately, *_where(stream.name, where), stream.gain
+        about = stream.title, stream.since, stream.lately, *remembered(stream.name, where), stream.gain
         apart = where is not None
         return Parked(summary, stream.serve, stream.unweighed, stream.method, stream.place, apart, *about)
 
@@ -297,13 +304,6 @@ def revive(stream: Stream, contents: Contents) -> None:
         current = kept.state is contents.state
         stream.history.add(kept._replace(state=stream.state, version=stream.version) if current else kept)
     stream.window.put_back(contents.window, map(bytes.fromhex, stored.recent))
-
-
-def _where(name: str, where: Whereabouts | None) -> tuple[tuple[str, ...], int, str]:
-    """Return the names of a stream's domains, how many it ever opened, and the one that it is in."""
-    if where is None:
-        return (), 0, ""
-    return tuple(domain_name(name, number) for number in where.domains), where.next - 1, where.current
 
 
 class _Encoder:

@@ -8,7 +8,7 @@ from tta_server.adapters.checkpoint import state_digest
 from tta_server.domains.place import Place
 from tta_server.domains.space import StyleSpace
 from tta_server.models import Tensors
-from tta_server.streams.stored import Stored, StoredPlace, StoredWhereabouts
+from tta_server.streams.files.stored import Stored, StoredPlace, StoredWhereabouts
 from tta_server.streams.stream import Stream
 from tta_server.streams.whereabouts import Whereabouts
 
