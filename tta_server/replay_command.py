@@ -16,7 +16,7 @@ from tta_server.guard.trust import Trust
 from tta_server.models import Model
 from tta_server.names import number_of, stream_of_domain
 from tta_server.runtime.assemble import network
-from tta_server.runtime.device import on_device
+from tta_server.runtime.work.device import on_device
 from tta_server.settings import AdapterSettings, Settings, StatisticsSettings
 from tta_server.settings_file import load_settings
 from tta_server.storage.audit import Audit, Entry

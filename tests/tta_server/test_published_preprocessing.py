@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from tta_server.models import load
 from tta_server.models.sources import architectures, find
-from tta_server.runtime.device import on_device
 from tta_server.runtime.images.codec import Upload, open_image
+from tta_server.runtime.work.device import on_device
 
 NAME = "mobilenet_v3_small"
 SIZES = ((500, 375), (375, 500), (641, 427), (224, 224), (301, 299), (97, 410), (33, 31), (8, 5), (1, 1), (256, 255))

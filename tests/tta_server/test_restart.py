@@ -14,7 +14,7 @@ from tta_server.evaluate.corruptions import corrupt
 from tta_server.models import Backbone, Model, glyphs
 from tta_server.models.onnx_backbone import OnnxBackbone
 from tta_server.runtime.assemble import Runs, assemble
-from tta_server.runtime.worker import Worker
+from tta_server.runtime.work.worker import Worker
 from tta_server.settings_file import load_settings
 from tta_server.telemetry.metrics import Metrics
 

@@ -250,7 +250,7 @@ def test_a_model_that_fails_on_a_full_batch_is_not_loaded_and_may_be_loaded_late
         ):
             await client.post("/v2/repository/models/second/unload")
             with monkeypatch.context() as patch:
-                patch.setattr("tta_server.runtime.worker.warm_up", fails)
+                patch.setattr("tta_server.runtime.work.worker.warm_up", fails)
                 return [await client.post("/v2/repository/models/second/load") for _ in range(2)] + [
                     await client.post("/v2/models/second/infer", content=body(noise(4))),
                     patch.undo() or await client.post("/v2/repository/models/second/load"),

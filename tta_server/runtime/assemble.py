@@ -17,21 +17,21 @@ from tta_server.guard.guard import Guard
 from tta_server.guard.judge import Judge, Unguarded
 from tta_server.models import Backbone, Model, Reference
 from tta_server.models.robust import measured_share, robust
-from tta_server.runtime.answerer import Answerer
 from tta_server.runtime.commands.stream_commands import Commands
 from tta_server.runtime.engine import Engine
 from tta_server.runtime.gathering import Gathering
 from tta_server.runtime.images.decoding import Decoding
-from tta_server.runtime.learner import Learner, Policy
 from tta_server.runtime.needs import expect_room
-from tta_server.runtime.parts import Parts
 from tta_server.runtime.room import Room
-from tta_server.runtime.router import Router
 from tta_server.runtime.served import Served, Storage
-from tta_server.runtime.sharing import Sharing
 from tta_server.runtime.tenure import Tenure
-from tta_server.runtime.watcher import Watcher
-from tta_server.runtime.worker import Worker
+from tta_server.runtime.work.answerer import Answerer
+from tta_server.runtime.work.learner import Learner, Policy
+from tta_server.runtime.work.parts import Parts
+from tta_server.runtime.work.router import Router
+from tta_server.runtime.work.sharing import Sharing
+from tta_server.runtime.work.watcher import Watcher
+from tta_server.runtime.work.worker import Worker
 from tta_server.settings import DomainsSettings, EngineSettings, Settings
 from tta_server.settings_voice import WebhooksSettings
 from tta_server.streams.directory import Apart

@@ -17,8 +17,8 @@ from tta_server.runtime.memory import hand_back
 from tta_server.runtime.pulse import Pulse
 from tta_server.runtime.rest import Rest
 from tta_server.runtime.room import Reservation, Room
-from tta_server.runtime.trial import Trial
-from tta_server.runtime.worker import Worker
+from tta_server.runtime.work.trial import Trial
+from tta_server.runtime.work.worker import Worker
 from tta_server.settings import EngineSettings
 from tta_server.storage.pending import fail
 from tta_server.telemetry.metrics import Metrics

@@ -8,7 +8,7 @@ import pytest
 from tests.tta_server.drift.test_monitor import WINDOW, drifted, worker
 from tests.tta_server.runtime.fakes import ask, close, learn_all
 from tta_server.models import glyphs
-from tta_server.runtime.worker import Worker
+from tta_server.runtime.work.worker import Worker
 from tta_server.settings_file import load_settings
 from tta_server.telemetry.metrics import render
 

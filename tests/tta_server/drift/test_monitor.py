@@ -21,7 +21,7 @@ from tta_server.drift.scores import EXPLAINED, LEVELS, SourceStatistics, Yardsti
 from tta_server.drift.watch import Watch
 from tta_server.models import Output, Reference, glyphs, load
 from tta_server.runtime.assemble import assemble
-from tta_server.runtime.worker import Worker
+from tta_server.runtime.work.worker import Worker
 from tta_server.settings import DriftSettings
 from tta_server.settings_file import load_settings
 from tta_server.telemetry.metrics import Metrics

@@ -26,7 +26,7 @@ from tta_server.runtime.commands.stream_commands import Commands
 from tta_server.runtime.engine import Engine
 from tta_server.runtime.job import Answer, Job
 from tta_server.runtime.served import Storage
-from tta_server.runtime.worker import Worker
+from tta_server.runtime.work.worker import Worker
 from tta_server.settings import AdapterSettings
 from tta_server.settings_file import load_settings
 from tta_server.storage.audit import Entry

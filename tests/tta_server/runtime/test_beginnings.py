@@ -171,7 +171,7 @@ def test_a_domain_that_starts_again_is_the_frozen_models_until_it_is_weighed_ane
 def test_a_beginning_that_cannot_even_be_set_out_is_not_tried_again_at_once(monkeypatch):
     subject, tried = telling(), []
     ask(subject, "door", dark(4))
-    monkeypatch.setattr("tta_server.runtime.learner.on_device", lambda *_: tried.append(1) or 1 / 0)
+    monkeypatch.setattr("tta_server.runtime.work.learner.on_device", lambda *_: tried.append(1) or 1 / 0)
 
     learn_all(subject)
 

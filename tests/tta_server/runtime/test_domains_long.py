@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tests.tta_server.runtime.fakes import SHAPE, Wired, bright, dark, learn_all, queued, tiny
 from tests.tta_server.runtime.told_apart import domains, telling
-from tta_server.runtime import answerer, trial
 from tta_server.runtime.job import HOME, Job
+from tta_server.runtime.work import answerer, trial
 from tta_server.streams.window import Offered
 
 ROWS, TOGETHER = 64, 20

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.tta_server.runtime.fakes import WHO, Wired, ask, learn_all, queued, rows, wired
 from tests.tta_server.runtime.test_aside import Broken
 from tta_server.errors import StreamsFull
-from tta_server.runtime.parts import Parts
+from tta_server.runtime.work.parts import Parts
 
 LATER_S = 1e6
 

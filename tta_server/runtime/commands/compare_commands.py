@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tta_server.runtime.answerer import Answerer
 from tta_server.runtime.commands.desk import Desk
 from tta_server.runtime.job import HOME, Job, Scores
-from tta_server.runtime.router import Router
+from tta_server.runtime.work.answerer import Answerer
+from tta_server.runtime.work.router import Router
 from tta_server.streams.stream import Stream
 from tta_server.streams.window import Offered
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from tta_server.adapters import State
 from tta_server.errors import Conflict, SetAside
-from tta_server.runtime.parts import Parts
+from tta_server.runtime.work.parts import Parts
 from tta_server.settings import Mode
 from tta_server.storage.audit import Event
 from tta_server.streams.event import StreamEvent

@@ -9,8 +9,8 @@ from tta_server.errors import BadRequest, Unsupported
 from tta_server.runtime.commands.compare_commands import Beside, CompareCommands
 from tta_server.runtime.commands.desk import Desk
 from tta_server.runtime.commands.domain_commands import DomainCommands
-from tta_server.runtime.router import Router
-from tta_server.runtime.watcher import Watcher
+from tta_server.runtime.work.router import Router
+from tta_server.runtime.work.watcher import Watcher
 from tta_server.streams.strange import StrangeImage
 from tta_server.streams.stream import Stream
 from tta_server.streams.window import Images, prepared

@@ -15,7 +15,7 @@ from tta_server.runtime.commands.desk import Desk, Who
 from tta_server.runtime.commands.domain_commands import DomainCommands
 from tta_server.runtime.commands.drift_commands import DriftCommands
 from tta_server.runtime.commands.state_commands import StateCommands
-from tta_server.runtime.parts import Parts
+from tta_server.runtime.work.parts import Parts
 from tta_server.settings import Mode
 from tta_server.storage.pending import together
 from tta_server.storage.store import Store

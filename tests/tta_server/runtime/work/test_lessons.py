@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.states import bits
 from tests.tta_server.runtime.fakes import Wired, ask, bright, dark, rows, wired
 from tests.tta_server.runtime.told_apart import domains, telling
-from tta_server.runtime.trial import Trial
+from tta_server.runtime.work.trial import Trial
 from tta_server.streams.lesson import Lesson
 
 KINDS = {"dark": dark, "bright": bright, "home": rows}

@@ -21,8 +21,8 @@ from tta_server.domains.space import StyleSpace
 from tta_server.drift.scores import Yardstick
 from tta_server.errors import NotReady, SetAside
 from tta_server.models import Backbone
-from tta_server.runtime.device import on_device, read
 from tta_server.runtime.job import HOME, Job, Piece, Scores
+from tta_server.runtime.work.device import on_device, read
 from tta_server.streams.event import EventKind, News, StreamEvent
 from tta_server.streams.opening import open_domain, whereabouts_of
 from tta_server.streams.registry import Registry

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from tta_server.models import Backbone
-from tta_server.runtime.answerer import Answerer
-from tta_server.runtime.learner import Learner
-from tta_server.runtime.router import Router
-from tta_server.runtime.watcher import Watcher
+from tta_server.runtime.work.answerer import Answerer
+from tta_server.runtime.work.learner import Learner
+from tta_server.runtime.work.router import Router
+from tta_server.runtime.work.watcher import Watcher
 from tta_server.streams.event import News
 from tta_server.streams.ledger import Ledger
 from tta_server.streams.methods import Methods

@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tta_server.runtime.answerer as module
+import tta_server.runtime.work.answerer as module
 from tests.tta_server.runtime.fakes import WHO, Fails, Wired, ask, learn_all, queued, rows, tiny, wired
 from tta_server import adapters
 from tta_server.runtime.job import Piece
-from tta_server.runtime.sharing import Sharing
+from tta_server.runtime.work.sharing import Sharing
 
 
 def taught(names: str = "abc", **keys: object) -> Wired:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from tta_server.runtime.learner import Learner
-from tta_server.runtime.sharing import Sharing
-from tta_server.runtime.trial import Trial
+from tta_server.runtime.work.learner import Learner
+from tta_server.runtime.work.sharing import Sharing
+from tta_server.runtime.work.trial import Trial
 from tta_server.streams.lesson import Lesson
 from tta_server.streams.registry import Registry
 from tta_server.streams.stream import Stream

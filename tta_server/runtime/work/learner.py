@@ -9,9 +9,9 @@ from tta_server.adapters import Step
 from tta_server.drift.monitor import Sights
 from tta_server.guard.verdict import Admission, Serve, Verdict
 from tta_server.models import Backbone, Output
-from tta_server.runtime.device import on_device
-from tta_server.runtime.trial import UNSEEN, Beginning, Trial, Trials
-from tta_server.runtime.watcher import Watcher
+from tta_server.runtime.work.device import on_device
+from tta_server.runtime.work.trial import UNSEEN, Beginning, Trial, Trials
+from tta_server.runtime.work.watcher import Watcher
 from tta_server.settings import AdaptWhen
 from tta_server.streams.event import EventKind, StreamEvent, Tell
 from tta_server.streams.lesson import BesideSteps, Lesson, Purpose

@@ -13,9 +13,9 @@ from tta_server.adapters.stack import predict_stacked
 from tta_server.drift.scores import Yardstick
 from tta_server.models import EMPTY, Backbone, Output
 from tta_server.models.reason import reason
-from tta_server.runtime.device import on_device, read
 from tta_server.runtime.job import Job, Piece, Scores
-from tta_server.runtime.sharing import Sharing
+from tta_server.runtime.work.device import on_device, read
+from tta_server.runtime.work.sharing import Sharing
 from tta_server.streams.stream import Answering, Method, Stream
 from tta_server.streams.window import Images
 

@@ -16,13 +16,13 @@ import numpy as np
 from tta_server.adapters.base import TooFewImagesError
 from tta_server.errors import BadRequest, NotFinite, NotReady, SetAside, TTAError
 from tta_server.guard.verdict import Serve
-from tta_server.runtime.answerer import warm_up
-from tta_server.runtime.damage import Damage
-from tta_server.runtime.device import read
 from tta_server.runtime.job import Answer, Author, Draft, Job, Piece, Scores
-from tta_server.runtime.lessons import Lessons
-from tta_server.runtime.parts import Parts
-from tta_server.runtime.router import Look, Router
+from tta_server.runtime.work.answerer import warm_up
+from tta_server.runtime.work.damage import Damage
+from tta_server.runtime.work.device import read
+from tta_server.runtime.work.lessons import Lessons
+from tta_server.runtime.work.parts import Parts
+from tta_server.runtime.work.router import Look, Router
 from tta_server.storage.audit import now
 from tta_server.streams.event import StreamEvent
 from tta_server.streams.stream import Stream

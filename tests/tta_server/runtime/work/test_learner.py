@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-import tta_server.runtime.trial as module
+import tta_server.runtime.work.trial as module
 from tests.states import bits
 from tests.tta_server.runtime.fakes import (
     SHAPE,
