@@ -6,7 +6,7 @@ import httpx
 import pytest
 import torch
 
-import tta_server.runtime.engine as engine_module
+import tta_server.runtime.queue.engine as engine_module
 from tests.tta_server.calls import (
     UNGUARDED,
 )

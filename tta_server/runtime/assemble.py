@@ -18,11 +18,11 @@ from tta_server.guard.judge import Judge, Unguarded
 from tta_server.models import Backbone, Model, Reference
 from tta_server.models.robust import measured_share, robust
 from tta_server.runtime.commands.stream_commands import Commands
-from tta_server.runtime.engine import Engine
 from tta_server.runtime.gathering import Gathering
 from tta_server.runtime.images.decoding import Decoding
 from tta_server.runtime.needs import expect_room
-from tta_server.runtime.room import Room
+from tta_server.runtime.queue.engine import Engine
+from tta_server.runtime.queue.room import Room
 from tta_server.runtime.served import Served, Storage
 from tta_server.runtime.tenure import Tenure
 from tta_server.runtime.work.answerer import Answerer

@@ -9,9 +9,9 @@ from typing import Final, NamedTuple, TypeVar
 from tta_server.errors import NotFound
 from tta_server.models import Model
 from tta_server.runtime.commands.stream_commands import Commands
-from tta_server.runtime.engine import Engine
 from tta_server.runtime.gathering import Gathering
 from tta_server.runtime.images.decoding import Decoding
+from tta_server.runtime.queue.engine import Engine
 from tta_server.runtime.result import result_of
 from tta_server.runtime.tenure import Tenure
 from tta_server.settings_door import LimitsSettings

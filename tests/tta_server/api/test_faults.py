@@ -102,7 +102,9 @@ def test_an_adapter_that_cannot_be_had_is_the_callers(tmp_path, section):
     assert [each["name"] for each in answers["GET /v1/streams"].json()["streams"]] == ["door"]
 
 
-@pytest.mark.parametrize("where", ["tta_server.api.receiving.Intake.begin", "tta_server.runtime.engine.Engine.reserve"])
+@pytest.mark.parametrize(
+    "where", ["tta_server.api.receiving.Intake.begin", "tta_server.runtime.queue.engine.Engine.reserve"]
+)
 def test_a_bug_in_a_layer_or_in_what_predicts_is_told_as_one_in_a_route(tmp_path, monkeypatch, where):
     service = make(tmp_path)
 

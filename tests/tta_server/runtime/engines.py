@@ -12,9 +12,9 @@ from torch import Tensor
 from tests.tta_server.runtime.fakes import Gated, rows, submit, tiny, wired
 from tta_server.adapters import Adapter, State, Step
 from tta_server.models import Backbone, Output
-from tta_server.runtime.engine import Engine
 from tta_server.runtime.job import Answer
-from tta_server.runtime.room import Room
+from tta_server.runtime.queue.engine import Engine
+from tta_server.runtime.queue.room import Room
 from tta_server.settings import EngineSettings
 
 PATIENCE_S = 30

@@ -23,8 +23,8 @@ from tta_server.runtime import assemble as assembly
 from tta_server.runtime.assemble import Runs, assemble
 from tta_server.runtime.commands.desk import Who
 from tta_server.runtime.commands.stream_commands import Commands
-from tta_server.runtime.engine import Engine
 from tta_server.runtime.job import Answer, Job
+from tta_server.runtime.queue.engine import Engine
 from tta_server.runtime.served import Storage
 from tta_server.runtime.work.worker import Worker
 from tta_server.settings import AdapterSettings

@@ -10,8 +10,8 @@ from tests.tta_server.runtime.engines import PATIENCE_S
 from tests.tta_server.runtime.fakes import WHO, Fails, Wired, ask, learn_all, queued, rows, submit, tiny, value, wired
 from tta_server.errors import BadRequest, SetAside, TTAError
 from tta_server.guard.judge import Unguarded
-from tta_server.runtime.engine import Engine
-from tta_server.runtime.room import Room
+from tta_server.runtime.queue.engine import Engine
+from tta_server.runtime.queue.room import Room
 from tta_server.settings import EngineSettings
 from tta_server.streams.stream import Method
 from tta_server.telemetry.metrics import render

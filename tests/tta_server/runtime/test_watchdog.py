@@ -9,8 +9,8 @@ import pytest
 from tests.tta_server.runtime.engines import PATIENCE_S, SlowStep, until
 from tests.tta_server.runtime.fakes import Gated, rows, submit, tiny, wired
 from tta_server.errors import NotReady
-from tta_server.runtime.engine import Engine
-from tta_server.runtime.room import Room
+from tta_server.runtime.queue.engine import Engine
+from tta_server.runtime.queue.room import Room
 from tta_server.settings import EngineSettings
 
 SOON_S = 0.05
@@ -118,7 +118,7 @@ def test_stopping_does_not_wait_for_what_never_ends_and_tells_those_who_wait(wor
 
 
 def test_stopping_does_not_wait_for_one_piece_of_work_after_another_without_end(monkeypatch):
-    monkeypatch.setattr("tta_server.runtime.engine._STOP_MOST_S", SOON_S)
+    monkeypatch.setattr("tta_server.runtime.queue.engine._STOP_MOST_S", SOON_S)
     with stuck("forward", stuck_after_s=0) as (engine, _adapter):
         asked = submit(engine, "door", rows(1))
         monkeypatch.setattr(engine._pulse, "busy_s", lambda _since_s: 0.0)  # as if each piece had just begun

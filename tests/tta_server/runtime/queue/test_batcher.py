@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tta_server.runtime.batcher import Batcher
+from tta_server.runtime.queue.batcher import Batcher
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from concurrent.futures import Future, wait
 import pytest
 import torch
 
-import tta_server.runtime.engine as module
+import tta_server.runtime.queue.engine as module
 from tests.tta_server.runtime.engines import PATIENCE_S, answer, gated, listed, make, running, until
 from tests.tta_server.runtime.fakes import rows, submit, tiny
 from tta_server.errors import NotReady

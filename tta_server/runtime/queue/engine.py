@@ -9,14 +9,14 @@ from functools import partial
 from typing import Any, TypeVar
 
 from tta_server.errors import BadRequest, NotReady
-from tta_server.runtime.batcher import Batcher
 from tta_server.runtime.commands.stream_commands import Commands
-from tta_server.runtime.companion import Companion
 from tta_server.runtime.job import Answer, Command, Job
 from tta_server.runtime.memory import hand_back
-from tta_server.runtime.pulse import Pulse
-from tta_server.runtime.rest import Rest
-from tta_server.runtime.room import Reservation, Room
+from tta_server.runtime.queue.batcher import Batcher
+from tta_server.runtime.queue.companion import Companion
+from tta_server.runtime.queue.pulse import Pulse
+from tta_server.runtime.queue.rest import Rest
+from tta_server.runtime.queue.room import Reservation, Room
 from tta_server.runtime.work.trial import Trial
 from tta_server.runtime.work.worker import Worker
 from tta_server.settings import EngineSettings

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tta_server.runtime.rest import Rest
+from tta_server.runtime.queue.rest import Rest
 
 steps_s = st.lists(st.floats(1e-3, 60.0), min_size=1, max_size=40)
 shares = st.floats(0.01, 1.0)

@@ -10,7 +10,7 @@ from queue import SimpleQueue
 from typing import Generic, Literal, TypeVar
 
 from tta_server.runtime.memory import hand_back
-from tta_server.runtime.pulse import Pulse
+from tta_server.runtime.queue.pulse import Pulse
 
 T = TypeVar("T")
 

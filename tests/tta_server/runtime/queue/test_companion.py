@@ -6,7 +6,7 @@ import weakref
 import pytest
 
 from tests.tta_server.runtime.engines import PATIENCE_S, until
-from tta_server.runtime.companion import Companion
+from tta_server.runtime.queue.companion import Companion
 
 
 def at_hand() -> tuple[Companion, threading.Event]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tta_server.errors import Overloaded
-from tta_server.runtime.room import Reservation, Room
+from tta_server.runtime.queue.room import Reservation, Room
 
 
 class Books(RuleBasedStateMachine):

@@ -25,9 +25,9 @@ from tests.tta_server.runtime.engines import (
 )
 from tests.tta_server.runtime.fakes import WHO, Fails, Gated, rows, submit
 from tta_server.errors import BadRequest, NotFound, NotReady, Overloaded
-from tta_server.runtime.engine import Engine
 from tta_server.runtime.job import Job
-from tta_server.runtime.rest import Rest
+from tta_server.runtime.queue.engine import Engine
+from tta_server.runtime.queue.rest import Rest
 from tta_server.streams.window import prepared
 
 
