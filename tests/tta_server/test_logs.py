@@ -47,7 +47,7 @@ def test_a_log_for_people_shows_the_table_of_what_is_on_and_a_line_for_each_even
     text = (tmp_path / "server.log").read_text()
     assert "none, storage.url is empty" in text
     assert "none: everybody who reaches the server may do everything" in text
-    assert "INFO    tta_server.streams.spoken: stream 'door', reset: a test" in text
+    assert "INFO    tta_server.streams.listeners.spoken: stream 'door', reset: a test" in text
     assert "tta_server.access" not in text
 
 

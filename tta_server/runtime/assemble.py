@@ -37,15 +37,15 @@ from tta_server.settings_voice import WebhooksSettings
 from tta_server.streams.directory import Apart
 from tta_server.streams.event import News, keep_books
 from tta_server.streams.files.shelf import Shelf
-from tta_server.streams.journal import Journal
 from tta_server.streams.ledger import Ledger
+from tta_server.streams.listeners.journal import Journal
+from tta_server.streams.listeners.series import Series
+from tta_server.streams.listeners.spoken import speak
+from tta_server.streams.listeners.waking import Waking
 from tta_server.streams.methods import Methods
 from tta_server.streams.newcomers import Newcomers
 from tta_server.streams.registry import Registry
 from tta_server.streams.schedule import Pace
-from tta_server.streams.series import Series
-from tta_server.streams.spoken import speak
-from tta_server.streams.waking import Waking
 from tta_server.telemetry.metrics import Metrics
 from tta_server.telemetry.webhook import Webhook
 from tta_server.wanted import make_adapter

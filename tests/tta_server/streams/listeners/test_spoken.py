@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from tta_server.streams.event import WORDS, StreamEvent
-from tta_server.streams.spoken import speak
+from tta_server.streams.listeners.spoken import speak
 from tta_server.streams.stream import Standing
 
 LOUD = {"open", "merge", "rollback", "reset", "restore", "import", "freeze", "drift", "delete", "mode"}

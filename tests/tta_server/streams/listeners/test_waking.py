@@ -3,8 +3,8 @@
 import pytest
 
 from tta_server.streams.event import WORDS, StreamEvent
+from tta_server.streams.listeners.waking import Waking
 from tta_server.streams.stream import Standing
-from tta_server.streams.waking import Waking
 
 ALARMS = {"freeze": "freeze", "rollback": "restore", "reset": "restore", "restore": "restore", "import": "restore"}
 

@@ -1,0 +1,1 @@
+"""Who hear what happens to streams: the audit log, metrics, the log, and what wakes somebody."""
