@@ -28,22 +28,21 @@ from tta_server.api import (
     labels,
     metadata,
     page,
-    parameters,
     predict,
     repository,
-    responses,
     states,
     strange,
     streams,
 )
-from tta_server.api.application import Application
 from tta_server.api.caller import Callers
-from tta_server.api.hot import Hot
-from tta_server.api.manners import Heads
-from tta_server.api.middleware import Accounting
-from tta_server.api.permission import OPEN, Gatekeeper, name_of_key
-from tta_server.api.receiving import Receiving
-from tta_server.api.tracing import Tracing
+from tta_server.api.front import parameters, responses
+from tta_server.api.front.application import Application
+from tta_server.api.front.hot import Hot
+from tta_server.api.front.manners import Heads
+from tta_server.api.front.middleware import Accounting
+from tta_server.api.front.permission import OPEN, Gatekeeper, name_of_key
+from tta_server.api.front.receiving import Receiving
+from tta_server.api.front.tracing import Tracing
 from tta_server.domains.space import PART, StyleSpace
 from tta_server.keys.files import follow, open_keyring
 from tta_server.models import Custom, Model, Preprocess
@@ -232,6 +231,7 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
         model=first.name,
         tenure=first.tenure,
         refused=first.metrics.refused,
+        is_page=page.is_open,
     )
     app.add_middleware(
         Accounting,

@@ -23,10 +23,10 @@ from starlette.types import ASGIApp
 
 from tta_server import __version__
 from tta_server.addresses import address_of
-from tta_server.api.connection import connection_class
-from tta_server.api.handshake import Handshakes
-from tta_server.api.responses import SECURITY_HEADERS
-from tta_server.api.websites import OwnPages
+from tta_server.api.front.connection import connection_class
+from tta_server.api.front.handshake import Handshakes
+from tta_server.api.front.responses import SECURITY_HEADERS
+from tta_server.api.front.websites import OwnPages
 from tta_server.app import Service, build, turned_away, use_threads
 from tta_server.runtime.memory import share_arenas
 from tta_server.runtime.roster import Roster

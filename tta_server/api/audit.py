@@ -8,8 +8,8 @@ from fastapi import APIRouter, Query, Request
 
 from tta_server.api.answers import AuditLines, returns
 from tta_server.api.bodies import StreamPath
+from tta_server.api.front.permission import key_of
 from tta_server.api.patience import within
-from tta_server.api.permission import key_of
 from tta_server.errors import Overloaded
 from tta_server.keys.key import Key
 from tta_server.runtime.served import Served, find

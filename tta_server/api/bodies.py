@@ -7,7 +7,7 @@ from fastapi import Path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
 from pydantic_core import PydanticCustomError
 
-from tta_server.api.responses import MOST_SHOWN, NO_OBJECT
+from tta_server.api.front.responses import MOST_SHOWN, NO_OBJECT
 from tta_server.api.stream_id import stream_or_domain
 from tta_server.names import MOST_OF_A_TITLE, STREAM_OR_DOMAIN_NAME, is_title
 from tta_server.plain import UNSEEN, is_plain

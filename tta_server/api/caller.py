@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fastapi import Request
 
 from tta_server.addresses import Address, address_of, network_of
-from tta_server.api.permission import key_of
+from tta_server.api.front.permission import key_of
 from tta_server.errors import BadRequest
 from tta_server.runtime.commands.desk import Who
 from tta_server.runtime.hung_up import Gone

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Request
 from tta_server.api.answers import DomainAbout, DomainList, DomainsOpened, returns
 from tta_server.api.bodies import DomainPath, Offer, Rename, StreamPath
 from tta_server.api.caller import Callers
+from tta_server.api.front.permission import key_of
+from tta_server.api.front.responses import silent
 from tta_server.api.json_body import JsonRoute
-from tta_server.api.permission import key_of
-from tta_server.api.responses import silent
 from tta_server.api.streams import erased
 from tta_server.runtime.commands.stream_commands import Commands
 from tta_server.runtime.served import Served, find

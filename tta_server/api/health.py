@@ -7,7 +7,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from tta_server.api.answers import Liveness, Readiness, returns
-from tta_server.api.permission import key_of
+from tta_server.api.front.permission import key_of
 from tta_server.runtime.served import Served
 from tta_server.telemetry.metrics import Exposition
 

@@ -11,9 +11,9 @@ from tta_server.api import base64_files
 from tta_server.api.answers import Predictions, returns
 from tta_server.api.caller import Callers, hung_up
 from tta_server.api.encoding import body_of, compressed
+from tta_server.api.front.permission import key_of, take
+from tta_server.api.front.request_id import request_id_of
 from tta_server.api.multipart import boundary_of, files
-from tta_server.api.permission import key_of, take
-from tta_server.api.request_id import request_id_of
 from tta_server.api.stream_id import stream_of
 from tta_server.errors import BadRequest
 from tta_server.runtime.answer import Question, answer

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tta_server.api import bodies
 from tta_server.api.bodies import Body, Change, Labels, NeededReason, Reason
-from tta_server.api.responses import explain
+from tta_server.api.front.responses import explain
 from tta_server.plain import is_plain
 
 WRONG: list[Any] = [None, True, 3, -1, 1.5, "", "no such thing", "x" * 20_000, [], [None], {}, {"x": 1}]

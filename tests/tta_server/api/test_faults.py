@@ -103,7 +103,7 @@ def test_an_adapter_that_cannot_be_had_is_the_callers(tmp_path, section):
 
 
 @pytest.mark.parametrize(
-    "where", ["tta_server.api.receiving.Intake.begin", "tta_server.runtime.queue.engine.Engine.reserve"]
+    "where", ["tta_server.api.front.receiving.Intake.begin", "tta_server.runtime.queue.engine.Engine.reserve"]
 )
 def test_a_bug_in_a_layer_or_in_what_predicts_is_told_as_one_in_a_route(tmp_path, monkeypatch, where):
     service = make(tmp_path)
@@ -153,7 +153,7 @@ def test_a_bug_after_an_answer_is_logged_too(tmp_path, monkeypatch, caplog):
     def bug(*_args: object, **_keys: object) -> None:
         raise RuntimeError("a bug, and nobody's request")
 
-    monkeypatch.setattr("tta_server.api.middleware._outcome", bug)
+    monkeypatch.setattr("tta_server.api.front.middleware._outcome", bug)
     answers = asked(service, {"POST /predict": {"content": b"no image"}})
 
     assert answers["POST /predict"].status_code == 415

@@ -8,7 +8,7 @@ import pytest
 
 from tests.server import Running, running
 from tests.tta_server.api.operators import CONFIG
-from tta_server.api.responses import error_response
+from tta_server.api.front.responses import error_response
 
 HALF = b'{"x": "\\ud800", "y": "a\\n2026-11-28T16:00:00 ERROR tta_server.keys: FORGED"}'
 

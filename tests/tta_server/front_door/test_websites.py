@@ -6,7 +6,7 @@ from load_tests.wire import connected, heard
 from tests.server import running
 from tests.tta_server.api.exchange import Exchange
 from tests.tta_server.calls import INFER, body, glyph_images, metric
-from tta_server.api.websites import OwnPages
+from tta_server.api.front.websites import OwnPages
 from tta_server.keys.new_key import new_key
 
 OTHERS = ("http://evil.example", "null", "http://localhost", "https://{host}", "http://{host}.evil.example", "")

@@ -6,7 +6,7 @@ import pytest
 from starlette.responses import JSONResponse, Response
 
 from tests.tta_server.api.exchange import Exchange
-from tta_server.api.middleware import Accounting
+from tta_server.api.front.middleware import Accounting
 from tta_server.telemetry.bursts import Bursts
 from tta_server.telemetry.closed_sets import REQUEST_OUTCOMES
 from tta_server.telemetry.metrics import Metrics, render

@@ -4,7 +4,7 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from tta_server.api.path import path_of
+from tta_server.api.front.path import path_of
 from tta_server.errors import BadRequest
 
 

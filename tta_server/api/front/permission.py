@@ -8,9 +8,8 @@ from typing import Final, NamedTuple
 from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tta_server.api.page import is_open
-from tta_server.api.path import path_of
-from tta_server.api.responses import error_response_of
+from tta_server.api.front.path import path_of
+from tta_server.api.front.responses import error_response_of
 from tta_server.errors import NotFound, TTAError, Unauthorized
 from tta_server.keys.key import ANYBODY, Key, Permission
 from tta_server.keys.keyring import Keyring
@@ -81,6 +80,7 @@ class Gatekeeper:
         model: str,
         tenure: Tenure | None,
         refused: Callable[[TurnedAway], None],
+        is_page: Callable[[Scope], bool],
     ) -> None:
         """Wrap `app`.
 
@@ -91,6 +91,7 @@ class Gatekeeper:
             model: The model that paths mean which name none.
             tenure: Knows the servers that share the storage, if any do: they hand streams over, by a secret of theirs.
             refused: Hears what is refused.
+            is_page: Says whether a request is for a page or a part of one, which need no key.
         """
         self._refused = refused
         self._app = app
@@ -98,6 +99,7 @@ class Gatekeeper:
         self._admin_port = admin_port
         self._model = model
         self._tenure = tenure
+        self._is_page = is_page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -128,9 +130,23 @@ class Gatekeeper:
             Forbidden: If its key may not do that.
         """
         if self._admin_port is not None:
-            _expect_port(scope, self._admin_port)
-        if self._keyring is not None and not is_open(scope):
+            self._expect_port(scope, self._admin_port)
+        if self._keyring is not None and not self._is_page(scope):
             scope["state"]["key"] = self._admitted(self._keyring, scope)
+
+    def _expect_port(self, scope: Scope, admin_port: int) -> None:
+        """Do nothing if a request came in by a port that answers it; what models say of themselves is answered by both.
+
+        Raises:
+            NotFound: If it did not.
+        """
+        path = path_of(scope)
+        needed, _ = needs(scope["method"], path)
+        _, port = scope.get("server") or ("", None)  # a call of gRPC has none, and is no operator's
+        if port == admin_port and needed.of_clients:
+            raise NotFound(f"'{path}' is not answered on this port, which is for operations (server.admin_port)")
+        if port != admin_port and (needed.scope != "infer" or self._is_page(scope)):
+            raise NotFound(f"'{path}' is not answered on this port; operations have their own (server.admin_port)")
 
     def _admitted(self, keyring: Keyring, scope: Scope) -> Key:
         """Return the key of a request.
@@ -159,21 +175,6 @@ def needs(method: str, path: str) -> tuple[Rule, Mapping[str, str | None]]:
         if rule.methods == method and (found := rule.path.fullmatch(path)):
             return rule, found.groupdict()
     return Rule(method, re.compile(""), "admin", every_stream=True), {}
-
-
-def _expect_port(scope: Scope, admin_port: int) -> None:
-    """Do nothing if a request came in by a port that answers it; what models say of themselves is answered by both.
-
-    Raises:
-        NotFound: If it did not.
-    """
-    path = path_of(scope)
-    needed, _ = needs(scope["method"], path)
-    _, port = scope.get("server") or ("", None)  # a call of gRPC has none, and is no operator's
-    if port == admin_port and needed.of_clients:
-        raise NotFound(f"'{path}' is not answered on this port, which is for operations (server.admin_port)")
-    if port != admin_port and (needed.scope != "infer" or is_open(scope)):
-        raise NotFound(f"'{path}' is not answered on this port; operations have their own (server.admin_port)")
 
 
 def name_of_key(keyring: Keyring | None, headers: Mapping[bytes, bytes]) -> str:

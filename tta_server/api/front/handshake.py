@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-from tta_server.api.connection import Connection
+from tta_server.api.front.connection import Connection
 
 _FAREWELL_S = 1.0  # a client that is idle does not read that TLS is over: a stop would wait for it
 _AGAIN_S = 1.0  # after which the system may have a file for a connection again, as asyncio has it

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from tta_server.api.connection import connection_class
+from tta_server.api.front.connection import connection_class
 from tta_server.settings_door import LimitsSettings
 
 PATIENCE_S = 30

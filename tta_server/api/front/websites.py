@@ -6,7 +6,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tta_server.api.responses import MOST_SHOWN, error_response_of
+from tta_server.api.front.responses import MOST_SHOWN, error_response_of
 from tta_server.errors import Forbidden
 from tta_server.telemetry.closed_sets import TurnedAway
 

@@ -12,7 +12,7 @@ import pytest
 from tests.tta_server.calls import UNGUARDED
 from tests.tta_server.issuer import AUDIENCE, ISSUER, Issuer, write_jwks
 from tests.tta_server.runtime.fakes import SHAPE, tiny
-from tta_server.api.permission import OPEN
+from tta_server.api.front.permission import OPEN
 from tta_server.app import Service, build
 from tta_server.keys.key import SCOPES
 from tta_server.keys.new_key import new_key

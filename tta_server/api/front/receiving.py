@@ -9,8 +9,8 @@ from typing import Final
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tta_server.api.path import path_of
-from tta_server.api.responses import error_response, error_response_of
+from tta_server.api.front.path import path_of
+from tta_server.api.front.responses import error_response, error_response_of
 from tta_server.errors import Overloaded, TooLarge, TooSlow, TTAError
 from tta_server.settings_door import LimitsSettings
 from tta_server.telemetry.closed_sets import TurnedAway

@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from tta_server.api.manners import allowed
-from tta_server.api.path import path_of
+from tta_server.api.front.manners import allowed
+from tta_server.api.front.path import path_of
 from tta_server.errors import ClientGone, Overloaded, TTAError, Unauthorized
 
 NO_OBJECT = "no_object"

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tta_server.api.path import path_of
-from tta_server.api.request_id import HEADER, name_request
+from tta_server.api.front.path import path_of
+from tta_server.api.front.request_id import HEADER, name_request
 from tta_server.errors import RateLimited, StreamsFull, Unsupported
 from tta_server.telemetry.bursts import Bursts
 from tta_server.telemetry.closed_sets import RequestOutcome

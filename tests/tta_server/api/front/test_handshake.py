@@ -5,8 +5,8 @@ import socket
 import ssl
 from types import SimpleNamespace
 
-from tta_server.api.handshake import Handshake, Handshakes
-from tta_server.api.places import Places
+from tta_server.api.front.handshake import Handshake, Handshakes
+from tta_server.api.front.places import Places
 
 
 def test_one_that_gives_way_before_it_has_begun_leaves_nothing_behind():

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from fastapi import FastAPI, Request, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tta_server.api.path import path_of
+from tta_server.api.front.path import path_of
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tta_server.api.connection import Connection
+    from tta_server.api.front.connection import Connection
 
 _GO_ON = b"HTTP/1.1 100 "  # is no answer yet
 _SMALL_BYTES = 2**16  # of a body that is copied behind its head

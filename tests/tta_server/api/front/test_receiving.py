@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tests.tta_server.api.exchange import Exchange
-from tta_server.api.receiving import WHOLE, Incoming, Intake, Receiving, most_bytes
+from tta_server.api.front.receiving import WHOLE, Incoming, Intake, Receiving, most_bytes
 from tta_server.errors import Overloaded
 from tta_server.settings_door import LimitsSettings
 

@@ -7,7 +7,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from tta_server.api.connection import connection_class
+from tta_server.api.front.connection import connection_class
 from tta_server.settings_door import LimitsSettings
 
 PATIENCE_S = 30

@@ -12,9 +12,9 @@ from starlette.datastructures import Headers
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tta_server.api.parameters import refuse_unknown
-from tta_server.api.path import path_of
-from tta_server.api.responses import response_to
+from tta_server.api.front.parameters import refuse_unknown
+from tta_server.api.front.path import path_of
+from tta_server.api.front.responses import response_to
 
 _MOST_QUERIES, _SHORT_BYTES = 64, 64
 

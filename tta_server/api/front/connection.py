@@ -17,11 +17,11 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from tta_server.addresses import host_of
-from tta_server.api.ending import Ending
-from tta_server.api.head import trouble_with
-from tta_server.api.onward import parser_behind
-from tta_server.api.places import Places
-from tta_server.api.receiving import WHOLE
+from tta_server.api.front.ending import Ending
+from tta_server.api.front.head import trouble_with
+from tta_server.api.front.onward import parser_behind
+from tta_server.api.front.places import Places
+from tta_server.api.front.receiving import WHOLE
 from tta_server.settings_door import LimitsSettings
 from tta_server.telemetry.closed_sets import TurnedAway
 
