@@ -9,8 +9,8 @@ from tta_server.api.answers import Comparison, returns
 from tta_server.api.bodies import StreamPath
 from tta_server.api.caller import Callers, hung_up
 from tta_server.api.front.permission import take
-from tta_server.api.json_body import JsonRoute
 from tta_server.api.predict import IMAGES, uploads
+from tta_server.api.reading.json_body import JsonRoute
 from tta_server.runtime.answer import Question, compare
 from tta_server.runtime.commands.compare_commands import Beside
 from tta_server.runtime.job import Scores

@@ -11,7 +11,7 @@ from tta_server.api.bodies import DomainPath, Offer, Rename, StreamPath
 from tta_server.api.caller import Callers
 from tta_server.api.front.permission import key_of
 from tta_server.api.front.responses import silent
-from tta_server.api.json_body import JsonRoute
+from tta_server.api.reading.json_body import JsonRoute
 from tta_server.api.streams import erased
 from tta_server.runtime.commands.stream_commands import Commands
 from tta_server.runtime.served import Served, find

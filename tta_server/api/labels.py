@@ -11,7 +11,7 @@ from starlette.types import Message
 from tta_server.api.answers import LabelsCounted, returns
 from tta_server.api.bodies import MOST_LABELS, Labels
 from tta_server.api.front.permission import key_of
-from tta_server.api.json_body import JsonRoute, opened
+from tta_server.api.reading.json_body import JsonRoute, opened
 from tta_server.errors import BadRequest, TooLarge
 from tta_server.runtime.commands.stream_commands import Commands
 from tta_server.runtime.result import result_of

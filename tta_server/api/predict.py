@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from tta_server.api import base64_files
 from tta_server.api.answers import Predictions, returns
 from tta_server.api.caller import Callers, hung_up
-from tta_server.api.encoding import body_of, compressed
 from tta_server.api.front.permission import key_of, take
 from tta_server.api.front.request_id import request_id_of
-from tta_server.api.multipart import boundary_of, files
+from tta_server.api.reading import base64_files
+from tta_server.api.reading.encoding import body_of, compressed
+from tta_server.api.reading.multipart import boundary_of, files
 from tta_server.api.stream_id import stream_of
 from tta_server.errors import BadRequest
 from tta_server.runtime.answer import Question, answer

@@ -11,8 +11,8 @@ from tta_server.api.answers import SnapshotList, SnapshotTaken, StreamDetails, r
 from tta_server.api.bodies import Note, Restore, StreamPath
 from tta_server.api.caller import Callers
 from tta_server.api.front.responses import refusals
-from tta_server.api.json_body import JsonRoute
 from tta_server.api.patience import within
+from tta_server.api.reading.json_body import JsonRoute
 from tta_server.errors import BadRequest, TTAError
 from tta_server.runtime.result import result_of
 from tta_server.runtime.served import Served, find

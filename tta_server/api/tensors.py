@@ -8,7 +8,7 @@ import orjson
 from tta_server.api.binary import HEADER, RawTensor, split, uploads
 from tta_server.api.image_tensor import DATATYPES, size_bytes
 from tta_server.api.number_text import ONLY_NUMBERS, NumberText
-from tta_server.api.search import Buffer, first_of
+from tta_server.api.reading.search import Buffer, first_of
 from tta_server.errors import BadRequest
 from tta_server.runtime.images.codec import Upload
 

@@ -7,7 +7,7 @@ import re
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from tta_server.api.search import first_of
+from tta_server.api.reading.search import first_of
 from tta_server.errors import BadRequest
 
 _MOST_HEAD_BYTES = 8 * 2**10

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tta_server.api.multipart import FormFile, _parameters, boundary_of, files
+from tta_server.api.reading.multipart import FormFile, _parameters, boundary_of, files
 from tta_server.errors import BadRequest
 
 

@@ -11,8 +11,8 @@ from fastapi import Request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tta_server.api.base64_files import files
 from tta_server.api.predict import uploads
+from tta_server.api.reading.base64_files import files
 from tta_server.errors import BadRequest
 
 

@@ -8,7 +8,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.types import Message
 
-from tta_server.api.encoding import body_of
+from tta_server.api.reading.encoding import body_of
 
 
 class _Strict(Request):

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 
-from tta_server.api.search import Buffer
+from tta_server.api.reading.search import Buffer
 from tta_server.errors import BadRequest, Unsupported
 
 T = TypeVar("T")
