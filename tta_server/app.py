@@ -24,12 +24,9 @@ from tta_server.api import (
     drift,
     hand_over,
     health,
-    infer,
     labels,
-    metadata,
     page,
     predict,
-    repository,
     states,
     strange,
     streams,
@@ -43,6 +40,7 @@ from tta_server.api.front.middleware import Accounting
 from tta_server.api.front.permission import OPEN, Gatekeeper, name_of_key
 from tta_server.api.front.receiving import Receiving
 from tta_server.api.front.tracing import Tracing
+from tta_server.api.protocol import infer, metadata, repository
 from tta_server.domains.space import PART, StyleSpace
 from tta_server.keys.files import follow, open_keyring
 from tta_server.models import Custom, Model, Preprocess

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from tta_server.api.binary import HEADER, written
+from tta_server.api.protocol.binary import HEADER, written
 from tta_server.errors import BadRequest
 from tta_server.grpc_door.asking import Asked, Reply
 from tta_server.grpc_door.messages import message

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from docs import write_answers
 from tta_server import client
-from tta_server.api.tensors import Expected, parse
+from tta_server.api.protocol.tensors import Expected, parse
 from tta_server.client import Prepared, calls, change_stream, evict_stream, infer, predict, read_audit_of_stream
 
 CALLS = [name for name in client.__all__ if name[0].islower()]

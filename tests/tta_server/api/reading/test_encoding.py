@@ -11,9 +11,9 @@ from starlette.datastructures import State
 from starlette.requests import ClientDisconnect, Request
 
 from tests.tta_server.api.exchange import Exchange
-from tta_server.api.infer import _parse_large
+from tta_server.api.protocol.infer import _parse_large
+from tta_server.api.protocol.tensors import Expected
 from tta_server.api.reading.encoding import body_of, buffer_of, let_go
-from tta_server.api.tensors import Expected
 from tta_server.errors import BadRequest
 
 LARGE = 2**18 + 1

@@ -11,8 +11,8 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from tta_server.api.answers import ModelAbout, ModelNames, ModelReadiness, ServerAbout, returns
 from tta_server.api.front.permission import key_of
-from tta_server.api.protocol_answers import ModelConfig
-from tta_server.api.tensors import FILES, INPUT
+from tta_server.api.protocol.protocol_answers import ModelConfig
+from tta_server.api.protocol.tensors import FILES, INPUT
 from tta_server.errors import NotFound
 from tta_server.runtime.served import Served, find
 

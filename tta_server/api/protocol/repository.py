@@ -14,8 +14,8 @@ from fastapi import APIRouter, Request, Response
 from tta_server.api.answers import returns
 from tta_server.api.front.permission import key_of
 from tta_server.api.front.responses import refusals
-from tta_server.api.metadata import OF_VERSION, VERSION
-from tta_server.api.protocol_answers import IndexEntry, Loaded, ServerStatistics, Unloaded
+from tta_server.api.protocol.metadata import OF_VERSION, VERSION
+from tta_server.api.protocol.protocol_answers import IndexEntry, Loaded, ServerStatistics, Unloaded
 from tta_server.api.reading.json_body import JsonRoute
 from tta_server.errors import BadRequest
 from tta_server.keys.key import Key

@@ -13,15 +13,15 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from tta_server.api.answers import Inferred, returns
-from tta_server.api.binary import HEADER, written
 from tta_server.api.caller import Callers, hung_up
 from tta_server.api.front.permission import key_of, take
 from tta_server.api.front.request_id import request_id_of
-from tta_server.api.metadata import OUTPUTS, SCORES, VERSION, expect_version
+from tta_server.api.protocol.binary import HEADER, written
+from tta_server.api.protocol.metadata import OUTPUTS, SCORES, VERSION, expect_version
+from tta_server.api.protocol.tensors import OPENAPI, Expected, InferRequest, WantedOutput, parse
 from tta_server.api.reading.encoding import aside, buffer_of, compressed, let_go
 from tta_server.api.reading.search import Buffer
 from tta_server.api.stream_id import expect_header, stream_of
-from tta_server.api.tensors import OPENAPI, Expected, InferRequest, WantedOutput, parse
 from tta_server.errors import BadRequest
 from tta_server.runtime.answer import Question, answer
 from tta_server.runtime.job import Answer

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from tta_server.api.image_tensor import DATATYPES, ImageTensor, expect_allowed
+from tta_server.api.protocol.image_tensor import DATATYPES, ImageTensor, expect_allowed
 from tta_server.errors import BadRequest
 
 ONLY_NUMBERS: Final = (

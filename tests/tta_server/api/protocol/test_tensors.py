@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tta_server.api import number_text
-from tta_server.api.tensors import Expected, InferRequest, WantedOutput, parse
+from tta_server.api.protocol import number_text
+from tta_server.api.protocol.tensors import Expected, InferRequest, WantedOutput, parse
 from tta_server.errors import BadRequest, TTAError
 
 SHAPE = (3, 2, 2)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tta_server.api.image_tensor import DATATYPES, ImageTensor, expect_allowed, names
+from tta_server.api.protocol.image_tensor import DATATYPES, ImageTensor, expect_allowed, names
 from tta_server.api.reading.search import Buffer
 from tta_server.errors import BadRequest
 from tta_server.runtime.images.codec import Upload

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tests.tta_server.api.test_tensors import EXPECTED, read, tensor
-from tta_server.api.tensors import parse
+from tests.tta_server.api.protocol.test_tensors import EXPECTED, read, tensor
+from tta_server.api.protocol.tensors import parse
 from tta_server.errors import BadRequest
 
 

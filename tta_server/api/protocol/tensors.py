@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from tta_server.api.binary import HEADER, RawTensor, split, uploads
-from tta_server.api.image_tensor import DATATYPES, size_bytes
-from tta_server.api.number_text import ONLY_NUMBERS, NumberText
+from tta_server.api.protocol.binary import HEADER, RawTensor, split, uploads
+from tta_server.api.protocol.image_tensor import DATATYPES, size_bytes
+from tta_server.api.protocol.number_text import ONLY_NUMBERS, NumberText
 from tta_server.api.reading.search import Buffer, first_of
 from tta_server.errors import BadRequest
 from tta_server.runtime.images.codec import Upload
