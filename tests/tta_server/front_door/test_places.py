@@ -52,11 +52,15 @@ def test_of_bodies_the_one_that_is_silent_longest_gives_way(server):
     def is_over(connection: socket.socket) -> bool:
         return select.select([connection], [], [], 0)[0] != []
 
+    def hear_all() -> None:
+        for _ in range(2):
+            server.client.get(LIVE)  # by the same connection: after the second the server has heard what came before
+
     server.client.get(LIVE)  # has one place from here on
     with holding(server.url, HELD_BACK, PLACES - 1) as held, ExitStack() as more:
+        hear_all()
         held[0].sendall(b"x")
-        for _ in range(2):
-            server.client.get(LIVE)  # by the same connection: after the second the server has heard all that
+        hear_all()
 
         def gives_way() -> bool:
             more.enter_context(connected(server.url, HELD_BACK))
