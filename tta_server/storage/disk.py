@@ -142,14 +142,15 @@ class Disk:
         """Return what is in a folder."""
         return sorted(found for found in self._all(folder, prefix) if not found.name.endswith(_UNFINISHED))
 
-    def sweep(self, folder: str) -> None:
-        """Remove unfinished files, if nobody else can be at work on them."""
-        if not self._alone:
-            return
+    def sweep(self, folder: str) -> list[str]:
+        """Remove unfinished files, if nobody else can be at work on them; return the names of what else is there."""
         with contextlib.suppress(FileNotFoundError):
-            for path in (self._root / folder).iterdir():
-                if path.name.endswith(_UNFINISHED):
-                    self.remove(f"{folder}/{path.name}")
+            names = os.listdir(self._root / folder)
+            unfinished = [name for name in names if name.endswith(_UNFINISHED)]
+            for name in unfinished if self._alone else ():
+                self.remove(f"{folder}/{name}")
+            return [name for name in names if name not in unfinished]
+        return []
 
     @contextlib.contextmanager
     def _written(self, folder: Path, target: Path, data: bytes) -> Iterator[Path]:
@@ -207,11 +208,15 @@ class Disk:
 
     def _all(self, folder: str, prefix: str) -> Iterator[Found]:
         with contextlib.suppress(FileNotFoundError), os.scandir(self._root / folder) as entries:
-            for entry in (each for each in entries if each.name.startswith(prefix)):
-                with contextlib.suppress(FileNotFoundError):  # removed since
+            for entry in entries:
+                if not entry.name.startswith(prefix):
+                    continue
+                try:
                     facts = entry.stat(follow_symlinks=False)
-                    is_folder = entry.is_dir(follow_symlinks=False)
-                    yield Found(entry.name, 0 if is_folder else facts.st_size, facts.st_mtime, is_folder)
+                except FileNotFoundError:  # removed since
+                    continue
+                is_folder = entry.is_dir(follow_symlinks=False)
+                yield Found(entry.name, 0 if is_folder else facts.st_size, facts.st_mtime, is_folder)
 
 
 def _write_durably(path: Path, data: bytes) -> None:

@@ -69,6 +69,9 @@ class Files(Protocol):
         """
         ...
 
-    def sweep(self, folder: str) -> None:
-        """Remove unfinished files that a crash left in `folder`; where others write too, theirs are not told apart."""
+    def sweep(self, folder: str) -> list[str]:
+        """Remove unfinished files that a crash left in a folder, and return the names of what else is in it.
+
+        Where others write too, theirs are not told apart: then nothing is removed.
+        """
         ...

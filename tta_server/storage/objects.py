@@ -116,8 +116,9 @@ class ObjectStore:
         known = [_found(info) for info in infos if info["name"].rstrip("/") != self._at(folder)]
         return sorted(found for found in known if found.name.startswith(prefix))
 
-    def sweep(self, folder: str) -> None:
-        """Do nothing: nothing unfinished is ever visible."""
+    def sweep(self, folder: str) -> list[str]:
+        """Return the names of what is in a folder; nothing unfinished is ever visible."""
+        return [found.name for found in self.listing(folder)]
 
     def _make_folder(self, path: str) -> None:
         if not isinstance(self._filesystem, AsyncFileSystem):  # s3 and gs have no folders; FTP has

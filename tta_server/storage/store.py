@@ -99,11 +99,10 @@ class Store:
         """
         self.files.claim(alone=not self.replica)
         for folder in () if self.replica else self._folders():
-            self.files.sweep(folder)
-            listing = self.files.listing(folder)
-            if any(found.name == _INPUTS for found in listing):
+            there = self.files.sweep(folder)
+            if _INPUTS in there:
                 self.files.sweep(f"{folder}/{_INPUTS}")
-            if is_erased(listing):
+            if ERASED in there:
                 name = folder.partition("/")[2]
                 try:
                     erase(self.files, name)
