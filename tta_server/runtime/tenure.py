@@ -27,6 +27,7 @@ from tta_server.names import stream_of_domain
 from tta_server.runtime.commands.stream_commands import Commands
 from tta_server.runtime.result import result_of
 from tta_server.storage.keeper import Keeper
+from tta_server.storage.owners import Ownership
 from tta_server.storage.silence import Silence
 from tta_server.storage.store import Store
 from tta_server.telemetry.opener import straight_opener
@@ -89,6 +90,7 @@ class Tenure:
         self._held: dict[str, Hold] = {}
         self._coming: dict[str, asyncio.Future[None]] = {}
         self._going: dict[str, asyncio.Future[None]] = {}  # streams that are being handed over
+        self._promised: set[str] = set()  # streams that were just handed over
         self._seeing_off: set[asyncio.Future[None]] = set()
         self._asking: Counter[str] = Counter()  # how many wait for an answer of each stream
         self._silent_until_s: dict[str, float] = {}  # by address: so long it is not asked again
@@ -172,6 +174,8 @@ class Tenure:
             self._going[stream] = asyncio.ensure_future(self._give_up(self._held.pop(stream)))
         if stream in self._going:
             await asyncio.shield(self._going[stream])  # written to its end, whoever gives up waiting
+            self._promised.add(stream)
+            asyncio.get_running_loop().call_later(_ANSWER_FIRST_S, self._promised.discard, stream)
 
     async def _give_up(self, hold: Hold) -> None:
         """Write everything of a stream and know it no more; what cannot be written stays, until another has it."""
@@ -214,12 +218,23 @@ class Tenure:
 
     async def _acquire(self, stream: str) -> None:
         self._device.refuse_if_full()  # a server that stops takes no more streams
-        before = await self._ask_storage(self._store.owners.newest, stream)
+        before = await self._owner(stream)
         if before and before.address and before.replica != self._store.replica:
             await self._ask_for(stream, before.address)
         generation, there, domains = await self._ask_storage(self._store.take, stream)
         await self._run(lambda commands: commands.hold(stream, generation, there, domains))
         self._held[stream] = Hold(stream, generation)  # not looked at: its files may have been cleared away in between
+
+    async def _owner(self, stream: str) -> Ownership | None:
+        """Return whose a stream is; one that was just handed over is left, for a while, to whoever asked for it.
+
+        Else it would be taken back before that server is written down as its owner, and so is asked for its turn.
+        """
+        while (owner := await self._ask_storage(self._store.owners.newest, stream)) and stream in self._promised:
+            if owner.replica != self._store.replica:
+                break
+            await asyncio.sleep(_ANSWER_FIRST_S / 20)
+        return owner
 
     async def _ask_for(self, stream: str, address: str) -> None:
         """Have another server hand a stream over, unless it answers nobody: once one has waited in vain, none waits."""

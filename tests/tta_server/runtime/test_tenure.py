@@ -97,6 +97,39 @@ def test_what_is_written_is_known_no_more(server):
     assert server.device.told == [("hold", 1), ("park", 0), ("drop", 1), ("hold", 2)]
 
 
+def test_what_was_handed_over_is_not_taken_back_before_whoever_asked_has_had_it(server, tmp_path, monkeypatch):
+    other = Server(tmp_path, "b")
+
+    async def moved() -> None:
+        await server.answer()
+        monkeypatch.setattr(module, "_ANSWER_FIRST_S", PATIENCE_S)
+        await server.hand_over()
+        asked = asyncio.create_task(server.answer())
+        await asyncio.sleep(0.1)
+        assert not asked.done()
+        monkeypatch.setattr(module, "_ANSWER_FIRST_S", 0.02)  # and so is how often is looked
+        await other.answer()
+        assert await asked == "answered"
+
+    asyncio.run(moved())
+
+    assert [generation for what, generation in server.device.told if what == "hold"] == [1, 3]
+    assert other.device.told == [("hold", 2)]
+
+
+def test_what_was_handed_over_and_nobody_takes_is_taken_back(server, monkeypatch):
+    monkeypatch.setattr(module, "_ANSWER_FIRST_S", 0.05)
+
+    async def left() -> None:
+        await server.answer()
+        await server.hand_over()
+        assert await server.answer() == "answered"
+
+    asyncio.run(left())
+
+    assert server.device.told[-1] == ("hold", 2)
+
+
 def test_what_cannot_be_written_stays_until_another_has_it(server, tmp_path, monkeypatch):
     other = Server(tmp_path, "b")
 
