@@ -144,8 +144,8 @@ class Disk:
 
     def sweep(self, folder: str) -> list[str]:
         """Remove unfinished files, if nobody else can be at work on them; return the names of what else is there."""
-        with contextlib.suppress(FileNotFoundError):
-            names = os.listdir(self._root / folder)
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._root / folder) as entries:
+            names = [entry.name for entry in entries]
             unfinished = [name for name in names if name.endswith(_UNFINISHED)]
             for name in unfinished if self._alone else ():
                 self.remove(f"{folder}/{name}")
