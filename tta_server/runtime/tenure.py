@@ -228,7 +228,7 @@ class Tenure:
     async def _owner(self, stream: str) -> Ownership | None:
         """Return whose a stream is; one that was just handed over is left, for a while, to whoever asked for it.
 
-        Else it would be taken back before that server is written down as its owner, and so is asked for its turn.
+        Until that server has written itself down as the owner, this one would take it back without asking anybody.
         """
         while (owner := await self._ask_storage(self._store.owners.newest, stream)) and stream in self._promised:
             if owner.replica != self._store.replica:
