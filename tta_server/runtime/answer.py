@@ -6,6 +6,7 @@ import time
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from tta_server.errors import ClientGone
@@ -126,10 +127,7 @@ async def compare(served: Served, asked: Question, gone: Gone) -> tuple[int, lis
 
 async def _unless(hung_up: "asyncio.Future[object]", work: "Future[T]") -> T:
     """Return what `work` gives; if the caller hangs up before it has begun, drop it."""
-
-    def drop(_: "asyncio.Future[object]") -> None:
-        work.cancel()
-
+    drop = partial(_drop, work)
     hung_up.add_done_callback(drop)
     try:
         return await result_of(work)
@@ -139,6 +137,11 @@ async def _unless(hung_up: "asyncio.Future[object]", work: "Future[T]") -> T:
         raise
     finally:
         hung_up.remove_done_callback(drop)
+        del drop, work  # as `result_of` does
+
+
+def _drop(work: "Future[Any]", _hung_up: "asyncio.Future[object]") -> None:
+    work.cancel()
 
 
 def _expect_caller(hung_up: "asyncio.Future[object]") -> None:

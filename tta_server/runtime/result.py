@@ -52,4 +52,7 @@ async def result_of(work: "Future[T]") -> T:
         raise
     if work.cancelled():
         raise asyncio.CancelledError
-    return work.result()
+    try:
+        return work.result()
+    finally:
+        del work  # an error holds this frame, and through it would hold itself and whatever the request has sent

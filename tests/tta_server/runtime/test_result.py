@@ -5,6 +5,7 @@ import gc
 import threading
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -78,5 +79,31 @@ def test_nothing_is_left_for_the_collector():
     gc.disable()
     try:
         assert asyncio.run(ask())() is None
+    finally:
+        gc.enable()
+
+
+def test_an_error_holds_nothing_of_what_was_asked():
+    class Body:
+        pass
+
+    def fails(body: Body) -> None:
+        raise ValueError
+
+    async def ask(pool: ThreadPoolExecutor) -> weakref.ref[Body]:
+        body = Body()
+        held = weakref.ref(body)
+        work = pool.submit(fails, body)
+        del body
+        with suppress(ValueError):
+            await result_of(work)
+        del work
+        await asyncio.wrap_future(pool.submit(int))  # the thread holds the last that it did until there is more
+        return held
+
+    gc.disable()
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            assert asyncio.run(ask(pool))() is None
     finally:
         gc.enable()
