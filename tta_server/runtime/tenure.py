@@ -230,9 +230,8 @@ class Tenure:
 
         Until that server has written itself down as the owner, this one would take it back without asking anybody.
         """
-        while (owner := await self._ask_storage(self._store.owners.newest, stream)) and stream in self._promised:
-            if owner.replica != self._store.replica:
-                break
+        ask = partial(self._ask_storage, self._store.owners.newest, stream)
+        while (owner := await ask()) and owner.replica == self._store.replica and stream in self._promised:
             await asyncio.sleep(_ANSWER_FIRST_S / 20)
         return owner
 
