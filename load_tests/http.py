@@ -46,9 +46,9 @@ _IMAGES = 512  # more than a stream remembers, so that none is refused as a dupl
 _PHOTOGRAPH = 128  # pixels a side
 _PEERS = {"bare": "/", "litserve": "/predict", "mosec": "/inference"}
 _OURS: dict[str, tuple[str, dict[str, str]]] = {  # option: what the table calls it, and its settings of `model`
-    "torch": ("ours", {}),
-    "auto": ("ours in the faster memory format", {"memory_format": "auto"}),
-    "onnx": ("ours on ONNX Runtime", {"runtime": "onnx"}),
+    "default": ("ours", {}),
+    "torch": ("ours on torch", {"runtime": "torch"}),
+    "auto": ("ours on torch in the faster memory format", {"runtime": "torch", "memory_format": "auto"}),
 }
 _ASKED = {  # label: what requests to ours say
     "off": (b"X-Stream-Id: bench-off\r\n", False),
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m load_tests.http", description="Compare servers of one network.")
     parser.add_argument("--networks", nargs="+", default=["null", "glyphs"], help="null, glyphs, or folders of others")
-    parser.add_argument("--ours", nargs="+", default=["torch"], choices=_OURS, help="how it runs (default: torch)")
+    parser.add_argument("--ours", nargs="+", default=["default"], choices=_OURS, help="how it runs (default: as it comes)")
     parser.add_argument("--clients", type=int, default=16, help="requests under way (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="(default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of one turn (default: %(default)s)")

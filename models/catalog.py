@@ -10,9 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from tta_server.models.answering import Chosen, compare
+from tta_server.models.answering import Chosen
 from tta_server.models.arrange import MemoryFormat, NumberType, convert
 from tta_server.models.backbone import distance, random_images
+from tta_server.models.compare import compare
 from tta_server.models.freeze import tensors
 from tta_server.models.logits import Wanted
 from tta_server.models.onnx_file import SUFFIX

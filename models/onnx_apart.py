@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from tta_server.models.onnx_export import Graphs, graphs
+from tta_server.models.onnx_export import graphs
+from tta_server.models.onnx_graphs import Graphs
 from tta_server.models.reason import reason
 from tta_server.models.torch_backbone import TorchBackbone
 

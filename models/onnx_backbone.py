@@ -1,8 +1,7 @@
 """A backbone that answers through ONNX Runtime, and leaves to torch what only torch can do."""
 
 import copy
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -23,10 +22,9 @@ from tta_server.models.onnx_export import (
     IMAGES,
     LOGITS,
     STYLE,
-    Graphs,
-    graphs,
     replaceable,
 )
+from tta_server.models.onnx_graphs import Graph, Graphs
 from tta_server.models.onnx_session import OnnxSession
 from tta_server.models.reason import reason
 from tta_server.models.torch_backbone import TorchBackbone
@@ -43,33 +41,22 @@ class OnnxBackbone:
 
     There are three graphs: the source, folded; its beginning, as far as styles need it; and one whose normalisation
     layers are inputs. Streams that share a forward take turns in it, so that each has the bits that it has alone.
-
-    Attributes:
-        rows: How many images a graph takes at once; torch takes others.
     """
 
-    def __init__(
-        self,
-        backbone: TorchBackbone,
-        layers: Sequence[str] = (),
-        exporter: Callable[[TorchBackbone, Sequence[str]], Graphs] = graphs,
-    ) -> None:
-        """Export `backbone` and compare the two.
+    def __init__(self, backbone: TorchBackbone, graphs: Graphs) -> None:
+        """Load the graphs and compare the two.
 
         Args:
             backbone: The network, as torch runs it.
-            layers: Normalisation layers whose style will be asked for.
-            exporter: Makes the graphs of them.
+            graphs: As ONNX Runtime is to run it.
 
         Raises:
-            ValueError: If a package is missing, the network cannot be exported, or answers are too far apart.
+            ValueError: If a package is missing, the graphs are not of this network, or answers are too far apart.
         """
-        self.rows = range(sys.maxsize)
         self._torch = backbone
-        self._layers = tuple(layers)
-        made = exporter(backbone, layers)
-        self._source, self._streams = (OnnxSession(graph, backbone.device) for graph in (made.source, made.streams))
-        self._styles = OnnxSession(made.styles, backbone.device) if made.styles else None
+        self._layers = graphs.layers
+        self._source, self._streams = (self._session(graph) for graph in (graphs.source, graphs.streams))
+        self._styles = self._session(graphs.styles) if graphs.styles else None
         self._inputs = replaceable(backbone)
         self._stacks = backbone.stacks(self._inputs)
         self._check()
@@ -111,7 +98,7 @@ class OnnxBackbone:
 
     def forward(self, x: Tensor, overrides: Tensors = EMPTY, statistics: Statistics = "stored") -> Output:
         """Run the network on `x` (N, C, H, W) with some of its tensors replaced; see `Backbone.forward`."""
-        if statistics != "stored" or not self._takes(x, len(x), overrides):
+        if statistics != "stored" or not self._takes(x, overrides):
             return self._torch.forward(x, overrides, statistics)
         self._torch.check(x, overrides)
         session = self._streams if overrides else self._source
@@ -124,7 +111,7 @@ class OnnxBackbone:
 
     def forward_stacked(self, xs: Tensor, overrides: Tensors = EMPTY, statistics: Statistics = "stored") -> Output:
         """Run the network on images (S, N, C, H, W) of S streams; see `TorchBackbone.forward_stacked`."""
-        if statistics != "stored" or not self._takes(xs, xs.shape[1], overrides):
+        if statistics != "stored" or not self._takes(xs, overrides):
             return self._torch.forward_stacked(xs, overrides, statistics)
         own = ({name: tensor[i] for name, tensor in overrides.items()} for i in range(len(xs)))
         outputs = [self.forward(x, state) for x, state in zip(xs, own, strict=True)]
@@ -132,8 +119,6 @@ class OnnxBackbone:
 
     def styles(self, x: Tensor, layers: Sequence[str], answer: bool = True) -> tuple[Tensor, Output | None]:
         """Return the style of images as the frozen network sees them; see `Backbone.styles`."""
-        if len(x) not in self.rows:
-            return self._torch.styles(x, layers, answer)
         if tuple(layers) != self._layers or not self._styles:
             return self._torch.styles(x, layers, answer=False)[0], self.forward(x) if answer else None
         self._torch.check(x, EMPTY)
@@ -158,12 +143,19 @@ class OnnxBackbone:
         """Compute the sha256 of torch's weights as they are now; see `Backbone.digest`."""
         return self._torch.digest()
 
-    def _takes(self, x: Tensor, rows: int, overrides: Tensors) -> bool:
-        """Return whether a graph can answer a call with stored statistics, of so many images of each stream."""
+    def _session(self, graph: Graph) -> OnnxSession:
+        try:
+            lacks = graph.lacks(self._torch)
+        except KeyError as missing:
+            raise ValueError(f"the ONNX graphs are of another network: this one has no tensor {missing}") from missing
+        return OnnxSession(graph.file, self.device, lacks)
+
+    def _takes(self, x: Tensor, overrides: Tensors) -> bool:
+        """Return whether a graph can answer a call with stored statistics."""
         if torch._C._are_functorch_transforms_active():  # inside `vmap` tensors have no memory of their own
             return False
         learnt = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *overrides.values()))
-        return not learnt and rows in self.rows and overrides.keys() <= self._inputs.keys()
+        return not learnt and overrides.keys() <= self._inputs.keys()
 
     def _check(self) -> None:
         """Compare the runtimes as the source and with tensors that have moved."""
@@ -176,12 +168,11 @@ class OnnxBackbone:
             for overrides in (EMPTY, moved):
                 x = random_images(self, rows)
                 try:
-                    found = self.forward(x, overrides)
+                    apart = distance(self.forward(x, overrides), self._torch.forward(x, overrides))
                 except Exception as error:  # ONNX Runtime has classes of its own
                     raise ValueError(
                         f"network '{self.spec.name}' does not run on ONNX Runtime: {reason(error, 300)}"
                     ) from error
-                apart = distance(found, self._torch.forward(x, overrides))
                 if not apart <= MOST_APART:
                     raise ValueError(
                         f"network '{self.spec.name}' answers otherwise on ONNX Runtime: {apart:.1e} of its largest "

@@ -4,16 +4,17 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tta_server.models.backbone import Tensors, random_images
+from tta_server.models.onnx_graphs import Graph, Graphs, Weight, serialised, take_weights
 from tta_server.models.onnx_session import library
 from tta_server.models.preprocess import Preprocess
 from tta_server.models.reason import reason
@@ -27,28 +28,14 @@ KEY = "tta_server"
 """Under which a file's metadata hold what this server knows of it, as JSON."""
 
 _TALKATIVE = "torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript", "onnx_ir"
-_MOST_BYTES = 2**31 - 1  # of one protobuf message
-
-
-class Graphs(NamedTuple):
-    """The graphs that answer for a network, as ONNX files.
-
-    Attributes:
-        source: The frozen network, with styles if layers are named.
-        streams: The network whose normalisation layers are inputs.
-        styles: The beginning of the frozen network, as far as styles need it; None if no layers are named.
-    """
-
-    source: bytes
-    streams: bytes
-    styles: bytes | None
 
 
 def graphs(backbone: TorchBackbone, layers: Sequence[str] = ()) -> Graphs:
     """Return the graphs that answer for a network; see `export`."""
     model = export(backbone, layers)
-    beginning = serialised(styles_only(model)) if layers else None
-    return Graphs(serialised(source_only(model)), serialised(streams_only(model)), beginning)
+    taken = take_weights(model, backbone)
+    source, streams = (_graph(cut, taken) for cut in (source_only(model), streams_only(model)))
+    return Graphs(source, streams, _graph(styles_only(model), taken) if layers else None, tuple(layers))
 
 
 def export(backbone: TorchBackbone, layers: Sequence[str] = ()) -> Any:  # noqa: ANN401
@@ -91,6 +78,7 @@ def export(backbone: TorchBackbone, layers: Sequence[str] = ()) -> Any:  # noqa:
             said = said.partition(inner)[0]
         name = backbone.spec.name
         raise ValueError(f"network '{name}' cannot be exported to ONNX: {said}; use runtime torch") from error
+    _forget(model)
     _hold(onnx, model, overrides)
     return model
 
@@ -114,18 +102,6 @@ def streams_only(model: Any) -> Any:  # noqa: ANN401
     alone.CopyFrom(model)
     del alone.graph.output[2:]
     return alone
-
-
-def serialised(model: Any) -> bytes:  # noqa: ANN401
-    """Return a model as bytes.
-
-    Raises:
-        ValueError: If it is larger than an ONNX file can be.
-    """
-    if model.ByteSize() > _MOST_BYTES:
-        raise ValueError(f"the ONNX graph has {model.ByteSize()} bytes, more than one file can hold; use runtime torch")
-    data: bytes = model.SerializeToString()
-    return data
 
 
 def replaceable(backbone: TorchBackbone) -> dict[str, Tensor]:
@@ -182,6 +158,17 @@ def _check(backbone: TorchBackbone) -> None:
     types = {tensor.dtype for tensor in backbone.weights().values()}
     if types - {torch.float32}:
         raise ValueError(f"network '{backbone.spec.name}' cannot be exported to ONNX: it is not all of float32")
+
+
+def _graph(model: Any, taken: Mapping[str, Weight]) -> Graph:  # noqa: ANN401
+    return Graph(serialised(model), {one.name: taken[one.name] for one in model.graph.initializer if one.name in taken})
+
+
+def _forget(model: Any) -> None:  # noqa: ANN401
+    """Remove where the exporter found each step: lines of source code, and paths of this machine."""
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
+        del part.metadata_props[:]
 
 
 def _hold(onnx: Any, model: Any, defaults: Tensors) -> None:  # noqa: ANN401

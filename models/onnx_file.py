@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tta_server.models.head import LastLayer
-from tta_server.models.onnx_export import KEY, serialised
+from tta_server.models.onnx_export import KEY
+from tta_server.models.onnx_graphs import serialised
 from tta_server.models.onnx_session import OnnxSession, library
 from tta_server.models.origin import Origin, own_weights
 from tta_server.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess

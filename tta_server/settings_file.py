@@ -65,7 +65,7 @@ def add_model_options(parser: argparse.ArgumentParser, positional: bool = False,
 
 def add_runtime_option(parser: argparse.ArgumentParser) -> None:
     """Add the option that says what answers, to a command that has a model answer as a server does."""
-    parser.add_argument(f"--{_RUNTIME}", help="torch, onnx, or auto, the faster one here (default: torch)")
+    parser.add_argument(f"--{_RUNTIME}", help="torch, onnx, or auto, which goes by the bundle (default: auto)")
 
 
 def _mapping(typed: str) -> dict[str, Any]:

@@ -41,9 +41,10 @@ class ModelSettings(Section):
     classes: int | None = Field(None, ge=2, description="Number of classes; the architecture's when empty.")
     head: str = Field("", description="Path of the layer that makes the logits; when empty the one that is seen to.")
     runtime: Literal["torch", "onnx", "auto"] = Field(
-        "torch",
-        description="What answers: 'torch', 'onnx' (ONNX Runtime), or 'auto', the faster of both on this machine. What "
-        "learns is torch. The last two need the extra 'onnx' or 'onnx-gpu', and start seconds later.",
+        "auto",
+        description="What answers: 'torch', 'onnx' (ONNX Runtime), or 'auto': ONNX Runtime on a CPU, where it is "
+        "installed and the bundle has graphs for it. What learns is torch. With 'onnx' and without graphs the server "
+        "makes some at its start, which takes seconds and the extra 'onnx' or 'onnx-gpu'.",
     )
     device: str = Field("auto", description="'cpu', 'cuda', 'cuda:1', or 'auto': the first GPU if there is one.")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(

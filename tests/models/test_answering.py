@@ -1,20 +1,23 @@
-"""Who answers: what was asked for, or the faster of both, and why."""
+"""What answers for a network: what was asked for, or what the bundle is made for, and why."""
 
-from functools import cache
+import importlib
 
 import pytest
 import torch
+import torchvision
+from torch import nn
 
-from tests.models.small import SHAPE, small
-from tta_server.models import EMPTY, TorchBackbone
+from tests.models.small import SHAPE, images, small
+from tests.networks import reference_network
+from tta_server.models import TorchBackbone
 from tta_server.models import answering as module
 from tta_server.models.answering import answering
-from tta_server.models.onnx_backbone import OnnxBackbone
-from tta_server.models.onnx_export import IMAGES, graphs
-from tta_server.models.onnx_session import OnnxSession
+from tta_server.models.backbone import distance
+from tta_server.models.onnx_backbone import MOST_APART, OnnxBackbone
+from tta_server.models.onnx_export import graphs
+from tta_server.models.onnx_graphs import Graphs
 
 LAYERS = ("bn",)
-EXPORTED = cache(graphs)  # `test_onnx_apart.py` shows that another process exports the same
 
 
 @pytest.fixture(scope="module")
@@ -23,66 +26,91 @@ def torchs() -> TorchBackbone:
 
 
 @pytest.fixture(scope="module")
-def onnx(torchs: TorchBackbone) -> OnnxBackbone:
-    return OnnxBackbone(torchs)
+def made(torchs: TorchBackbone) -> Graphs:
+    return graphs(torchs, LAYERS)
+
+
+@pytest.fixture
+def exports(made, monkeypatch) -> list[tuple[object, ...]]:
+    """What was exported since; `test_onnx_apart.py` tells how."""
+    heard: list[tuple[object, ...]] = []
+    monkeypatch.setattr(module, "graphs_apart", lambda *given: heard.append(given) or made)
+    return heard
+
+
+@pytest.mark.parametrize("runtime", ["auto", "onnx"])
+def test_graphs_of_the_bundle_answer_and_nothing_is_exported(runtime, torchs, made, exports):
+    found = answering(torchs, runtime, made)
+
+    assert found.remark.startswith("onnx: ONNX Runtime")
+    assert isinstance(found.backbone, OnnxBackbone)
+    assert exports == []
+
+
+def test_without_graphs_auto_is_torch_and_onnx_exports(torchs, exports):
+    auto, onnx = (answering(torchs, runtime, None, LAYERS) for runtime in ("auto", "onnx"))
+
+    assert auto.backbone is torchs
+    assert auto.remark.startswith("torch: the bundle has no ONNX graphs; 'tta-server calibrate' makes them")
+    assert onnx.remark.startswith("onnx: ONNX Runtime")
+    assert exports == [(torchs, LAYERS)]
+
+
+def test_torch_is_torch_whatever_there_is(torchs, made):
+    assert answering(torchs, "torch", made) == (torchs, "torch")
+
+
+def test_auto_leaves_other_devices_to_torch(torchs, made, monkeypatch):
+    monkeypatch.setattr(torchs, "device", torch.device("cuda", 0))
+
+    found = answering(torchs, "auto", made)
+
+    assert found == (torchs, "torch: ONNX Runtime is taken on a CPU alone, unless model.runtime is onnx")
+
+
+def doubled() -> nn.Module:
+    network = small()
+    with torch.no_grad():
+        next(network.parameters()).mul_(2)
+    return network
 
 
 @pytest.mark.parametrize(
-    ("shares", "remark", "rows"),
+    ("network", "why"),
     [
-        ((0.5, 0.9), "onnx: ONNX Runtime", {1, 3, 4, 32}),
-        ((1.2, 1.1), "torch: ONNX Runtime takes 1.20 of torch's time of 1 image and 1.10 of 8", set()),
-        ((0.8, 1.1), "onnx for fewer than 4 images, else torch", {1, 3}),
-        ((1.1, 0.8), "onnx for at least 4 images, else torch", {4, 32}),
+        (doubled, "network 'other' answers otherwise on ONNX Runtime"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), "network 'other' does not run on ONNX Runtime"),
+        (reference_network, "the ONNX graphs are of another network: this one has no tensor "),
     ],
 )
-def test_auto_takes_the_faster_for_each_number_of_images_and_says_so(shares, remark, rows, torchs, monkeypatch):
-    monkeypatch.setattr(
-        module, "compare", lambda _one, _other, numbers: dict(zip((1, 8), shares, strict=True))[numbers[0]]
-    )
-    monkeypatch.setattr(module, "graphs_apart", EXPORTED)
+def test_what_onnx_runtime_cannot_do_auto_leaves_to_torch_and_says_so(network, why, made):
+    if network is reference_network:
+        made = graphs(TorchBackbone(torchvision.models.resnet18(num_classes=4), SHAPE))
+    other = TorchBackbone(network(), SHAPE, name="other")
 
-    found = answering(torchs, "auto", LAYERS)
+    found = answering(other, "auto", made)
 
-    assert found.remark.startswith(remark)
-    ran = set()
-    monkeypatch.setattr(OnnxSession, "run", recorded(ran, OnnxSession.run))
-    for count in (1, 3, 4, 32):
-        x = torch.rand(count, *SHAPE)
-        expected, (styles, answer) = torchs.forward(x), found.backbone.styles(x, LAYERS)
-        for output in (found.backbone.forward(x), answer):
-            torch.testing.assert_close(output.logits, expected.logits)
-        torch.testing.assert_close(styles, torchs.styles(x, LAYERS)[0])
-        stacked = found.backbone.forward_stacked(x[None].expand(2, -1, -1, -1, -1), EMPTY)
-        torch.testing.assert_close(stacked.logits[1], expected.logits)
-    assert ran == rows
+    assert found.backbone is other
+    assert found.remark.startswith(f"torch: {why}")
+    with pytest.raises(ValueError, match=f"^{why}"):
+        answering(other, "onnx", made)
 
 
-def recorded(ran, run):
-    """Return `run` that notes how many images a session was given."""
+def test_without_the_package_auto_is_torch_and_says_what_to_install(torchs, made, monkeypatch):
+    def gone(name: str) -> None:
+        raise ImportError(name)
 
-    def noted(session, inputs, *given, **named):
-        ran.add(len(inputs[IMAGES]))
-        return run(session, inputs, *given, **named)
+    monkeypatch.setattr(importlib, "import_module", gone)
 
-    return noted
+    found = answering(torchs, "auto", made)
 
-
-def test_what_onnx_runtime_cannot_do_torch_does_if_it_may(torchs, monkeypatch):
-    def refuse(*_: object) -> None:
-        raise ValueError("no such operator")
-
-    monkeypatch.setattr(module, "OnnxBackbone", refuse)
-
-    assert answering(torchs, "auto") == (torchs, "torch: no such operator")
-    assert answering(torchs, "torch") == (torchs, "torch")
-    with pytest.raises(ValueError, match="no such operator"):
-        answering(torchs, "onnx")
+    assert found.backbone is torchs
+    assert found.remark.startswith("torch: ONNX needs onnxruntime; install tta-server[onnx]")
 
 
-def test_the_times_of_both_are_taken_from_the_source_and_a_stream(torchs, onnx, monkeypatch):
-    ways = []
-    monkeypatch.setattr(module, "_timed", lambda made: ways.append([way() for way in made]) or [1.0, 4.0])
+def test_the_graphs_say_the_styles_of_the_layers_that_they_were_made_for(torchs, made):
+    found, x = answering(torchs, "auto", made).backbone, images(5)
+    (styles, answer), (expected, expected_answer) = (each.styles(x, LAYERS) for each in (found, torchs))
 
-    assert module.compare(onnx, torchs, [1, 8]) == pytest.approx(0.25)
-    assert len(ways) == 4
+    torch.testing.assert_close(styles, expected)
+    assert distance(answer, expected_answer) <= MOST_APART

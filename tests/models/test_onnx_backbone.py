@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from collections.abc import Sequence
 from functools import cache
 
 import pytest
@@ -52,7 +53,11 @@ def made(name: str) -> tuple[TorchBackbone, OnnxBackbone, list[str]]:
     torch.manual_seed(0)
     network, layers = NETWORKS[name]()
     backbone = TorchBackbone(network, (3, 32, 32), name=name)
-    return backbone, OnnxBackbone(backbone, layers), layers
+    return backbone, exported(backbone, layers), layers
+
+
+def exported(backbone: TorchBackbone, layers: Sequence[str] = ()) -> OnnxBackbone:
+    return OnnxBackbone(backbone, graphs(backbone, layers))
 
 
 def asked(monkeypatch: pytest.MonkeyPatch, backbone: TorchBackbone) -> list[str]:
@@ -195,7 +200,7 @@ class Half(Otherwise):
 )
 def test_a_network_that_would_answer_otherwise_is_refused(kind, message, capsys):
     with pytest.raises(ValueError, match=message) as refused:
-        OnnxBackbone(TorchBackbone(kind(), SHAPE))
+        exported(TorchBackbone(kind(), SHAPE))
 
     assert "\n" not in str(refused.value)
     assert "".join(capsys.readouterr()) == ""
@@ -204,7 +209,7 @@ def test_a_network_that_would_answer_otherwise_is_refused(kind, message, capsys)
 def test_the_exporter_says_nothing_in_the_log_of_a_server(caplog):
     caplog.set_level("INFO")
 
-    OnnxBackbone(TorchBackbone(small(), SHAPE))
+    exported(TorchBackbone(small(), SHAPE))
 
     assert caplog.text == ""
 
@@ -217,7 +222,7 @@ def test_a_missing_package_is_named_with_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib, "import_module", gone)
 
     with pytest.raises(ValueError, match=r"ONNX needs onnxscript; install tta-server\[onnx\]"):
-        OnnxBackbone(backbone)
+        exported(backbone)
 
 
 def test_every_input_of_the_graph_moves_the_answer():
@@ -233,8 +238,9 @@ def test_every_input_of_the_graph_moves_the_answer():
 
 
 def test_a_session_does_not_keep_the_file_that_it_was_made_of():
-    graph = graphs(TorchBackbone(reference_network(), SHAPE)).source
-    before = sys.getrefcount(graph)
-    session = OnnxSession(graph, torch.device("cpu"))
+    backbone = TorchBackbone(reference_network(), SHAPE)
+    graph = graphs(backbone).source
+    before = sys.getrefcount(graph.file)
+    session = OnnxSession(graph.file, torch.device("cpu"), graph.lacks(backbone))
 
-    assert (sys.getrefcount(graph), session.device.type) == (before, "cpu")
+    assert (sys.getrefcount(graph.file), session.device.type) == (before, "cpu")

@@ -1,6 +1,5 @@
 """Files of TorchScript and torch.export: served as they are, or refused in one line."""
 
-import re
 import warnings
 from pathlib import Path
 
@@ -73,20 +72,18 @@ def test_what_needs_no_statistics_is_served_and_the_rest_refused(model):
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pt2"])
-def test_on_onnx_runtime_an_exported_program_answers_and_a_traced_one_is_left_to_torch(tmp_path, suffix, monkeypatch):
-    monkeypatch.setattr("tta_server.models.answering.compare", lambda *_: 0.5)
+def test_on_onnx_runtime_an_exported_program_answers_and_a_traced_one_is_refused(tmp_path, suffix):
     network = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.Flatten(), nn.Linear(256, 10))
     backbone = load(saved(tmp_path, suffix, network), custom=SMALL).backbone
 
-    chosen = answering(backbone, "auto")
-
     if suffix == ".pt2":
+        chosen = answering(backbone, "onnx")
         assert chosen.remark.startswith("onnx: ONNX Runtime")
         assert_close(chosen.backbone.forward(X).logits, network(X), atol=1e-5, rtol=1e-4)
     else:
-        assert chosen.backbone is backbone
-        said = chosen.remark  # of "onnx" it is the refusal
-        assert re.match(r"torch: network 'mine' cannot be exported to ONNX: .{1,100}; use runtime torch$", said)
+        said = r"^network 'mine' cannot be exported to ONNX: .{1,100}; use runtime torch$"
+        with pytest.raises(ValueError, match=said):
+            answering(backbone, "onnx")
 
 
 def test_other_files_and_wishes_are_refused_in_one_line(path, tmp_path):

@@ -17,6 +17,7 @@ from tta_server.calibrate.bundle import Sizes, calibrate
 from tta_server.calibrate.null import Windows
 from tta_server.calibrate.progress import Progress
 from tta_server.calibrate.source_data import read
+from tta_server.calibrate.with_graphs import with_graphs
 from tta_server.guard.lacking import lacking, sentences
 from tta_server.models import Reference, glyphs
 from tta_server.models.reference import beside
@@ -42,6 +43,7 @@ _PARTS = {
     "null_moments": "mean and deviation of each drift score without drift",
     "style": "space in which domains are told apart",
     "statistics": "how much of the source's normalisation statistics stays",
+    "onnx": "the network for ONNX Runtime (model.runtime)",
 }
 
 
@@ -84,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )
     parser.add_argument("--without-vida", action="store_true", help="do not train adapters for 'vida'")
+    parser.add_argument("--without-onnx", action="store_true", help="make no graphs for ONNX Runtime")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -115,6 +118,8 @@ def run(options: argparse.Namespace) -> int:
             sizes=Sizes(windows=Windows(forward_images=options.forward_images), forward=options.batch),
             methods=[m for m in registered() if not (m.name == "vida" and options.without_vida)],
         )
+        if not options.without_onnx:
+            reference = with_graphs(reference, model.backbone, told)
     reference = replace(reference, about={**reference.about, "model": model.backbone.spec.name})
     reference.save(out)
     for remark in data.remarks:

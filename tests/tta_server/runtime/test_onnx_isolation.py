@@ -5,6 +5,7 @@ from hypothesis import HealthCheck, settings
 from tests.tta_server.runtime.fakes import BlindToWhite, tiny
 from tests.tta_server.runtime.test_isolation import Server
 from tta_server.models.onnx_backbone import OnnxBackbone
+from tta_server.models.onnx_export import graphs
 
 
 class OnnxServer(Server):
@@ -18,4 +19,5 @@ class TestOnnxServer(OnnxServer.TestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        OnnxServer.answers = OnnxBackbone(tiny(BlindToWhite))
+        network = tiny(BlindToWhite)
+        OnnxServer.answers = OnnxBackbone(network, graphs(network))

@@ -30,6 +30,7 @@ from tta_server.adapters import State, Step
 from tta_server.errors import BadRequest, Overloaded, TTAError
 from tta_server.models import Backbone, Output, TorchBackbone
 from tta_server.models.onnx_backbone import OnnxBackbone
+from tta_server.models.onnx_export import graphs
 from tta_server.runtime.job import HOME
 from tta_server.streams.ledger import Label
 
@@ -194,7 +195,7 @@ def test_weights_that_the_digest_covers_are_not_asked_for_answers_as_well(monkey
 
 @pytest.mark.parametrize("graph", ["_source", "_streams"])
 def test_damage_to_a_graph_is_seen_though_torchs_weights_are_whole(graph, monkeypatch):
-    onnx = OnnxBackbone(tiny())
+    onnx = OnnxBackbone(tiny(), graphs(tiny()))
     subject = wired(backbone=tiny(), answers=onnx)
     subject.worker.warm_up(8)
     assert subject.worker.damage() == ""
