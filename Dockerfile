@@ -36,8 +36,8 @@ COPY README.md LICENSE ./
 COPY models models
 COPY adapters adapters
 COPY tta_server tta_server
-# Of the optional parts (pyproject.toml), those that the server is to have: EXTRAS=s3,timm.
-ARG EXTRAS=s3
+# Of the optional parts (pyproject.toml), those that the server is to have: EXTRAS=s3,onnx,timm.
+ARG EXTRAS=s3,onnx
 RUN pip install ".${EXTRAS:+[$EXTRAS]}" && pip check
 # One prediction of the embedded model: an image that cannot answer is not built.
 RUN cd / && python -c "import torch; from tta_server import models; print(models.load('glyphs').backbone.forward(torch.rand(1, 3, 32, 32)).logits.argmax())"

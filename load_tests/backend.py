@@ -3,15 +3,14 @@
     python -m load_tests.backend --models glyphs resnet18 --batches 1 8 32 --threads 1 2
     python -m load_tests.backend --agree
 
-Ratios are of pairs, each right after torch's forward with the same tensors replaced or none, in turn. The server's own
-choice, `model.runtime: auto`, is made for each number of threads, and compared with the faster of both.
+Ratios are of pairs, each right after torch's forward with the same tensors replaced or none, in turn.
 """
 
 import argparse
 import copy
 import gc
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,18 +19,17 @@ from load_tests.cases import Network, network
 from load_tests.clock import Run, alternate, clock_for, quantile, spread
 from load_tests.machine import describe, load_average
 from tta_server.adapters import create
-from tta_server.models import EMPTY, Output, TorchBackbone
-from tta_server.models.answering import answering
-from tta_server.models.onnx_backbone import MOST_APART, OnnxBackbone, distance
+from tta_server.models import EMPTY, Output
+from tta_server.models.onnx_backbone import MOST_APART, distance
 from tta_server.models.onnx_export import (
     FEATURES,
     IMAGES,
     LOGITS,
     export,
     replaceable,
-    serialised,
     source_only,
 )
+from tta_server.models.onnx_graphs import serialised
 from tta_server.models.onnx_session import OnnxSession
 
 _MODELS = (
@@ -62,15 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{name}: apart {source:.1e} as the source, {learnt:.1e} after three steps of TENT", flush=True)
         if not options.agree:
             print("\n| threads | batch | torch, ms |", " | ".join(_WAYS), "|\n|---|---|---|" + "---|" * len(_WAYS))
-            chosen = []
             for threads in options.threads:
                 torch.set_num_threads(threads)
-                sessions, shares = _sessions(model), dict[int, list[float]]()
+                sessions = _sessions(model)
                 for batch in net.batches:
-                    row, shares[batch] = _row(net, sessions, batch, options.seconds)
-                    print(f"| {threads} | {batch} |", row, flush=True)
-                chosen.append(f"auto, {threads} threads: {_auto(net.backbone, shares)}")
-            print("\n" + "\n".join(chosen) + "\n")
+                    print(f"| {threads} | {batch} |", _row(net, sessions, batch, options.seconds), flush=True)
+            print()
         del net, model, sessions
         gc.collect()
     return int(far > 0)
@@ -107,23 +102,8 @@ def _agree(net: Network, sessions: tuple[OnnxSession, OnnxSession]) -> tuple[flo
     return distance(found[0], backbone.forward(x)), distance(found[1], adapter.predict(backbone, state, x))
 
 
-def _auto(backbone: TorchBackbone, shares: Mapping[int, list[float]]) -> str:
-    """Return what the server takes by itself, and what it loses at most.
-
-    Args:
-        backbone: The network.
-        shares: Of torch's time that ONNX Runtime takes, by number of images.
-    """
-    found = answering(backbone, "auto")
-    onnx = found.backbone.rows if isinstance(found.backbone, OnnxBackbone) else range(0)
-    worst = max(max(own) if batch in onnx else 1 / min(own) for batch, own in shares.items())
-    return f"{found.remark}; at most {max(worst - 1, 0):.0%} slower than the other"
-
-
-def _row(
-    net: Network, sessions: tuple[OnnxSession, OnnxSession], batch: int, budget_s: float
-) -> tuple[str, list[float]]:
-    """Return a row of the table, and the shares of torch's time that ONNX Runtime takes."""
+def _row(net: Network, sessions: tuple[OnnxSession, OnnxSession], batch: int, budget_s: float) -> str:
+    """Return a row of the table."""
     backbone = net.backbone
     x = torch.rand(batch, *backbone.spec.input_shape)
     norms = {name: tensor.clone() for name, tensor in replaceable(backbone).items()}
@@ -137,8 +117,7 @@ def _row(
     print(f"{net.name}, batch {batch}", file=sys.stderr)
     pairs = [alternate(one, other, clock_for(torch.device("cpu")), 40, budget_s) for one, other in ways]
     middle = 1000 * quantile(pairs[1].plain_s, 0.5)
-    shares = [quantile(each.ratios, 0.5) for each in pairs[1:]]
-    return " | ".join([f"{middle:.1f}", *(spread(each.ratios) for each in pairs)]) + " |", shares
+    return " | ".join([f"{middle:.1f}", *(spread(each.ratios) for each in pairs)]) + " |"
 
 
 def _plain(module: torch.nn.Module, x: Tensor) -> object:

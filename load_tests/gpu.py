@@ -27,6 +27,7 @@ from load_tests.clock import Run, alternate, clock_for, spread
 from load_tests.machine import describe, load_average
 from tta_server.models import TorchBackbone
 from tta_server.models.onnx_backbone import OnnxBackbone
+from tta_server.models.onnx_export import graphs
 
 _STEPS = 3
 _AGREE = 1e-3  # of the logits' scale: other kernels sum in another order
@@ -181,7 +182,7 @@ def _ways(plain: torch.nn.Module, backbone: TorchBackbone) -> dict[str, Callable
         "bfloat16, channels last": lambda x: _plain(both, x.bfloat16().to(memory_format=last)),
     }
     try:
-        answers = OnnxBackbone(backbone)
+        answers = OnnxBackbone(backbone, graphs(backbone))
     except ValueError as error:
         print(f"ONNX Runtime is left out: {error}", file=sys.stderr)
     else:

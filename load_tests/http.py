@@ -93,7 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m load_tests.http", description="Compare servers of one network.")
     parser.add_argument("--networks", nargs="+", default=["null", "glyphs"], help="null, glyphs, or folders of others")
-    parser.add_argument("--ours", nargs="+", default=["default"], choices=_OURS, help="how it runs (default: as it comes)")
+    parser.add_argument(
+        "--ours", nargs="+", default=["default"], choices=_OURS, help="how it runs (default: as it comes)"
+    )
     parser.add_argument("--clients", type=int, default=16, help="requests under way (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="(default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of one turn (default: %(default)s)")

@@ -40,7 +40,8 @@ class OnnxBackbone:
     """Answer with stored statistics through ONNX Runtime; batch statistics, gradients and other weights are torch's.
 
     There are three graphs: the source, folded; its beginning, as far as styles need it; and one whose normalisation
-    layers are inputs. Streams that share a forward take turns in it, so that each has the bits that it has alone.
+    layers are inputs. Streams that share a forward take turns in it, so that each has the bits that it has alone; and
+    one that has learnt nothing has those of the source.
     """
 
     def __init__(self, backbone: TorchBackbone, graphs: Graphs) -> None:
@@ -101,8 +102,10 @@ class OnnxBackbone:
         if statistics != "stored" or not self._takes(x, overrides):
             return self._torch.forward(x, overrides, statistics)
         self._torch.check(x, overrides)
-        session = self._streams if overrides else self._source
-        logits, features = session.run({IMAGES: x, **overrides}, _ANSWER)
+        if self._are_the_sources(overrides):
+            logits, features = self._source.run({IMAGES: x}, _ANSWER)
+        else:
+            logits, features = self._streams.run({IMAGES: x, **overrides}, _ANSWER)
         return Output(logits, features)
 
     def stacks(self, overrides: Iterable[str]) -> bool:
@@ -149,6 +152,9 @@ class OnnxBackbone:
         except KeyError as missing:
             raise ValueError(f"the ONNX graphs are of another network: this one has no tensor {missing}") from missing
         return OnnxSession(graph.file, self.device, lacks)
+
+    def _are_the_sources(self, overrides: Tensors) -> bool:
+        return all(torch.equal(tensor, self._inputs[name]) for name, tensor in overrides.items())
 
     def _takes(self, x: Tensor, overrides: Tensors) -> bool:
         """Return whether a graph can answer a call with stored statistics."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tta_server.models.backbone import Tensors, random_images
-from tta_server.models.onnx_graphs import Graph, Graphs, Weight, serialised, take_weights
+from tta_server.models.onnx_graphs import Absent, Graph, Graphs, serialised, take_weights
 from tta_server.models.onnx_session import library
 from tta_server.models.preprocess import Preprocess
 from tta_server.models.reason import reason
@@ -160,7 +160,7 @@ def _check(backbone: TorchBackbone) -> None:
         raise ValueError(f"network '{backbone.spec.name}' cannot be exported to ONNX: it is not all of float32")
 
 
-def _graph(model: Any, taken: Mapping[str, Weight]) -> Graph:  # noqa: ANN401
+def _graph(model: Any, taken: Mapping[str, Absent]) -> Graph:  # noqa: ANN401
     return Graph(serialised(model), {one.name: taken[one.name] for one in model.graph.initializer if one.name in taken})
 
 

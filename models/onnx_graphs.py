@@ -19,8 +19,8 @@ _MOST_BYTES = 2**31 - 1  # of one protobuf message
 _LEAST_BYTES = 1024  # a smaller tensor stays in the file
 
 
-class Weight(NamedTuple):
-    """A tensor of the network, as a graph has it.
+class Absent(NamedTuple):
+    """A tensor of the network that was taken out of a graph.
 
     Attributes:
         name: Its name in the network.
@@ -40,7 +40,7 @@ class Graph(NamedTuple):
     """
 
     file: bytes
-    weights: Mapping[str, Weight]
+    weights: Mapping[str, Absent]
 
     def lacks(self, backbone: Backbone) -> dict[str, Tensor]:
         """Return what the file lacks, out of the network that it was made of.
@@ -87,7 +87,7 @@ def graphs_of(reference: Reference | None) -> Graphs | None:
     try:
         said = reference.about[PART]
         held = {
-            name: Graph(files[name].cpu().numpy().tobytes(), {key: Weight(*one) for key, one in lacking.items()})
+            name: Graph(files[name].cpu().numpy().tobytes(), {key: Absent(*one) for key, one in lacking.items()})
             for name, lacking in said["weights"].items()
         }
         return Graphs(held["source"], held["streams"], held.get("styles"), tuple(said["layers"]))
@@ -95,7 +95,7 @@ def graphs_of(reference: Reference | None) -> Graphs | None:
         raise ValueError("the bundle's ONNX graphs are damaged; make it again with 'tta-server calibrate'") from error
 
 
-def take_weights(model: Any, backbone: Backbone) -> dict[str, Weight]:  # noqa: ANN401
+def take_weights(model: Any, backbone: Backbone) -> dict[str, Absent]:  # noqa: ANN401
     """Take out of an ONNX model those of its constants that are weights of the network; return which."""
     onnx = library("onnx")
     own = {(tuple(tensor.shape), _bytes(tensor)): name for name, tensor in _own(backbone).items()}
@@ -107,7 +107,7 @@ def take_weights(model: Any, backbone: Backbone) -> dict[str, Weight]:  # noqa: 
         for turned in (False, True)[: values.dim()]:
             seen = values.T if turned else values
             if name := own.get((tuple(seen.shape), _bytes(seen))):
-                taken[constant.name] = Weight(name, turned)
+                taken[constant.name] = Absent(name, turned)
                 constant.ClearField("raw_data")
                 constant.data_location = onnx.TensorProto.EXTERNAL
                 for key, value in {"location": name, "offset": 0, "length": values.nbytes}.items():

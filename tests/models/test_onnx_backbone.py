@@ -244,3 +244,14 @@ def test_a_session_does_not_keep_the_file_that_it_was_made_of():
     session = OnnxSession(graph.file, torch.device("cpu"), graph.lacks(backbone))
 
     assert (sys.getrefcount(graph.file), session.device.type) == (before, "cpu")
+
+
+def test_who_has_learnt_nothing_has_the_bits_of_the_source():
+    torchs, onnx, _ = made("BatchNorm")
+    x, nothing = images(3, (3, 32, 32)), {name: tensor.clone() for name, tensor in replaceable(torchs).items()}
+
+    for overrides in (nothing, {"bn.weight": nothing["bn.weight"]}):
+        assert torch.equal(onnx.forward(x, overrides).logits, onnx.forward(x).logits)
+    assert not torch.equal(
+        onnx.forward(x, nothing | {"bn.weight": nothing["bn.weight"] + 1e-4}).logits, onnx.forward(x).logits
+    )

@@ -9,10 +9,10 @@ from tests.states import bits
 from tests.tta_server.runtime.fakes import ask, close, learn_all, opened
 from tta_server import adapters, models
 from tta_server.app import open_storage
-from tta_server.domains.space import StyleSpace
 from tta_server.evaluate.corruptions import corrupt
 from tta_server.models import Backbone, Model, glyphs
 from tta_server.models.onnx_backbone import OnnxBackbone
+from tta_server.models.onnx_graphs import graphs_of
 from tta_server.runtime.assemble import Runs, assemble
 from tta_server.runtime.work.worker import Worker
 from tta_server.settings_file import load_settings
@@ -43,7 +43,7 @@ def torch(model: Model) -> Backbone:
 
 @pytest.fixture(scope="module")
 def onnx(model: Model) -> Backbone:
-    return OnnxBackbone(model.backbone, StyleSpace.of(model.reference).layers)
+    return OnnxBackbone(model.backbone, graphs_of(model.reference))
 
 
 def started(model: Model, folder: Path, domains: int, answers: Backbone) -> Worker:

@@ -3,12 +3,10 @@
 from dataclasses import replace
 
 from tta_server.calibrate.progress import Progress
-from tta_server.domains.space import PART as STYLE
-from tta_server.domains.space import StyleSpace
-from tta_server.models import Reference
+from tta_server.domains.space import PART, StyleSpace
+from tta_server.models import Reference, onnx_graphs
 from tta_server.models.onnx_backbone import OnnxBackbone
 from tta_server.models.onnx_export import graphs
-from tta_server.models.onnx_graphs import PART
 from tta_server.models.torch_backbone import TorchBackbone
 
 
@@ -21,12 +19,12 @@ def with_graphs(reference: Reference, backbone: TorchBackbone, progress: Progres
         progress: Told when it begins and ends.
     """
     progress("ONNX graphs", 0, 1)
-    layers = StyleSpace.of(reference).layers if STYLE in reference.parts else ()
+    layers = StyleSpace.of(reference).layers if PART in reference.parts else ()
     try:
         made = graphs(backbone, layers)
         OnnxBackbone(backbone, made)  # which refuses what answers otherwise
     except ValueError as error:
-        left_out = {**reference.about.get("left_out", {}), PART: str(error)}
+        left_out = {**reference.about.get("left_out", {}), onnx_graphs.PART: str(error)}
         return replace(reference, about={**reference.about, "left_out": left_out})
     finally:
         progress("ONNX graphs", 1, 1)

@@ -61,7 +61,9 @@ class Methods:
         with self._making:
             method = self._made.get(adapter)
             if method is None:
-                self._made[adapter] = method = self._make(adapter, section)
+                method = self._make(adapter, section)
+                method.guard.settle()
+                self._made[adapter] = method
             return method
 
     def _make(self, adapter: Adapter, section: AdapterSettings | None) -> Method:

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from tests.tta_server.runtime import fakes
 from tta_server import adapters
-from tta_server.app import build, load_model
+from tta_server.app import build, load_model, with_answers
 from tta_server.calibrate import calibrate_command
 from tta_server.models import Reference
 from tta_server.settings_file import load_settings
@@ -281,3 +282,27 @@ def test_the_server_refuses_to_start_without_the_part_and_names_the_command(opti
 
     with pytest.raises(ValueError, match=rf"needs reference\.{part}, .* 'tta-server calibrate"):
         build(settings)
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ((), "onnx the network for ONNX Runtime (model.runtime)"),
+        (("--without-onnx",), ""),
+        (("--skip-broken",), "no onnx (ONNX needs onnxscript; install tta-server[onnx]"),
+    ],
+)
+def test_the_bundle_has_the_networks_graphs_unless_that_is_unwanted_or_impossible(
+    wish, said, options, folder, tmp_path, capsys, monkeypatch
+):
+    if said.startswith("no"):
+        monkeypatch.setitem(sys.modules, "onnxscript", None)
+
+    calibrate_command.run(options("--data", folder, *wish))
+
+    printed = " ".join(capsys.readouterr().out.split())
+    assert said in printed
+    assert ("onnx" in printed) == bool(said)
+    model = load_settings(tmp_path / "model.yaml", {"model": {"weights": str(tmp_path / "tiny.pth")}}).model
+    answers = with_answers(load_model(model), model).answers
+    assert answers.remark.startswith("torch: the bundle has no ONNX graphs" if wish else "onnx: ONNX Runtime")

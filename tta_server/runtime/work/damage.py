@@ -35,10 +35,10 @@ class Damage:
         return ""
 
     def _say(self) -> list[Tensor]:
-        """Return logits of the source, and of a stream that has learnt nothing: a runtime may hold weights for each."""
+        """Return logits of the source, and of a stream that has learnt: a runtime may hold weights for each."""
         x = random_images(self._answers, _ROWS)
         with torch.no_grad():
-            states = EMPTY, self._answers.norm_affine()
+            states = EMPTY, {name: 1.01 * tensor for name, tensor in self._answers.norm_affine().items()}
             return [self._answers.forward(x, state).logits for state in states]
 
 
