@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import linecache
 import shutil
 import socket
 import sys
@@ -172,6 +173,7 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
             door = Door(app, server, limits, partial(name_of_key, keyring), turned_away(first, bursts))
             await door.open()
         following = asyncio.create_task(follow(settings.auth, keyring)) if keyring else None
+        linecache.clearcache()  # torch has read its own source, 25,000 lines
         # What is alive now lives as long as the process: keep the collector from walking all of torch under load.
         gc.collect()
         gc.freeze()

@@ -6,6 +6,7 @@ Commands are serve, ready, config, models, inspect, calibrate, evaluate, export,
 # What takes seconds to import, torch above all, is imported by the commands that need it; so is what only
 # a server has, for `streams` and `report` work where that is not installed.
 import argparse
+import gc
 import importlib
 import importlib.util
 import sys
@@ -29,7 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parser(typed).parse_args(typed)  # imports what the command needs
         if options.needs:
+            gc.disable()
             importlib.import_module(options.needs)
+            gc.freeze()  # it stays: the collector would go through all of torch, again and again
+            gc.enable()
         interrupt_again()
         return int(options.run(options))
     except (ValueError, OSError) as error:
