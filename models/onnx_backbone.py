@@ -148,10 +148,10 @@ class OnnxBackbone:
 
     def _session(self, graph: Graph) -> OnnxSession:
         try:
-            lacks = graph.lacks(self._torch)
+            file = graph.filled(self._torch)
         except KeyError as missing:
             raise ValueError(f"the ONNX graphs are of another network: this one has no tensor {missing}") from missing
-        return OnnxSession(graph.file, self.device, lacks)
+        return OnnxSession(file, self.device)
 
     def _are_the_sources(self, overrides: Tensors) -> bool:
         return all(torch.equal(tensor, self._inputs[name]) for name, tensor in overrides.items())
@@ -163,18 +163,26 @@ class OnnxBackbone:
         learnt = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *overrides.values()))
         return not learnt and overrides.keys() <= self._inputs.keys()
 
+    def _styles_apart(self, x: Tensor) -> float:
+        """Return how far styles are apart, whether or not answers come with them; see `distance`."""
+        expected, _ = self._torch.styles(x, self._layers, answer=False)
+        found = [self.styles(x, self._layers, answer)[0] for answer in (False, True)]
+        return max(distance(Output(styles, styles), Output(expected, expected)) for styles in found)
+
     def _check(self) -> None:
-        """Compare the runtimes as the source and with tensors that have moved."""
+        """Compare the runtimes as the source, its styles too, and with tensors that have moved."""
         generator = torch.Generator().manual_seed(0)
         moved = {
             name: tensor * (0.9 + 0.2 * torch.rand(tensor.shape, generator=generator)).to(tensor)
             for name, tensor in self._inputs.items()
         }
         for rows in _TRIED_ROWS:
+            x = random_images(self, rows)
             for overrides in (EMPTY, moved):
-                x = random_images(self, rows)
                 try:
                     apart = distance(self.forward(x, overrides), self._torch.forward(x, overrides))
+                    if self._styles and not overrides:
+                        apart = max(apart, self._styles_apart(x))
                 except Exception as error:  # ONNX Runtime has classes of its own
                     raise ValueError(
                         f"network '{self.spec.name}' does not run on ONNX Runtime: {reason(error, 300)}"
@@ -182,5 +190,5 @@ class OnnxBackbone:
                 if not apart <= MOST_APART:
                     raise ValueError(
                         f"network '{self.spec.name}' answers otherwise on ONNX Runtime: {apart:.1e} of its largest "
-                        f"logit or feature apart, expected at most {MOST_APART:.0e}; use runtime torch"
+                        f"logit, feature or style apart, expected at most {MOST_APART:.0e}; use runtime torch"
                     )

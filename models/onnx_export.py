@@ -4,7 +4,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tta_server.models.backbone import Tensors, random_images
-from tta_server.models.onnx_graphs import Absent, Graph, Graphs, serialised, take_weights
+from tta_server.models.onnx_graphs import Graphs, serialised, without_weights
 from tta_server.models.onnx_session import library
 from tta_server.models.preprocess import Preprocess
 from tta_server.models.reason import reason
@@ -33,9 +33,9 @@ _TALKATIVE = "torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shape
 def graphs(backbone: TorchBackbone, layers: Sequence[str] = ()) -> Graphs:
     """Return the graphs that answer for a network; see `export`."""
     model = export(backbone, layers)
-    taken = take_weights(model, backbone)
-    source, streams = (_graph(cut, taken) for cut in (source_only(model), streams_only(model)))
-    return Graphs(source, streams, _graph(styles_only(model), taken) if layers else None, tuple(layers))
+    source, streams = (without_weights(cut, backbone) for cut in (source_only(model), streams_only(model)))
+    styles = without_weights(styles_only(model), backbone) if layers else None
+    return Graphs(source, streams, styles, tuple(layers))
 
 
 def export(backbone: TorchBackbone, layers: Sequence[str] = ()) -> Any:  # noqa: ANN401
@@ -158,10 +158,6 @@ def _check(backbone: TorchBackbone) -> None:
     types = {tensor.dtype for tensor in backbone.weights().values()}
     if types - {torch.float32}:
         raise ValueError(f"network '{backbone.spec.name}' cannot be exported to ONNX: it is not all of float32")
-
-
-def _graph(model: Any, taken: Mapping[str, Absent]) -> Graph:  # noqa: ANN401
-    return Graph(serialised(model), {one.name: taken[one.name] for one in model.graph.initializer if one.name in taken})
 
 
 def _forget(model: Any) -> None:  # noqa: ANN401

@@ -1,7 +1,7 @@
 """The graphs that answer for a network, as ONNX files without its weights: so small that a bundle holds them."""
 
 import hashlib
-from collections.abc import Mapping
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,47 +9,53 @@ import torch
 from torch import Tensor
 
 from tta_server.models.backbone import Backbone, Tensors
-from tta_server.models.onnx_session import library
 from tta_server.models.reference import Reference
 
 PART = "onnx"
 """The part of the bundle that holds them."""
 
-_MOST_BYTES = 2**31 - 1  # of one protobuf message
 _LEAST_BYTES = 1024  # a smaller tensor stays in the file
+_MOST_BYTES = 2**31 - 1  # of one protobuf message
+# How a tensor names the file that its values are in, whatever way its length is written: a graph of a bundle has none.
+_ELSEWHERE = re.compile(rb"(\x08|\x88\x80*\x00)location")
 
 
-class Absent(NamedTuple):
-    """A tensor of the network that was taken out of a graph.
+class Hole(NamedTuple):
+    """Where a tensor of the network was taken out of a file.
 
     Attributes:
+        start: The byte of what is left before which it stood.
         name: Its name in the network.
-        turned: Whether the graph has it transposed.
+        turned: Whether it stood there transposed.
     """
 
+    start: int
     name: str
     turned: bool
 
 
 class Graph(NamedTuple):
-    """A graph whose weights are elsewhere.
+    """An ONNX file without the network's weights.
 
     Attributes:
-        file: The ONNX file.
-        weights: What the file lacks, by its names there.
+        file: What is left of it.
+        holes: Where weights belong, in order.
     """
 
     file: bytes
-    weights: Mapping[str, Absent]
+    holes: tuple[Hole, ...]
 
-    def lacks(self, backbone: Backbone) -> dict[str, Tensor]:
-        """Return what the file lacks, out of the network that it was made of.
+    def filled(self, backbone: Backbone) -> bytes:
+        """Return the whole file, with the weights of the network that it was made of.
 
         Raises:
             KeyError: If it was made of another.
         """
-        own = _own(backbone)
-        return {name: own[one.name].T if one.turned else own[one.name] for name, one in self.weights.items()}
+        own, parts, end = _own(backbone), list[bytes](), 0
+        for start, name, turned in self.holes:
+            parts += self.file[end:start], _bytes(own[name].T if turned else own[name])
+            end = start
+        return b"".join([*parts, self.file[end:]])
 
 
 class Graphs(NamedTuple):
@@ -71,7 +77,7 @@ class Graphs(NamedTuple):
         """Return the bundle's part that holds them: tensors by their names, and what its `about` says."""
         held = {name: graph for name, graph in self._asdict().items() if isinstance(graph, Graph)}
         files = {name: torch.from_numpy(np.frombuffer(graph.file, np.uint8).copy()) for name, graph in held.items()}
-        said = {"layers": list(self.layers), "weights": {name: dict(graph.weights) for name, graph in held.items()}}
+        said = {"layers": list(self.layers), "holes": {name: list(graph.holes) for name, graph in held.items()}}
         return {f"{PART}/{name}": file for name, file in files.items()}, {PART: said}
 
 
@@ -79,41 +85,43 @@ def graphs_of(reference: Reference | None) -> Graphs | None:
     """Return the graphs that a bundle holds, if it does.
 
     Raises:
-        ValueError: If they are damaged.
+        ValueError: If they are damaged, or refer to other files.
     """
     if reference is None or PART not in reference.parts:
         return None
-    files = reference.part(PART)
+    files = {name: file.cpu().numpy().tobytes() for name, file in reference.part(PART).items()}
+    if any(map(_ELSEWHERE.search, files.values())):
+        raise ValueError("the bundle's ONNX graphs refer to other files; make it again with 'tta-server calibrate'")
     try:
         said = reference.about[PART]
         held = {
-            name: Graph(files[name].cpu().numpy().tobytes(), {key: Absent(*one) for key, one in lacking.items()})
-            for name, lacking in said["weights"].items()
+            name: Graph(
+                files[name], tuple(Hole(int(start), str(tensor), bool(turned)) for start, tensor, turned in holes)
+            )
+            for name, holes in said["holes"].items()
         }
-        return Graphs(held["source"], held["streams"], held.get("styles"), tuple(said["layers"]))
-    except (KeyError, TypeError, AttributeError) as error:
+        return Graphs(held["source"], held["streams"], held.get("styles"), tuple(map(str, said["layers"])))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError("the bundle's ONNX graphs are damaged; make it again with 'tta-server calibrate'") from error
 
 
-def take_weights(model: Any, backbone: Backbone) -> dict[str, Absent]:  # noqa: ANN401
-    """Take out of an ONNX model those of its constants that are weights of the network; return which."""
-    onnx = library("onnx")
-    own = {(tuple(tensor.shape), _bytes(tensor)): name for name, tensor in _own(backbone).items()}
-    taken = {}
-    for constant in model.graph.initializer:
-        values = torch.from_numpy(onnx.numpy_helper.to_array(constant).copy())
-        if values.nbytes < _LEAST_BYTES:
-            continue
-        for turned in (False, True)[: values.dim()]:
-            seen = values.T if turned else values
-            if name := own.get((tuple(seen.shape), _bytes(seen))):
-                taken[constant.name] = Absent(name, turned)
-                constant.ClearField("raw_data")
-                constant.data_location = onnx.TensorProto.EXTERNAL
-                for key, value in {"location": name, "offset": 0, "length": values.nbytes}.items():
-                    constant.external_data.add(key=key, value=str(value))
-                break
-    return taken
+def without_weights(model: Any, backbone: Backbone) -> Graph:  # noqa: ANN401
+    """Return an ONNX model as a file out of which the network's weights were taken.
+
+    Raises:
+        ValueError: If it is larger than an ONNX file can be.
+    """
+    own = _own(backbone)
+    known = {_digest(_bytes(tensor.T)): (name, True) for name, tensor in own.items() if tensor.dim() == 2}
+    known |= {_digest(_bytes(tensor)): (name, False) for name, tensor in own.items()}
+    file, left, holes, end = serialised(model), bytearray(), list[Hole](), 0
+    for data in (constant.raw_data for constant in model.graph.initializer):  # the file has them in this order
+        if len(data) >= _LEAST_BYTES and (found := known.get(_digest(data))):
+            start = file.index(data, end)
+            left += file[end:start]
+            end = start + len(data)
+            holes.append(Hole(len(left), *found))
+    return Graph(bytes(left + file[end:]), tuple(holes))
 
 
 def serialised(model: Any) -> bytes:  # noqa: ANN401
@@ -129,9 +137,13 @@ def serialised(model: Any) -> bytes:  # noqa: ANN401
 
 
 def _own(backbone: Backbone) -> Tensors:
-    return {**backbone.weights(), **backbone.norm_stats()}
+    own = {**backbone.weights(), **backbone.norm_stats()}
+    return {name: tensor for name, tensor in own.items() if tensor.dtype == torch.float32}
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    """Return a digest of the values."""
-    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().data).digest()
+    return tensor.detach().cpu().contiguous().numpy().tobytes()

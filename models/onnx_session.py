@@ -34,13 +34,12 @@ def library(name: str) -> Any:  # noqa: ANN401
 class OnnxSession:
     """A graph that is ready to run, with as many threads as torch has now."""
 
-    def __init__(self, graph: bytes, device: torch.device, lacks: Mapping[str, Tensor] = {}) -> None:
+    def __init__(self, graph: bytes, device: torch.device) -> None:
         """Load a graph.
 
         Args:
             graph: The ONNX file's content.
             device: Where it runs, and where its inputs are and its outputs will be.
-            lacks: Constants that the file names, and does not hold.
 
         Raises:
             ValueError: If ONNX Runtime is not installed, refuses the graph, or cannot use the device.
@@ -53,8 +52,6 @@ class OnnxSession:
         options.enable_cpu_mem_arena = False  # each graph would keep what its largest batch has ever taken
         options.enable_mem_pattern = False  # nor a block for each number of rows
         index = device.index or 0
-        values = [np.ascontiguousarray(tensor.detach().cpu().numpy()) for tensor in lacks.values()]
-        options.add_external_initializers([*lacks], [*map(runtime.OrtValue.ortvalue_from_numpy, values)])
         providers = [(_CUDA, {"device_id": index}), _CPU] if device.type == "cuda" else [_CPU]
         try:
             self._session = runtime.InferenceSession(graph, options, providers=providers)

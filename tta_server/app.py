@@ -47,7 +47,6 @@ from tta_server.keys.files import follow, open_keyring
 from tta_server.models import Custom, Model, Preprocess
 from tta_server.models.answering import Chosen, answering
 from tta_server.models.onnx_file import SUFFIX
-from tta_server.models.onnx_graphs import graphs_of
 from tta_server.runtime.assemble import make_served
 from tta_server.runtime.roster import Roster
 from tta_server.runtime.served import Served, Storage
@@ -335,7 +334,7 @@ def with_answers(model: Model, settings: ModelSettings) -> Model:
         return replace(model, answers=Chosen(model.backbone, "onnx: the model is a file of it"))
     reference = model.reference
     layers = StyleSpace.of(reference).layers if reference and PART in reference.parts else ()
-    return replace(model, answers=answering(model.backbone, settings.runtime, graphs_of(reference), layers))
+    return replace(model, answers=answering(model.backbone, settings.runtime, reference, layers))
 
 
 def _device(name: str) -> torch.device:

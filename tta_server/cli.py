@@ -30,10 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parser(typed).parse_args(typed)  # imports what the command needs
         if options.needs:
-            gc.disable()
-            importlib.import_module(options.needs)
-            gc.freeze()  # it stays: the collector would go through all of torch, again and again
-            gc.enable()
+            _import(options.needs)
         interrupt_again()
         return int(options.run(options))
     except (ValueError, OSError) as error:
@@ -41,6 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _import(name: str) -> None:
+    """Import what stays; meanwhile and afterwards the collector does not go through all of torch, again and again."""
+    gc.disable()
+    try:
+        importlib.import_module(name)
+        gc.freeze()
+    finally:
+        gc.enable()
 
 
 def _parser(typed: Sequence[str]) -> argparse.ArgumentParser:

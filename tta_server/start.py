@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 
+from rich.markup import escape
 from rich.table import Table
 
 from tta_server.app import Service
@@ -14,7 +15,7 @@ def start_table(facts: Mapping[str, str]) -> Table:
     """Return `start_facts` as a person who starts a server reads them."""
     table = Table(show_header=False, title="tta-server", title_justify="left")
     for key, value in facts.items():
-        table.add_row(key, value)
+        table.add_row(key, escape(value))
     return table
 
 

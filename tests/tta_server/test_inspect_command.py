@@ -55,7 +55,7 @@ def test_what_is_off_is_said_with_its_reason(capsys, config):
         ("Plain", "onnx", "runtime onnx: "),
         ("Plain", "torch", "runtime torch"),
         ("Random", "onnx", "runtime not onnx: network 'Random'"),
-        ("Random", "auto", "runtime torch: the bundle has no ONNX graphs; 'tta-server calibrate' makes them"),
+        ("Random", "auto", "runtime torch: there is no bundle, which may have ONNX graphs"),
     ],
 )
 def test_what_would_answer_is_said_and_why_not_onnx(capsys, config, architecture, runtime, said, monkeypatch):

@@ -19,7 +19,8 @@ from tta_server.calibrate.progress import Progress
 from tta_server.calibrate.source_data import read
 from tta_server.calibrate.with_graphs import with_graphs
 from tta_server.guard.lacking import lacking, sentences
-from tta_server.models import Reference, glyphs
+from tta_server.models import Reference, glyphs, onnx_graphs
+from tta_server.models.onnx_file import SUFFIX
 from tta_server.models.reference import beside
 from tta_server.models.robust import PART
 from tta_server.models.sources import own_file
@@ -118,7 +119,7 @@ def run(options: argparse.Namespace) -> int:
             sizes=Sizes(windows=Windows(forward_images=options.forward_images), forward=options.batch),
             methods=[m for m in registered() if not (m.name == "vida" and options.without_vida)],
         )
-        if not options.without_onnx:
+        if not (options.without_onnx or settings.architecture.endswith(SUFFIX)):
             reference = with_graphs(reference, model.backbone, told)
     reference = replace(reference, about={**reference.about, "model": model.backbone.spec.name})
     reference.save(out)
@@ -178,6 +179,8 @@ def _said(reference: Reference, out: Path, classes: int) -> Iterator[str]:
     reasons = reference.about.get("left_out", {})
     missing = lacking(reference, registered())
     yield from sentences({part: cost for part, cost in missing.items() if part in reasons}, reasons)
+    if without := reasons.get(onnx_graphs.PART):
+        yield f"no {onnx_graphs.PART} ({without}): torch answers, which takes longer on a CPU"
     accuracy, images = reference.about.get("accuracy"), reference.about["images"]
     reads = "no labels" if accuracy is None else f"source accuracy {accuracy:.1%}"
     yield f"{images} source images, {reads}; wrote {out} ({out.stat().st_size / 1024:.0f} KiB)"

@@ -7,6 +7,8 @@ from tta_server.domains.space import PART, StyleSpace
 from tta_server.models import Reference, onnx_graphs
 from tta_server.models.onnx_backbone import OnnxBackbone
 from tta_server.models.onnx_export import graphs
+from tta_server.models.onnx_session import library
+from tta_server.models.reason import reason
 from tta_server.models.torch_backbone import TorchBackbone
 
 
@@ -21,10 +23,13 @@ def with_graphs(reference: Reference, backbone: TorchBackbone, progress: Progres
     progress("ONNX graphs", 0, 1)
     layers = StyleSpace.of(reference).layers if PART in reference.parts else ()
     try:
+        library("onnxruntime")  # the exporter needs it, too, and does not say so
         made = graphs(backbone, layers)
-        OnnxBackbone(backbone, made)  # which refuses what answers otherwise
-    except ValueError as error:
-        left_out = {**reference.about.get("left_out", {}), onnx_graphs.PART: str(error)}
+        if backbone.device.type == "cpu":  # others are for CUDA's ONNX Runtime, and compared at each start
+            OnnxBackbone(backbone, made)
+    except Exception as error:  # a network may be anything
+        why = str(error) if isinstance(error, ValueError) else reason(error)
+        left_out = {**reference.about.get("left_out", {}), onnx_graphs.PART: why}
         return replace(reference, about={**reference.about, "left_out": left_out})
     finally:
         progress("ONNX graphs", 1, 1)

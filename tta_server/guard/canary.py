@@ -6,9 +6,7 @@ which of the ways the stream's stored statistics happen to suit.
 """
 
 import math
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from functools import cached_property
 from typing import NamedTuple
 
@@ -70,7 +68,7 @@ class Canary:
     """What the source's parameters say of the bank of spoilt images, and what others do."""
 
     def __init__(self, backbone: Backbone, adapter: Adapter, shown: CanaryImages, initial: State) -> None:
-        """Begin to answer the bank as a fresh stream would, in a thread of its own: that takes long, see `settle`.
+        """Answer the bank as a fresh stream would.
 
         Args:
             backbone: The frozen network.
@@ -81,24 +79,14 @@ class Canary:
         self._backbone = backbone
         self._adapter = adapter
         self._shown = shown
-        self._right = Future[Tensor]()
-        threading.Thread(target=self._begin, args=(initial,), name="canary", daemon=True).start()
-
-    def settle(self) -> None:
-        """Wait until the bank is answered, or raise what the network raised."""
-        self._right.result()
+        self._right = self._answers(initial)
 
     def read(self, state: State) -> CanaryReading:
         """Compare what `state` makes of the bank with what the source's parameters make of it."""
-        expected, right = self._right.result().double(), self._answers(state).double()
-        drop = expected - right
-        return CanaryReading(float(right.mean()), float(expected.mean()), float(drop.square().sum().sqrt()) / len(drop))
-
-    def _begin(self, initial: State) -> None:
-        try:
-            self._right.set_result(self._answers(initial))
-        except BaseException as error:  # whatever it is, who waits is to know
-            self._right.set_exception(error)
+        right = self._answers(state)
+        drop = self._right.double() - right.double()
+        accuracy, source = float(right.double().mean()), float(self._right.double().mean())
+        return CanaryReading(accuracy, source, float(drop.square().sum().sqrt()) / len(drop))
 
     @torch.no_grad()
     def _answers(self, state: State) -> Tensor:

@@ -64,11 +64,6 @@ class Guard:
             shown = canary or CanaryImages(reference, backbone.device)
             self._canary = Canary(backbone, adapter.alone(), shown, initial)
 
-    def settle(self) -> None:
-        """Wait for the canary; see `Judge.settle`."""
-        if self._canary:
-            self._canary.settle()
-
     def start(self) -> Memory:
         """Return what is remembered of a fresh stream; its layout never changes."""
         return Record.fresh(self._classes).memory()

@@ -13,10 +13,6 @@ from tta_server.models import EMPTY, Output
 class Judge(Protocol):
     """Decides what a stream may learn, as a pure function of what it is given."""
 
-    def settle(self) -> None:
-        """Wait for what was begun when the judge was made; or the first step that needs it does."""
-        ...
-
     def start(self) -> Memory:
         """Return what is remembered of a fresh stream."""
         ...
@@ -65,9 +61,6 @@ class Judge(Protocol):
 
 class Unguarded:
     """Take over whatever the adapter accepts."""
-
-    def settle(self) -> None:
-        """Wait for nothing."""
 
     def start(self) -> Memory:
         """Remember nothing."""

@@ -16,7 +16,6 @@ COSTS: Mapping[str, str] = {
     **dict.fromkeys(("histogram", "features", "confidence", "energy"), _FEATURES),
     **dict.fromkeys(("null", "null_moments"), _NULL),
     "classes": "clean images that are mostly of one class may be called drift",
-    "onnx": "torch answers, which takes longer on a CPU",
 }
 """Parts that the server itself uses, and what it cannot do without them."""
 

@@ -61,9 +61,7 @@ class Methods:
         with self._making:
             method = self._made.get(adapter)
             if method is None:
-                method = self._make(adapter, section)
-                method.guard.settle()
-                self._made[adapter] = method
+                self._made[adapter] = method = self._make(adapter, section)
             return method
 
     def _make(self, adapter: Adapter, section: AdapterSettings | None) -> Method:

@@ -289,14 +289,14 @@ def test_the_server_refuses_to_start_without_the_part_and_names_the_command(opti
     [
         ((), "onnx the network for ONNX Runtime (model.runtime)"),
         (("--without-onnx",), ""),
-        (("--skip-broken",), "no onnx (ONNX needs onnxscript; install tta-server[onnx]"),
+        (("--skip-broken",), "no onnx (ONNX needs onnxruntime; install tta-server[onnx]"),
     ],
 )
 def test_the_bundle_has_the_networks_graphs_unless_that_is_unwanted_or_impossible(
     wish, said, options, folder, tmp_path, capsys, monkeypatch
 ):
     if said.startswith("no"):
-        monkeypatch.setitem(sys.modules, "onnxscript", None)
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
 
     calibrate_command.run(options("--data", folder, *wish))
 
@@ -304,5 +304,10 @@ def test_the_bundle_has_the_networks_graphs_unless_that_is_unwanted_or_impossibl
     assert said in printed
     assert ("onnx" in printed) == bool(said)
     model = load_settings(tmp_path / "model.yaml", {"model": {"weights": str(tmp_path / "tiny.pth")}}).model
+    monkeypatch.undo()
     answers = with_answers(load_model(model), model).answers
-    assert answers.remark.startswith("torch: the bundle has no ONNX graphs" if wish else "onnx: ONNX Runtime")
+    why = {
+        "--without-onnx": "torch: the bundle has no ONNX graphs ('tta-server",
+        "--skip-broken": "torch: the bundle has no ONNX graphs (ONNX",
+    }
+    assert answers.remark.startswith(why[wish[0]] if wish else "onnx: ONNX Runtime")

@@ -127,7 +127,6 @@ def warm_up(learns: Backbone, answers: Backbone, method: Method, rows: int, wind
     x = torch.rand(max(window_rows, 2), *answers.spec.input_shape, generator=generator).to(answers.device)
     with _explained(f"adapter '{method.adapter.name}' cannot learn from {len(x)} images, see engine.window_rows"):
         read(method.adapter.adapt(learns, method.initial, x).output)
-    method.guard.settle()
 
 
 @contextmanager

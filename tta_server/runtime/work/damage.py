@@ -38,7 +38,8 @@ class Damage:
         """Return logits of the source, and of a stream that has learnt: a runtime may hold weights for each."""
         x = random_images(self._answers, _ROWS)
         with torch.no_grad():
-            states = EMPTY, {name: 1.01 * tensor for name, tensor in self._answers.norm_affine().items()}
+            norms = {**self._answers.norm_affine(), **self._answers.norm_stats()}
+            states = EMPTY, {name: 1.01 * tensor for name, tensor in norms.items()}
             return [self._answers.forward(x, state).logits for state in states]
 
 
