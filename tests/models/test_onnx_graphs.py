@@ -64,7 +64,7 @@ def test_they_hold_next_to_no_weights_and_are_the_whole_files_again_with_them(ne
     assert found.source.filled(backbone) == serialised(source_only(whole))
     assert OnnxBackbone(backbone, found).forward(images(2, (3, 32, 32))).logits.isfinite().all()
     held = sum(onnx.numpy_helper.to_array(one).nbytes for one in whole.graph.initializer)
-    assert len(found.source.filled(backbone)) - len(found.source.file) > 0.75 * held
+    assert len(found.source.filled(backbone)) - len(found.source.file) > 0.6 * held  # `Mixed` has a third in a buffer
 
 
 def test_a_bundle_holds_them(made, backbone, tmp_path):
