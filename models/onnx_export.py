@@ -51,7 +51,8 @@ def export(backbone: TorchBackbone, layers: Sequence[str] = ()) -> Any:  # noqa:
     Raises:
         ValueError: If a package is missing, or the network cannot be exported; the message says why.
     """
-    library("onnxscript")  # torch's exporter needs it
+    for needed in ("onnxscript", "onnxruntime"):  # by torch's exporter, which does not say so
+        library(needed)
     onnx = library("onnx")
     _check(backbone)
     overrides = replaceable(backbone)

@@ -7,7 +7,6 @@ from tta_server.domains.space import PART, StyleSpace
 from tta_server.models import Reference, onnx_graphs
 from tta_server.models.onnx_backbone import OnnxBackbone
 from tta_server.models.onnx_export import graphs
-from tta_server.models.onnx_session import library
 from tta_server.models.reason import reason
 from tta_server.models.torch_backbone import TorchBackbone
 
@@ -23,7 +22,6 @@ def with_graphs(reference: Reference, backbone: TorchBackbone, progress: Progres
     progress("ONNX graphs", 0, 1)
     layers = StyleSpace.of(reference).layers if PART in reference.parts else ()
     try:
-        library("onnxruntime")  # the exporter needs it, too, and does not say so
         made = graphs(backbone, layers)
         if backbone.device.type == "cpu":  # others are for CUDA's ONNX Runtime, and compared at each start
             OnnxBackbone(backbone, made)
