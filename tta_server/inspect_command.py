@@ -86,7 +86,8 @@ def _step(model: Model, usual: Adapter, tried: Mapping[str, str]) -> dict[str, s
 def bundle(model: Model, settings: Settings) -> str:
     """Return what the reference bundle was made of, or where it would lie; and what it lacks, with what that costs."""
     weights = settings.model.weights or own_file(settings.model.architecture)
-    return told(model.reference, [make_adapter(settings.adapter)], str(beside(weights)) if weights else "")
+    where = str(beside(weights)) if weights else ""
+    return told(model.reference, model.backbone.spec, [make_adapter(settings.adapter)], where)
 
 
 def runtime(model: Model, settings: ModelSettings) -> str:

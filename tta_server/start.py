@@ -145,4 +145,5 @@ def _log(service: Service) -> str:
 
 
 def _bundle(service: Service) -> str:
-    return told(service.served.model.reference, [service.served.methods.default.adapter])
+    model = service.served.model
+    return told(model.reference, model.backbone.spec, [service.served.methods.default.adapter])

@@ -20,6 +20,7 @@ from tta_server.calibrate.source_data import read
 from tta_server.calibrate.with_graphs import with_graphs
 from tta_server.guard.lacking import lacking, sentences
 from tta_server.models import Reference, glyphs, onnx_graphs
+from tta_server.models.backbone import Spec
 from tta_server.models.onnx_file import SUFFIX
 from tta_server.models.reference import beside
 from tta_server.models.robust import PART
@@ -125,7 +126,7 @@ def run(options: argparse.Namespace) -> int:
     reference.save(out)
     for remark in data.remarks:
         console.print(remark, soft_wrap=True, highlight=False, markup=False)
-    _report(reference, out, model.backbone.spec.classes, console)
+    _report(reference, out, model.backbone.spec, console)
     return 0
 
 
@@ -154,7 +155,7 @@ def _bars(console: Console) -> Iterator[Progress]:
         yield told
 
 
-def _report(reference: Reference, out: Path, classes: int, console: Console) -> None:
+def _report(reference: Reference, out: Path, spec: Spec, console: Console) -> None:
     table = Table("part", "what", "tensors", "KiB", box=None, pad_edge=False)
     for column in table.columns[2:]:
         column.justify = "right"
@@ -164,7 +165,7 @@ def _report(reference: Reference, out: Path, classes: int, console: Console) -> 
         kib = sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1024
         table.add_row(name, known[name], str(len(tensors)), f"{kib:.1f}")
     console.print(table, highlight=False)
-    for line in _said(reference, out, classes):
+    for line in _said(reference, out, spec):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
@@ -174,10 +175,10 @@ def about_chance(accuracy: float, classes: int) -> bool:
     return accuracy < chance + min(chance, _BARELY)
 
 
-def _said(reference: Reference, out: Path, classes: int) -> Iterator[str]:
+def _said(reference: Reference, out: Path, spec: Spec) -> Iterator[str]:
     """Say what the bundle lacks and what that costs, and what it was made of."""
     reasons = reference.about.get("left_out", {})
-    missing = lacking(reference, registered())
+    missing = lacking(reference, spec, registered())
     yield from sentences({part: cost for part, cost in missing.items() if part in reasons}, reasons)
     if without := reasons.get(onnx_graphs.PART):
         yield f"no {onnx_graphs.PART} ({without}): torch answers, which takes longer on a CPU"
@@ -194,7 +195,7 @@ def _said(reference: Reference, out: Path, classes: int) -> Iterator[str]:
         else:
             own = f"{errors[str(share)]:.0%} with statistics that are {1 - share:.0%} their own"
             yield f"{changed}, and {own}: a stream's may move so far"
-    if accuracy is not None and about_chance(accuracy, classes):
+    if accuracy is not None and about_chance(accuracy, spec.classes):
         yield (
             "that accuracy is about chance: the labels are in another order than the model's, or the preprocessing is "
             "not the one it was trained with"

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from tta_server.adapters import Adapter
 from tta_server.models import Reference
+from tta_server.models.backbone import Spec
 
 _FEATURES = "the guard cannot tell where a stream is worse than the frozen model"
 _NULL = "drift scores have nothing to be compared with"
@@ -20,11 +21,12 @@ COSTS: Mapping[str, str] = {
 """Parts that the server itself uses, and what it cannot do without them."""
 
 
-def lacking(reference: Reference | None, methods: Iterable[Adapter]) -> dict[str, str]:
-    """Return the parts that a bundle does not have, with what that costs.
+def lacking(reference: Reference | None, spec: Spec, methods: Iterable[Adapter]) -> dict[str, str]:
+    """Return the parts that a bundle does not have, with what that costs; none that the network has no use for.
 
     Args:
         reference: The bundle; None lacks everything.
+        spec: Of the network.
         methods: The adapters that may be asked for.
     """
     parts = reference.parts if reference else frozenset()
@@ -34,7 +36,8 @@ def lacking(reference: Reference | None, methods: Iterable[Adapter]) -> dict[str
         costs |= dict.fromkeys(sorted(needed), f"adapter '{method.name}' cannot be used as it is set")
         if method.part and method.part.name not in costs:
             costs[method.part.name] = f"adapter '{method.name}' goes without it"
-    return {part: cost for part, cost in costs.items() if part not in parts}
+    useless = frozenset() if "batchnorm" in spec.capabilities else {"statistics"}
+    return {part: cost for part, cost in costs.items() if part not in parts | useless}
 
 
 def sentences(missing: Mapping[str, str], reasons: Mapping[str, str]) -> list[str]:
@@ -52,15 +55,16 @@ def sentences(missing: Mapping[str, str], reasons: Mapping[str, str]) -> list[st
     ]
 
 
-def told(reference: Reference | None, methods: Iterable[Adapter], where: str = "") -> str:
+def told(reference: Reference | None, spec: Spec, methods: Iterable[Adapter], where: str = "") -> str:
     """Return what a bundle was made of, then what it lacks and what that costs, a line each.
 
     Args:
         reference: The bundle; None lacks everything.
+        spec: Of the network.
         methods: The adapters that may be asked for.
         where: The file that would hold one, if that is known.
     """
     about = reference.about if reference else {}
     made = f"none; make one with 'tta-server calibrate'{f', as {where}' if where else ''}"
     found = f"of {about.get('images', 'some')} source images" if reference else made
-    return "\n".join([found, *sentences(lacking(reference, methods), about.get("left_out", {}))])
+    return "\n".join([found, *sentences(lacking(reference, spec, methods), about.get("left_out", {}))])

@@ -2,16 +2,18 @@
 
 import pytest
 
+from tests.networks import layer_norm_network
 from tests.tta_server.guard.streams import clean, foggy, judged, model
 from tta_server import adapters
 from tta_server.adapters.base import check
 from tta_server.guard.guard import Guard
 from tta_server.guard.lacking import COSTS, lacking, sentences
 from tta_server.guard.referee import Referee
-from tta_server.models import Reference
+from tta_server.models import Reference, TorchBackbone
 from tta_server.settings import GuardSettings
 
 PARTS = sorted(model().reference.parts - {"onnx"})  # of which the line `runtime` tells
+SPEC = model().backbone.spec
 LABELLED = {"canary", "memory", "atc", "vida"}
 
 
@@ -25,19 +27,25 @@ def without(*parts: str) -> Reference:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_every_part_of_a_bundle_has_a_cost_and_is_named_alone(part):
-    assert lacking(model().reference, adapters.registered()) == {}
+    assert lacking(model().reference, SPEC, adapters.registered()) == {}
 
-    missing = lacking(without(part), adapters.registered())
+    missing = lacking(without(part), SPEC, adapters.registered())
 
     assert set(missing) == {part}
     assert missing[part]
 
 
 def test_parts_of_other_adapters_are_not_missed():
-    missing = lacking(without(*LABELLED), [adapters.create("tent")])
+    missing = lacking(without(*LABELLED), SPEC, [adapters.create("tent")])
 
     assert missing.keys() == {"canary", "atc"}
-    assert lacking(None, []) == COSTS
+    assert lacking(None, SPEC, []) == COSTS
+
+
+def test_statistics_are_not_missed_by_a_network_that_keeps_none():
+    spec = TorchBackbone(layer_norm_network(), (3, 32, 32)).spec
+
+    assert COSTS.keys() - lacking(None, spec, []).keys() == {"statistics"}
 
 
 def test_parts_with_one_cost_and_one_reason_are_one_sentence():
@@ -50,7 +58,7 @@ def test_parts_with_one_cost_and_one_reason_are_one_sentence():
 def test_an_adapter_starts_without_a_part_unless_that_is_said_to_stop_it(name):
     adapter, backbone = adapters.create(name), model().backbone
     for part in PARTS:
-        stops = "cannot be used" in lacking(without(part), [adapter]).get(part, "")
+        stops = "cannot be used" in lacking(without(part), SPEC, [adapter]).get(part, "")
 
         if stops:
             with pytest.raises(ValueError, match=f"needs reference.{part}"):
