@@ -184,8 +184,10 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Go on with the next request, or wait for it."""
         if not self._is_over:
-            self._goes_on = bool(self.pipeline)
+            self._goes_on, unread = bool(self.pipeline), self.flow.read_paused
             super().on_response_complete()
+            if unread and self._timer:  # it is read again: what is missing of a head may have come
+                self._wait_for_a_head()
             if not self._goes_on:
                 self.places.idle[self] = None
             self._goes_on = False
@@ -209,9 +211,8 @@ class Connection(HttpToolsProtocol):
         if cycle.more_body and cycle is self.cycle:
             self._stop_timer()
             self.places.owing[self] = None
-            self._timer = self.loop.call_later(
-                self.limits.body_timeout_s + _LINGER_S, self._abort, "slow_body", self.transport
-            )
+            within_s = self.limits.body_timeout_s + _LINGER_S
+            self._timer = self.loop.call_later(within_s, self._abort, "slow_body", self.transport)
         self._running = cycle
         begin = partial(super()._start_asgi_task, cycle, app)
         if not self._goes_on:
@@ -310,8 +311,7 @@ class Connection(HttpToolsProtocol):
             return
         if not self._is_at_work:
             body = orjson.dumps({"error": message, "code": code})
-            more = b"retry-after: 1\r\n" if status == 503 else b""
-            head = [b"content-type: application/json\r\nconnection: close\r\n", more]
+            head = [b"content-type: application/json\r\nconnection: close\r\n", b"retry-after: 1\r\n" * (status == 503)]
             head += [name + b": " + value + b"\r\n" for name, value in self.server_state.default_headers]
             self.transport.write(
                 STATUS_LINE[status] + b"".join(head) + b"content-length: %d\r\n\r\n" % len(body) + body
