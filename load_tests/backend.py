@@ -20,13 +20,13 @@ from load_tests.clock import Run, alternate, clock_for, quantile, spread
 from load_tests.machine import describe, load_average
 from tta_server.adapters import create
 from tta_server.models import EMPTY, Output
+from tta_server.models.backbone import replaceable
 from tta_server.models.onnx_backbone import MOST_APART, distance
 from tta_server.models.onnx_export import (
     FEATURES,
     IMAGES,
     LOGITS,
     export,
-    replaceable,
     source_only,
 )
 from tta_server.models.onnx_graphs import serialised

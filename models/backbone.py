@@ -177,3 +177,8 @@ class Backbone(Protocol):
     def digest(self) -> str:
         """Compute the sha256 of the weights as they are now; differs from `spec.digest` only if they were damaged."""
         ...
+
+
+def replaceable(backbone: Backbone) -> dict[str, Tensor]:
+    """Return scales, shifts and statistics of the normalisation layers, with the source's values."""
+    return {**backbone.norm_affine(), **backbone.norm_stats()}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from tta_server.models.backbone import EMPTY, Backbone, Tensors
+from tta_server.models.backbone import EMPTY, Backbone, Tensors, replaceable
 
 _ROWS = 1, 8
 _TRIALS, _LONGEST_S = range(5, 16), 1.0  # of each way, and of one number of rows; more than the fewest if that is short
@@ -15,7 +15,7 @@ _TRIALS, _LONGEST_S = range(5, 16), 1.0  # of each way, and of one number of row
 
 def compare(other: Backbone, backbone: Backbone) -> float:
     """Return how long `other` takes of `backbone`'s time, for the source and a stream, with one image and eight."""
-    shares, moved = [], {**backbone.norm_affine(), **backbone.norm_stats()}
+    shares, moved = [], replaceable(backbone)
     for rows in _ROWS:
         x = torch.rand(rows, *backbone.spec.input_shape).to(backbone.device)
         for overrides in (EMPTY, moved):

@@ -16,13 +16,13 @@ from tta_server.models.backbone import (
     Tensors,
     distance,
     random_images,
+    replaceable,
 )
 from tta_server.models.onnx_export import (
     FEATURES,
     IMAGES,
     LOGITS,
     STYLE,
-    replaceable,
 )
 from tta_server.models.onnx_graphs import Graph, Graphs
 from tta_server.models.onnx_session import OnnxSession

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from tta_server.models.backbone import Tensors, random_images
-from tta_server.models.onnx_graphs import Graphs, serialised, without_weights
+from tta_server.models.backbone import Tensors, random_images, replaceable
+from tta_server.models.onnx_graphs import Graphs, by_content, serialised, without_weights
 from tta_server.models.onnx_session import library
 from tta_server.models.preprocess import Preprocess
 from tta_server.models.reason import reason
@@ -33,8 +32,9 @@ _TALKATIVE = "torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shape
 def graphs(backbone: TorchBackbone, layers: Sequence[str] = ()) -> Graphs:
     """Return the graphs that answer for a network; see `export`."""
     model = export(backbone, layers)
-    source, streams = (without_weights(cut, backbone) for cut in (source_only(model), streams_only(model)))
-    styles = without_weights(styles_only(model), backbone) if layers else None
+    known = by_content(backbone)
+    source, streams = (without_weights(cut, known) for cut in (source_only(model), streams_only(model)))
+    styles = without_weights(styles_only(model), known) if layers else None
     return Graphs(source, streams, styles, tuple(layers))
 
 
@@ -103,11 +103,6 @@ def streams_only(model: Any) -> Any:  # noqa: ANN401
     alone.CopyFrom(model)
     del alone.graph.output[2:]
     return alone
-
-
-def replaceable(backbone: TorchBackbone) -> dict[str, Tensor]:
-    """Return the tensors that are inputs of an exported graph, with the source's values."""
-    return {**backbone.norm_affine(), **backbone.norm_stats()}
 
 
 def write(backbone: TorchBackbone, preprocess: Preprocess, labels: Sequence[str], folder: Path) -> list[Path]:

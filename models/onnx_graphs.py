@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,15 +106,19 @@ def graphs_of(reference: Reference | None) -> Graphs | None:
         raise ValueError("the bundle's ONNX graphs are damaged; make it again with 'tta-server calibrate'") from error
 
 
-def without_weights(model: Any, backbone: Backbone) -> Graph:  # noqa: ANN401
-    """Return an ONNX model as a file out of which the network's weights were taken.
+def by_content(backbone: Backbone) -> dict[bytes, tuple[str, bool]]:
+    """Return the network's weights by the digests of their bytes: each one's name, and whether it is transposed."""
+    own = _own(backbone)
+    turned = {_digest(_bytes(tensor.T)): (name, True) for name, tensor in own.items() if tensor.dim() == 2}
+    return turned | {_digest(_bytes(tensor)): (name, False) for name, tensor in own.items()}
+
+
+def without_weights(model: Any, known: Mapping[bytes, tuple[str, bool]]) -> Graph:  # noqa: ANN401
+    """Return an ONNX model as a file out of which the network's weights, as `by_content` knows them, were taken.
 
     Raises:
         ValueError: If it is larger than an ONNX file can be.
     """
-    own = _own(backbone)
-    known = {_digest(_bytes(tensor.T)): (name, True) for name, tensor in own.items() if tensor.dim() == 2}
-    known |= {_digest(_bytes(tensor)): (name, False) for name, tensor in own.items()}
     file, left, holes, end = serialised(model), bytearray(), list[Hole](), 0
     for data in (constant.raw_data for constant in model.graph.initializer):  # the file has them in this order
         if len(data) >= _LEAST_BYTES and (found := known.get(_digest(data))):

@@ -42,7 +42,7 @@ from tta_server.api.front.permission import OPEN, Gatekeeper, name_of_key
 from tta_server.api.front.receiving import Receiving
 from tta_server.api.front.tracing import Tracing
 from tta_server.api.protocol import infer, metadata, repository
-from tta_server.domains.space import PART, StyleSpace
+from tta_server.domains.space import styled_layers
 from tta_server.keys.files import follow, open_keyring
 from tta_server.models import Custom, Model, Preprocess
 from tta_server.models.answering import Chosen, answering
@@ -333,8 +333,8 @@ def with_answers(model: Model, settings: ModelSettings) -> Model:
     if settings.architecture.endswith(SUFFIX):
         return replace(model, answers=Chosen(model.backbone, "onnx: the model is a file of it"))
     reference = model.reference
-    layers = StyleSpace.of(reference).layers if reference and PART in reference.parts else ()
-    return replace(model, answers=answering(model.backbone, settings.runtime, reference, layers))
+    answers = answering(model.backbone, settings.runtime, reference, styled_layers(reference))
+    return replace(model, answers=answers)
 
 
 def _device(name: str) -> torch.device:

@@ -17,9 +17,9 @@ from tta_server.adapters import create, registered
 from tta_server.adapters.laws.subject import bundle
 from tta_server.adapters.stack import predict_stacked
 from tta_server.models import Output, TorchBackbone
-from tta_server.models.backbone import distance
+from tta_server.models.backbone import distance, replaceable
 from tta_server.models.onnx_backbone import MOST_APART, OnnxBackbone
-from tta_server.models.onnx_export import graphs, replaceable
+from tta_server.models.onnx_export import graphs
 from tta_server.models.onnx_session import OnnxSession
 from tta_server.models.robust import robust
 

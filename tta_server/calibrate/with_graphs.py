@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from tta_server.calibrate.progress import Progress
-from tta_server.domains.space import PART, StyleSpace
+from tta_server.domains.space import styled_layers
 from tta_server.models import Reference, onnx_graphs
 from tta_server.models.onnx_backbone import OnnxBackbone
 from tta_server.models.onnx_export import graphs
@@ -20,9 +20,8 @@ def with_graphs(reference: Reference, backbone: TorchBackbone, progress: Progres
         progress: Told when it begins and ends.
     """
     progress("ONNX graphs", 0, 1)
-    layers = StyleSpace.of(reference).layers if PART in reference.parts else ()
     try:
-        made = graphs(backbone, layers)
+        made = graphs(backbone, styled_layers(reference))
         if backbone.device.type == "cpu":  # others are for CUDA's ONNX Runtime, and compared at each start
             OnnxBackbone(backbone, made)
     except Exception as error:  # a network may be anything

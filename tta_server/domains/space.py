@@ -64,6 +64,11 @@ class StyleSpace:
         return (styles.double() - self.mean) @ self.whitener
 
 
+def styled_layers(reference: Reference | None) -> tuple[str, ...]:
+    """Return the normalisation layers that a bundle's styles are taken of; none if it has no styles."""
+    return StyleSpace.of(reference).layers if reference and PART in reference.parts else ()
+
+
 def fit(layers: tuple[str, ...], styles: Tensor, held_out: Tensor, classes: Tensor, limit: float = 1.0) -> StyleSpace:
     """Return the space of source images.
 

@@ -165,6 +165,13 @@ def test_a_server_starts_with_what_few_images_without_labels_give_and_says_what_
     assert ("no style (needs at least 32 images, got 10)" in shown) == (count < 32)
 
 
+def test_what_stands_in_brackets_is_shown_when_a_server_starts():
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(start_table({"runtime": "torch: install tta-server[onnx]"}))
+
+    assert "install tta-server[onnx]" in console.export_text()
+
+
 def test_a_server_without_a_bundle_says_what_that_costs(options):
     service = build(load_settings(options("--data", "x").config))
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from tta_server.models import EMPTY, Backbone
-from tta_server.models.backbone import random_images
+from tta_server.models.backbone import random_images, replaceable
 
 _FAR = 0.05
 """Of the largest logit: far beyond rounding, for a false alarm stops the server."""
@@ -38,8 +38,7 @@ class Damage:
         """Return logits of the source, and of a stream that has learnt: a runtime may hold weights for each."""
         x = random_images(self._answers, _ROWS)
         with torch.no_grad():
-            norms = {**self._answers.norm_affine(), **self._answers.norm_stats()}
-            states = EMPTY, {name: 1.01 * tensor for name, tensor in norms.items()}
+            states = EMPTY, {name: 1.01 * tensor for name, tensor in replaceable(self._answers).items()}
             return [self._answers.forward(x, state).logits for state in states]
 
 

@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tests.networks import layer_norm_network
 from tests.states import bits
@@ -32,6 +33,7 @@ from tta_server.models import Backbone, Output, TorchBackbone
 from tta_server.models.onnx_backbone import OnnxBackbone
 from tta_server.models.onnx_export import graphs
 from tta_server.runtime.job import HOME
+from tta_server.runtime.work.damage import Damage
 from tta_server.streams.ledger import Label
 
 WHITE = np.ones((1, *SHAPE), dtype=np.float32)
@@ -205,6 +207,21 @@ def test_damage_to_a_graph_is_seen_though_torchs_weights_are_whole(graph, monkey
     monkeypatch.setattr(session, "run", lambda *given, **more: [tensor * 1.2 for tensor in run(*given, **more)])
 
     assert "answers otherwise than at the start" in subject.worker.damage()
+
+
+def test_damage_to_the_graph_of_streams_is_seen_where_layers_have_statistics_alone(monkeypatch):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False), nn.Flatten(), nn.Linear(144, 4))
+    backbone = TorchBackbone(network, (3, 8, 8))
+    onnx = OnnxBackbone(backbone, graphs(backbone))
+    watch = Damage(backbone, onnx)
+    watch.remember()
+    assert watch.found() == ""
+
+    run = onnx._streams.run
+    monkeypatch.setattr(onnx._streams, "run", lambda *given: [tensor + 5 for tensor in run(*given)])
+
+    assert "answers otherwise than at the start" in watch.found()
 
 
 def test_an_adapter_that_does_not_fit_is_refused_at_once():
