@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import secrets
 import threading
 from collections.abc import Iterator
@@ -138,19 +139,17 @@ class Disk:
         with contextlib.suppress(FileNotFoundError):
             target.rmdir() if target.is_dir() else target.unlink()
 
-    def listing(self, folder: str, prefix: str = "") -> list[Found]:
+    def listing(self, folder: str) -> list[Found]:
         """Return what is in a folder."""
-        return sorted(found for found in self._all(folder, prefix) if not found.name.endswith(_UNFINISHED))
+        return sorted(found for found in self._all(folder) if not found.name.endswith(_UNFINISHED))
 
-    def sweep(self, folder: str) -> list[str]:
-        """Remove unfinished files, if nobody else can be at work on them; return the names of what else is there."""
-        with contextlib.suppress(FileNotFoundError), os.scandir(self._root / folder) as entries:
-            names = [entry.name for entry in entries]
-            unfinished = [name for name in names if name.endswith(_UNFINISHED)]
-            for name in unfinished if self._alone else ():
-                self.remove(f"{folder}/{name}")
-            return [name for name in names if name not in unfinished]
-        return []
+    def folders(self, folder: str, named: re.Pattern[str], prefix: str = "") -> dict[str, list[str]]:
+        """Return what is in the folders of a folder."""
+        return self._folders(folder, named, prefix, sweeping=False)
+
+    def sweep(self, folder: str, named: re.Pattern[str]) -> dict[str, list[str]]:
+        """Return what is in the folders of a folder; unfinished files go, if nobody else can be at work on them."""
+        return self._folders(folder, named, "", sweeping=self._alone)
 
     @contextlib.contextmanager
     def _written(self, folder: Path, target: Path, data: bytes) -> Iterator[Path]:
@@ -206,11 +205,33 @@ class Disk:
             return False
         return os.path.samestat(there, os.fstat(lock))
 
-    def _all(self, folder: str, prefix: str) -> Iterator[Found]:
+    def _folders(self, folder: str, named: re.Pattern[str], prefix: str, sweeping: bool) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for name, is_folder in self._entries(folder):
+            if not (is_folder and name.startswith(prefix) and named.fullmatch(name)):
+                continue
+            there = self._entries(f"{folder}/{name}")
+            found[name] = [each for each, _ in there if not each.endswith(_UNFINISHED)]
+            if sweeping:
+                self._clear(f"{folder}/{name}", there)
+        return found
+
+    def _clear(self, folder: str, there: list[tuple[str, bool]]) -> None:
+        for name, is_folder in there:
+            if is_folder:
+                self._clear(f"{folder}/{name}", self._entries(f"{folder}/{name}"))
+            elif name.endswith(_UNFINISHED):
+                self.remove(f"{folder}/{name}")
+
+    def _entries(self, folder: str) -> list[tuple[str, bool]]:
+        """Return the names of what is in a folder, and whether each is a folder; of files nothing else is asked."""
+        with contextlib.suppress(FileNotFoundError), os.scandir(f"{self._root}/{folder}") as entries:
+            return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        return []
+
+    def _all(self, folder: str) -> Iterator[Found]:
         with contextlib.suppress(FileNotFoundError), os.scandir(self._root / folder) as entries:
             for entry in entries:
-                if not entry.name.startswith(prefix):
-                    continue
                 try:
                     facts = entry.stat(follow_symlinks=False)
                 except FileNotFoundError:  # removed since

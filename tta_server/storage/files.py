@@ -1,5 +1,6 @@
 """What a place for bytes must offer."""
 
+import re
 from typing import NamedTuple, Protocol
 
 
@@ -62,15 +63,27 @@ class Files(Protocol):
         """Remove a file or an empty folder, if it is there."""
         ...
 
-    def listing(self, folder: str, prefix: str = "") -> list[Found]:
-        """Return what is in a folder and begins with `prefix`, sorted by name, but for unfinished files.
+    def listing(self, folder: str) -> list[Found]:
+        """Return what is in a folder, sorted by name, but for unfinished files.
 
         Where there is no such folder nothing is in it.
         """
         ...
 
-    def sweep(self, folder: str) -> list[str]:
-        """Remove unfinished files that a crash left in a folder, and return the names of what else is in it.
+    def folders(self, folder: str, named: re.Pattern[str], prefix: str = "") -> dict[str, list[str]]:
+        """Return the folders in a folder, each with the names of what is in it, but for unfinished files.
+
+        It asks once for all of them, where the place can be asked so.
+
+        Args:
+            folder: Where they are.
+            named: What all of a name matches; others are left alone.
+            prefix: What a name begins with.
+        """
+        ...
+
+    def sweep(self, folder: str, named: re.Pattern[str]) -> dict[str, list[str]]:
+        """Return what `folders` does, and remove unfinished files that a crash left in them or below.
 
         Where others write too, theirs are not told apart: then nothing is removed.
         """

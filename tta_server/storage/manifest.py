@@ -14,7 +14,8 @@ log = logging.getLogger(__name__)
 Kind = Literal["state", "snapshot"]
 
 SUFFIX: Final = ".safetensors"
-_ID = re.compile(r"(?P<kind>state|snapshot)-(?P<sequence>\d{8,18})-v(?P<version>\d{1,18})-(?P<digest>[0-9a-f]{16})")
+_ID = r"(?P<kind>state|snapshot)-(?P<sequence>\d{8,18})-v(?P<version>\d{1,18})-(?P<digest>[0-9a-f]{16})"
+_FILE = re.compile(f"(?P<id>{_ID}){re.escape(SUFFIX)}")
 _MANIFEST = re.compile(r"manifest(-(?P<generation>\d{8,18}))?\.json")
 _SCHEMA = 1
 
@@ -54,12 +55,18 @@ def new_id(kind: Kind, sequence: int, version: int, sha256: str) -> str:
 
 def from_name(found: Found, described: Saved | None) -> Saved | None:
     """Return what a file is by its name, with what the manifest says beside; None if it is no state or snapshot."""
-    parts = _ID.fullmatch(found.name.removesuffix(SUFFIX))
-    if not parts or not found.name.endswith(SUFFIX):
+    parts = _FILE.fullmatch(found.name)
+    if not parts:
         return None
     kind: Kind = "state" if parts["kind"] == "state" else "snapshot"
-    plain = Saved(parts[0], kind, int(parts["version"]), parts["digest"], found.size_bytes)
+    plain = Saved(parts["id"], kind, int(parts["version"]), parts["digest"], found.size_bytes)
     return replace(plain, sha256=described.sha256, time=described.time, note=described.note) if described else plain
+
+
+def sequence_of(name: str) -> int | None:
+    """Return the sequence of a state or snapshot by the name of its file; None if it is neither."""
+    parts = _FILE.fullmatch(name)
+    return int(parts["sequence"]) if parts else None
 
 
 def manifest_name(generation: int) -> str:

@@ -1,6 +1,7 @@
 """What fsspec reaches, local folders apart: object stores above all."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,19 +107,39 @@ class ObjectStore:
             at = self._at(path)
             self._filesystem.rmdir(at) if self._filesystem.isdir(at) else self._filesystem.rm_file(at)
 
-    def listing(self, folder: str, prefix: str = "") -> list[Found]:
+    def listing(self, folder: str) -> list[Found]:
         """Return what is in a folder, which is itself a prefix."""
         try:
             with _asked():
                 infos = self._filesystem.ls(self._at(folder), detail=True)
         except FileNotFoundError:
             return []
-        known = [_found(info) for info in infos if info["name"].rstrip("/") != self._at(folder)]
-        return sorted(found for found in known if found.name.startswith(prefix))
+        return sorted(_found(info) for info in infos if info["name"].rstrip("/") != self._at(folder))
 
-    def sweep(self, folder: str) -> list[str]:
-        """Return the names of what is in a folder; nothing unfinished is ever visible."""
-        return [found.name for found in self.listing(folder)]
+    def folders(self, folder: str, named: re.Pattern[str], prefix: str = "") -> dict[str, list[str]]:
+        """Return what is in the folders of a folder."""
+        found: dict[str, set[str]] = {}
+        for name, below in self._pairs(folder, prefix):
+            if name.startswith(prefix) and named.fullmatch(name):
+                found.setdefault(name, set()).add(below)
+        return {name: sorted(names) for name, names in found.items()}
+
+    def sweep(self, folder: str, named: re.Pattern[str]) -> dict[str, list[str]]:
+        """Return what is in the folders of a folder; nothing unfinished is ever visible."""
+        return self.folders(folder, named)
+
+    def _pairs(self, folder: str, prefix: str) -> Iterator[tuple[str, str]]:
+        """Yield the name of each folder in a folder with that of each thing in it, some more than once."""
+        if not self.side_by_side:
+            for name in (one.name for one in self.listing(folder) if one.is_folder and one.name.startswith(prefix)):
+                yield from ((name, each.name) for each in self.listing(f"{folder}/{name}"))
+            return
+        at, paths = self._at(folder), list[str]()
+        with contextlib.suppress(FileNotFoundError), _asked():  # s3 and gs say a thousand paths each time, all below
+            paths = self._filesystem.find(at, **({"prefix": prefix} if prefix else {}))
+        for name, *below in (path.removeprefix(at).strip("/").split("/") for path in paths):
+            if below:
+                yield name, below[0]
 
     def _make_folder(self, path: str) -> None:
         if not isinstance(self._filesystem, AsyncFileSystem):  # s3 and gs have no folders; FTP has

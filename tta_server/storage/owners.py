@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from tta_server.names import stream_of_domain
 from tta_server.storage.files import Files
-from tta_server.storage.manifest import from_name
+from tta_server.storage.manifest import sequence_of
 
 PER_GENERATION: Final = 10**9
 """Files that one owner may write of a stream, and the distance between the sequences of two owners."""
@@ -146,8 +146,7 @@ class Owners:
         """Return the record that counts, and the newest generation that a state or snapshot is of."""
         while True:
             listing = self._files.listing(f"streams/{stream}")
-            saved = [one for found in listing if (one := from_name(found, None))]
-            written = max((one.sequence // PER_GENERATION for one in saved), default=0)
+            written = max(((sequence_of(found.name) or 0) // PER_GENERATION for found in listing), default=0)
             generation = max((generation_of(found.name) for found in listing), default=0)
             if not generation:
                 return None, written

@@ -4,10 +4,10 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from tta_server.names import DOMAIN_SIGN, is_domain, stream_of_domain
+from tta_server.names import DOMAIN_SIGN, STREAM_OR_DOMAIN_NAME, is_domain, stream_of_domain
 from tta_server.storage.failpoints import failpoint
 from tta_server.storage.files import Files, Found
-from tta_server.storage.manifest import from_name, manifest_generation
+from tta_server.storage.manifest import manifest_generation, sequence_of
 from tta_server.storage.owners import PER_GENERATION, Owners, generation_of
 
 ERASED: Final = "erased"
@@ -29,8 +29,8 @@ def tree(files: Files, folder: str) -> Iterator[tuple[str, Found]]:
 
 def domains_of(files: Files, stream: str) -> list[str]:
     """Return the domains of a stream of which there are files, whatever the stream says of them."""
-    names = [found.name for found in files.listing("streams", f"{stream}{DOMAIN_SIGN}") if found.is_folder]
-    return [name for name in names if files.listing(f"streams/{name}")]
+    found = files.folders("streams", STREAM_OR_DOMAIN_NAME, f"{stream}{DOMAIN_SIGN}")
+    return sorted(name for name, there in found.items() if there)
 
 
 def family(files: Files, name: str) -> list[str]:
@@ -74,8 +74,8 @@ def erase_older(files: Files, name: str, generation: int, nameless: bool) -> Non
     for one in family(files, name):
         folder = f"streams/{one}"
         for path, found in list(tree(files, folder)):
-            saved, manifest = from_name(found, None), manifest_generation(found.name)
-            written = saved.sequence // PER_GENERATION if saved else manifest
+            sequence, manifest = sequence_of(found.name), manifest_generation(found.name)
+            written = manifest if sequence is None else sequence // PER_GENERATION
             if not generation_of(found.name) and (nameless if written is None else written < generation):
                 files.remove(path)
         if is_domain(one):

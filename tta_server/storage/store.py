@@ -18,7 +18,7 @@ import hashlib
 import logging
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -35,6 +35,7 @@ from tta_server.storage.manifest import (
     manifest_name,
     new_id,
     of_kind,
+    sequence_of,
 )
 from tta_server.storage.objects import open_files
 from tta_server.storage.owners import Owners, generation_of
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 
 _DIGEST = re.compile(r"[0-9a-f]{16,64}")
 _TURNS = 64  # names that share a lock wait for one another without need, which costs next to nothing
+_STREAMS = "streams"
 _INPUTS = "inputs"
 
 
@@ -98,12 +100,10 @@ class Store:
             OSError: If the folder cannot be written.
         """
         self.files.claim(alone=not self.replica)
-        for folder in () if self.replica else self._folders():
-            there = self.files.sweep(folder)
-            if _INPUTS in there:
-                self.files.sweep(f"{folder}/{_INPUTS}")
+        if self.replica:
+            return
+        for name, there in self.files.sweep(_STREAMS, STREAM_OR_DOMAIN_NAME).items():
             if ERASED in there:
-                name = folder.partition("/")[2]
                 try:
                     erase(self.files, name)
                 except OSError as error:
@@ -153,11 +153,11 @@ class Store:
     def names(self) -> list[str]:
         """Return the streams that a state or snapshot is kept of, sorted."""
         names, erased = list[str](), set[str]()
-        for name in sorted(folder.partition("/")[2] for folder in self._folders()):  # a stream before its domains
-            listing = self.files.listing(_folder(name))
-            if is_erased(listing):
+        found = self.files.folders(_STREAMS, STREAM_OR_DOMAIN_NAME)
+        for name, there in sorted(found.items()):  # a stream before its domains
+            if ERASED in there:
                 erased.add(name)
-            elif stream_of_domain(name) not in erased and self._files(name, listing, {}):
+            elif stream_of_domain(name) not in erased and self._has_state(name, there):
                 names.append(name)
         return names
 
@@ -317,13 +317,13 @@ class Store:
         self._damaged.add(f"{name}/{saved.id}")
         return None
 
-    def _folders(self) -> list[str]:
-        there = self.files.listing("streams")
-        return [f"streams/{one.name}" for one in there if one.is_folder and STREAM_OR_DOMAIN_NAME.fullmatch(one.name)]
+    def _has_state(self, name: str, files: Iterable[str]) -> bool:
+        known = (sequence_of(file) for file in files)
+        return any(sequence is not None and self.owners.counts(name, sequence) for sequence in known)
 
 
 def _folder(name: str) -> str:
-    return f"streams/{stream_or_domain_name(name)}"
+    return f"{_STREAMS}/{stream_or_domain_name(name)}"
 
 
 def _checked(digest: str) -> str:

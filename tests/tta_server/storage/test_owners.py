@@ -9,11 +9,13 @@ from itertools import count
 import boto3
 import fsspec
 import pytest
+import s3fs
 from moto.server import ThreadedMotoServer
 
 from tests.tta_server.storage.shared import MUTANTS, STREAM, opened, torture
 from tta_server.storage.manifest import manifest_name
 from tta_server.storage.owners import PER_GENERATION, LostError, Owners
+from tta_server.storage.removal import domains_of
 from tta_server.storage.store import Store
 
 PLACES = ["disk", "s3"]
@@ -305,3 +307,31 @@ def test_what_is_read_of_a_record_is_checked(tmp_path):
 
     with pytest.raises(OSError, match="record of generation 1 is damaged"):
         store.owners.newest(STREAM)
+
+
+@pytest.mark.parametrize("url", ["s3"], indirect=True)
+@pytest.mark.parametrize("replica", ["", "a"])
+def test_a_start_asks_an_object_store_as_often_for_many_streams_as_for_one(url, replica, monkeypatch):
+    asked, call = list[str](), s3fs.S3FileSystem._call_s3
+
+    def counted(self, method, *args, **kwargs):
+        asked.append(method)
+        return call(self, method, *args, **kwargs)
+
+    def start(path: str, names: list[str]) -> int:
+        earlier = Store(path)
+        for name in names:
+            earlier.save(name, 1, b"state")
+            earlier.save(f"{name}@2", 1, b"state")
+        with monkeypatch.context() as patch:
+            patch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+            asked.clear()
+            store = Store(path, replica=replica)
+            store.claim()
+            assert store.names() == sorted([*names, *(f"{name}@2" for name in names)])
+            assert domains_of(store.files, names[0]) == [f"{names[0]}@2"]
+            return len(asked)
+
+    many = [f"camera-{number:02d}" for number in range(30)]
+
+    assert start(f"{url}/many", many) == start(f"{url}/one", many[:1]) > 0

@@ -195,6 +195,24 @@ def test_a_crash_in_a_deletion_brings_nothing_back_once_it_began(local, tmp_path
     again.release()
 
 
+def test_the_next_process_clears_what_a_crash_left_of_streams_and_of_nothing_else(local, tmp_path):
+    local.save("camera", 1, b"one")
+    local.keep_input("camera", "0" * 16, b"window")
+    left = ["camera/state-2.unfinished", "camera/inputs/window.unfinished"]
+    others = [".snapshot@/camera/state-2.unfinished", "state-2.unfinished"]
+    for path in (tmp_path / "store/streams" / name for name in (*left, *others)):
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_bytes(b"half")
+
+    again = reopened(local, tmp_path / "store")
+
+    assert [name for name in (*left, *others) if (tmp_path / "store/streams" / name).exists()] == others
+    assert again.names() == ["camera"]
+    assert again.load("camera") == b"one"
+    assert again.inputs_bytes("camera") == len(b"window")
+    again.release()
+
+
 def test_a_stream_that_was_deleted_can_be_saved_again_after_a_crash(local, tmp_path):
     local.save("camera", 1, b"old")
     with armed("store.mid_erase=1"), pytest.raises(Crash):
