@@ -68,7 +68,7 @@ class Canary:
     """What the source's parameters say of the bank of spoilt images, and what others do."""
 
     def __init__(self, backbone: Backbone, adapter: Adapter, shown: CanaryImages, initial: State) -> None:
-        """Answer the bank as a fresh stream would.
+        """Prepare; the bank is answered when it is first needed, or each start would wait for it.
 
         Args:
             backbone: The frozen network.
@@ -79,14 +79,18 @@ class Canary:
         self._backbone = backbone
         self._adapter = adapter
         self._shown = shown
-        self._right = self._answers(initial)
+        self._initial = initial
 
     def read(self, state: State) -> CanaryReading:
         """Compare what `state` makes of the bank with what the source's parameters make of it."""
         right = self._answers(state)
-        drop = self._right.double() - right.double()
-        accuracy, source = float(right.double().mean()), float(self._right.double().mean())
+        drop = self._by_source.double() - right.double()
+        accuracy, source = float(right.double().mean()), float(self._by_source.double().mean())
         return CanaryReading(accuracy, source, float(drop.square().sum().sqrt()) / len(drop))
+
+    @cached_property
+    def _by_source(self) -> Tensor:
+        return self._answers(self._initial)
 
     @torch.no_grad()
     def _answers(self, state: State) -> Tensor:

@@ -13,7 +13,7 @@ from tta_server.settings import AdapterSettings
 from tta_server.settings_file import load_settings
 
 
-def test_all_methods_have_one_bank_of_canary_images(monkeypatch):
+def test_all_methods_have_one_bank_of_canary_images_and_no_start_waits_for_it(monkeypatch):
     banks, make = [], canary.bank
     monkeypatch.setattr(canary, "bank", lambda images: banks.append(images) or make(images))
     settings = load_settings(None)
@@ -22,6 +22,8 @@ def test_all_methods_have_one_bank_of_canary_images(monkeypatch):
     methods = [served.methods.prepare(AdapterSettings(settings={"lr": rate})) for rate in (1e-4, 2e-4)]
 
     assert len(served.methods) == len(methods)
+    assert not banks
+    assert not any(method.guard.vet(method.initial, method.initial) for method in methods)
     assert len(banks) == 1
 
 
