@@ -118,12 +118,10 @@ def warm_up(learns: Backbone, answers: Backbone, method: Method, rows: int, wind
     for subject, said in answers.findings.remarks.items():  # the network is tried now, not at the first request
         log.debug("network, %s: %s", subject, said)
     generator = torch.Generator().manual_seed(0)
-    for count in {1, max(rows, 2)}:
+    for count in (1, max(rows, 2)):
         x = torch.rand(count, *answers.spec.input_shape, generator=generator).to(answers.device)
         with _explained(f"the network cannot answer {count} images at once, see engine.max_rows"):
-            read(answers.forward(x))
-            if count > 1:
-                read(method.adapter.predict(answers, method.initial, x))
+            read(answers.forward(x) if count == 1 else method.adapter.predict(answers, method.initial, x))
     x = torch.rand(max(window_rows, 2), *answers.spec.input_shape, generator=generator).to(answers.device)
     with _explained(f"adapter '{method.adapter.name}' cannot learn from {len(x)} images, see engine.window_rows"):
         read(method.adapter.adapt(learns, method.initial, x).output)
