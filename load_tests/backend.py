@@ -1,9 +1,11 @@
 """What answers fastest: torch, torch with channels last, or ONNX Runtime; and whether they say the same.
 
     python -m load_tests.backend --models glyphs resnet18 --batches 1 8 32 --threads 1 2
+    python -m load_tests.backend --runs --batches 32 64
     python -m load_tests.backend --agree
 
-Ratios are of pairs, each right after torch's forward with the same tensors replaced or none, in turn.
+Ratios are of pairs, each right after torch's forward with the same tensors replaced or none, in turn. With `--runs`
+they are of ONNX Runtime with itself, given a few images at a time, as a server does, and all at once.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from load_tests.machine import describe, load_average
 from tta_server.adapters import create
 from tta_server.models import EMPTY, Output
 from tta_server.models.backbone import replaceable
-from tta_server.models.onnx_backbone import MOST_APART, distance
+from tta_server.models.onnx_backbone import MOST_APART, distance, rows_of_run
 from tta_server.models.onnx_export import (
     FEATURES,
     IMAGES,
@@ -43,6 +45,7 @@ _MODELS = (
     "swin_t",
 )
 _WAYS = "torch, channels last", "ONNX, source", "ONNX, with a stream's norms"
+_RUNS = "all at once, ms", "a few at a time, over that"
 _MADE = LOGITS, FEATURES
 
 
@@ -59,12 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         far += not max(source, learnt) <= MOST_APART
         print(f"{name}: apart {source:.1e} as the source, {learnt:.1e} after three steps of TENT", flush=True)
         if not options.agree:
-            print("\n| threads | batch | torch, ms |", " | ".join(_WAYS), "|\n|---|---|---|" + "---|" * len(_WAYS))
+            heads, row = (_RUNS, _row_of_runs) if options.runs else (("torch, ms", *_WAYS), _row)
+            print("\n| threads | batch |", " | ".join(heads), "|\n|---|---|" + "---|" * len(heads))
             for threads in options.threads:
                 torch.set_num_threads(threads)
                 sessions = _sessions(model)
                 for batch in net.batches:
-                    print(f"| {threads} | {batch} |", _row(net, sessions, batch, options.seconds), flush=True)
+                    print(f"| {threads} | {batch} |", row(net, sessions, batch, options.seconds), flush=True)
             print()
         del net, model, sessions
         gc.collect()
@@ -77,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--seconds", type=float, default=5, help="for each number, at least 3 pairs (default: 5)")
+    parser.add_argument("--runs", action="store_true", help="compare runs of a few images with one of all")
     parser.add_argument("--agree", action="store_true", help="only compare what they say")
     return parser
 
@@ -118,6 +123,17 @@ def _row(net: Network, sessions: tuple[OnnxSession, OnnxSession], batch: int, bu
     pairs = [alternate(one, other, clock_for(torch.device("cpu")), 40, budget_s) for one, other in ways]
     middle = 1000 * quantile(pairs[1].plain_s, 0.5)
     return " | ".join([f"{middle:.1f}", *(spread(each.ratios) for each in pairs)]) + " |"
+
+
+def _row_of_runs(net: Network, sessions: tuple[OnnxSession, OnnxSession], batch: int, budget_s: float) -> str:
+    x, session = torch.rand(batch, *net.backbone.spec.input_shape), sessions[0]
+    rows = rows_of_run(net.backbone.spec.input_shape, session.threads)
+
+    def few() -> object:
+        return [session.run({IMAGES: part}, _MADE) for part in torch.split(x, rows)]
+
+    found = alternate(lambda: session.run({IMAGES: x}, _MADE), few, clock_for(torch.device("cpu")), 40, budget_s)
+    return f"{1000 * quantile(found.plain_s, 0.5):.1f} | {spread(found.ratios)} |"
 
 
 def _plain(module: torch.nn.Module, x: Tensor) -> object:

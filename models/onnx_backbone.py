@@ -1,8 +1,11 @@
 """A backbone that answers through ONNX Runtime, and leaves to torch what only torch can do."""
 
 import copy
+import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -34,6 +37,12 @@ MOST_APART = 1e-4
 
 _ANSWER = LOGITS, FEATURES
 _TRIED_ROWS = 1, 3
+_RUN_ROWS, _RUN_NUMBERS = 16, 8 * 3 * 224 * 224  # images, and numbers of them, of one run for each thread
+
+
+def rows_of_run(input_shape: tuple[int, int, int], threads: int) -> int:
+    """Return how many images a CPU answers at once: what layers make of more does not stay in its cache."""
+    return threads * max(1, min(_RUN_ROWS, _RUN_NUMBERS // math.prod(input_shape)))
 
 
 class OnnxBackbone:
@@ -103,9 +112,9 @@ class OnnxBackbone:
             return self._torch.forward(x, overrides, statistics)
         self._torch.check(x, overrides)
         if self._are_the_sources(overrides):
-            logits, features = self._source.run({IMAGES: x}, _ANSWER)
+            logits, features = self._run(self._source, x, _ANSWER)
         else:
-            logits, features = self._streams.run({IMAGES: x, **overrides}, _ANSWER)
+            logits, features = self._run(self._streams, x, _ANSWER, overrides)
         return Output(logits, features)
 
     def stacks(self, overrides: Iterable[str]) -> bool:
@@ -126,8 +135,8 @@ class OnnxBackbone:
             return self._torch.styles(x, layers, answer=False)[0], self.forward(x) if answer else None
         self._torch.check(x, EMPTY)
         if not answer:
-            return self._styles.run({IMAGES: x}, [STYLE])[0], None
-        logits, features, styles = self._source.run({IMAGES: x}, [*_ANSWER, STYLE])
+            return self._run(self._styles, x, [STYLE])[0], None
+        logits, features, styles = self._run(self._source, x, [*_ANSWER, STYLE])
         return styles, Output(logits, features)
 
     def norm_affine(self) -> Tensors:
@@ -152,6 +161,17 @@ class OnnxBackbone:
         except KeyError as missing:
             raise ValueError(f"the ONNX graphs are of another network: this one has no tensor {missing}") from missing
         return OnnxSession(file, self.device)
+
+    def _run(self, session: OnnxSession, x: Tensor, made: Sequence[str], overrides: Tensors = EMPTY) -> list[Tensor]:
+        """Run a graph, on a CPU on a few images at a time."""
+        if len(x) <= self._most_rows or not self._torch.findings.apart:
+            return session.run({IMAGES: x, **overrides}, made)
+        runs = [session.run({IMAGES: part, **overrides}, made) for part in torch.split(x, self._most_rows)]
+        return [torch.cat(parts) for parts in zip(*runs, strict=True)]
+
+    @cached_property
+    def _most_rows(self) -> int:
+        return rows_of_run(self.spec.input_shape, self._source.threads) if self.device.type == "cpu" else sys.maxsize
 
     def _are_the_sources(self, overrides: Tensors) -> bool:
         return all(torch.equal(tensor, self._inputs[name]) for name, tensor in overrides.items())

@@ -32,7 +32,11 @@ def library(name: str) -> Any:  # noqa: ANN401
 
 
 class OnnxSession:
-    """A graph that is ready to run, with as many threads as torch has now."""
+    """A graph that is ready to run.
+
+    Attributes:
+        threads: That compute, as many as torch had when it was made.
+    """
 
     def __init__(self, graph: bytes, device: torch.device) -> None:
         """Load a graph.
@@ -46,7 +50,7 @@ class OnnxSession:
         """
         runtime = library("onnxruntime")
         options = runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        options.intra_op_num_threads = self.threads = torch.get_num_threads()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # torch has work for the cores, too
         options.log_severity_level = 3  # errors are raised
         options.enable_cpu_mem_arena = False  # each graph would keep what its largest batch has ever taken

@@ -255,3 +255,53 @@ def test_who_has_learnt_nothing_has_the_bits_of_the_source():
     assert not torch.equal(
         onnx.forward(x, nothing | {"bn.weight": nothing["bn.weight"] + 1e-4}).logits, onnx.forward(x).logits
     )
+
+
+class AgainstTheOthers(nn.Module):
+    """Answers for an image by how it differs from all that are asked with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = reference_network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        return logits - logits.mean(0, keepdim=True)
+
+
+def rows_of_runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that grows by the images of each run of a graph."""
+    heard, run = list[int](), OnnxSession.run
+
+    def listened(self: OnnxSession, feeds: dict[str, Tensor], made: Sequence[str]) -> list[Tensor]:
+        heard.append(len(feeds["images"]))
+        return run(self, feeds, made)
+
+    monkeypatch.setattr(OnnxSession, "run", listened)
+    return heard
+
+
+def test_many_images_are_run_a_few_at_a_time(monkeypatch):
+    torchs, onnx, layers = made("BatchNorm")
+    most = 16 * torch.get_num_threads()
+    x, heard = images(2 * most + 3, (3, 32, 32)), rows_of_runs(monkeypatch)
+    moved = {name: tensor * 1.1 for name, tensor in replaceable(torchs).items()}
+    expected = torchs.forward(x), torchs.forward(x, moved), torchs.styles(x, layers)[0]
+
+    found, output = onnx.styles(x, layers)
+
+    assert heard == [most, most, 3]
+    assert distance(output, expected[0]) <= MOST_APART
+    assert distance(onnx.forward(x, moved), expected[1]) <= MOST_APART
+    assert distance(Output(found, output.logits), Output(expected[2], expected[0].logits)) <= MOST_APART
+
+
+def test_images_are_run_together_where_rows_depend_on_one_another(monkeypatch):
+    torch.manual_seed(0)
+    torchs = TorchBackbone(AgainstTheOthers(), (3, 32, 32))
+    onnx, x = exported(torchs), images(17 * torch.get_num_threads(), (3, 32, 32))
+    heard = rows_of_runs(monkeypatch)
+
+    assert not torchs.findings.apart
+    assert distance(onnx.forward(x), torchs.forward(x)) <= MOST_APART
+    assert heard == [len(x)]
