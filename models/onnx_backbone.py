@@ -37,12 +37,12 @@ MOST_APART = 1e-4
 
 _ANSWER = LOGITS, FEATURES
 _TRIED_ROWS = 1, 3
-_RUN_ROWS, _RUN_NUMBERS = 16, 8 * 3 * 224 * 224  # images, and numbers of them, of one run for each thread
+_RUN_ROWS = 8  # images of one run for each thread; of those over 224 pixels as many numbers
 
 
 def rows_of_run(input_shape: tuple[int, int, int], threads: int) -> int:
     """Return how many images a CPU answers at once: what layers make of more does not stay in its cache."""
-    return threads * max(1, min(_RUN_ROWS, _RUN_NUMBERS // math.prod(input_shape)))
+    return threads * max(1, min(_RUN_ROWS, _RUN_ROWS * 3 * 224 * 224 // math.prod(input_shape)))
 
 
 class OnnxBackbone:

@@ -283,7 +283,7 @@ def rows_of_runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_many_images_are_run_a_few_at_a_time(monkeypatch):
     torchs, onnx, layers = made("BatchNorm")
-    most = 16 * torch.get_num_threads()
+    most = 8 * torch.get_num_threads()
     x, heard = images(2 * most + 3, (3, 32, 32)), rows_of_runs(monkeypatch)
     moved = {name: tensor * 1.1 for name, tensor in replaceable(torchs).items()}
     expected = torchs.forward(x), torchs.forward(x, moved), torchs.styles(x, layers)[0]
