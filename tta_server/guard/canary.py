@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from tta_server.adapters import Adapter, State
 from tta_server.models import Backbone, Reference
+from tta_server.pulse import beat
 
 _SEED = 0
 _PARTS = frozenset({"canary"})
@@ -94,10 +95,11 @@ class Canary:
 
     @torch.no_grad()
     def _answers(self, state: State) -> Tensor:
-        right = [
-            self._adapter.predict(self._backbone, state, images.float() / 255).logits.argmax(1) == self._shown.labels
-            for images in self._shown.ways
-        ]
+        right = list[Tensor]()
+        for images in self._shown.ways:
+            beat()  # on a CPU each may take a large network many seconds
+            answers = self._adapter.predict(self._backbone, state, images.float() / 255).logits.argmax(1)
+            right.append(answers == self._shown.labels)
         return torch.cat(right)
 
 

@@ -58,6 +58,15 @@ def test_stored_statistics_make_no_difference(canary, initial):
     assert canary.read(other) == canary.read(initial)
 
 
+def test_each_way_to_spoil_the_images_is_a_part_of_the_work(tent, initial, monkeypatch):
+    beats = []
+    monkeypatch.setattr(canary_module, "beat", lambda: beats.append(1))
+
+    Canary(model().backbone, tent.alone(), shown(), initial).read(initial)
+
+    assert len(beats) == 2 * len(bank(torch.rand(1, 3, 32, 32)))
+
+
 def test_the_error_is_that_of_the_paired_difference(canary, initial, tent):
     reading = canary.read(spoil_parameters(initial, 0.3))
     right = []

@@ -1,6 +1,7 @@
 """A forward, step or command that never ends is noticed, and keeps nobody from stopping the server."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ import pytest
 from tests.tta_server.runtime.engines import PATIENCE_S, SlowStep, until
 from tests.tta_server.runtime.fakes import Gated, rows, submit, tiny, wired
 from tta_server.errors import NotReady
+from tta_server.pulse import beat
 from tta_server.runtime.queue.engine import Engine
 from tta_server.runtime.queue.room import Room
 from tta_server.settings import EngineSettings
@@ -77,6 +79,23 @@ def answers(engine: Engine) -> bool:
         return submit(engine, "door", rows(1)).result(PATIENCE_S).version == 0
     except NotReady:
         return False
+
+
+def test_long_work_that_gets_on_is_not_stuck():
+    with stuck("command", stuck_after_s=3) as (engine, adapter):
+        adapter.gate.set()
+
+        def long(_commands: object) -> float:
+            while engine._pulse.busy_s() < 4:
+                beat()
+                time.sleep(0.01)
+            return engine._pulse.busy_s()
+
+        took = engine.command(long)
+        troubles = {engine.trouble() for _ in iter(lambda: took.done(), True)}
+
+        assert took.result() > 3
+        assert troubles == {""}
 
 
 def test_a_server_is_trusted_for_ever_if_nobody_says_how_long():

@@ -9,8 +9,8 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Generic, Literal, TypeVar
 
+from tta_server.pulse import Pulse
 from tta_server.runtime.memory import hand_back
-from tta_server.runtime.queue.pulse import Pulse
 
 T = TypeVar("T")
 

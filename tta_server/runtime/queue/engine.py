@@ -9,12 +9,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 from tta_server.errors import BadRequest, NotReady
+from tta_server.pulse import Pulse
 from tta_server.runtime.commands.stream_commands import Commands
 from tta_server.runtime.job import Answer, Command, Job
 from tta_server.runtime.memory import hand_back
 from tta_server.runtime.queue.batcher import Batcher
 from tta_server.runtime.queue.companion import Companion
-from tta_server.runtime.queue.pulse import Pulse
 from tta_server.runtime.queue.rest import Rest
 from tta_server.runtime.queue.room import Reservation, Room
 from tta_server.runtime.work.trial import Trial
@@ -241,11 +241,11 @@ class Engine:
 
     def _stuck(self) -> str:
         """Return why nothing moves on, or an empty string."""
-        busy_s = max(self._pulse.busy_s(), self._steps.pulse.busy_s())
+        still_s = max(self._pulse.still_s(), self._steps.pulse.still_s())
         most_s = self._settings.stuck_after_s
-        if not (self.started and most_s and busy_s > most_s):
+        if not (self.started and most_s and still_s > most_s):
             return ""
-        return f"the server has been at one piece of work for {busy_s:.0f} s; restart it"
+        return f"the server has been at one piece of work for {still_s:.0f} s; restart it"
 
     def _run(self) -> None:
         try:

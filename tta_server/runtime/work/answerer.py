@@ -121,7 +121,10 @@ def warm_up(learns: Backbone, answers: Backbone, method: Method, rows: int, wind
     for count in (1, max(rows, 2)):
         x = torch.rand(count, *answers.spec.input_shape, generator=generator).to(answers.device)
         with _explained(f"the network cannot answer {count} images at once, see engine.max_rows"):
-            read(answers.forward(x) if count == 1 else method.adapter.predict(answers, method.initial, x))
+            if count == 1 or method.adapter.batch_coupled:
+                read(answers.forward(x))
+            if count > 1:
+                read(method.adapter.predict(answers, method.initial, x))
     x = torch.rand(max(window_rows, 2), *answers.spec.input_shape, generator=generator).to(answers.device)
     with _explained(f"adapter '{method.adapter.name}' cannot learn from {len(x)} images, see engine.window_rows"):
         read(method.adapter.adapt(learns, method.initial, x).output)

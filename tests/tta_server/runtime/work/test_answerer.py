@@ -5,12 +5,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 import tta_server.runtime.work.answerer as module
 from tests.tta_server.runtime.fakes import WHO, Fails, Wired, ask, learn_all, queued, rows, tiny, wired
 from tta_server import adapters
+from tta_server.guard.judge import Unguarded
+from tta_server.models import EMPTY, Output
+from tta_server.models.backbone import Statistics, Tensors
 from tta_server.runtime.job import Piece
 from tta_server.runtime.work.sharing import Sharing
+from tta_server.streams.stream import Method
 
 
 def taught(names: str = "abc", **keys: object) -> Wired:
@@ -160,3 +165,22 @@ def test_the_source_sees_no_more_images_at_once_than_a_forward_may_have(apart, s
     answerer.source(np.split(rows(9), 9))
 
     assert seen == sizes
+
+
+@pytest.mark.parametrize("stats", ["ema", "batch"])
+def test_the_warm_up_has_whoever_answers_answer_as_many_images_as_a_request_may_have(stats, monkeypatch):
+    backbone, seen = tiny(), list[tuple[int, str]]()
+    forward = backbone.forward
+
+    def listened(x: Tensor, overrides: Tensors = EMPTY, statistics: Statistics = "stored") -> Output:
+        seen.append((len(x), str(statistics)))
+        return forward(x, overrides, statistics)
+
+    assert backbone.findings.apart
+    monkeypatch.setattr(backbone, "forward", listened)
+    adapter = adapters.create("tent", stats=stats)
+    method = Method(adapter, adapter.init(backbone), Unguarded())
+
+    module.warm_up(tiny(), backbone, method, rows=6, window_rows=4)
+
+    assert seen == [(1, "stored"), (6, "stored"), *([(6, "batch")] if stats == "batch" else [])]
