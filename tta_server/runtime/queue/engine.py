@@ -85,7 +85,10 @@ class Engine:
     def start(self) -> None:
         """Start the device thread and return when it has warmed up; an error of the warm-up is raised here."""
         self._thread.start()
-        self._call(lambda: self._worker.warm_up(self._settings.max_rows)).result()
+        took_s = self._call(lambda: self._worker.warm_up(self._settings.max_rows)).result()
+        if 0 < self._settings.stuck_after_s < took_s:
+            about = "a step takes %.0f s, and engine.stuck_after_s is %g: then no probe finds the server live"
+            log.warning(f"{about}; take a smaller engine.window_rows", took_s, self._settings.stuck_after_s)
         hand_back()
         self._trouble, self.started = "", True
 

@@ -1,6 +1,7 @@
 """Answer a group of requests with as few forwards as their states allow."""
 
 import logging
+import time
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -102,8 +103,11 @@ class Answerer:
         return scores.only(order)
 
 
-def warm_up(learns: Backbone, answers: Backbone, method: Method, rows: int, window_rows: int) -> None:
+def warm_up(learns: Backbone, answers: Backbone, method: Method, rows: int, window_rows: int) -> float:
     """Run one image and many through everything once, so that the first request finds it loaded.
+
+    Returns:
+        How long the step took, in seconds.
 
     Args:
         learns: The network, as it learns.
@@ -126,8 +130,10 @@ def warm_up(learns: Backbone, answers: Backbone, method: Method, rows: int, wind
             if count > 1:
                 read(method.adapter.predict(answers, method.initial, x))
     x = torch.rand(max(window_rows, 2), *answers.spec.input_shape, generator=generator).to(answers.device)
+    began_s = time.monotonic()
     with _explained(f"adapter '{method.adapter.name}' cannot learn from {len(x)} images, see engine.window_rows"):
         read(method.adapter.adapt(learns, method.initial, x).output)
+    return time.monotonic() - began_s
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from tta_server.adapters.stack import adapt_stacked, predict_stacked
 from tta_server.guard.judge import Unguarded
 from tta_server.guard.verdict import Admission, Memory, Serve, Verdict
 from tta_server.models import Backbone, Output
+from tta_server.pulse import beat
 from tta_server.streams.lesson import Lesson
 from tta_server.telemetry.metrics import Metrics
 
@@ -144,7 +145,9 @@ class Trials:
             ]
             admitted = [(trial, trial.admission) for trial in trials if trial.admission and trial.admission.learn]
         taken = [trial.lesson for trial, _ in admitted]
+        beat()  # each part may take a large network many seconds
         steps = self._adapt(taken)
+        beat()
         answered = self._answered(taken, steps)
         found = [self._skipped(trial) for trial in trials if trial.lesson not in taken]
         for slot, ((trial, admission), step, said) in enumerate(zip(admitted, steps, answered, strict=True)):

@@ -49,11 +49,12 @@ class Worker:
         self._ready: dict[Draft, Answer] = {}  # to be handed out
         self._damage = Damage(parts.learns, parts.answers)
 
-    def warm_up(self, rows: int) -> None:
-        """Run one image and `rows` images through everything once, so that the first request finds it loaded."""
+    def warm_up(self, rows: int) -> float:
+        """Run one image and `rows` images through everything once; returns the seconds that a step took."""
         parts = self.parts
-        warm_up(parts.learns, parts.answers, parts.methods.default, rows, self._registry.pace.rows)
+        took_s = warm_up(parts.learns, parts.answers, parts.methods.default, rows, self._registry.pace.rows)
         self._damage.remember()
+        return took_s
 
     def group(self, job: Job) -> Hashable:
         """Return a key that is equal for jobs that may share a forward."""

@@ -46,6 +46,16 @@ def test_a_started_engine_is_ready_and_answers():
         assert answer(engine).probabilities.shape == (2, 4)
 
 
+@pytest.mark.parametrize(("stuck_after_s", "said"), [(1e-9, True), (0, False), (60, False)])
+def test_a_step_that_would_end_the_server_is_told_of_at_the_start(stuck_after_s, said, caplog):
+    engine = make(stuck_after_s=stuck_after_s)
+
+    engine.start()
+    engine.stop()
+
+    assert ("take a smaller engine.window_rows" in caplog.text) == said
+
+
 def test_a_warm_up_that_fails_is_raised_by_start():
     engine = make(Fails())
 
