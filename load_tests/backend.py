@@ -23,7 +23,7 @@ from load_tests.machine import describe, load_average
 from tta_server.adapters import create
 from tta_server.models import EMPTY, Output
 from tta_server.models.backbone import replaceable
-from tta_server.models.onnx_backbone import MOST_APART, distance, rows_of_run
+from tta_server.models.onnx_backbone import MOST_APART, distance, in_runs, rows_of_run
 from tta_server.models.onnx_export import (
     FEATURES,
     IMAGES,
@@ -128,11 +128,8 @@ def _row(net: Network, sessions: tuple[OnnxSession, OnnxSession], batch: int, bu
 def _row_of_runs(net: Network, sessions: tuple[OnnxSession, OnnxSession], batch: int, budget_s: float) -> str:
     x, session = torch.rand(batch, *net.backbone.spec.input_shape), sessions[0]
     rows = rows_of_run(net.backbone.spec.input_shape, session.threads)
-
-    def few() -> object:
-        return [session.run({IMAGES: part}, _MADE) for part in torch.split(x, rows)]
-
-    found = alternate(lambda: session.run({IMAGES: x}, _MADE), few, clock_for(torch.device("cpu")), 40, budget_s)
+    once, few = (lambda: session.run({IMAGES: x}, _MADE)), (lambda: in_runs(session, x, _MADE, rows))
+    found = alternate(once, few, clock_for(torch.device("cpu")), 40, budget_s)
     return f"{1000 * quantile(found.plain_s, 0.5):.1f} | {spread(found.ratios)} |"
 
 

@@ -45,6 +45,16 @@ def rows_of_run(input_shape: tuple[int, int, int], threads: int) -> int:
     return threads * max(1, min(_RUN_ROWS, _RUN_ROWS * 3 * 224 * 224 // math.prod(input_shape)))
 
 
+def in_runs(
+    session: OnnxSession, x: Tensor, made: Sequence[str], rows: int, overrides: Tensors = EMPTY
+) -> list[Tensor]:
+    """Return what a graph says of images (N, C, H, W), of at most `rows` at a time; see `OnnxSession.run`."""
+    if len(x) <= rows:
+        return session.run({IMAGES: x, **overrides}, made)
+    runs = [session.run({IMAGES: part, **overrides}, made) for part in torch.split(x, rows)]
+    return [torch.cat(parts) for parts in zip(*runs, strict=True)]
+
+
 class OnnxBackbone:
     """Answer with stored statistics through ONNX Runtime; batch statistics, gradients and other weights are torch's.
 
@@ -163,11 +173,9 @@ class OnnxBackbone:
         return OnnxSession(file, self.device)
 
     def _run(self, session: OnnxSession, x: Tensor, made: Sequence[str], overrides: Tensors = EMPTY) -> list[Tensor]:
-        """Run a graph, on a CPU on a few images at a time."""
-        if len(x) <= self._most_rows or not self._torch.findings.apart:
-            return session.run({IMAGES: x, **overrides}, made)
-        runs = [session.run({IMAGES: part, **overrides}, made) for part in torch.split(x, self._most_rows)]
-        return [torch.cat(parts) for parts in zip(*runs, strict=True)]
+        """Run a graph, on a CPU on a few images at a time where rows are apart."""
+        whole = len(x) <= self._most_rows or not self._torch.findings.apart
+        return in_runs(session, x, made, len(x) if whole else self._most_rows, overrides)
 
     @cached_property
     def _most_rows(self) -> int:

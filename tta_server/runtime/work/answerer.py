@@ -106,15 +106,15 @@ class Answerer:
 def warm_up(learns: Backbone, answers: Backbone, method: Method, rows: int, window_rows: int) -> float:
     """Run one image and many through everything once, so that the first request finds it loaded.
 
-    Returns:
-        How long the step took, in seconds.
-
     Args:
         learns: The network, as it learns.
         answers: The network, as it answers.
         method: How streams learn.
         rows: Most images of an answer.
         window_rows: Images of a step.
+
+    Returns:
+        How long the step took, in seconds.
 
     Raises:
         ValueError: If the network or the method fails on so many.
