@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -16,6 +15,7 @@ from tta_server.adapters import registered
 from tta_server.adapters.base import check
 from tta_server.models import Custom, Preprocess, Reference, TorchBackbone, load
 from tta_server.models.onnx_export import write
+from tta_server.models.onnx_session import library
 
 LABELS = tuple("vwxyz")
 RANDOM = np.random.default_rng(0)
@@ -72,7 +72,7 @@ def test_norms_are_inputs_by_their_names_and_the_json_says_so(exported):
     network = TorchBackbone(small(), SHAPE, mean=[0.5] * 3, std=[0.2] * 3)
     about = json.loads((exported / "export.json").read_text())
     x, moved = images(2), {name: tensor * 1.2 for name, tensor in network.norm_affine().items()}
-    session = onnxruntime.InferenceSession(exported / "streams.onnx", providers=["CPUExecutionProvider"])
+    session = library("onnxruntime").InferenceSession(exported / "streams.onnx", providers=["CPUExecutionProvider"])
 
     logits, _ = session.run(None, {"images": x.numpy(), **{name: moved[name].numpy() for name in moved}})
 
