@@ -1,10 +1,10 @@
-"""What the server answers, for the OpenAPI document; nothing is converted: answers leave as they are."""
+"""What the server answers, for the OpenAPI document."""
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from tta_server.api.front.responses import refusals
+from tta_server.api.front.responses import Told, described, refusals
 from tta_server.settings import Mode
 from tta_server.streams.present import Because
 from tta_server.telemetry.closed_sets import StateKind
@@ -13,7 +13,7 @@ AnsweredBy = Literal["source", "adapted"]
 _REPLICA = "The server that speaks, of its own streams alone, where servers share their storage; else empty."
 
 
-def returns(model: type[BaseModel], *refused: int, status: int = 200) -> dict[str, Any]:
+def returns(model: type[Told], *refused: int, status: int = 200) -> dict[str, Any]:
     """Return how a route is declared that answers with `model`.
 
     Args:
@@ -21,14 +21,8 @@ def returns(model: type[BaseModel], *refused: int, status: int = 200) -> dict[st
         refused: Statuses of errors.
         status: Of the answer.
     """
-    answer = {status: {"model": model, "description": " ".join((model.__doc__ or "").split())}}
-    return {"status_code": status, "response_model": None, "responses": answer | refusals(*refused)}
-
-
-class Told(BaseModel):
-    """A JSON object with these keys and no others."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    answer = described(model, " ".join((model.__doc__ or "").split()))
+    return {"status_code": status, "response_model": None, "responses": {status: answer} | refusals(*refused)}
 
 
 # Predictions

@@ -2,7 +2,8 @@
 
 from pydantic import Field
 
-from tta_server.api.answers import Compared, Told
+from tta_server.api.answers import Compared
+from tta_server.api.front.responses import Told
 from tta_server.telemetry.closed_sets import DriftCause, DriftScore, DriftState
 
 

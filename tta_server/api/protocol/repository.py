@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Response
 
 from tta_server.api.answers import returns
 from tta_server.api.front.permission import key_of
-from tta_server.api.front.responses import refusals
+from tta_server.api.front.responses import described, refusals
 from tta_server.api.protocol.metadata import OF_VERSION, VERSION
 from tta_server.api.protocol.protocol_answers import IndexEntry, Loaded, ServerStatistics, Unloaded
 from tta_server.api.reading.json_body import JsonRoute
@@ -59,7 +59,7 @@ _REFUSED = (400, 404, 409)
 
 _INDEX: dict[str, Any] = {
     "response_model": None,
-    "responses": {200: {"model": list[IndexEntry], "description": "The models, in no order."}} | refusals(400),
+    "responses": {200: described(IndexEntry, "The models, in no order.", every=True)} | refusals(400),
 }
 
 
