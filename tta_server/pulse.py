@@ -1,31 +1,30 @@
 """Whether a thread gets anywhere: it says when it begins a piece of work, gets on with it, and ends it."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from time import monotonic
 
 _OWN = threading.local()  # the pulse of the piece of work that a thread was at last
 
 
 class Pulse:
-    """Know how long one piece of work has taken, and how long nothing was heard of it; one thread writes, any reads."""
+    """Know how long one piece of work has taken, and how long nothing was heard of it; one thread writes, any reads.
+
+    A piece of work is a `with` block.
+    """
 
     def __init__(self) -> None:
         """Start at rest."""
         self._began_s: float | None = None
         self._beat_s = 0.0
 
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Be at one piece of work."""
+    def __enter__(self) -> None:
+        """Begin a piece of work."""
         _OWN.pulse = self
-        self.beat()
-        self._began_s = self._beat_s
-        try:
-            yield
-        finally:
-            self._began_s = None
+        self._beat_s = self._began_s = monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        """End it."""
+        self._began_s = None
 
     def beat(self) -> None:
         """Get on with the piece of work at hand."""

@@ -25,7 +25,6 @@ from tta_server import __version__
 from tta_server.addresses import address_of
 from tta_server.api.front.connection import connection_class
 from tta_server.api.front.handshake import Handshakes
-from tta_server.api.front.responses import SECURITY_HEADERS
 from tta_server.api.front.websites import OwnPages
 from tta_server.app import Service, build, turned_away, use_threads
 from tta_server.runtime.memory import share_arenas
@@ -82,7 +81,6 @@ def serve(settings: Settings) -> None:
             ws="none",
             proxy_headers=False,
             server_header=False,
-            headers=SECURITY_HEADERS,
             root_path=settings.server.root_path,
             timeout_keep_alive=settings.server.keep_alive_s,  # type: ignore[arg-type]
             timeout_graceful_shutdown=_DRAIN_S,  # calls of gRPC have their own time, behind it

@@ -17,7 +17,7 @@ def now(monkeypatch) -> list[float]:
 
 def test_what_gets_on_is_busy_and_not_still(now):
     subject = Pulse()
-    with subject.at_work():
+    with subject:
         now[0] += 50
         beat()
         now[0] += 5
@@ -30,7 +30,7 @@ def test_what_gets_on_is_busy_and_not_still(now):
 
 def test_a_beat_is_of_the_work_of_its_own_thread_and_of_nothing_elsewhere(now):
     subject = Pulse()
-    with subject.at_work():
+    with subject:
         now[0] += 50
         other = threading.Thread(target=beat)
         other.start()

@@ -16,7 +16,11 @@ def stream_of(*candidates: object) -> str:
     Raises:
         BadRequest: If the name cannot be one.
     """
-    name = next((name for name in candidates if isinstance(name, bool) or name not in (None, "", 0)), DEFAULT)
+    for name in candidates:
+        if isinstance(name, bool) or name not in (None, "", 0):
+            break
+    else:
+        return DEFAULT
     if isinstance(name, bool) or not isinstance(name, str | int) or not STREAM_NAME.fullmatch(str(name)):
         raise BadRequest(f"stream name {str(name)[:80]!r} must be 1 to 64 letters, digits, '.', '_' or '-'")
     return str(name)

@@ -205,18 +205,24 @@ class Monitor:
 
 
 def rows_of(
-    answers: npt.NDArray[np.float32], entropies: npt.NDArray[np.float32], measured: npt.NDArray[np.float32]
+    classes: int,
+    entropies: npt.NDArray[np.float32],
+    predicted: npt.NDArray[np.int64],
+    confidences: npt.NDArray[np.float32],
+    measured: npt.NDArray[np.float32],
 ) -> Rows:
     """Return frozen answers that are on the host already, as `Monitor.saw` takes them.
 
     Args:
-        answers: Probabilities (n, K).
+        classes: How many there are.
         entropies: In nats (n,).
+        predicted: The likeliest classes (n,).
+        confidences: How likely those are (n,).
         measured: What a `Yardstick` measures (n, 2).
     """
-    rows = np.empty((len(answers), 5))
-    rows[:, 0] = entropies / math.log(answers.shape[1])
-    rows[:, 1], rows[:, 3] = answers.max(1), answers.argmax(1)
+    rows = np.empty((len(entropies), 5))
+    rows[:, 0] = entropies / math.log(classes)
+    rows[:, 1], rows[:, 3] = confidences, predicted
     rows[:, 2], rows[:, 4] = np.log(rows[:, 1]) - measured[:, 0], measured[:, 1]
     return rows
 

@@ -81,7 +81,7 @@ class Key(Section):
 
     def is_for_stream(self, name: str) -> bool:
         """Return whether it is for a stream, or for a domain of one."""
-        return _matches(stream_of_domain(name), self.streams)
+        return self.is_for_every_stream or _matches(stream_of_domain(name), self.streams)
 
     def is_for_model(self, name: str) -> bool:
         """Return whether it is for a model."""

@@ -80,9 +80,10 @@ async def answer(served: Served, asked: Question, gone: Gone) -> Answer:
         NotReady: If the server is starting, stopping or damaged.
         TTAError: If an image is no good, or the request cannot be answered.
     """
-    with served.engine.reserve(*_size(served, asked)) as room, Watched(gone) as hung_up:
+    images, decoded_bytes = _size(served, asked)
+    with served.engine.reserve(images, decoded_bytes) as room, Watched(gone) as hung_up:
         with served.metrics.timed("decode"):
-            offered = await _images(served, asked, hung_up)
+            offered = await _images(served, asked.content, decoded_bytes, hung_up)
         _expect_caller(hung_up)
         soon = asyncio.get_running_loop().call_soon
 
@@ -116,8 +117,9 @@ async def compare(served: Served, asked: Question, gone: Gone) -> tuple[int, lis
 
     Args, returns and errors are those of `answer` and of `CompareCommands.compare`.
     """
-    with served.engine.reserve(*_size(served, asked)), Watched(gone) as hung_up:
-        offered = await _images(served, asked, hung_up)
+    images, decoded_bytes = _size(served, asked)
+    with served.engine.reserve(images, decoded_bytes), Watched(gone) as hung_up:
+        offered = await _images(served, asked.content, decoded_bytes, hung_up)
 
         def ask() -> Coroutine[Any, Any, tuple[int, list[Beside]]]:
             return _unless(hung_up, served.engine.command(lambda c: c.beside.compare(asked.stream, offered)))
@@ -149,13 +151,14 @@ def _expect_caller(hung_up: "asyncio.Future[object]") -> None:
         raise ClientGone("the connection was closed before the device had begun with the request; it was dropped")
 
 
-async def _images(served: Served, asked: Question, hung_up: "asyncio.Future[object]") -> Offered:
+async def _images(
+    served: Served, content: "tuple[Upload, ...] | Unread", decoded_bytes: int, hung_up: "asyncio.Future[object]"
+) -> Offered:
     """Return the images of a request as a window takes them.
 
     A few tiny ones are read at once, which takes less than to hand them over; large files wait in a line of their own.
     """
-    decoding, content = served.decoding, asked.content
-    tiny = _size(served, asked)[1] <= TINY_BYTES
+    decoding, tiny = served.decoding, decoded_bytes <= TINY_BYTES
     if not isinstance(content, tuple):
         return _read(served, content) if tiny else await _unless(hung_up, decoding.quick.submit(_read, served, content))
     patience = decoding.patience()

@@ -21,26 +21,30 @@ class Scores(NamedTuple):
     Attributes:
         probabilities: (n, K).
         entropies: In nats (n,).
+        classes: The likeliest (n,).
+        confidences: How likely that is (n,); not finite where a row of `probabilities` is not.
         beside: What a `Yardstick` measures (n, 2), for drift; None of any but the frozen model, and where the bundle
             lacks the source's numbers.
     """
 
     probabilities: npt.NDArray[np.float32]
     entropies: npt.NDArray[np.float32]
+    classes: npt.NDArray[np.int64]
+    confidences: npt.NDArray[np.float32]
     beside: npt.NDArray[np.float32] | None = None
 
     def only(self, places: npt.NDArray[np.int64] | slice) -> "Scores":
         """Return what it says of some of the images."""
-        beside = None if self.beside is None else self.beside[places]
-        return Scores(self.probabilities[places], self.entropies[places], beside)
+        probabilities, entropies, classes, confidences, beside = self
+        some = None if beside is None else beside[places]
+        return Scores(probabilities[places], entropies[places], classes[places], confidences[places], some)
 
 
 HOME = "source"
 """What an answer calls the domain of images that look like the source's; no domain has this name."""
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What a request gets.
 
     Attributes:
@@ -64,7 +68,7 @@ class Answer:
     device_s: float = 0.0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Job:
     """A request on its way through the engine.
 
@@ -75,6 +79,8 @@ class Job:
         client: Who sent it.
         request_id: What labels that come later call it; empty if nobody can.
         future: The answer to come.
+        images: (n, C, H, W).
+        rows: How many.
     """
 
     stream: str
@@ -83,16 +89,12 @@ class Job:
     client: str = ""
     request_id: str = ""
     future: "Future[Answer]" = field(default_factory=Future)
+    images: Images = field(init=False)
+    rows: int = field(init=False)
 
-    @cached_property
-    def images(self) -> Images:
-        """(n, C, H, W)."""
-        return self.offered.images
-
-    @cached_property
-    def rows(self) -> int:
-        """Images in the request."""
-        return len(self.images)
+    def __post_init__(self) -> None:
+        self.images = self.offered.images
+        self.rows = len(self.images)
 
 
 class Command(NamedTuple):
@@ -116,7 +118,7 @@ class Command(NamedTuple):
             self.future.set_exception(error)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Piece:
     """The images of a request that one state answers.
 
@@ -124,26 +126,26 @@ class Piece:
         job: The request.
         stream: Whose state: the request's stream, or a domain of it.
         places: Which images of the request, if not all.
+        rows: How many.
     """
 
     job: Job
     stream: Stream
     places: npt.NDArray[np.int64] | None = None
+    rows: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rows = self.job.rows if self.places is None else len(self.places)
 
     @cached_property
     def offered(self) -> Offered:
         """The images as a window takes them."""
         return self.job.offered if self.places is None else self.job.offered.only(self.places)
 
-    @cached_property
+    @property
     def images(self) -> Images:
         """(n, C, H, W)."""
         return self.job.images if self.places is None else self.job.images[self.places]
-
-    @cached_property
-    def rows(self) -> int:
-        """How many images."""
-        return self.job.rows if self.places is None else len(self.places)
 
 
 class Author(NamedTuple):
@@ -167,23 +169,31 @@ class Draft:
         job: The request.
         stream: That it went to.
         parts: Those that it is answered in.
-        source: Class that the frozen model sees in each image (n,), or `UNASKED`; for labels that come later.
     """
 
     def __init__(self, job: Job, stream: Stream, parts: list[Piece], begun_s: float) -> None:
         """Take the request, the stream that it went to, its parts, and when the device began, on a monotonic clock."""
-        self.source = np.full(job.rows, UNASKED, np.uint32)
         self.job = job
         self.stream = stream
         self.parts = parts
         self._begun_s = begun_s
         self._apart = stream.tells_apart
+        self._source: npt.NDArray[np.integer[Any]] | None = None
         self._found: dict[Piece, Scores] = {}
         self._authors: dict[Piece, Author] = {}
 
     def see(self, part: Piece, scores: Scores) -> None:
         """Take what the frozen model says of a part, whoever answers it."""
-        self.source[_places(part)] = scores.probabilities.argmax(1)
+        if part.places is None:
+            self._source = scores.classes
+        else:
+            self._source = self.source
+            self._source[part.places] = scores.classes
+
+    @property
+    def source(self) -> npt.NDArray[np.integer[Any]]:
+        """Class that the frozen model sees in each image (n,), or `UNASKED`; for labels that come later."""
+        return np.full(self.job.rows, UNASKED, np.uint32) if self._source is None else self._source
 
     def take(self, part: Piece, scores: Scores, author: Author) -> bool:
         """Take the answer to a part, and whose it is; returns whether all parts are there."""
@@ -202,21 +212,24 @@ class Draft:
         """Return the answer to a part that was taken."""
         return self._found[part]
 
-    def answer(self) -> Answer:
-        """Return the whole answer, in the order of the request."""
+    @property
+    def whole(self) -> Scores:
+        """What is said of all images, in the order of the request, but for what a `Yardstick` measures."""
         if len(self.parts) == 1:
-            probabilities, entropies, _ = self._found[self.parts[0]]
-        else:
-            order = np.argsort(np.concatenate([_places(part) for part in self.parts]))
-            found = [self._found[part] for part in self.parts]
-            probabilities = np.concatenate([scores.probabilities for scores in found])[order]
-            entropies = np.concatenate([scores.entropies for scores in found])[order]
+            return self._found[self.parts[0]]
+        order = np.argsort(np.concatenate([_places(part) for part in self.parts]))
+        columns = zip(*(self._found[part][:4] for part in self.parts), strict=True)
+        return Scores(*(np.concatenate(column)[order] for column in columns))
+
+    def answer(self) -> Answer:
+        """Return the whole answer."""
+        scores, authors = self.whole, [*self._authors.values()]
         return Answer(
-            probabilities,
-            entropies,
+            scores.probabilities,
+            scores.entropies,
             self.job.stream,
-            next(reversed(self._authors.values())).version,
-            any(author.adapted for author in self._authors.values()),
+            authors[-1].version,
+            any(author.adapted for author in authors),
             self._domains(),
             self._begun_s - self.job.arrived_s,
             time.monotonic() - self._begun_s,

@@ -41,6 +41,7 @@ class Keeper:
             interval_s: Shortest time between two rounds; what comes meanwhile is written together. 0 writes at once.
             retry_s: Wait after a failure; doubled with each further one, up to a minute.
         """
+        self.shared = bool(store.replica)
         self._store = store
         self._audit = audit
         self._rounds = Rounds(interval_s, retry_s)
@@ -68,11 +69,6 @@ class Keeper:
         self._thread.start()
         about = self._ended, "what is to be kept waits in memory"
         threading.Thread(target=self._silence.watch, args=about, name="keeper's watch", daemon=True).start()
-
-    @property
-    def shared(self) -> bool:
-        """Whether other servers share the store."""
-        return bool(self._store.replica)
 
     def save(self, name: str, version: int, make: Make, generation: int = 0) -> None:
         """Keep a stream's state; of several that wait, the newest is written.

@@ -38,8 +38,10 @@ class Agenda:
 
     def due_s(self) -> float | None:
         """Return when something is due, on the monotonic clock; None if nothing is."""
-        due = (self._windows.next(), self._beside.next())
-        return min((one[0] for one in due if one), default=None)
+        window, beside = self._windows.next(), self._beside.next()
+        if window and beside:
+            return min(window[0], beside[0])
+        return window[0] if window else beside[0] if beside else None
 
     def window(self, now_s: float) -> str | None:
         """Return whose window is due longest at a time; None if none is."""

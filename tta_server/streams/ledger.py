@@ -103,14 +103,17 @@ class Ledger:
             request_id: Of the request.
             stream: That answered it.
             predicted: Class of each image (n,).
-            source: Class that the frozen model sees in each (n,), or `UNASKED`.
+            source: Class that the frozen model sees in each (n,), or `UNASKED`; `predicted` itself if that answered.
             images: The images (n, C, H, W).
         """
         self._forget(request_id, stream)
-        said, frozen = (classes.astype(_CLASS).tobytes() for classes in (predicted, source))
-        unasked = source == UNASKED
-        left = images if unasked.all() else images[unasked]
-        answered = Answered(stream, said, said if frozen == said else frozen, left if len(left) else None)
+        said, left = predicted.astype(_CLASS).tobytes(), None
+        frozen = said
+        if source is not predicted:
+            frozen = source.astype(_CLASS).tobytes()
+            unasked = source == UNASKED
+            left = images if unasked.all() else images[unasked] if unasked.any() else None
+        answered = Answered(stream, said, said if frozen == said else frozen, left)
         held = self._answers.setdefault(request_id, answered)
         if held is not answered:
             if isinstance(held, Answered):

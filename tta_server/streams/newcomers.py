@@ -62,8 +62,11 @@ class Newcomers:
             self.make_room(client, now_s)
             if len(self._registry) < self._most:  # else it is refused
                 self._know(name, Newcomer(client, now_s, now_s))
+        elif known and known.client:
+            self._newcomers[name] = known._replace(touched_s=now_s)
+            self._newcomers.move_to_end(name)
         elif known:
-            self._know(name, Newcomer(known.client or client, known.opened_s, now_s))
+            self._know(name, Newcomer(client, known.opened_s, now_s))
 
     def make_room(self, client: str, now_s: float) -> None:
         """If there are as many streams as there may be, have a newcomer give way to one more, if any does.

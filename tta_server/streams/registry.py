@@ -111,8 +111,10 @@ class Registry(Stock):
             SetAside, Moved, NotReady: See `existing`.
         """
         self.arrive(name)
-        known = name in self
-        stream = self.existing(name) if known else self.create(name, self.modes.usual(name), self._methods.default)
+        stream = self._streams.get(name)
+        if stream is None:
+            known = name in self
+            stream = self.existing(name) if known else self.create(name, self.modes.usual(name), self._methods.default)
         stream.touched_s = now_s
         self._streams.move_to_end(name)
         return stream

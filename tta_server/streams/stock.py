@@ -138,6 +138,8 @@ class Stock(Directory):
             Moved: If other servers could have the stream, and this one does not.
             NotReady: If the storage cannot be read now.
         """
+        if not (self._unread or self._shelf.shared):
+            return
         stream = stream_of_domain(name)
         if self._shelf.shared and stream not in self._generations:
             raise Moved(stream)

@@ -164,19 +164,18 @@ class Window:
         return taken
 
 
-def is_constant(images: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Return which of images (n, C, H, W) are of one colour (n,)."""
-    first, corners = images[:, :, 0], images[:, :, 0, :1]
-    found: npt.NDArray[np.bool_] = (first == corners).reshape(len(images), -1).all(1)  # tells nearly all of them apart
-    for index in found.nonzero()[0]:
-        found[index] = (images[index] == corners[index][:, None]).all()
-    return found
+def is_constant(image: npt.NDArray[Any]) -> bool:
+    """Return whether an image (C, H, W) is of one colour."""
+    row = image[0, 0]
+    if row.item(0) != row.item(-1) or not (row == row[0]).all():  # tells nearly all of them apart
+        return False
+    return bool((image == image[:, :1, :1]).all())
 
 
 def prepared(images: Images) -> Offered:
     """Return images (n, C, H, W) as a window takes them: hashed, and tested for one colour."""
-    digests = tuple(_digest(images[i : i + 1]) for i in range(len(images)))
-    return Offered(images, digests, tuple(is_constant(images).tolist()))
+    digests = tuple([_digest(images[i : i + 1]) for i in range(len(images))])
+    return Offered(images, digests, tuple([is_constant(image) for image in images]))
 
 
 def as_samples(offered: Offered, client: str, arrived_s: float) -> list[Sample]:

@@ -28,7 +28,7 @@ def asked(subject: Wired, names: list[str], seed: int) -> dict[str, np.ndarray]:
     jobs = [queued(name, LOOKS[name](rows(counts[name], seed + len(name))), 0.0) for name in names]
     groups: dict[object, list] = {}
     for job in jobs:
-        groups.setdefault(subject.worker.group(job), []).append(job)
+        groups.setdefault(subject.worker.grouping()(job), []).append(job)
     for group in groups.values():
         subject.worker.answer(group)
     learn_all(subject)
@@ -58,4 +58,4 @@ def test_requests_share_no_forward_where_rows_are_not_apart():
 
     jobs = [queued("off", rows(1), 0.0) for _ in range(3)]
 
-    assert len({subject.worker.group(job) for job in jobs}) == 3
+    assert len({subject.worker.grouping()(job) for job in jobs}) == 3

@@ -17,7 +17,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from tta_server.addresses import host_of
-from tta_server.api.front.ending import Ending
+from tta_server.api.front.ending import ALWAYS, Ending
 from tta_server.api.front.head import trouble_with
 from tta_server.api.front.onward import parser_behind
 from tta_server.api.front.places import Places
@@ -139,7 +139,7 @@ class Connection(HttpToolsProtocol):
         if len(self.pipeline) >= _MOST_WAITING:
             self._end_after_those_that_wait()
             return
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        size = len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
         if size > self.limits.max_header_bytes:
             self._refuse_head(f"may have at most {self.limits.max_header_bytes} bytes (limits.max_header_bytes)")
         elif len(self.headers) > self.limits.max_headers:
@@ -242,7 +242,7 @@ class Connection(HttpToolsProtocol):
 
     @property
     def _is_deaf(self) -> bool:
-        return self._overfull or self._is_over
+        return self._overfull or self._ended or self.transport.is_closing()
 
     def end(self) -> None:
         """Send nothing more, and throw away for a while what still comes.
@@ -312,7 +312,7 @@ class Connection(HttpToolsProtocol):
         if not self._is_at_work:
             body = orjson.dumps({"error": message, "code": code})
             head = [b"content-type: application/json\r\nconnection: close\r\n", b"retry-after: 1\r\n" * (status == 503)]
-            head += [name + b": " + value + b"\r\n" for name, value in self.server_state.default_headers]
+            head += [ALWAYS, *(name + b": " + value + b"\r\n" for name, value in self.server_state.default_headers)]
             self.transport.write(
                 STATUS_LINE[status] + b"".join(head) + b"content-length: %d\r\n\r\n" % len(body) + body
             )

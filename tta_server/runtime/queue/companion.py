@@ -66,7 +66,7 @@ class Companion(Generic[T]):
 
     def _run(self) -> None:
         while order := self._orders.get():
-            with self.pulse.at_work():
+            with self.pulse:
                 self._do(*order)
             del order  # nothing is held while nothing comes
             self._done()

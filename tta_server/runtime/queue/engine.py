@@ -68,7 +68,8 @@ class Engine:
         self._batcher = batcher = Batcher[Job](settings.max_rows, settings.max_delay_ms / 1000)
         metrics.on_render(lambda: metrics.queue(batcher.rows))
         self._room = room
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._commands: list[Command] = []
         self._closed = ""  # why nothing more is taken, for good
         self._trouble = "the server is starting"
@@ -103,7 +104,7 @@ class Engine:
             Whether the device thread has ended.
         """
         begun_s = time.monotonic()
-        with self._changed:
+        with self._lock:
             self._closed = self._closed or why
             self._changed.notify()
         if self._thread.ident is None:
@@ -127,7 +128,7 @@ class Engine:
             Overloaded: If there is no room for one image.
             NotReady: If the server is starting, stopping or damaged.
         """
-        with self._changed:
+        with self._lock:
             self._expect_ready()
             self._room.expect(1, 0, self._batcher.rows, self._retry_after_s)
 
@@ -145,7 +146,7 @@ class Engine:
         """
         if not 1 <= images <= self._settings.max_rows:
             raise BadRequest(f"request has {images} images, expected 1 to {self._settings.max_rows}")
-        with self._changed:
+        with self._lock:
             self._expect_ready()
             return self._room.reserve(images, decoded_bytes, self._batcher.rows, self._retry_after_s)
 
@@ -168,7 +169,7 @@ class Engine:
             NotReady: If the server is stopping or damaged.
         """
         job.future.add_done_callback(self._withdraw)
-        with self._changed:
+        with self._lock:
             self._expect_ready()
             reserved.queued()
             # Whoever waits already has had the thread woken; only a delay may be over with this one.
@@ -215,11 +216,11 @@ class Engine:
         self._wake_now()
 
     def _wake_now(self) -> None:
-        with self._changed:
+        with self._lock:
             self._changed.notify()
 
     def _expect_ready(self) -> None:
-        if trouble := self.trouble():
+        if trouble := self._closed or self._trouble or self._stuck():
             raise NotReady(trouble)
 
     def _retry_after_s(self) -> int:
@@ -229,13 +230,13 @@ class Engine:
         """Drop a request whose caller no longer waits; known by its future, for one that knew it would be a cycle."""
         if not future.cancelled():
             return
-        with self._changed:
+        with self._lock:
             for job in [job for job in self._batcher if job.future is future]:
                 self._batcher.remove(job)
 
     def _call(self, command: Callable[[], T]) -> "Future[T]":
         future: Future[T] = Future()
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise NotReady(self._closed)
             self._commands.append(Command(command, future))
@@ -244,8 +245,7 @@ class Engine:
 
     def _stuck(self) -> str:
         """Return why nothing moves on, or an empty string."""
-        still_s = max(self._pulse.still_s(), self._steps.pulse.still_s())
-        most_s = self._settings.stuck_after_s
+        still_s, most_s = max(self._pulse.still_s(), self._steps.pulse.still_s()), self._settings.stuck_after_s
         if not (self.started and most_s and still_s > most_s):
             return ""
         return f"the server has been at one piece of work for {still_s:.0f} s; restart it"
@@ -256,28 +256,28 @@ class Engine:
                 jobs, commands, last = self._next()
                 self._in_hand = [*(job.future for job in jobs), *(command.future for command in commands)]
                 if (trials := self._steps.outcome()) is not None:
-                    with self._pulse.at_work():
+                    with self._pulse:
                         self._worker.lessons.carry_out(trials)
                     self._rest.took(self._step_began_s, time.monotonic())
                 for command in commands:
-                    with self._pulse.at_work(), self._worker.at_work():
+                    with self._pulse, self._worker.at_work():
                         command.carry_out()
                 if jobs:
                     began_s = time.monotonic()
-                    with self._pulse.at_work():
+                    with self._pulse:
                         self._worker.answer(jobs)
                     self._rest.answered(len(jobs), began_s, time.monotonic())
                 elif last:
                     return
                 if not last:
-                    with self._pulse.at_work():
+                    with self._pulse:
                         self._learn()
                         if not jobs:
                             self._worker.read_on()
                 jobs, commands, self._in_hand = [], [], []  # nothing is held while nothing comes
         except BaseException:  # an adapter or a network may be anybody's, and call sys.exit
             log.exception("the device thread died")
-            with self._changed:
+            with self._lock:
                 self._closed, self._broken = "the device thread has died; restart the server", True
             self._abandon()
         finally:
@@ -285,7 +285,7 @@ class Engine:
 
     def _abandon(self) -> None:
         """Fail whatever is at hand or waits: nobody will see to it."""
-        with self._changed:
+        with self._lock:
             waiting = [*self._in_hand, *(job.future for job in self._batcher.clear())]
             waiting += [command.future for command in self._commands]
             self._commands.clear()
@@ -318,10 +318,10 @@ class Engine:
             A group to answer, commands to run, and whether nothing more comes in: then an empty group means that
             nothing waits either.
         """
-        with self._changed:
+        with self._lock:
             while True:
                 now_s, steps = time.monotonic(), self._steps.state
-                jobs = self._batcher.take(float("inf") if self._closed else now_s, self._worker.group)
+                jobs = self._batcher.take(float("inf") if self._closed else now_s, self._worker.grouping())
                 if now_s >= self._inspect_s:
                     self._inspect_s = now_s + _INSPECT_EVERY_S
                     self._commands.append(Command(self._inspect, Future()))

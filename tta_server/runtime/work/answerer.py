@@ -51,9 +51,9 @@ class Answerer:
     def groups(self, parts: Sequence[Piece]) -> list[list[Piece]]:
         """Split parts of requests into groups that share a forward, those that the source answers first."""
         together: dict[Hashable, list[Piece]] = {}
+        known = {stream: stream.answering._replace(routed=False) for stream in {part.stream for part in parts}}
         for part in parts:
-            stream = part.stream
-            key = self.sharing.key(part, stream.name, stream.answering._replace(routed=False))
+            key = self.sharing.key(part, part.stream.name, known[part.stream])
             together.setdefault(key, []).append(part)
         frozen = [group for group in together.values() if group[0].stream.answers_as_source]
         others = [group for group in together.values() if not group[0].stream.answers_as_source]

@@ -30,11 +30,12 @@ def read(output: Output, yardstick: Yardstick | None = None) -> Scores:
     logits = output.logits.float()
     shares = logits.softmax(1)
     columns = [shares, entropy(logits, shares)[:, None]]
-    if yardstick is None:
-        host = torch.cat(columns, 1).cpu().numpy()
-        return Scores(host[:, :-1], host[:, -1])
-    host = torch.cat([*columns, *yardstick.measure(logits, output.features.float())], 1).cpu().numpy()
-    return Scores(host[:, :-3], host[:, -3], host[:, -2:])
+    if yardstick is not None:
+        columns += yardstick.measure(logits, output.features.float())
+    host, classes = torch.cat(columns, 1).cpu().numpy(), logits.shape[1]
+    found = host[:, :classes]
+    beside = None if yardstick is None else host[:, classes + 1 :]
+    return Scores(found, host[:, classes], found.argmax(1), found.max(1), beside)
 
 
 def _floats(batch: torch.Tensor) -> torch.Tensor:

@@ -47,13 +47,13 @@ class Watcher:
 
     def answered(self, stream: Stream, parts: Sequence[tuple[Piece, Scores]]) -> None:
         """Take in what the frozen model has answered to parts of requests to a stream."""
-        seen = [part for part, scores in parts if scores.beside is not None]
+        seen = [(part, scores) for part, scores in parts if scores.beside is not None]
         if self.monitor and seen:
-            columns = zip(*(scores for _, scores in parts if scores.beside is not None), strict=True)
-            rows = rows_of(*map(np.concatenate, columns))
+            columns = zip(*(scores[1:] for _, scores in seen), strict=True)
+            rows = rows_of(seen[0][1].probabilities.shape[1], *map(np.concatenate, columns))
             self._saw(self.monitor, stream, rows)
             if self.keep:
-                images = [part.images[i : i + 1] for part in seen for i in range(part.rows)]
+                images = [part.images[i : i + 1] for part, _ in seen for i in range(part.rows)]
                 self._look(self.monitor, stream, images, rows)
 
     def looked(self, stream: Stream, parts: Sequence[Piece], time: str) -> None:

@@ -7,11 +7,9 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Literal
-
-import numpy as np
 
 from tta_server.adapters.base import TooFewImagesError
 from tta_server.errors import BadRequest, NotFinite, NotReady, SetAside, TTAError
@@ -25,7 +23,7 @@ from tta_server.runtime.work.parts import Parts
 from tta_server.runtime.work.router import Look, Router
 from tta_server.storage.audit import now
 from tta_server.streams.event import StreamEvent
-from tta_server.streams.stream import Stream
+from tta_server.streams.stream import Answering, Stream
 from tta_server.streams.window import as_samples
 from tta_server.telemetry.closed_sets import DropReason
 
@@ -56,24 +54,36 @@ class Worker:
         self._damage.remember()
         return took_s
 
-    def group(self, job: Job) -> Hashable:
-        """Return a key that is equal for jobs that may share a forward."""
-        try:
-            return self.parts.answerer.key(job, self._registry.peek(job.stream))
-        except Exception:  # an adapter may be anybody's; `answer` finds out and says so
-            return "alone", id(job)
+    def grouping(self) -> Callable[[Job], Hashable]:
+        """Return what gives jobs that may share a forward an equal key, as things stand now."""
+        known: dict[str, Answering] = {}
+
+        def key(job: Job) -> Hashable:
+            try:
+                if job.stream not in known:
+                    known[job.stream] = self._registry.peek(job.stream)
+                return self.parts.answerer.key(job, known[job.stream])
+            except Exception:  # an adapter may be anybody's; `answer` finds out and says so
+                return "alone", id(job)
+
+        return key
 
     def answer(self, jobs: Sequence[Job]) -> None:
         """Answer jobs, and put their images into the windows of their streams."""
         now_s = time.monotonic()
         with self._registry.at_work():
             running = [job for job in jobs if job.future.set_running_or_notify_cancel()]
-            asked = [(job, stream) for job in running if (stream := self._open(job))]
+            sound = set[Stream]()
+            asked = [(job, stream) for job in running if (stream := self._open(job, sound))]
             for job, _ in asked:
                 self._metrics.stage("queue", now_s - job.arrived_s)
-            whole = [(job, stream) for job, stream in asked if not stream.tells_apart]
-            drafts = {job: Draft(job, stream, [Piece(job, stream)], now_s) for job, stream in whole}
-            answered = self._route([one for one in asked if one[1].tells_apart], drafts, now_s)
+            apart, drafts = list[tuple[Job, Stream]](), dict[Job, Draft]()
+            for job, stream in asked:
+                if stream.tells_apart:
+                    apart.append((job, stream))
+                else:
+                    drafts[job] = Draft(job, stream, [Piece(job, stream)], now_s)
+            answered = self._route(apart, drafts, now_s)
             left = [part for draft in drafts.values() for part in draft.parts if part not in answered]
             for part, scores in answered.items():
                 draft = drafts[part.job]
@@ -121,12 +131,15 @@ class Worker:
         self.parts.newcomers.expire(now_s)
         self._registry.evict_idle(now_s, idle_s)
 
-    def _open(self, job: Job) -> Stream | None:
+    def _open(self, job: Job, sound: set[Stream]) -> Stream | None:
+        """Return the stream of a request, of which those that an answer can begin with are remembered in `sound`."""
         try:
             self._registry.arrive(job.stream)
             self.parts.newcomers.visit(job.stream, job.client, job.arrived_s)
             stream = self._registry.open(job.stream, job.arrived_s)
-            self.parts.answerer.key(job, stream.answering)  # fails here if it does
+            if stream not in sound:
+                self.parts.answerer.key(job, stream.answering)  # fails here if it does
+                sound.add(stream)
             return stream
         except TTAError as error:
             job.future.set_exception(error)
@@ -145,7 +158,7 @@ class Worker:
         for job, stream in asked:
             if job.future.done():
                 continue
-            with self._whatever_happens(job):
+            try:
                 if stream.name not in tidied:  # before anything points at a domain of it
                     router.tidy(stream)
                     tidied.add(stream.name)
@@ -159,6 +172,8 @@ class Worker:
                         rows[look.forward] += part.rows
                     else:
                         draft.see(part, scores)
+            except Exception as error:
+                self._set_aside(job, error)
         for count in rows.values():
             self._metrics.batch(count)
         return answered
@@ -180,10 +195,8 @@ class Worker:
         if not group:
             return
         started_s, first = time.monotonic(), group[0]
-        authors = [
-            Author(drafts[part.job].stream.version, part.stream.adapted, part.stream.answers_as_source)
-            for part in group
-        ]
+        said = {stream: (stream.adapted, stream.answers_as_source) for stream in {part.stream for part in group}}
+        authors = [Author(drafts[part.job].stream.version, *said[part.stream]) for part in group]
         try:
             if first.stream.mode == "inline" and first.rows > 1 and not first.stream.answers_as_source:
                 scores, serve = self._inline(first, drafts[first.job])
@@ -213,40 +226,44 @@ class Worker:
         for draft in self._ready:
             asked.setdefault(draft.stream, []).append(draft)
         for stream, drafts in asked.items():
-            with self._whatever_happens(drafts[0].job):
+            try:
                 self._write_down(stream, drafts)
+            except Exception as error:
+                self._set_aside(drafts[0].job, error)
         ready, self._ready = self._ready, {}
         for draft, answer in ready.items():
             draft.job.future.set_result(answer)
 
     def _write_down(self, stream: Stream, drafts: Sequence[Draft]) -> None:
         for draft in drafts:
-            job, answer = draft.job, self._ready[draft]
+            job, scores = draft.job, draft.whole
             if job.request_id:
-                predicted = answer.probabilities.argmax(1)
-                self.parts.ledger.add(job.request_id, stream.name, predicted, draft.source, job.images)
-            # Sums, for a mean of few numbers takes numpy longer than all else here.
-            ratio = float(answer.entropy_nats.sum()) / job.rows / math.log(answer.probabilities.shape[1])
-            stream.observe(ratio, float(answer.probabilities.max(1).sum()) / job.rows, job.rows)
+                self.parts.ledger.add(job.request_id, stream.name, scores.classes, draft.source, job.images)
+            # Python's sums, for that of few numbers takes numpy longer than all else here.
+            ratio = sum(scores.entropies.tolist()) / job.rows / math.log(scores.probabilities.shape[1])
+            stream.observe(ratio, sum(scores.confidences.tolist()) / job.rows, job.rows)
         self._tell(stream, "answered", sum(draft.job.rows for draft in drafts))
         frozen = [(part, draft.scores(part)) for draft in drafts for part in draft.frozen]
         self.parts.watcher.answered(stream, frozen)
-        at = now()
+        apart = stream.tells_apart
+        at = now() if apart else ""
         for draft in drafts:
             for part in draft.parts:
-                if stream.tells_apart:
+                if apart:
                     part.stream.lately = part.stream.lately.after(part.rows, stream.images, at)
                 if part.stream is not stream:
                     part.stream.images += part.rows
                 if part.stream.learns_later:
                     self._offer(part)
-            if stream.tells_apart:
+            if apart:
                 self.parts.watcher.looked(stream, draft.parts, at)
 
     def _take(self, draft: Draft, part: Piece, scores: Scores, author: Author) -> None:
-        with self._whatever_happens(draft.job):
+        try:
             if draft.take(part, scores, author):
                 self._reply(draft, draft.answer())
+        except Exception as error:
+            self._set_aside(draft.job, error)
 
     def _fail(self, group: Sequence[Piece], drafts: Mapping[Job, Draft], error: Exception) -> None:
         """Answer a group anew, stream by stream, because one of them may be at fault; or fail the one that it is of."""
@@ -273,7 +290,7 @@ class Worker:
         return read(output), serve
 
     def _reply(self, draft: Draft, answer: Answer) -> None:
-        if not np.isfinite(answer.probabilities.sum()):
+        if not math.isfinite(sum(draft.whole.confidences.tolist())):
             wrong = NotFinite("the model's answer to these images is not finite; nothing was learnt")
             draft.job.future.set_exception(wrong)
             return
@@ -303,15 +320,8 @@ class Worker:
         standing = stream.standing
         self.parts.news.tell(StreamEvent(stream.name, kind, standing, standing, stream, rows=rows, lost=lost or {}))
 
-    @contextmanager
-    def _whatever_happens(self, job: Job) -> Iterator[None]:
-        """Set the stream of a request aside if something that should not fail does, and go on with the others."""
-        try:
-            yield
-        except Exception as error:
-            self._set_aside(job, error)
-
     def _set_aside(self, job: Job, error: Exception) -> None:
+        """Set the stream of a request aside, for something that should not fail did, and go on with the others."""
         if not isinstance(error, NotReady):  # that passes
             self._registry.set_aside(job.stream, error)
             error = SetAside(job.stream, str(error))

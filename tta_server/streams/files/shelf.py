@@ -68,7 +68,11 @@ class MisfitError(ValueError):
 
 
 class Shelf:
-    """Write streams and read them; files go through the keeper."""
+    """Write streams and read them; files go through the keeper.
+
+    Attributes:
+        shared: Whether other servers share what is on disk, so that a stream must be held before it is touched.
+    """
 
     def __init__(
         self, keeper: Keeper, backbone: Backbone, reference: Reference | None, space: StyleSpace | None = None
@@ -81,17 +85,13 @@ class Shelf:
             reference: Its bundle, if there is one.
             space: Where styles are compared, if domains are told apart.
         """
+        self.shared = keeper.shared
         self._keeper = keeper
         self._space = name_space(space)
         self._dimensions = len(space.mean) if space else 0
         self._backbone = backbone
         self._reference = reference
         self._leaving_bytes = 0
-
-    @property
-    def shared(self) -> bool:
-        """Whether other servers share what is on disk, so that a stream must be held before it is touched."""
-        return self._keeper.shared
 
     def read(self, name: str, method: Method) -> Contents:
         """Return what was parked of a stream.

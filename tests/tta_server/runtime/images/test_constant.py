@@ -15,7 +15,7 @@ NAMES = ["the first", "the second", "the third"]
 
 def refused(images: np.ndarray) -> bool:
     try:
-        refuse_constant(is_constant(images).tolist(), NAMES)
+        refuse_constant([is_constant(image) for image in images], NAMES)
     except ConstantImage:
         return True
     return False
@@ -36,7 +36,7 @@ def test_the_error_names_the_image(place):
     images[place] = np.array([10, 200, 30], np.uint8)[:, None, None]
 
     with pytest.raises(ConstantImage, match=f"^{NAMES[place]} is of one colour"):
-        refuse_constant(is_constant(images).tolist(), NAMES)
+        refuse_constant([is_constant(image) for image in images], NAMES)
 
 
 def test_one_pixel_makes_the_difference():

@@ -112,7 +112,7 @@ def test_stacked_and_padded_answers_equal_those_of_each_stream(wanted):
     everything = asked(subject, wanted)
 
     for group in subject.worker.parts.answerer.groups(everything):
-        probabilities, entropies, _ = subject.worker.parts.answerer.answer(group)
+        probabilities, entropies, *_ = subject.worker.parts.answerer.answer(group)
         start = 0
         for one in group:
             x = torch.from_numpy(one.images).float() / 255

@@ -255,7 +255,7 @@ def test_requests_of_several_streams_are_told_apart_in_one_group():
         learn_all(subject)
     jobs = [queued(name, KINDS[kind](4, 7), 0.0) for name, kind in zip(names, ["dark", "home"] * 2, strict=True)]
 
-    assert len({subject.worker.group(job) for job in jobs}) == 1
+    assert len({subject.worker.grouping()(job) for job in jobs}) == 1
     subject.worker.answer(jobs)
 
     assert all(job.future.result(0).probabilities.shape == (4, 4) for job in jobs)

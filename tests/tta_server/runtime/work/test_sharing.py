@@ -28,7 +28,7 @@ def test_what_shares_a_forward_was_grouped_so_and_keeps_to_the_limit_on_stacks(w
     asked = [Piece(job, subject.worker.parts.registry.open(job.stream, 0.0)) for job in jobs]
 
     for group in subject.worker.parts.answerer.groups(asked):
-        assert len({subject.worker.group(part.job) for part in group}) == 1
+        assert len({subject.worker.grouping()(part.job) for part in group}) == 1
         sizes: dict[str, int] = {}
         for part in group:
             sizes[part.stream.name] = sizes.get(part.stream.name, 0) + part.rows

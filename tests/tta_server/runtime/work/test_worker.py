@@ -78,7 +78,8 @@ def test_requests_share_a_forward_only_if_they_share_a_state():
         engine={"stack_rows": 0}, named={"lab": {"mode": "inline"}, "a": {"mode": "off"}, "b": {"mode": "off"}}
     )
     jobs = [queued(name, rows(1), 0.0) for name in ("door", "yard", "lab", "a", "b") for _ in range(2)]
-    group = {job.stream: [subject.worker.group(other) for other in jobs if other.stream == job.stream] for job in jobs}
+    key = subject.worker.grouping()
+    group = {job.stream: [key(other) for other in jobs if other.stream == job.stream] for job in jobs}
 
     assert group["door"][0] == group["door"][1] != group["yard"][0]
     assert group["lab"][0] != group["lab"][1]
@@ -87,7 +88,7 @@ def test_requests_share_a_forward_only_if_they_share_a_state():
 
 def test_streams_share_a_forward_if_they_may_be_stacked():
     subject = wired(named={"lab": {"mode": "inline"}, "a": {"mode": "off"}})
-    keys = {name: subject.worker.group(queued(name, rows(1), 0.0)) for name in ("door", "yard", "lab", "a")}
+    keys = {name: subject.worker.grouping()(queued(name, rows(1), 0.0)) for name in ("door", "yard", "lab", "a")}
 
     assert keys["door"] == keys["yard"]
     assert len({keys["door"], keys["lab"], keys["a"]}) == 3
@@ -96,7 +97,9 @@ def test_streams_share_a_forward_if_they_may_be_stacked():
 def test_streams_of_an_adapter_that_does_not_stack_keep_to_themselves():
     subject = wired(Fails())
 
-    assert subject.worker.group(queued("door", rows(1), 0.0)) != subject.worker.group(queued("yard", rows(1), 0.0))
+    key = subject.worker.grouping()
+
+    assert key(queued("door", rows(1), 0.0)) != key(queued("yard", rows(1), 0.0))
 
 
 def test_requests_of_a_batch_coupled_adapter_never_share_a_forward():
@@ -105,7 +108,7 @@ def test_requests_of_a_batch_coupled_adapter_never_share_a_forward():
         *(queued("door", rows(2), 0.0) for _ in "ab"),
     )
 
-    assert subject.worker.group(first) != subject.worker.group(second)
+    assert subject.worker.grouping()(first) != subject.worker.grouping()(second)
 
 
 def test_frozen_streams_that_share_a_forward_each_name_their_own_version():
