@@ -14,6 +14,10 @@ from tta_server.models.reason import reason
 ELEMENTS = {torch.float32: np.float32, torch.float64: np.float64, torch.float16: np.float16, torch.int64: np.int64}
 """Types of tensors that a graph may take or make."""
 
+# From 1.29 on it tells its makers of each process, machine and model unless the environment says not to before it is
+# imported, by whomever: so this stands here, and not where it is used.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 
@@ -21,13 +25,9 @@ _CPU = "CPUExecutionProvider"
 def library(name: str) -> Any:  # noqa: ANN401
     """Return a package that not everybody has.
 
-    ONNX Runtime from 1.29 on tells its makers of each process, machine and model, also on Linux, unless it is told not
-    to before it is imported. So it is told, unless the environment says something else.
-
     Raises:
         ValueError: If it is not installed; the message says what to install.
     """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -35,6 +35,7 @@ from tta_server.api import (
 from tta_server.api.caller import Callers
 from tta_server.api.front import parameters, responses
 from tta_server.api.front.application import Application
+from tta_server.api.front.document import operation_id
 from tta_server.api.front.hot import Hot
 from tta_server.api.front.manners import Heads
 from tta_server.api.front.middleware import Accounting
@@ -198,7 +199,7 @@ def make_app(models: Roster, settings: Settings, bursts: Bursts | None = None) -
         redirect_slashes=False,  # to the host that the request names, whoever that is
         lifespan=lifespan,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # this server has its own of each
-        generate_unique_id_function=responses.operation_id,
+        generate_unique_id_function=operation_id,
         dependencies=[Depends(parameters.refuse_unknown)],
     )
     callers = Callers(settings.limits.client_header, settings.server.trusted_proxies)

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tta_server.api.front.responses import Told, described, refusals
+from tta_server.api.front.document import Told, described, refusals
 from tta_server.settings import Mode
 from tta_server.streams.present import Because
 from tta_server.telemetry.closed_sets import StateKind

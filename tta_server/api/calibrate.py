@@ -9,7 +9,7 @@ from pydantic import Field
 from tta_server.api.answers import returns
 from tta_server.api.bodies import Gather
 from tta_server.api.caller import Callers
-from tta_server.api.front.responses import Told
+from tta_server.api.front.document import Told
 from tta_server.api.reading.json_body import JsonRoute
 from tta_server.runtime.gathering import GatheringState
 from tta_server.runtime.served import Served, find

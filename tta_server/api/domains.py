@@ -9,8 +9,8 @@ from fastapi import APIRouter, Request
 from tta_server.api.answers import DomainAbout, DomainList, DomainsOpened, returns
 from tta_server.api.bodies import DomainPath, Offer, Rename, StreamPath
 from tta_server.api.caller import Callers
+from tta_server.api.front.document import silent
 from tta_server.api.front.permission import key_of
-from tta_server.api.front.responses import silent
 from tta_server.api.reading.json_body import JsonRoute
 from tta_server.api.streams import erased
 from tta_server.runtime.commands.stream_commands import Commands

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from tta_server.api.answers import Compared
-from tta_server.api.front.responses import Told
+from tta_server.api.front.document import Told
 from tta_server.telemetry.closed_sets import DriftCause, DriftScore, DriftState
 
 

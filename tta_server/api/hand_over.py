@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from tta_server.api.bodies import HandOver
-from tta_server.api.front.responses import silent
+from tta_server.api.front.document import silent
 from tta_server.api.reading.json_body import JsonRoute
 from tta_server.runtime.tenure import HAND_OVER, Tenure
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from tta_server.api.answers import SnapshotList, SnapshotTaken, StreamDetails, returns
 from tta_server.api.bodies import Note, Restore, StreamPath
 from tta_server.api.caller import Callers
-from tta_server.api.front.responses import refusals
+from tta_server.api.front.document import refusals
 from tta_server.api.patience import within
 from tta_server.api.reading.json_body import JsonRoute
 from tta_server.errors import BadRequest, TTAError

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Query, Request
 from tta_server.api.answers import StreamDetails, StreamPage, Switched, returns
 from tta_server.api.bodies import AdapterBody, Change, ChangeOfAll, Creation, Listing, Rollback, StreamPath, Why
 from tta_server.api.caller import Callers
+from tta_server.api.front.document import silent
 from tta_server.api.front.permission import key_of
-from tta_server.api.front.responses import silent
 from tta_server.api.patience import within
 from tta_server.api.reading.json_body import JsonRoute
 from tta_server.errors import BadRequest, TTAError

@@ -142,7 +142,7 @@ class Piece:
         """The images as a window takes them."""
         return self.job.offered if self.places is None else self.job.offered.only(self.places)
 
-    @property
+    @cached_property
     def images(self) -> Images:
         """(n, C, H, W)."""
         return self.job.images if self.places is None else self.job.images[self.places]
@@ -169,7 +169,11 @@ class Draft:
         job: The request.
         stream: That it went to.
         parts: Those that it is answered in.
+        whole: What is said of all images, in the order of the request, but for what a `Yardstick` measures; there once
+            all parts are.
     """
+
+    whole: Scores
 
     def __init__(self, job: Job, stream: Stream, parts: list[Piece], begun_s: float) -> None:
         """Take the request, the stream that it went to, its parts, and when the device began, on a monotonic clock."""
@@ -184,11 +188,12 @@ class Draft:
 
     def see(self, part: Piece, scores: Scores) -> None:
         """Take what the frozen model says of a part, whoever answers it."""
-        if part.places is None:
+        if part.places is None:  # it is the only part
             self._source = scores.classes
-        else:
-            self._source = self.source
-            self._source[part.places] = scores.classes
+            return
+        if self._source is None:
+            self._source = np.full(self.job.rows, UNASKED, np.uint32)
+        self._source[part.places] = scores.classes
 
     @property
     def source(self) -> npt.NDArray[np.integer[Any]]:
@@ -201,7 +206,10 @@ class Draft:
         self._authors[part] = author
         if author.source:
             self.see(part, scores)
-        return len(self._found) == len(self.parts)
+        if len(self._found) < len(self.parts):
+            return False
+        self.whole = self._joined() if len(self.parts) > 1 else scores
+        return True
 
     @property
     def frozen(self) -> list[Piece]:
@@ -212,17 +220,13 @@ class Draft:
         """Return the answer to a part that was taken."""
         return self._found[part]
 
-    @property
-    def whole(self) -> Scores:
-        """What is said of all images, in the order of the request, but for what a `Yardstick` measures."""
-        if len(self.parts) == 1:
-            return self._found[self.parts[0]]
+    def _joined(self) -> Scores:
         order = np.argsort(np.concatenate([_places(part) for part in self.parts]))
         columns = zip(*(self._found[part][:4] for part in self.parts), strict=True)
         return Scores(*(np.concatenate(column)[order] for column in columns))
 
     def answer(self) -> Answer:
-        """Return the whole answer."""
+        """Return the answer, once all parts are there."""
         scores, authors = self.whole, [*self._authors.values()]
         return Answer(
             scores.probabilities,

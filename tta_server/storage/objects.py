@@ -17,13 +17,13 @@ _EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "
 _CLAIM = "claimed"
 
 
-def open_files(url: str) -> Files:
-    """Return the place that `url` names; nothing is written yet.
+def reached(url: str) -> Files:
+    """Return the place that a URL with a protocol names; nothing is written yet.
 
     Raises:
         ValueError: If the protocol is unknown, what it needs is not installed, or it is set up wrongly.
     """
-    protocol = url.partition("://")[0] if "://" in url else "file"
+    protocol = url.partition("://")[0]
     try:
         filesystem, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except ImportError as error:

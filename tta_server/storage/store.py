@@ -37,8 +37,8 @@ from tta_server.storage.manifest import (
     of_kind,
     sequence_of,
 )
-from tta_server.storage.objects import open_files
 from tta_server.storage.owners import Owners, generation_of
+from tta_server.storage.places import open_files
 from tta_server.storage.removal import ERASED, domains_of, erase, erase_older, erase_shared, family, is_erased
 
 log = logging.getLogger(__name__)

@@ -19,6 +19,7 @@ from tests.server import running
 from tests.tta_server.calls import UNGUARDED, body
 from tests.tta_server.pictures import png
 from tests.tta_server.runtime.fakes import SHAPE, dark, styled, tiny
+from tta_server.api.front.document import Told, described
 from tta_server.app import build
 from tta_server.models import Model, Preprocess
 from tta_server.settings_file import load_settings
@@ -211,3 +212,8 @@ def test_a_client_that_was_made_from_the_document_reads_a_prediction_by_attribut
     assert 0 <= seen.top[1].probability <= seen.top[0].probability <= 1
     assert (about.images, about.labelled.adapted.labels) == (1, 0)
     assert (missing.code, "unknown stream 'nobody'" in missing.error) == ("not_found", True)
+
+
+def test_two_answers_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="two answers called 'Predictions'"):
+        described(type("Predictions", (Told,), {}), "another")

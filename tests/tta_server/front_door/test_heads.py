@@ -1,6 +1,7 @@
 """Requests that two servers in a row could take for different ones, and bodies in crumbs: each is refused by name."""
 
 import gzip
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -128,3 +129,41 @@ def test_whatever_takes_a_body_takes_it_compressed(server, method, path, body):
     refused, said = answer(body, "gzip")
     assert refused == 400
     assert "as its Content-Encoding says" in said["error"]
+
+
+GOOD = small_png()
+EXPECTS = b"Content-Type: image/png\r\nExpect: 100-continue\r\nContent-Length: %d\r\n" % len(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("sent", "answers"),
+    [
+        (GET + HOST, 1),
+        (GET.replace(b"GET", b"HEAD") + HOST, 1),
+        (GET.replace(b"1.1", b"1.0"), 1),
+        (GET.replace(b"/v2", b"/nowhere") + HOST, 1),
+        (GET.replace(b"GET", b"PUT") + HOST, 1),
+        (GET, 1),
+        (b"what is this?\r\n", 1),
+        ((GET + HOST + b"\r\n") * 2 + GET.replace(b"GET", b"HEAD") + HOST, 3),
+        (GET.replace(b"/v2", b"/openapi.json") + HOST, 1),
+    ],
+    ids=["GET", "HEAD", "HTTP/1.0", "404", "405", "no host", "no HTTP", "three in a row", "a large one"],
+)
+def test_every_head_tells_a_browser_once_to_take_nothing_for_what_it_is_not(server, sent, answers):
+    with connected(server.url, sent + b"Connection: close\r\n\r\n") as connection:
+        found = b"".join(iter(lambda: connection.recv(65536), b""))
+
+    assert len(re.findall(rb"HTTP/1\.1 \d{3} ", found)) == answers
+    assert found.count(b"\r\nx-content-type-options: nosniff\r\n") == answers
+
+
+def test_an_answer_behind_a_wish_to_go_on_has_them_and_the_wish_has_not(server):
+    with connected(server.url, POST + EXPECTS + b"Connection: close\r\n\r\n") as connection:
+        first = connection.recv(65536)
+        connection.sendall(GOOD)
+        rest = b"".join(iter(lambda: connection.recv(65536), b""))
+
+    assert first == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert rest.startswith(b"HTTP/1.1 200 OK\r\nx-content-type-options: nosniff\r\n")
+    assert rest.count(b"nosniff") == 1

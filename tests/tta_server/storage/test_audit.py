@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.tta_server.storage.crashes import Crash, armed
 from tta_server.storage.audit import EVENTS, Audit, Entry
 from tta_server.storage.failpoints import POINTS
-from tta_server.storage.objects import open_files
+from tta_server.storage.places import open_files
 
 FUZZ = settings(deadline=None, max_examples=100)
 entries = st.builds(

@@ -12,7 +12,7 @@ from tests.tta_server.storage.recorded import Recorded
 from tta_server import adapters
 from tta_server.storage.audit import Audit, Entry
 from tta_server.storage.files import Files
-from tta_server.storage.objects import open_files
+from tta_server.storage.places import open_files
 from tta_server.storage.replay import replay
 
 

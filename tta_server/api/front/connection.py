@@ -242,7 +242,7 @@ class Connection(HttpToolsProtocol):
 
     @property
     def _is_deaf(self) -> bool:
-        return self._overfull or self._ended or self.transport.is_closing()
+        return self._overfull or self._is_over
 
     def end(self) -> None:
         """Send nothing more, and throw away for a while what still comes.

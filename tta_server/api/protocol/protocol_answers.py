@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from tta_server.api.front.responses import Told
+from tta_server.api.front.document import Told
 
 
 class ConfigInput(Told):

@@ -12,8 +12,8 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from tta_server.api.answers import returns
+from tta_server.api.front.document import described, refusals
 from tta_server.api.front.permission import key_of
-from tta_server.api.front.responses import described, refusals
 from tta_server.api.protocol.metadata import OF_VERSION, VERSION
 from tta_server.api.protocol.protocol_answers import IndexEntry, Loaded, ServerStatistics, Unloaded
 from tta_server.api.reading.json_body import JsonRoute

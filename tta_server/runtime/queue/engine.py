@@ -68,7 +68,7 @@ class Engine:
         self._batcher = batcher = Batcher[Job](settings.max_rows, settings.max_delay_ms / 1000)
         metrics.on_render(lambda: metrics.queue(batcher.rows))
         self._room = room
-        self._lock = threading.RLock()
+        self._lock = threading.RLock()  # of `_changed`; entered by itself it takes no call of Python's
         self._changed = threading.Condition(self._lock)
         self._commands: list[Command] = []
         self._closed = ""  # why nothing more is taken, for good
@@ -220,7 +220,7 @@ class Engine:
             self._changed.notify()
 
     def _expect_ready(self) -> None:
-        if trouble := self._closed or self._trouble or self._stuck():
+        if trouble := self.trouble():
             raise NotReady(trouble)
 
     def _retry_after_s(self) -> int:

@@ -53,7 +53,7 @@ class Watcher:
             rows = rows_of(seen[0][1].probabilities.shape[1], *map(np.concatenate, columns))
             self._saw(self.monitor, stream, rows)
             if self.keep:
-                images = [part.images[i : i + 1] for part, _ in seen for i in range(part.rows)]
+                images = [own[i : i + 1] for own in (part.images for part, _ in seen) for i in range(len(own))]
                 self._look(self.monitor, stream, images, rows)
 
     def looked(self, stream: Stream, parts: Sequence[Piece], time: str) -> None:

@@ -239,7 +239,7 @@ class Worker:
             job, scores = draft.job, draft.whole
             if job.request_id:
                 self.parts.ledger.add(job.request_id, stream.name, scores.classes, draft.source, job.images)
-            # Python's sums, for that of few numbers takes numpy longer than all else here.
+            # Summed by Python: for so few numbers a call of numpy takes longer than all else here.
             ratio = sum(scores.entropies.tolist()) / job.rows / math.log(scores.probabilities.shape[1])
             stream.observe(ratio, sum(scores.confidences.tolist()) / job.rows, job.rows)
         self._tell(stream, "answered", sum(draft.job.rows for draft in drafts))
