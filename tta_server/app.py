@@ -285,7 +285,7 @@ def open_storage(settings: StorageSettings, port: int = 0) -> Storage:
         store = Store(url, *limits, replica=replica, address=address)
         audit_log = Audit(store.files, settings.audit_segment_bytes, settings.audit_segments, replica)
         keeper = Keeper(store, audit_log, settings.save_every_s if settings.url else 0.0)
-        keeper.start()
+        kept = keeper.start()
     except OSError as error:
         reason = error.strerror or str(error)
         raise ValueError(
@@ -294,7 +294,7 @@ def open_storage(settings: StorageSettings, port: int = 0) -> Storage:
         ) from error
     if not settings.url:
         weakref.finalize(store, shutil.rmtree, url, ignore_errors=True)
-    return Storage(store, audit_log, keeper, bool(settings.url), Ring())
+    return Storage(store, audit_log, keeper, bool(settings.url), Ring(), kept)
 
 
 def load_model(settings: ModelSettings, calibrated: bool = True) -> Model:

@@ -197,7 +197,7 @@ def assemble(
         watcher=watcher,
         metrics=metrics,
     )
-    registry.load(storage.store.names())  # once everybody listens
+    registry.load(storage.streams)  # once everybody listens
     return Worker(parts), Commands(parts, shelf, storage.store, settings.domains.max if space else 1)
 
 

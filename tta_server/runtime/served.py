@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeVar
 
@@ -40,6 +40,7 @@ class Storage(NamedTuple):
         keeper: The thread that writes both.
         durable: Whether they outlive the process.
         ring: The log's last lines, if they do not.
+        streams: Those that were kept when it was taken.
     """
 
     store: Store
@@ -47,6 +48,7 @@ class Storage(NamedTuple):
     keeper: Keeper
     durable: bool
     ring: Ring
+    streams: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -56,19 +56,23 @@ class Keeper:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
 
-    def start(self) -> None:
+    def start(self) -> list[str]:
         """Take the store for this process and start to write.
+
+        Returns:
+            The streams that a state or snapshot is kept of, sorted.
 
         Raises:
             ValueError: If another server has it or it cannot be reached.
             OSError: If the folder cannot be written.
         """
-        self._store.claim()
+        kept = self._store.claim()
         for name in self._store.unerased:
             self._pending.erase(name, 0, Future())
         self._thread.start()
         about = self._ended, "what is to be kept waits in memory"
         threading.Thread(target=self._silence.watch, args=about, name="keeper's watch", daemon=True).start()
+        return kept
 
     def save(self, name: str, version: int, make: Make, generation: int = 0) -> None:
         """Keep a stream's state; of several that wait, the newest is written.

@@ -92,8 +92,11 @@ class Store:
         self._damaged: set[str] = set()  # found so: not counted as kept, gone with the next save
         self._turns = [threading.RLock() for _ in range(_TURNS if self.files.side_by_side else 1)]
 
-    def claim(self) -> None:
+    def claim(self) -> list[str]:
         """Take the store for this process, and finish what a crash interrupted; a shared one is left as it is.
+
+        Returns:
+            What `names` does.
 
         Raises:
             ValueError: If another server has it or it cannot be reached.
@@ -101,14 +104,16 @@ class Store:
         """
         self.files.claim(alone=not self.replica)
         if self.replica:
-            return
-        for name, there in self.files.sweep(_STREAMS, STREAM_OR_DOMAIN_NAME).items():
+            return self.names()
+        found = self.files.sweep(_STREAMS, STREAM_OR_DOMAIN_NAME)
+        for name, there in found.items():
             if ERASED in there:
                 try:
                     erase(self.files, name)
                 except OSError as error:
                     log.warning("'%s' is erased, but its files cannot be removed yet: %s", name, error)
                     self.unerased.append(name)
+        return self._kept(found)
 
     def hold(self) -> None:
         """Make sure that the store is still this process's.
@@ -152,8 +157,10 @@ class Store:
 
     def names(self) -> list[str]:
         """Return the streams that a state or snapshot is kept of, sorted."""
+        return self._kept(self.files.folders(_STREAMS, STREAM_OR_DOMAIN_NAME))
+
+    def _kept(self, found: Mapping[str, Iterable[str]]) -> list[str]:
         names, erased = list[str](), set[str]()
-        found = self.files.folders(_STREAMS, STREAM_OR_DOMAIN_NAME)
         for name, there in sorted(found.items()):  # a stream before its domains
             if ERASED in there:
                 erased.add(name)
