@@ -81,7 +81,7 @@ class Key(Section):
 
     def is_for_stream(self, name: str) -> bool:
         """Return whether it is for a stream, or for a domain of one."""
-        return self.is_for_every_stream or _matches(stream_of_domain(name), self.streams)
+        return _matches(stream_of_domain(name), self.streams)
 
     def is_for_model(self, name: str) -> bool:
         """Return whether it is for a model."""
@@ -132,4 +132,4 @@ ANYBODY: Final = Key(name="anybody", sha256="0" * 64, scopes=["admin"], streams=
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    return EVERYTHING in patterns or any(fnmatchcase(name, pattern) for pattern in patterns)

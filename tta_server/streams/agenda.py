@@ -38,10 +38,8 @@ class Agenda:
 
     def due_s(self) -> float | None:
         """Return when something is due, on the monotonic clock; None if nothing is."""
-        window, beside = self._windows.next(), self._beside.next()
-        if window and beside:
-            return min(window[0], beside[0])
-        return window[0] if window else beside[0] if beside else None
+        due = [one for one in (self._windows.next(), self._beside.next()) if one]
+        return min(due)[0] if due else None
 
     def window(self, now_s: float) -> str | None:
         """Return whose window is due longest at a time; None if none is."""

@@ -107,13 +107,13 @@ class Ledger:
             images: The images (n, C, H, W).
         """
         self._forget(request_id, stream)
-        said, left = predicted.astype(_CLASS).tobytes(), None
-        frozen = said
+        said = predicted.astype(_CLASS).tobytes()
+        answered = Answered(stream, said, said, None)
         if source is not predicted:
-            frozen = source.astype(_CLASS).tobytes()
-            unasked = source == UNASKED
-            left = images if unasked.all() else images[unasked] if unasked.any() else None
-        answered = Answered(stream, said, said if frozen == said else frozen, left)
+            frozen, unasked = source.astype(_CLASS).tobytes(), source == UNASKED
+            answered.frozen = said if frozen == said else frozen
+            if unasked.any():
+                answered.images = images if unasked.all() else images[unasked]
         held = self._answers.setdefault(request_id, answered)
         if held is not answered:
             if isinstance(held, Answered):

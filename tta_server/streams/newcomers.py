@@ -62,11 +62,8 @@ class Newcomers:
             self.make_room(client, now_s)
             if len(self._registry) < self._most:  # else it is refused
                 self._know(name, Newcomer(client, now_s, now_s))
-        elif known and known.client:
-            self._newcomers[name] = known._replace(touched_s=now_s)
-            self._newcomers.move_to_end(name)
         elif known:
-            self._know(name, Newcomer(client, known.opened_s, now_s))
+            self._know(name, Newcomer(known.client or client, known.opened_s, now_s))
 
     def make_room(self, client: str, now_s: float) -> None:
         """If there are as many streams as there may be, have a newcomer give way to one more, if any does.
@@ -139,9 +136,12 @@ class Newcomers:
         self._news.tell(StreamEvent(name, "delete", standing, standing, reason=f"it learnt nothing, {why}"))
 
     def _know(self, name: str, newcomer: Newcomer) -> None:
-        self.forget(name)
+        before = self._newcomers.get(name)
+        if before is None or before.client != newcomer.client:
+            self.forget(name)
+            self._clients[newcomer.client] += 1
         self._newcomers[name] = newcomer
-        self._clients[newcomer.client] += 1
+        self._newcomers.move_to_end(name)
 
     def forget(self, name: str) -> None:
         """Know a stream no more as one that its client has opened, if it is."""

@@ -168,8 +168,8 @@ class Stream:
     @property
     def answers_as_source(self) -> bool:
         """Whether the frozen model answers its requests, whatever it has learnt."""
-        apart, unweighed = self.whereabouts is not None, self.place is not None and self.unweighed
-        return as_source(self.mode, source_because(self.mode, self.serve, unweighed, apart, self.frozen))
+        apart = self.whereabouts is not None
+        return as_source(self.mode, source_because(self.mode, self.serve, self.unweighed, apart, self.frozen))
 
     @property
     def unweighed(self) -> bool:

@@ -174,8 +174,8 @@ def is_constant(image: npt.NDArray[Any]) -> bool:
 
 def prepared(images: Images) -> Offered:
     """Return images (n, C, H, W) as a window takes them: hashed, and tested for one colour."""
-    digests = tuple([_digest(images[i : i + 1]) for i in range(len(images))])
-    return Offered(images, digests, tuple([is_constant(image) for image in images]))
+    digests = tuple(_digest(images[i : i + 1]) for i in range(len(images)))
+    return Offered(images, digests, tuple(map(is_constant, images)))
 
 
 def as_samples(offered: Offered, client: str, arrived_s: float) -> list[Sample]:
