@@ -7,24 +7,32 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tta_server.storage.failpoints import failpoint
 from tta_server.storage.files import Found
+from tta_server.storage.writers import in_turn
 
 log = logging.getLogger(__name__)
 
 _UNFINISHED = ".unfinished"
 _LOCK = "lock"
 _LET_GO_WITHIN_S = 1.0
+_SYNCS = 8  # at the same time
 
 
 class Disk:
-    """A folder. A write is: a file beside it, fsync, rename, fsync of the folder."""
+    """A folder. A write is: a file beside it, fsync, rename, fsync of the folder.
+
+    Of files that are written together each step is done for all before the next begins: what one sync has the disk
+    finish, those after it find done. One thread waits for the disk while another makes bytes; more would only take
+    turns at the interpreter.
+    """
 
     look_every_s = 0.0  # each look takes 0.1 ms
-    side_by_side = True
+    callers = 2
+    together = 64
 
     def __init__(self, root: Path) -> None:
         """Take the folder `root`, which need not exist."""
@@ -33,10 +41,7 @@ class Disk:
         self._alone = True
         self._locking = fcntl.LOCK_EX
         self._holding = threading.Lock()
-        self._naming = threading.Lock()
         self._unnamed: set[Path] = set()  # folders that are made and may not survive a power cut
-        self._begun = 0  # syncs of folders in which others were made
-        self._named = Path(), 0  # the last such folder, and the number of its last sync
 
     def claim(self, alone: bool = True) -> None:
         """Lock the folder, alone or beside others who share it; the lock goes with the process, however it ends."""
@@ -85,29 +90,49 @@ class Disk:
 
     def write(self, path: str, data: bytes) -> None:
         """Put a file there atomically and durably."""
-        self.hold()
-        target = self._root / path
-        folder = target.parent
-        with self._written(folder, target, data) as unfinished:
-            failpoint("store.before_rename")
-            unfinished.replace(target)
-        failpoint("store.after_rename")
-        _sync_folder(folder)
+        for problem in filter(None, self.write_all([(path, data)])):
+            raise problem
+
+    def write_all(self, files: Sequence[tuple[str, bytes]]) -> list[Exception | None]:
+        """Put files there, each atomically, all durably."""
+        try:
+            self.hold()
+        except OSError as error:
+            return [error] * len(files)
+        ones = [_Unfinished(self._root / path, data, self._own) for path, data in files]
+        problems: list[Exception | None] = [None] * len(ones)
+        synced = set[Path]()
+
+        def each(step: Callable[[_Unfinished], None], callers: int = 1) -> None:
+            def do(number: int) -> None:
+                try:
+                    step(ones[number])
+                except OSError as error:
+                    problems[number] = error
+                    ones[number].drop()
+
+            in_turn([number for number, problem in enumerate(problems) if problem is None], do, callers)
+
+        each(self._write)
+        each(_Unfinished.sync, _SYNCS)
+        each(lambda one: self._name(one.folder, synced))
+        each(_Unfinished.rename)
+        each(lambda one: _sync_folder(one.folder), _SYNCS)
+        return problems
 
     def create(self, path: str, data: bytes) -> bool:
         """Put a file there atomically and durably unless there is one."""
         self.hold()
-        target = self._root / path
-        folder = target.parent
-        with self._written(folder, target, data) as unfinished:
-            try:
-                os.link(unfinished, target)
-                created = True
-            except FileExistsError:
-                created = False
-            finally:
-                unfinished.unlink()
-        _sync_folder(folder)  # whoever made the file: their sync may have failed, and be asked for again
+        one = _Unfinished(self._root / path, data, self._own)
+        try:
+            self._write(one)
+            one.sync()
+            self._name(one.folder, set())
+            created = one.link()
+        except OSError:
+            one.drop()
+            raise
+        _sync_folder(one.folder)  # whoever made the file: their sync may have failed, and be asked for again
         return created
 
     def append_lines(self, path: str, lines: bytes) -> None:
@@ -115,6 +140,7 @@ class Disk:
         self.hold()
         target = self._root / path
         self._make_folder(target.parent)
+        self._name(target.parent, set())
         failpoint("audit.before_append")
         file = os.open(target, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
@@ -122,6 +148,7 @@ class Disk:
             torn = before_bytes > 0 and os.pread(file, 1, before_bytes - 1) != b"\n"
             try:
                 _append(file, b"\n" + lines if torn else lines, "audit.mid_append", "audit.before_fsync")
+                os.fsync(file)
                 if not before_bytes:
                     _sync_folder(target.parent)
             except OSError:
@@ -151,37 +178,35 @@ class Disk:
         """Return what is in the folders of a folder; unfinished files go, if nobody else can be at work on them."""
         return self._folders(folder, named, "", sweeping=self._alone)
 
-    @contextlib.contextmanager
-    def _written(self, folder: Path, target: Path, data: bytes) -> Iterator[Path]:
-        """Write a file beside `target`; whatever fails until the end of the block, nothing of it stays."""
-        own = "" if self._alone else f".{secrets.token_hex(4)}"  # two may write a file of one name at a time
-        unfinished = folder / f"{target.name}{own}{_UNFINISHED}"
-        self._make_folder(folder)
-        try:
-            _write_durably(unfinished, data)
-            yield unfinished
-        except OSError:
-            unfinished.unlink(missing_ok=True)  # on a full disk every byte counts
-            raise
+    @property
+    def _own(self) -> str:
+        return "" if self._alone else f".{secrets.token_hex(4)}"  # two may write a file of one name at a time
+
+    def _write(self, one: "_Unfinished") -> None:
+        self._make_folder(one.folder)
+        one.write()
 
     def _make_folder(self, folder: Path) -> None:
-        if folder.is_dir() and folder not in self._unnamed:
-            return
-        self._make_folder(folder.parent)
-        self._unnamed.add(folder)  # until a sync succeeds, for others who find the folder and for who tries again
-        folder.mkdir(exist_ok=True)
-        self._name(folder.parent)
-        self._unnamed.discard(folder)
+        """Make a folder, with those that it is in, unless it is there; nothing is sure to survive before `_name`."""
+        if not folder.is_dir():
+            self._make_folder(folder.parent)
+            self._unnamed.add(folder)  # until a sync succeeds, for others who find the folder and for who tries again
+            folder.mkdir(exist_ok=True)
 
-    def _name(self, folder: Path) -> None:
-        """Have the folders in a folder survive a power cut; of those who ask at the same time one does it for all."""
-        begun = self._begun
-        with self._naming:
-            if self._named[0] == folder and self._named[1] > begun:  # by who asked later, and so for this one, too
-                return
-            self._begun += 1
-            _sync_folder(folder)
-            self._named = folder, self._begun
+    def _name(self, folder: Path, synced: set[Path]) -> None:
+        """Have a folder survive a power cut.
+
+        Args:
+            folder: Which.
+            synced: Those that were synced since it was made; they become more.
+        """
+        if folder in self._unnamed:
+            parent = folder.parent
+            self._name(parent, synced)
+            if parent not in synced:
+                _sync_folder(parent)
+                synced.add(parent)
+            self._unnamed.discard(folder)
 
     def _locked(self) -> int:
         """Return the lock, taken.
@@ -190,6 +215,7 @@ class Disk:
             BlockingIOError: If another server has it.
         """
         self._make_folder(self._root)
+        self._name(self._root, set())
         lock = os.open(self._root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, self._locking | fcntl.LOCK_NB)
@@ -240,24 +266,67 @@ class Disk:
                 yield Found(entry.name, 0 if is_folder else facts.st_size, facts.st_mtime, is_folder)
 
 
-def _write_durably(path: Path, data: bytes) -> None:
-    failpoint("store.before_write")
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        _append(file, data, "store.mid_write", "store.before_fsync")
-    finally:
-        os.close(file)
+class _Unfinished:
+    """A file beside its place, in which it is put once it is whole.
+
+    Attributes:
+        folder: The folder of both.
+    """
+
+    def __init__(self, target: Path, data: bytes, own: str) -> None:
+        """Take the place, what is to be in it, and what tells this file from others who want the place."""
+        self.folder = target.parent
+        self._target, self._data = target, data
+        self._path = self.folder / f"{target.name}{own}{_UNFINISHED}"
+        self._file = -1
+
+    def write(self) -> None:
+        """Write all of it; it is not sure to survive."""
+        failpoint("store.before_write")
+        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        _append(self._file, self._data, "store.mid_write", "store.before_fsync")
+
+    def sync(self) -> None:
+        """Have what is written survive a power cut."""
+        os.fsync(self._file)
+        self._close()
+
+    def rename(self) -> None:
+        """Put it in its place, and out of it what is there."""
+        failpoint("store.before_rename")
+        self._path.replace(self._target)
+        failpoint("store.after_rename")
+
+    def link(self) -> bool:
+        """Put it in its place unless there is something; returns whether it is there now."""
+        try:
+            os.link(self._path, self._target)
+            return True
+        except FileExistsError:
+            return False
+        finally:
+            self._path.unlink()
+
+    def drop(self) -> None:
+        """Remove what is not in its place yet: on a full disk every byte counts."""
+        self._close()
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+
+    def _close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
 
 
 def _append(file: int, data: bytes, midway: str, written: str) -> None:
-    """Add data durably to an open file, past two failpoints."""
+    """Add data to an open file, past two failpoints."""
     half, whole = len(data) // 2, memoryview(data)  # bytes would be copied for each part
     for part, point in ((whole[:half], midway), (whole[half:], written)):
         left = part
         while left:
             left = left[os.write(file, left) :]
         failpoint(point)
-    os.fsync(file)
 
 
 def _sync_folder(folder: Path) -> None:

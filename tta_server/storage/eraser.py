@@ -47,9 +47,9 @@ class Eraser:
         """Return when what is left is due; None if nothing is."""
         return max(0.0, self._due_s - time.monotonic()) if self._left else None
 
-    def erase(self) -> list[Exception | None]:
+    def erase(self) -> list[Exception]:
         """Erase what waits, then what was left if that is due; returns what failed and holds up others."""
-        problems = [self._first(name) for name in list(self._pending.erasures)]
+        problems = list(filter(None, map(self._first, list(self._pending.erasures))))
         if self.due_in_s == 0.0:
             self._again()
         return problems

@@ -1,7 +1,11 @@
 """What a place for bytes must offer."""
 
 import re
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, ParamSpec, Protocol, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Found(NamedTuple):
@@ -25,11 +29,13 @@ class Files(Protocol):
 
     Attributes:
         look_every_s: How long it is enough to have looked once whether a shared stream is still one's own.
-        side_by_side: Whether calls may be under way at the same time.
+        callers: How many threads gain by calling at the same time; 1 where no two may.
+        together: How many files are best written together.
     """
 
     look_every_s: float
-    side_by_side: bool
+    callers: int
+    together: int
 
     def claim(self, alone: bool = True) -> None:
         """Take the place, for this process alone or beside others; ValueError if another has it for itself."""
@@ -49,6 +55,14 @@ class Files(Protocol):
 
     def write(self, path: str, data: bytes) -> None:
         """Put a file there, whole or not at all; when this returns it survives a power cut."""
+        ...
+
+    def write_all(self, files: Sequence[tuple[str, bytes]]) -> list[Exception | None]:
+        """Put files there, each as `write` does.
+
+        Returns:
+            What went wrong with each.
+        """
         ...
 
     def create(self, path: str, data: bytes) -> bool:
@@ -88,3 +102,11 @@ class Files(Protocol):
         Where others write too, theirs are not told apart: then nothing is removed.
         """
         ...
+
+
+def tried(do: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Exception:
+    """Return what `do` does, or what it raises: a remote store raises what it likes."""
+    try:
+        return do(*args, **kwargs)
+    except Exception as error:
+        return error

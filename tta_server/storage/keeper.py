@@ -8,21 +8,26 @@ fails stops nothing: what could not be written (of states, the newest) stays in 
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 
 from tta_server.storage.audit import Audit, Entry
 from tta_server.storage.eraser import Eraser
+from tta_server.storage.files import tried
 from tta_server.storage.owners import LostError
 from tta_server.storage.pending import KeptWindow, Make, Pending, Snapshot, UnsavedState, fail, settle
 from tta_server.storage.rounds import Rounds
+from tta_server.storage.saving import New
 from tta_server.storage.silence import Silence
 from tta_server.storage.store import Store
-from tta_server.storage.writers import write_each
+from tta_server.storage.writers import take, work_off
 
 log = logging.getLogger(__name__)
 
 _CLOSED = "the store is closed"
+_TOGETHER_BYTES = 2**24  # of states, written together or in memory for it
 _HOLD_EVERY_S = 30.0  # an idle server looks that often whether the place is still its own
 
 
@@ -279,14 +284,14 @@ class Keeper:
         self._write_snapshots()
         with self._changed:  # at one moment: no state here is newer than the lines
             windows, lines, states = self._pending.kept()
-        problems.append(self._write_windows(windows))
+        problems += self._write_windows(windows)
         with self._silence.waiting():
             self._audit.append(lines)
         with self._changed:
             self._pending.wrote_lines(lines)
         hurried, ended = lambda: self._hurry > 0, lambda: self._closed
-        problems += write_each(states.items(), lambda item: self._write_state(*item), hurried, ended)
-        for problem in filter(None, problems):
+        work_off(states.items(), partial(self._write_states, problems), self._store.files.callers, hurried, ended)
+        for problem in problems:
             raise problem
 
     def _write_snapshots(self) -> None:
@@ -306,7 +311,7 @@ class Keeper:
             else:
                 settle([future], id)
 
-    def _write_windows(self, windows: list[KeptWindow]) -> Exception | None:
+    def _write_windows(self, windows: list[KeptWindow]) -> list[Exception]:
         """Write what fits: windows are large, and states must not wait for them."""
         for window in windows:
             try:
@@ -315,19 +320,31 @@ class Keeper:
             except LostError as error:
                 log.warning("a window of '%s' is dropped: %s", window.stream, error)
             except Exception as error:
-                return error
+                return [error]
             with self._changed:
                 self._pending.wrote_window(window)
-        return None
+        return []
 
-    def _write_state(self, name: str, state: UnsavedState) -> Exception | None:
-        try:
-            with self._silence.waiting():
-                self._store.save(name, state.version, state.make(), state.generation)
-        except LostError as error:
-            log.warning("version %d of '%s' is dropped: %s", state.version, name, error)
-        except Exception as error:  # the next stream's may still be written
-            return error
-        with self._changed:
-            self._pending.wrote_state(name, state)
-        return None
+    def _write_states(self, problems: list[Exception], left: deque[tuple[str, UnsavedState]]) -> None:
+        """Take some of the states that are left, and write them together; what goes wrong is added to the problems."""
+        taken, made, size_bytes = dict[str, UnsavedState](), list[New](), 0
+        for name, state in take(left):
+            data = tried(state.make)
+            if isinstance(data, Exception):
+                problems.append(data)
+                continue
+            taken[name] = state
+            made.append(New(name, state.version, data, state.generation))
+            size_bytes += len(data)
+            if len(made) == self._store.files.together or size_bytes >= _TOGETHER_BYTES:
+                break
+        with self._silence.waiting():
+            outcomes = self._store.save_all(made)
+        for (name, state), outcome in zip(taken.items(), outcomes, strict=True):
+            if isinstance(outcome, LostError):
+                log.warning("version %d of '%s' is dropped: %s", state.version, name, outcome)
+            elif isinstance(outcome, Exception):  # the next stream's may still be written
+                problems.append(outcome)
+                continue
+            with self._changed:
+                self._pending.wrote_state(name, state)

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ from fsspec.asyn import AsyncFileSystem  # type: ignore[import-untyped]
 
 from tta_server.storage.disk import Disk
 from tta_server.storage.failpoints import failpoint
-from tta_server.storage.files import Files, Found
+from tta_server.storage.files import Files, Found, tried
 
 _EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "gcs": ("gcsfs", "gs")}
 _CLAIM = "claimed"
+_CALLERS = 8
 
 
 def reached(url: str) -> Files:
@@ -40,13 +41,15 @@ class ObjectStore:
     """What fsspec reaches: an object is put there at once or not at all."""
 
     look_every_s = 10.0  # each look takes some 30 ms, and money
+    together = 1  # each takes as long as it would alone
 
     def __init__(self, filesystem: Any, root: str, url: str) -> None:  # noqa: ANN401
         """Take an fsspec filesystem, the prefix in it, and what a person calls both."""
         self._filesystem = filesystem
         self._url = url
         self._root = root.rstrip("/")
-        self.side_by_side = isinstance(filesystem, AsyncFileSystem)  # FTP has one connection for everybody
+        self._async = isinstance(filesystem, AsyncFileSystem)
+        self.callers = _CALLERS if self._async else 1  # FTP has one connection for everybody
 
     def claim(self, alone: bool = True) -> None:
         """Write once, so that a missing bucket and wrong credentials show at the start; there is no lock to take.
@@ -81,6 +84,10 @@ class ObjectStore:
             self._make_folder(path)
             self._filesystem.pipe_file(self._at(path), data)
         failpoint("store.after_rename")
+
+    def write_all(self, files: Sequence[tuple[str, bytes]]) -> list[Exception | None]:
+        """Put objects there, one after another."""
+        return [tried(self.write, *file) for file in files]
 
     def create(self, path: str, data: bytes) -> bool:
         """Put an object there unless there is one: If-None-Match on S3, a generation match on GCS."""
@@ -130,7 +137,7 @@ class ObjectStore:
 
     def _pairs(self, folder: str, prefix: str) -> Iterator[tuple[str, str]]:
         """Yield the name of each folder in a folder with that of each thing in it, some more than once."""
-        if not self.side_by_side:
+        if not self._async:
             for name in (one.name for one in self.listing(folder) if one.is_folder and one.name.startswith(prefix)):
                 yield from ((name, each.name) for each in self.listing(f"{folder}/{name}"))
             return
@@ -142,7 +149,7 @@ class ObjectStore:
                 yield name, below[0]
 
     def _make_folder(self, path: str) -> None:
-        if not isinstance(self._filesystem, AsyncFileSystem):  # s3 and gs have no folders; FTP has
+        if not self._async:  # s3 and gs have no folders; FTP has
             self._filesystem.makedirs(self._at(path).rpartition("/")[0], exist_ok=True)
 
     def _at(self, path: str) -> str:

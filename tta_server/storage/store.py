@@ -13,39 +13,25 @@ Where several servers share the place, each stream has an owner (`owners.py`). F
 manifest is his own, and what is written after he has lost the stream is taken back.
 """
 
-import errno
-import hashlib
+import contextlib
 import logging
 import re
 import threading
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping, Sequence
 
 from tta_server.names import STREAM_OR_DOMAIN_NAME, stream_of_domain, stream_or_domain_name
-from tta_server.storage.files import Files, Found
-from tta_server.storage.manifest import (
-    SUFFIX,
-    Kind,
-    Saved,
-    described,
-    dump_manifest,
-    from_name,
-    manifest_generation,
-    manifest_name,
-    new_id,
-    of_kind,
-    sequence_of,
-)
+from tta_server.storage.files import Files, tried
+from tta_server.storage.inventory import STREAMS, Inventory, folder_of
+from tta_server.storage.manifest import SUFFIX, Kind, Saved
 from tta_server.storage.owners import Owners, generation_of
 from tta_server.storage.places import open_files
-from tta_server.storage.removal import ERASED, domains_of, erase, erase_older, erase_shared, family, is_erased
+from tta_server.storage.removal import ERASED, domains_of, erase, erase_older, erase_shared, family
+from tta_server.storage.saving import New, Plan, Saving
 
 log = logging.getLogger(__name__)
 
 _DIGEST = re.compile(r"[0-9a-f]{16,64}")
 _TURNS = 64  # names that share a lock wait for one another without need, which costs next to nothing
-_STREAMS = "streams"
 _INPUTS = "inputs"
 
 
@@ -87,10 +73,11 @@ class Store:
         self.replica = replica
         self.owners = Owners(self.files, replica, address)
         self.unerased: list[str] = []
-        self._keep: dict[Kind, int] = {"state": keep, "snapshot": keep_snapshots}
         self._inputs_max_bytes = inputs_max_bytes
-        self._damaged: set[str] = set()  # found so: not counted as kept, gone with the next save
-        self._turns = [threading.RLock() for _ in range(_TURNS if self.files.side_by_side else 1)]
+        self._inventory = Inventory(self.files, self.owners)
+        most: dict[Kind, int] = {"state": keep, "snapshot": keep_snapshots}
+        self._saving = Saving(self.files, self.owners, self._inventory, most)
+        self._turns = [threading.RLock() for _ in range(_TURNS if self.files.callers > 1 else 1)]
 
     def claim(self) -> list[str]:
         """Take the store for this process, and finish what a crash interrupted; a shared one is left as it is.
@@ -105,7 +92,7 @@ class Store:
         self.files.claim(alone=not self.replica)
         if self.replica:
             return self.names()
-        found = self.files.sweep(_STREAMS, STREAM_OR_DOMAIN_NAME)
+        found = self.files.sweep(STREAMS, STREAM_OR_DOMAIN_NAME)
         for name, there in found.items():
             if ERASED in there:
                 try:
@@ -129,7 +116,7 @@ class Store:
 
     def is_kept(self, stream: str) -> bool:
         """Say whether anything is kept of a stream; that somebody has had it is not enough."""
-        return any(not generation_of(found.name) for found in self.files.listing(_folder(stream)))
+        return any(not generation_of(found.name) for found in self.files.listing(folder_of(stream)))
 
     def may_exist(self, stream: str) -> bool:
         """Say whether anything is kept of a stream, or a server has it that may have written nothing yet."""
@@ -157,14 +144,14 @@ class Store:
 
     def names(self) -> list[str]:
         """Return the streams that a state or snapshot is kept of, sorted."""
-        return self._kept(self.files.folders(_STREAMS, STREAM_OR_DOMAIN_NAME))
+        return self._kept(self.files.folders(STREAMS, STREAM_OR_DOMAIN_NAME))
 
     def _kept(self, found: Mapping[str, Iterable[str]]) -> list[str]:
         names, erased = list[str](), set[str]()
         for name, there in sorted(found.items()):  # a stream before its domains
             if ERASED in there:
                 erased.add(name)
-            elif stream_of_domain(name) not in erased and self._has_state(name, there):
+            elif stream_of_domain(name) not in erased and self._inventory.has_state(name, there):
                 names.append(name)
         return names
 
@@ -184,17 +171,31 @@ class Store:
             LostError: If another server has the stream.
             OSError: If it cannot be written; then everything is as before.
         """
-        return self._put(name, Saved("", "state", version, "", len(data)), data, generation)
+        return self._put(New(name, version, data, generation))
+
+    def save_all(self, new: Sequence[New]) -> list[str | Exception]:
+        """Keep a file of each of several streams, as `save` and `snapshot` do; a disk takes little more than for one.
+
+        Returns:
+            The id of each, or why it is not kept.
+        """
+        with contextlib.ExitStack() as held:
+            for turn in sorted({self._turn_of(each.name) for each in new}):  # all who take several in one order
+                held.enter_context(self._turns[turn])
+            plans = [tried(self._saving.plan, each) for each in new]
+            written = iter(self.files.write_all([(p.path, p.new.data) for p in plans if isinstance(p, Plan)]))
+            ends = [plan if isinstance(plan, Exception) else next(written) or plan for plan in plans]
+            return [tried(self._saving.end, end) if isinstance(end, Plan) else end for end in ends]
 
     def snapshot(self, name: str, version: int, data: bytes, note: str = "", generation: int = 0) -> str:
         """Keep a state until `keep_snapshots` newer ones are there; as `save` otherwise."""
-        return self._put(name, Saved("", "snapshot", version, "", len(data), note=note), data, generation)
+        return self._put(New(name, version, data, generation, "snapshot", note))
 
     def load(self, name: str) -> bytes | None:
         """Return the last complete state of a stream, or None if there is none; damaged ones are passed over."""
         with self._turn(name):
-            for saved in reversed(self._saved(name)):
-                if saved.kind == "state" and (data := self._intact(name, saved)) is not None:
+            for saved in reversed(self._inventory.saved(name)):
+                if saved.kind == "state" and (data := self._inventory.intact(name, saved)) is not None:
                     return data
         return None
 
@@ -210,7 +211,7 @@ class Store:
         """Return the state or snapshot `id` of a stream, or None if there is no such intact file."""
         with self._turn(name):
             found = next((saved for saved in self._saved(name) if saved.id == id), None)
-            return self._intact(name, found) if found else None
+            return self._inventory.intact(name, found) if found else None
 
     def keep_input(self, name: str, digest: str, data: bytes, generation: int = 0) -> None:
         """Keep a window that a stream learnt from, for a later replay; the oldest beyond the limit go.
@@ -220,7 +221,7 @@ class Store:
         """
         with self._turn(name):
             self.owners.expect(name, generation)
-            folder = f"{_folder(name)}/{_INPUTS}"
+            folder = f"{folder_of(name)}/{_INPUTS}"
             self.files.write(f"{folder}/{_checked(digest)}{SUFFIX}", data)
             kept = sorted(self.files.listing(folder), key=lambda found: found.modified_s)
             excess_bytes = sum(found.size_bytes for found in kept) - self._inputs_max_bytes
@@ -232,7 +233,7 @@ class Store:
     def read_input(self, name: str, digest: str) -> bytes | None:
         """Return a window that was kept, or None."""
         try:
-            return self.files.read(f"{_folder(name)}/{_INPUTS}/{_checked(digest)}{SUFFIX}")
+            return self.files.read(f"{folder_of(name)}/{_INPUTS}/{_checked(digest)}{SUFFIX}")
         except FileNotFoundError:
             return None
 
@@ -253,84 +254,30 @@ class Store:
         with self._turn(name):
             if self.replica:
                 erase_shared(self.files, self.owners, stream_or_domain_name(name), generation)
-            elif any(self.files.listing(_folder(each)) for each in family(self.files, name)):
-                self.files.write(f"{_folder(name)}/{ERASED}", b"")
+            elif any(self.files.listing(folder_of(each)) for each in family(self.files, name)):
+                self.files.write(f"{folder_of(name)}/{ERASED}", b"")
                 erase(self.files, name)
 
     def inputs_bytes(self, name: str) -> int:
         """Return the size of the windows that are kept of a stream."""
-        return sum(found.size_bytes for found in self.files.listing(f"{_folder(name)}/{_INPUTS}"))
+        return sum(found.size_bytes for found in self.files.listing(f"{folder_of(name)}/{_INPUTS}"))
 
     def _turn(self, name: str) -> threading.RLock:
         """Return what whoever reads or writes a stream holds meanwhile."""
-        return self._turns[hash(name) % len(self._turns)]
+        return self._turns[self._turn_of(name)]
 
-    def _put(self, name: str, new: Saved, data: bytes, generation: int) -> str:
+    def _turn_of(self, name: str) -> int:
+        return hash(name) % len(self._turns)
+
+    def _put(self, new: New) -> str:
+        (id,) = self.save_all([new])
+        if isinstance(id, Exception):
+            raise id
+        return id
+
+    def _saved(self, name: str) -> list[Saved]:
         with self._turn(name):
-            folder = _folder(name)
-            self.owners.expect(name, generation)
-            listing = self.files.listing(folder)
-            if is_erased(listing):
-                erase(self.files, name)
-                listing = self.files.listing(folder)
-            manifest = manifest_name(generation)
-            others = [one.name for one in listing if manifest_generation(one.name) not in (None, generation)]
-            describes = new.kind == "snapshot" or bool(others)
-            saved = self._saved(name, listing) if describes else self._files(name, listing, {})
-            sequence = self.owners.next([entry.sequence for entry in saved], generation)
-            digest = hashlib.sha256(data).hexdigest()
-            id = new_id(new.kind, sequence, new.version, digest)
-            new = replace(new, id=id, sha256=digest, time=datetime.now(UTC).isoformat(timespec="milliseconds"))
-            self.files.write(f"{folder}/{id}{SUFFIX}", data)
-            whole = [old for old in (*saved, new) if f"{name}/{old.id}" not in self._damaged]
-            kept = [old for kind, most in self._keep.items() for old in of_kind(whole, kind)[-most:]]
-            try:
-                self.owners.expect(name, generation)  # who took the stream over meanwhile may have loaded without this
-                if describes:
-                    self.files.write(f"{folder}/{manifest}", dump_manifest(name, of_kind(kept, "snapshot")))
-            except OSError:
-                self.files.remove(f"{folder}/{id}{SUFFIX}")
-                raise
-            for each in [*(f"{old.id}{SUFFIX}" for old in saved if old not in kept), *others]:
-                self.files.remove(f"{folder}/{each}")
-            return id
-
-    def _saved(self, name: str, listing: list[Found] | None = None) -> list[Saved]:
-        """Return what files there are, oldest first, with what the manifest says of them."""
-        with self._turn(name):
-            folder = _folder(name)
-            listing = self.files.listing(folder) if listing is None else listing
-            return self._files(name, listing, described(self.files, folder, listing))
-
-    def _files(self, name: str, listing: list[Found], known: Mapping[str, Saved]) -> list[Saved]:
-        """Return what of a listing counts, oldest first, with what is known of each beside its name."""
-        if is_erased(listing):
-            return []
-        saved = [from_name(found, known.get(found.name)) for found in listing]
-        counted = [one for one in saved if one and self.owners.counts(name, one.sequence)]
-        return sorted(counted, key=lambda entry: entry.sequence)
-
-    def _intact(self, name: str, saved: Saved) -> bytes | None:
-        try:
-            data = self.files.read(f"{_folder(name)}/{saved.id}{SUFFIX}")
-        except OSError as error:
-            if error.errno != errno.EIO and not isinstance(error, FileNotFoundError):  # it may pass, a bad sector not
-                raise
-            log.warning("'%s' of stream '%s' cannot be read and is passed over: %s", saved.id, name, error)
-            return None
-        if hashlib.sha256(data).hexdigest().startswith(saved.id.rpartition("-")[2]):
-            return data
-        log.warning("'%s' of stream '%s' is damaged or incomplete and is passed over", saved.id, name)
-        self._damaged.add(f"{name}/{saved.id}")
-        return None
-
-    def _has_state(self, name: str, files: Iterable[str]) -> bool:
-        known = (sequence_of(file) for file in files)
-        return any(sequence is not None and self.owners.counts(name, sequence) for sequence in known)
-
-
-def _folder(name: str) -> str:
-    return f"{_STREAMS}/{stream_or_domain_name(name)}"
+            return self._inventory.saved(name)
 
 
 def _checked(digest: str) -> str:

@@ -1,60 +1,69 @@
-"""Threads that write side by side where somebody waits: a disk syncs many files in hardly more time than one."""
+"""Threads that write side by side where somebody waits."""
 
+import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Final, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-WRITERS: Final = 8
-"""Most threads that write at once."""
+
+def in_turn(items: Iterable[T], do: Callable[[T], None], callers: int) -> None:
+    """Do something with each item, one after another or by several threads.
+
+    They are daemons, for a disk may hang: no end of the process waits for them.
+    """
+
+    def work(left: deque[T]) -> None:
+        for item in take(left):
+            do(item)
+
+    work_off(items, work, callers)
 
 
-def write_each(
-    items: Iterable[T], write: Callable[[T], Exception | None], hurried: Callable[[], bool], ended: Callable[[], bool]
-) -> list[Exception | None]:
-    """Write items, by this thread and, while that is `hurried`, by a few more.
+def take(left: deque[T]) -> Iterator[T]:
+    """Yield what is left, each to one thread; it may have become less, or nothing, since somebody looked."""
+    with contextlib.suppress(IndexError):
+        while True:
+            yield left.popleft()
 
-    Otherwise one after another, for what makes their bytes keeps the interpreter from the device thread.
+
+def work_off(
+    items: Iterable[T],
+    work: Callable[[deque[T]], None],
+    callers: int,
+    hurried: Callable[[], bool] = lambda: True,
+    ended: Callable[[], bool] = lambda: False,
+) -> None:
+    """Work off items, by this thread and, while that is `hurried`, by a few more.
 
     Args:
-        items: What is to be written.
-        write: Writes one; returns what went wrong. Any of the threads may call it.
-        hurried: Whether somebody waits now.
+        items: What is to be done.
+        work: Takes some of what is left and does it, on any of the threads; see `take`.
+        callers: Most threads that work at once.
+        hurried: Whether more than one is to work now.
         ended: Whether to leave the rest.
-
-    Returns:
-        What `write` did, in no order.
     """
-    left, problems, helpers = deque(items), list[Exception | None](), list[threading.Thread]()
+    left, helpers = deque(items), list[threading.Thread]()
 
-    def write_one() -> bool:
-        try:
-            item = left.popleft()
-        except IndexError:
-            return False
-        problems.append(write(item))
-        return not ended()
+    def go_on() -> None:
+        while left and not ended():
+            work(left)
 
-    def work() -> None:
-        while write_one():
-            pass
-
-    most, going = WRITERS - 1, True
-    while going:
+    most = callers - 1
+    while left and not ended():
         while hurried() and len(helpers) < min(most, len(left) - 1):
-            helper = threading.Thread(target=work, name="keeper's helper", daemon=True)
+            helper = threading.Thread(target=go_on, name="keeper's helper", daemon=True)
             try:
                 helper.start()
                 helpers.append(helper)
             except RuntimeError as error:  # no more threads are to be had
                 log.warning("fewer threads write states than could: %s", error)
                 most = len(helpers)
-        going = write_one()
+        work(left)
     for helper in helpers:
         helper.join()
-    return problems

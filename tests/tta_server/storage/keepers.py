@@ -2,9 +2,12 @@
 
 import errno
 import threading
+from collections.abc import Sequence
 
 from tta_server.storage.audit import Audit
+from tta_server.storage.files import tried
 from tta_server.storage.pending import Make
+from tta_server.storage.saving import New
 from tta_server.storage.store import Store
 
 SOON_S = 10.0
@@ -26,12 +29,15 @@ class Slow(Store):
         self.reached = threading.Event()
         self.calls: list[tuple] = []
 
-    def save(self, name: str, version: int, data: bytes, generation: int = 0) -> str:
+    def save_all(self, new: Sequence[New]) -> list[str | Exception]:
+        return [tried(self.save_one, each) for each in new]
+
+    def save_one(self, new: New) -> str:
         self.reached.set()
         assert self.go_on.wait(SOON_S)
-        self.calls.append(("save", name, version))
+        self.calls.append(("save", new.name, new.version))
         self._check()
-        return super().save(name, version, data, generation)
+        return super().save_all([new])[0]
 
     def keep_input(self, name: str, digest: str, data: bytes, generation: int = 0) -> None:
         self.calls.append(("input", name, digest))

@@ -6,19 +6,22 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pytest
+
 from tests.tta_server.storage.crashes import Crash
-from tta_server.storage.owners import LostError, Owners
+from tta_server.storage.owners import LostError
+from tta_server.storage.places import open_files
 from tta_server.storage.store import Store
 
 STREAM = "gate"
-_OPERATIONS = ("read", "write", "create", "remove", "listing")
+_OPERATIONS = ("read", "write", "write_all", "create", "remove", "listing")
 
 
 class Paused:
-    """Files that call `before` with the operation's name ahead of each."""
+    """Files that call `before` with the operation's name ahead of each; nothing at first."""
 
-    def __init__(self, files, before: Callable[[str], None]) -> None:
-        self._files, self._before = files, before
+    def __init__(self, url: str) -> None:
+        self._files, self.before = open_files(url), lambda _: None
 
     def __getattr__(self, name):
         found = getattr(self._files, name)
@@ -26,7 +29,7 @@ class Paused:
             return found
 
         def paused(*args, **kwargs):
-            self._before(name)
+            self.before(name)
             return found(*args, **kwargs)
 
         return paused
@@ -34,10 +37,11 @@ class Paused:
 
 def opened(url: str, replica: str, before: Callable[[str], None] = lambda _: None, mutant: str = "") -> Store:
     """Return the store of one server; with a mutant's name, one whose protocol lacks something."""
-    store = Store(url, replica=replica)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tta_server.storage.store.open_files", Paused)
+        store = Store(url, replica=replica)
     store.claim()
-    store.files = Paused(store.files, before)
-    store.owners = Owners(store.files, replica)
+    store.files.before = before
     if mutant:
         MUTANTS[mutant](store)
     return store

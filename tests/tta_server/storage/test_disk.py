@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tta_server.storage.crashes import armed
 from tests.tta_server.storage.keepers import SOON_S
 from tta_server.storage.disk import Disk
 
@@ -35,22 +36,6 @@ class Syncs:
         self._fsync(file)
 
 
-class Queue:
-    """A lock that knows how many have asked for it."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-        self._counting, self._lock = threading.Lock(), threading.Lock()
-
-    def __enter__(self) -> None:
-        with self._counting:
-            self.asked += 1
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-
 @pytest.fixture
 def disk(tmp_path):
     disk = Disk(tmp_path)
@@ -68,38 +53,65 @@ def failing(monkeypatch, folder: Path) -> Syncs:
     return syncs
 
 
-def written(disk: Disk, syncs: Syncs) -> list[Exception | None]:
-    """Have each stream written at the same time: all others make their folders while the first one's is synced."""
-    disk._naming = queue = Queue()
-    with ThreadPoolExecutor(len(NAMES)) as pool:
-        first, *others = NAMES
-        begun = [pool.submit(disk.write, f"streams/{first}/state", b"1")]
-        assert syncs.reached.wait(SOON_S)
-        begun += [pool.submit(disk.write, f"streams/{name}/state", b"1") for name in others]
-        while queue.asked < len(NAMES):
-            threading.Event().wait(0.001)
-        syncs.go_on.set()
-        return [each.exception(SOON_S) for each in begun]
+def written(disk: Disk, names: list[str] = NAMES) -> list[Exception | None]:
+    """Have a file of each stream written, together."""
+    return disk.write_all([(f"streams/{name}/state", name.encode()) for name in names])
 
 
-def test_folders_that_are_made_at_the_same_time_are_synced_together(disk, tmp_path, monkeypatch):
-    syncs = Syncs(monkeypatch, tmp_path / "streams")
+def test_what_is_written_together_is_there_and_syncs_the_folder_of_all_once(disk, tmp_path, monkeypatch):
+    syncs = Syncs(monkeypatch, tmp_path)
 
-    assert written(disk, syncs) == [None] * len(NAMES)
+    assert written(disk) == [None] * len(NAMES)
 
-    assert syncs.count[str(tmp_path / "streams")] == 2  # that of the first came too early for others
-    assert all(syncs.count[str(tmp_path / "streams" / name)] == 1 for name in NAMES)
+    folders = [f"{tmp_path}/streams/{name}" for name in NAMES]
+    each = Counter([*folders, *(f"{folder}/state.unfinished" for folder in folders)])
+    assert syncs.count == each + Counter([f"{tmp_path}/streams"])
+    assert [disk.read(f"streams/{name}/state") for name in NAMES] == [name.encode() for name in NAMES]
 
 
-def test_a_sync_that_fails_serves_nobody(disk, tmp_path, monkeypatch):
-    syncs = Syncs(monkeypatch, tmp_path / "streams")
-    syncs.fails = True
+def test_nothing_is_renamed_before_all_is_synced_but_what_failed(disk, tmp_path, monkeypatch):
+    events, replace = [], os.replace
+    syncs = failing(monkeypatch, tmp_path / "streams" / NAMES[1] / "state.unfinished")
+    monkeypatch.setattr(os, "replace", lambda *paths: (events.append(syncs.count.total()), replace(*paths)))
 
-    first, *others = written(disk, syncs)
+    outcomes = written(disk)
+
+    assert [isinstance(outcome, OSError) for outcome in outcomes] == [name == NAMES[1] for name in NAMES]
+    assert events == [len(NAMES) + 1] * (len(NAMES) - 1)
+    assert list((tmp_path / "streams" / NAMES[1]).iterdir()) == []
+
+
+@pytest.mark.parametrize("point", ["before_write", "mid_write", "before_fsync", "before_rename"])
+@pytest.mark.parametrize("error", ["enospc", "eio"])
+def test_what_fails_of_one_spoils_no_other(disk, tmp_path, point, error):
+    written(disk)
+
+    with armed(f"store.{point}=3:{error}"):
+        outcomes = disk.write_all([(f"streams/{name}/state", b"new") for name in NAMES])
+
+    assert [isinstance(outcome, OSError) for outcome in outcomes] == [number == 2 for number in range(len(NAMES))]
+    contents = [(tmp_path / "streams" / name / "state").read_bytes() for name in NAMES]
+    assert contents == [NAMES[2].encode() if number == 2 else b"new" for number in range(len(NAMES))]
+    assert not list(tmp_path.rglob("*.unfinished"))
+
+
+def test_a_sync_of_the_folder_of_all_that_fails_is_tried_again_for_the_next(disk, tmp_path, monkeypatch):
+    syncs = failing(monkeypatch, tmp_path / "streams")
+
+    first, *others = written(disk)
 
     assert isinstance(first, OSError)
     assert others == [None] * len(others)
     assert syncs.count[str(tmp_path / "streams")] == 2
+
+
+def test_writing_leaves_no_file_open(disk, tmp_path, monkeypatch):
+    failing(monkeypatch, tmp_path / "streams" / NAMES[1] / "state.unfinished")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+
+    written(disk)
+
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_a_stream_that_is_there_has_its_folder_synced_and_no_other(disk, tmp_path, monkeypatch):
@@ -126,17 +138,14 @@ def test_a_folder_whose_sync_failed_is_synced_by_who_tries_again(disk, tmp_path,
 def test_who_finds_a_folder_that_is_not_synced_yet_does_not_count_on_it(disk, tmp_path, monkeypatch):
     syncs = Syncs(monkeypatch, tmp_path)
     syncs.fails = True
-    disk._naming = queue = Queue()
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(disk.write, "inputs/a", b"1")
         assert syncs.reached.wait(SOON_S)
         second = pool.submit(disk.write, "inputs/b", b"1")
-        while queue.asked < 2 and not second.done():
-            threading.Event().wait(0.001)
+        assert second.exception(SOON_S) is None
         syncs.go_on.set()
         assert isinstance(first.exception(SOON_S), OSError)
-        assert second.exception(SOON_S) is None
 
     assert syncs.count[str(tmp_path)] == 2
 

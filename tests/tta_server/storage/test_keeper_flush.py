@@ -8,6 +8,7 @@ import pytest
 from tests.tta_server.storage.keepers import SOON_S, Slow, text
 from tta_server.storage.audit import Audit, Entry
 from tta_server.storage.keeper import Keeper
+from tta_server.storage.saving import New
 
 
 class Steady(Slow):
@@ -20,12 +21,12 @@ class Steady(Slow):
         self.ended = threading.Event()
         self._versions = count(1)
 
-    def save(self, name: str, version: int, data: bytes, generation: int = 0) -> str:
+    def save_one(self, new: New) -> str:
         if not self.ended.is_set():
             next_version = next(self._versions)
             self.keeper.record(Entry("busy", "commit", next_version - 1, next_version))
             self.keeper.save("busy", next_version, text(str(next_version)))
-        return super().save(name, version, data, generation)
+        return super().save_one(new)
 
 
 @pytest.fixture
@@ -80,7 +81,8 @@ def test_a_round_that_fails_in_part_is_not_enough(store, keeper):
 def test_a_round_that_is_cut_short_at_the_end_is_not_enough(tmp_path):
     store = Slow(str(tmp_path / "store"))
     keeper = Keeper(store, Audit(store.files), interval_s=3600)
-    for name in ("first", "second"):
+    names = [f"camera-{number}" for number in range(store.files.together + 1)]
+    for name in names:
         keeper.save(name, 1, text(name))
     store.go_on.clear()
     keeper.start()
@@ -94,4 +96,4 @@ def test_a_round_that_is_cut_short_at_the_end_is_not_enough(tmp_path):
     waiting.join(SOON_S)
 
     assert found == [False]
-    assert store.load("second") is None
+    assert store.names() == sorted(names[:-1])

@@ -14,7 +14,7 @@ from tta_server.storage.store import Store
 
 WAITS = {
     "hold": lambda keeper: keeper.save("camera", 1, text("one")),
-    "save": lambda keeper: keeper.save("camera", 1, text("one")),
+    "save_all": lambda keeper: keeper.save("camera", 1, text("one")),
     "keep_input": lambda keeper: keeper.keep_input("camera", "0" * 16, text("window")),
     "snapshot": lambda keeper: keeper.snapshot("camera", 1, text("one")),
     "delete": lambda keeper: keeper.delete("camera"),

@@ -3,29 +3,32 @@
 import itertools
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.tta_server.storage.keepers import SOON_S, text
 from tta_server.storage.audit import Audit
+from tta_server.storage.disk import Disk
 from tta_server.storage.keeper import Keeper
+from tta_server.storage.saving import New
 from tta_server.storage.store import Store
-from tta_server.storage.writers import WRITERS
 
 
 def test_states_are_written_side_by_side_once_somebody_waits(tmp_path):
-    begun, asked, together = threading.Event(), threading.Event(), threading.Barrier(WRITERS, timeout=SOON_S)
-    names = [f"camera-{number}" for number in range(2 * WRITERS + 1)]
+    begun, asked, together = threading.Event(), threading.Event(), threading.Barrier(Disk.callers, timeout=SOON_S)
+    names = [f"camera-{number}" for number in range((1 + 2 * Disk.callers) * Disk.together)]
 
     class Waits(Store):
-        def save(self, name: str, version: int, data: bytes, generation: int = 0) -> str:
+        def save_all(self, new: Sequence[New]) -> list[str | Exception]:
             begun.set()
-            if name == names[0]:  # of a round in which nobody waited at first
+            assert len(new) == Disk.together
+            if new[0].name == names[0]:  # of a round in which nobody waited at first
                 assert asked.wait(SOON_S)
             else:
                 together.wait()  # nobody goes on before all are here
-            return super().save(name, version, data, generation)
+            return super().save_all(new)
 
     store = Waits(str(tmp_path / "store"))
     keeper = Keeper(store, Audit(store.files), interval_s=0)
@@ -57,7 +60,7 @@ def test_a_system_that_gives_no_more_threads_loses_no_state_and_no_order(tmp_pat
     keeper = Keeper(store, Audit(store.files), interval_s=SOON_S)
     keeper.start()
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    names = [f"camera-{number}" for number in range(20)]
+    names = [f"camera-{number}" for number in range(5 * Disk.together)]
     for version in (1, 2):
         for name in names:
             keeper.save(name, version, text(f"{name} {version}"))

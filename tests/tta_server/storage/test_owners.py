@@ -55,7 +55,7 @@ on_disk = pytest.mark.parametrize("url", ["disk"], indirect=True)
 
 
 def at(moment: str, store: Store, then: Callable[[], object]) -> None:
-    """Have `then` happen once, ahead of one operation of a store, such as its first "write 1"."""
+    """Have `then` happen once, ahead of one operation of a store, such as its first "create 1"."""
     name, _, number = moment.partition(" ")
     seen = count(1)
 
@@ -63,7 +63,7 @@ def at(moment: str, store: Store, then: Callable[[], object]) -> None:
         if operation == name and next(seen) == int(number):
             then()
 
-    store.files._before = before
+    store.files.before = before
 
 
 def two_at_once(url: str, mutant: str) -> None:
@@ -106,7 +106,7 @@ def stopped_in_a_save(url: str, mutant: str) -> None:
         assert second.load(STREAM) == b"one"
         second.save(STREAM, 2, b"two of b", theirs[0])
 
-    at("write 1", first, meanwhile)
+    at("write_all 1", first, meanwhile)
 
     with pytest.raises(LostError):
         first.save(STREAM, 2, b"two of a", mine)

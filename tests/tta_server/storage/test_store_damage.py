@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.tta_server.storage.crashes import Crash, PowerCuts, armed
 from tests.tta_server.storage.stores import everything, path_of, reopened
 from tta_server.storage.failpoints import POINTS
+from tta_server.storage.saving import New
 from tta_server.storage.store import Store
 
 FUZZ = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -147,8 +148,13 @@ def test_a_power_cut_anywhere_leaves_the_last_state_that_was_acknowledged(tmp_pa
     disk = PowerCuts(root, check)
     with disk.recorded():
         for version in range(1, 5):
+            if version % 2:
+                saved = store.save_all([New(name, version, b"%d" % version) for name in ("camera", "door")])
+                assert all(isinstance(id, str) for id in saved)
+                acknowledged |= {"camera": version, "door": version}
             for name in ("camera", "door"):
-                store.save(name, version, b"%d" % version)
+                if not version % 2:
+                    store.save(name, version, b"%d" % version)
                 acknowledged[name] = version
                 store.snapshot(name, version, b"%d" % version, f"note {version}")
                 noted[name].append(f"note {version}")
