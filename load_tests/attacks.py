@@ -59,7 +59,7 @@ class Attack:
         name: For people.
         run: Does it to the server at an address, and returns what each connection got.
         right: Statuses that a connection may get; the first is got by one at least.
-        said: What stands in the errors of that first status.
+        said: What stands in the errors of the first of them that is a refusal.
         within_s: When the last connection is over, where nobody else wants the CPUs.
         door: Which port it wants the address of.
     """
@@ -73,11 +73,13 @@ class Attack:
 
     def wrong(self, got: Sequence[Heard]) -> list[Heard]:
         """Return what was no right answer; everything if nothing was of the status that must be there."""
-        due = self.right[0]
-        if not any(each.status == due for each in got):
+        if not any(each.status == self.right[0] for each in got):
             return list(got)
+        refused = next((status for status in self.right if status not in (0, 200)), None)
         return [
-            each for each in got if each.status not in self.right or (each.status == due and self.said not in each.said)
+            each
+            for each in got
+            if each.status not in self.right or (each.status == refused and self.said not in each.said)
         ]
 
 
@@ -182,7 +184,7 @@ def _dripping(start: bytes) -> Iterator[bytes]:
 def _names(url: str) -> list[Heard]:
     """Open streams until one is refused, as another client each time, if the server believes that.
 
-    On several connections: names that rest for a minute give way, so all must be there before.
+    On several connections: names that rest for a minute give way, so where that is too short for all nobody is refused.
     """
     body, found, numbers = _good(), list[Heard](), iter(range(_MOST_NAMES))
 
@@ -325,6 +327,6 @@ ATTACKS: Final = (
     Attack("2,000 connections that say nothing", silent, (408, 0, 503), "header_timeout_s", 20),
     Attack("500 requests at once, 8 times", _sends(_pipelined, 8, deaf=8), (200,), within_s=30),
     # What takes room for good; after it no client of this address opens a stream.
-    Attack("names without end", _names, (429, 200), "streams.max_streams", 600),
+    Attack("names without end", _names, (200, 429), "streams.max_streams", 600),
 )
 """What was seen to stop this server or others, and what stops some; the limits are the defaults."""

@@ -233,8 +233,8 @@ class Disk:
 
     def _folders(self, folder: str, named: re.Pattern[str], prefix: str, sweeping: bool) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
-        for name, is_folder in self._entries(folder):
-            if not (is_folder and name.startswith(prefix) and named.fullmatch(name)):
+        for name, is_folder in self._entries(folder, prefix):
+            if not (is_folder and named.fullmatch(name)):
                 continue
             there = self._entries(f"{folder}/{name}")
             found[name] = [each for each, _ in there if not each.endswith(_UNFINISHED)]
@@ -249,10 +249,11 @@ class Disk:
             elif name.endswith(_UNFINISHED):
                 self.remove(f"{folder}/{name}")
 
-    def _entries(self, folder: str) -> list[tuple[str, bool]]:
-        """Return the names of what is in a folder, and whether each is a folder; of files nothing else is asked."""
+    def _entries(self, folder: str, prefix: str = "") -> list[tuple[str, bool]]:
+        """Return the names in a folder that begin so, and whether each is of a folder; nothing else is asked."""
         with contextlib.suppress(FileNotFoundError), os.scandir(f"{self._root}/{folder}") as entries:
-            return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+            wanted = (entry for entry in entries if entry.name.startswith(prefix))
+            return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in wanted]
         return []
 
     def _all(self, folder: str) -> Iterator[Found]:

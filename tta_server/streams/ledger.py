@@ -91,6 +91,7 @@ class Ledger:
         self._max_bytes = max_bytes
         # By id; and by stream where several have used one, for nobody owns an id.
         self._answers: OrderedDict[str, Answered | dict[str, Answered]] = OrderedDict()
+        self._theirs: dict[str, set[str]] = {}  # ids by stream: one that goes must not cost a look at all answers
         self._with_images: OrderedDict[Answered, None] = OrderedDict()
         self._requests = 0
         self._bytes = 0
@@ -120,6 +121,7 @@ class Ledger:
                 held = self._answers[request_id] = {held.stream: held}
             held[stream] = answered
             self._answers.move_to_end(request_id)
+        self._theirs.setdefault(stream, set()).add(request_id)
         self._requests += 1
         if answered.images is not None:
             self._with_images[answered] = None
@@ -189,13 +191,7 @@ class Ledger:
     def forget(self, stream: str) -> None:
         """Erase everything of a stream."""
         self._told.pop(stream, None)
-        everything = self._answers.items()  # often many: 100,000 calls would take 10 ms
-        theirs = [
-            request_id
-            for request_id, held in everything
-            if (stream in held if isinstance(held, dict) else held.stream == stream)
-        ]
-        for request_id in theirs:
+        for request_id in list(self._theirs.get(stream, ())):
             self._forget(request_id, stream)
 
     def _count(self, answered: Answered, place: int, label: int, asked: dict[tuple[Answered, int], int]) -> str | None:
@@ -228,6 +224,9 @@ class Ledger:
             del held[stream]
         else:
             del self._answers[request_id]
+        self._theirs[stream].discard(request_id)
+        if not self._theirs[stream]:
+            del self._theirs[stream]
         self._requests -= 1
         self._release(answered)
 

@@ -1,6 +1,7 @@
 """Labels that come later, and what they say of a stream."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 
 import numpy as np
@@ -252,6 +253,48 @@ def say(books: Ledger, answers: list[tuple[int, int]], stream: str = "door") -> 
     """Have a stream and the frozen model answer so, and say that 1 is right."""
     add(books, "r", stream, [own for own, _ in answers], [source for _, source in answers])
     books.label([Label("r", place, 1, stream) for place in range(len(answers))], never)
+
+
+ASKED = st.tuples(st.sampled_from("abcdef"), st.sampled_from(("door", "gate", "hall")))
+
+
+@given(events=st.lists(ASKED | st.sampled_from(("door", "gate")), max_size=60))
+def test_what_is_kept_is_the_newest_of_what_no_stream_forgot(events):
+    books, kept = Ledger(10**6), list[tuple[str, str]]()  # the oldest first
+    for event in events:
+        if isinstance(event, str):
+            books.forget(event)
+            kept = [one for one in kept if one[1] != event]
+        else:
+            add(books, *event, [1])
+            kept = [*(one for one in kept if one != event), event]
+
+    for name in "abcdef":
+        assert books.streams_of(name) == [stream for id, stream in kept if id == name]
+    assert books._requests == len(answers(books)) == len(kept)
+    assert books._theirs == {
+        stream: theirs for stream in ("door", "gate", "hall") if (theirs := {id for id, of in kept if of == stream})
+    }
+
+
+class Unlooked(OrderedDict):
+    """Refuses a look at all that is in it."""
+
+    def __iter__(self):
+        raise AssertionError("all were looked at")
+
+    items = keys = values = __iter__
+
+
+def test_a_stream_that_goes_costs_no_look_at_the_answers_of_others():
+    books = ledger("mine", "too")
+    add(books, "another", "gate", [1])
+    books._answers = Unlooked(books._answers)
+
+    books.forget("gate")
+    books.forget("unheard of")
+
+    assert len(books._answers) == 2
 
 
 @given(own=st.integers(0, 300), source=st.integers(0, 300), both=st.integers(0, 300))
