@@ -326,7 +326,7 @@ ATTACKS: Final = (
     Attack("half-open connections", _half_shut, (0, 400), within_s=45),
     Attack("2,000 connections that say nothing", silent, (408, 0, 503), "header_timeout_s", 20),
     Attack("500 requests at once, 8 times", _sends(_pipelined, 8, deaf=8), (200,), within_s=30),
-    # What takes room for good; after it no client of this address opens a stream.
+    # What takes room for good; after it no client of this address opens a stream, unless names rest that long already.
     Attack("names without end", _names, (200, 429), "streams.max_streams", 600),
 )
 """What was seen to stop this server or others, and what stops some; the limits are the defaults."""

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 _DRAIN_S = 20  # for requests; what else a stop takes, docs/operations.md adds up
 _END_S = 3.0
-_OTHER_FILES = 256  # libraries, weights, states, the device
+_OTHER_FILES = 512  # libraries, weights, the device, states that are written together
 
 
 def serve(settings: Settings) -> None:

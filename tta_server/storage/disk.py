@@ -107,8 +107,8 @@ class Disk:
             def do(number: int) -> None:
                 try:
                     step(ones[number])
-                except OSError as error:
-                    problems[number] = error
+                except Exception as error:  # on one of several threads: nobody else would hear of it
+                    problems[number] = error.with_traceback(None)  # which has all that is written
                     ones[number].drop()
 
             in_turn([number for number, problem in enumerate(problems) if problem is None], do, callers)
@@ -311,7 +311,7 @@ class _Unfinished:
     def drop(self) -> None:
         """Remove what is not in its place yet: on a full disk every byte counts."""
         self._close()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):
             self._path.unlink()
 
     def _close(self) -> None:

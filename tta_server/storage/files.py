@@ -109,4 +109,4 @@ def tried(do: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Exceptio
     try:
         return do(*args, **kwargs)
     except Exception as error:
-        return error
+        return error.with_traceback(None)  # what it was at may be large

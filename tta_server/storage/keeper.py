@@ -296,20 +296,17 @@ class Keeper:
 
     def _write_snapshots(self) -> None:
         for snapshot in list(self._pending.snapshots):
-            stream, version, make, note, generation, future = snapshot
-            id, failed = "", None
-            try:
-                if not future.done():
-                    with self._silence.waiting():
-                        id = self._store.snapshot(stream, version, make(), note, generation)
-            except Exception as error:
-                failed = error
+            with self._silence.waiting():
+                id = "" if snapshot.future.done() else tried(self._taken, snapshot)
             with self._changed:
                 self._pending.wrote_snapshot(snapshot)
-            if failed:
-                fail([future], failed)
+            if isinstance(id, Exception):
+                fail([snapshot.future], id)
             else:
-                settle([future], id)
+                settle([snapshot.future], id)
+
+    def _taken(self, one: Snapshot) -> str:
+        return self._store.snapshot(one.stream, one.version, one.make(), one.note, one.generation)
 
     def _write_windows(self, windows: list[KeptWindow]) -> list[Exception]:
         """Write what fits: windows are large, and states must not wait for them."""
@@ -339,7 +336,10 @@ class Keeper:
             if len(made) == self._store.files.together or size_bytes >= _TOGETHER_BYTES:
                 break
         with self._silence.waiting():
-            outcomes = self._store.save_all(made)
+            outcomes = tried(self._store.save_all, made)
+        if isinstance(outcomes, Exception):
+            problems.append(outcomes)
+            return
         for (name, state), outcome in zip(taken.items(), outcomes, strict=True):
             if isinstance(outcome, LostError):
                 log.warning("version %d of '%s' is dropped: %s", state.version, name, outcome)

@@ -38,9 +38,9 @@ def family(files: Files, name: str) -> list[str]:
     return [*([] if is_domain(name) else domains_of(files, name)), name]
 
 
-def erase(files: Files, name: str) -> None:
-    """Erase a stream or domain that has the mark of an erased one, which goes last."""
-    for folder in (f"streams/{one}" for one in family(files, name)):
+def erase(files: Files, names: Sequence[str]) -> None:
+    """Erase a family; the last of it has the mark of one that is erased, which goes last."""
+    for folder in (f"streams/{one}" for one in names):
         for path, found in list(tree(files, folder)):
             if found.name != ERASED:
                 files.remove(path)

@@ -17,7 +17,7 @@ from tta_server.storage.manifest import (
     of_kind,
 )
 from tta_server.storage.owners import Owners
-from tta_server.storage.removal import erase, is_erased
+from tta_server.storage.removal import erase, family, is_erased
 
 
 class New(NamedTuple):
@@ -77,7 +77,7 @@ class Saving:
         self._owners.expect(new.name, new.generation)
         listing = self._files.listing(folder)
         if is_erased(listing):
-            erase(self._files, new.name)
+            erase(self._files, family(self._files, new.name))
             listing = self._files.listing(folder)
         manifest = manifest_name(new.generation)
         others = [one.name for one in listing if manifest_generation(one.name) not in (None, new.generation)]

@@ -31,7 +31,7 @@ from tta_server.storage.saving import New, Plan, Saving
 log = logging.getLogger(__name__)
 
 _DIGEST = re.compile(r"[0-9a-f]{16,64}")
-_TURNS = 64  # names that share a lock wait for one another without need, which costs next to nothing
+_TURNS = 4096  # names that share a lock wait for one another without need: few, even while 64 are written together
 _INPUTS = "inputs"
 
 
@@ -96,7 +96,7 @@ class Store:
         for name, there in found.items():
             if ERASED in there:
                 try:
-                    erase(self.files, name)
+                    erase(self.files, family(self.files, name))
                 except OSError as error:
                     log.warning("'%s' is erased, but its files cannot be removed yet: %s", name, error)
                     self.unerased.append(name)
@@ -254,9 +254,11 @@ class Store:
         with self._turn(name):
             if self.replica:
                 erase_shared(self.files, self.owners, stream_or_domain_name(name), generation)
-            elif any(self.files.listing(folder_of(each)) for each in family(self.files, name)):
-                self.files.write(f"{folder_of(name)}/{ERASED}", b"")
-                erase(self.files, name)
+            else:
+                names = family(self.files, name)
+                if any(self.files.listing(folder_of(each)) for each in names):
+                    self.files.write(f"{folder_of(name)}/{ERASED}", b"")
+                    erase(self.files, names)
 
     def inputs_bytes(self, name: str) -> int:
         """Return the size of the windows that are kept of a stream."""

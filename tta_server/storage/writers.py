@@ -1,4 +1,4 @@
-"""Threads that write side by side where somebody waits."""
+"""Threads that work side by side, mostly at waiting for a disk or a network."""
 
 import contextlib
 import logging
@@ -43,7 +43,7 @@ def work_off(
 
     Args:
         items: What is to be done.
-        work: Takes some of what is left and does it, on any of the threads; see `take`.
+        work: Takes some of what is left and does it, on any of the threads; see `take`. It raises nothing.
         callers: Most threads that work at once.
         hurried: Whether more than one is to work now.
         ended: Whether to leave the rest.
@@ -55,15 +55,17 @@ def work_off(
             work(left)
 
     most = callers - 1
-    while left and not ended():
-        while hurried() and len(helpers) < min(most, len(left) - 1):
-            helper = threading.Thread(target=go_on, name="keeper's helper", daemon=True)
-            try:
-                helper.start()
-                helpers.append(helper)
-            except RuntimeError as error:  # no more threads are to be had
-                log.warning("fewer threads write states than could: %s", error)
-                most = len(helpers)
-        work(left)
-    for helper in helpers:
-        helper.join()
+    try:
+        while left and not ended():
+            while hurried() and len(helpers) < min(most, len(left) - 1):
+                helper = threading.Thread(target=go_on, name="storage's helper", daemon=True)
+                try:
+                    helper.start()
+                    helpers.append(helper)
+                except RuntimeError as error:  # no more threads are to be had
+                    log.warning("fewer threads write than could: %s", error)
+                    most = len(helpers)
+            work(left)
+    finally:
+        for helper in helpers:
+            helper.join()

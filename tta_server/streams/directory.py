@@ -2,11 +2,12 @@
 
 from collections import Counter, OrderedDict
 from collections.abc import Container, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from tta_server.domains.place import Place
 from tta_server.errors import NotFound
-from tta_server.names import is_domain, stream_of_domain
+from tta_server.names import DOMAIN_SIGN, is_domain, stream_of_domain
 from tta_server.settings import Mode
 from tta_server.streams.families import Families
 from tta_server.streams.files.parked import Parked
@@ -127,5 +128,9 @@ class Directory:
 
     def names(self, after: str = "") -> Iterator[str]:
         """Yield the names of streams that come after `after`, sorted; domains are not listed."""
-        everywhere = (self._streams, self._parked, self._aside)
-        yield from sorted(name for names in everywhere for name in names if name > after and not is_domain(name))
+        known = (name for name in self._everywhere() if DOMAIN_SIGN not in name and name > after)
+        yield from sorted(dict.fromkeys(known))  # in order, mostly, as on disk: a set's would take ten times as long
+
+    def _everywhere(self) -> Iterator[str]:
+        """Yield the names of streams and domains, some perhaps twice."""
+        return chain(self._streams, self._parked, self._aside)

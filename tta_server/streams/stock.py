@@ -1,11 +1,12 @@
 """The streams that are on disk and were not asked for yet: each is read when it is, or when there is nothing to do."""
 
 import logging
+import math
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice
 
 from tta_server.errors import Moved, NotReady
 from tta_server.names import is_domain, stream_of_domain
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _TRIED = 8
 _REST_S = 30.0
+_SHARE = 0.1  # of the time, for streams that nobody asks for, while requests come
 
 
 class Stock(Directory):
@@ -62,9 +64,9 @@ class Stock(Directory):
         return self._dimensions > 0
 
     @property
-    def unread(self) -> bool:
-        """Whether there are streams that were not read yet, and the storage may be asked for them."""
-        return bool(self._unread) and time.monotonic() >= self._read_on_s
+    def unread_s(self) -> float:
+        """When the next stream that was not read yet may be, on the monotonic clock; infinite if there is none."""
+        return self._read_on_s if self._unread else math.inf
 
     def count_unread(self) -> int:
         """Return how many streams were not read yet."""
@@ -116,16 +118,25 @@ class Stock(Directory):
         if there:
             self._unread[stream] = [*domains]
 
-    def read_on(self) -> None:
-        """Read one stream that nobody asked for yet; while that fails the storage has its rest, and then the next."""
-        if self.unread:
-            stream = next(iter(self._unread))
-            try:
-                self.arrive(stream)
-            except NotReady as error:
-                log.warning("%s", error)
-                self._unread[stream] = self._unread.pop(stream)
-                self._read_on_s = time.monotonic() + _REST_S
+    def read_on(self, asked: bool) -> None:
+        """Read one stream that nobody asked for yet, if that is due; if it fails the storage has its rest.
+
+        Args:
+            asked: Whether requests come: the next one is read after a while, so that they seldom find it at work.
+        """
+        began_s = time.monotonic()
+        if self.unread_s > began_s:
+            return
+        stream = next(iter(self._unread))
+        try:
+            self.arrive(stream)
+        except NotReady as error:
+            log.warning("%s", error)
+            self._unread[stream] = self._unread.pop(stream)
+            self._read_on_s = time.monotonic() + _REST_S
+        else:
+            now_s = time.monotonic()
+            self._read_on_s = now_s + (now_s - began_s) * (1 / _SHARE - 1) * asked
 
     def arrive(self, name: str, doomed: str = "") -> None:
         """Have what is on disk of a stream, or a domain, known before it is touched.
@@ -195,9 +206,8 @@ class Stock(Directory):
             if not parked.summary.frozen:
                 self._parked[name] = parked.in_mode(self.modes.usual(name))
 
-    def names(self, after: str = "") -> Iterator[str]:
-        """Yield the names of streams that come after `after`, sorted; domains are not listed."""
-        yield from sorted({*super().names(after), *(name for name in self._unread if name > after)})
+    def _everywhere(self) -> Iterator[str]:
+        return chain(super()._everywhere(), self._unread)
 
     def _least_version(self, name: str) -> int:
         return self._generation(name) * VERSIONS_PER_GENERATION

@@ -1,7 +1,10 @@
 """Streams that were not read yet: who lists or switches them holds nobody up, and reads nobody else's."""
 
+import math
+import time
 from collections import Counter
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from fastapi.testclient import TestClient
@@ -77,11 +80,49 @@ def test_a_switch_of_all_streams_reads_none_and_holds_for_all(subject, reads):
     assert subject.commands.change_all(None, WHO) == {"mode": "configured", "streams": {"after": 6}, "unread": 0}
 
 
+@pytest.mark.parametrize(("asked", "next_s"), [(True, 15.0), (False, 10.5)])
+def test_while_requests_come_a_tenth_of_the_time_goes_into_streams_that_nobody_asks_for(
+    subject, reads, monkeypatch, asked, next_s
+):
+    times = iter((10.0, 10.5))  # a read begins and ends
+    monkeypatch.setattr("tta_server.streams.stock.time", SimpleNamespace(monotonic=lambda: next(times)))
+
+    subject.worker.read_on(asked)
+
+    assert len(reads) == 1
+    assert subject.worker.unread_s == pytest.approx(next_s)
+
+
+def test_what_is_not_due_is_not_read(subject, reads):
+    subject.worker.parts.registry._read_on_s = math.inf
+
+    subject.worker.read_on(asked=False)
+
+    assert not reads
+
+
+def test_all_are_read_after_the_last_request_though_nobody_asks_for_them(tmp_path, monkeypatch):
+    config = {"model": {"device": "cpu"}, "guard": UNGUARDED, "storage": {"url": str(tmp_path)}}
+    with TestClient(build(load_settings(None, config)).app) as client:
+        for name in NAMES:
+            client.post("/v1/streams", json={"name": name}).raise_for_status()
+    service = build(load_settings(None, config))
+    registry = service.served.engine._worker.parts.registry
+
+    with TestClient(service.app):
+        submit(service.served.engine, "other", glyph_images(0, 1)).result(PATIENCE_S)
+        end_s = time.monotonic() + PATIENCE_S
+        while registry.count_unread() and time.monotonic() < end_s:
+            time.sleep(0.01)
+
+        assert not registry.count_unread()
+
+
 def test_requests_are_answered_while_streams_are_read_for_a_list(tmp_path, monkeypatch):
     config = {"model": {"device": "cpu"}, "guard": UNGUARDED, "storage": {"url": str(tmp_path)}, "domains": {"max": 1}}
     happened, answers, find = [], [], Shelf.find
     monkeypatch.setattr(routes, "_PART_S", 0.0)
-    monkeypatch.setattr(Stock, "unread", False)  # nothing is read that nobody asks for
+    monkeypatch.setattr(Stock, "unread_s", math.inf)  # nothing is read that nobody asks for
 
     with TestClient(build(load_settings(None, config)).app) as client:
         for name in NAMES:

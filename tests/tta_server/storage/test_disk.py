@@ -105,6 +105,35 @@ def test_a_sync_of_the_folder_of_all_that_fails_is_tried_again_for_the_next(disk
     assert syncs.count[str(tmp_path / "streams")] == 2
 
 
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError()])
+def test_whatever_a_sync_raises_on_whichever_thread_its_file_is_not_said_to_be_there(
+    disk, tmp_path, monkeypatch, error
+):
+    def fails(file: int) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "fsync", fails)
+
+    assert written(disk) == [error] * len(NAMES)
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith("state")]
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda disk: disk.write("new/folder/file", b"1"),
+        lambda disk: disk.create("new/folder/file", b"1"),
+        lambda disk: disk.append_lines("new/folder/file", b"1\n"),
+    ],
+)
+def test_who_puts_the_first_file_in_a_folder_has_the_folder_survive(disk, tmp_path, monkeypatch, put):
+    syncs = Syncs(monkeypatch, tmp_path / "unsynced")
+
+    put(disk)
+
+    assert all(syncs.count[str(folder)] for folder in (tmp_path, tmp_path / "new", tmp_path / "new/folder"))
+
+
 def test_writing_leaves_no_file_open(disk, tmp_path, monkeypatch):
     failing(monkeypatch, tmp_path / "streams" / NAMES[1] / "state.unfinished")
     before = len(list(Path("/proc/self/fd").iterdir()))

@@ -47,12 +47,37 @@ def test_states_are_written_side_by_side_once_somebody_waits(tmp_path):
     keeper.close(SOON_S)
 
 
+def test_a_batch_that_fails_whole_is_told_of_and_tried_again(tmp_path):
+    failing = threading.Event()
+    failing.set()
+
+    class Fails(Store):
+        def save_all(self, new: Sequence[New]) -> list[str | Exception]:
+            if failing.is_set():
+                raise MemoryError("none left")
+            return super().save_all(new)
+
+    store = Fails(str(tmp_path / "store"))
+    keeper = Keeper(store, Audit(store.files), interval_s=0, retry_s=0.001)
+    names = [f"camera-{number}" for number in range(5 * Disk.together)]
+    for name in names:
+        keeper.save(name, 1, text(name))
+    keeper.start()
+
+    assert not keeper.flush(0.2)
+    assert keeper.trouble == "none left"
+    failing.clear()
+    assert keeper.flush(SOON_S)
+    assert store.names() == sorted(names)
+    keeper.close(SOON_S)
+
+
 @pytest.mark.parametrize("started", [0, 1])
 def test_a_system_that_gives_no_more_threads_loses_no_state_and_no_order(tmp_path, monkeypatch, started):
     start, count = threading.Thread.start, itertools.count()
 
     def refuse(thread: threading.Thread) -> None:
-        if thread.name == "keeper's helper" and next(count) >= started:
+        if thread.name == "storage's helper" and next(count) >= started:
             raise RuntimeError("can't start new thread")
         start(thread)
 

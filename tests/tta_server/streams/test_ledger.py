@@ -1,7 +1,6 @@
 """Labels that come later, and what they say of a stream."""
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable
 
 import numpy as np
@@ -203,6 +202,8 @@ def test_no_more_requests_are_kept_than_there_is_room_for(requests):
             add(books, str(name), stream, [0], [0] if by_source else None)
 
             assert books._requests == len(answers(books)) <= 5
+            theirs = {of: {id for id in map(str, range(5)) if of in books.streams_of(id)} for of in ("door", "yard")}
+            assert books._theirs == {of: ids for of, ids in theirs.items() if ids}
             assert books.streams_of(str(name))[-1] == stream
             assert {*books._with_images} == {each for each in answers(books) if UNASKED in each.source}
 
@@ -253,48 +254,6 @@ def say(books: Ledger, answers: list[tuple[int, int]], stream: str = "door") -> 
     """Have a stream and the frozen model answer so, and say that 1 is right."""
     add(books, "r", stream, [own for own, _ in answers], [source for _, source in answers])
     books.label([Label("r", place, 1, stream) for place in range(len(answers))], never)
-
-
-ASKED = st.tuples(st.sampled_from("abcdef"), st.sampled_from(("door", "gate", "hall")))
-
-
-@given(events=st.lists(ASKED | st.sampled_from(("door", "gate")), max_size=60))
-def test_what_is_kept_is_the_newest_of_what_no_stream_forgot(events):
-    books, kept = Ledger(10**6), list[tuple[str, str]]()  # the oldest first
-    for event in events:
-        if isinstance(event, str):
-            books.forget(event)
-            kept = [one for one in kept if one[1] != event]
-        else:
-            add(books, *event, [1])
-            kept = [*(one for one in kept if one != event), event]
-
-    for name in "abcdef":
-        assert books.streams_of(name) == [stream for id, stream in kept if id == name]
-    assert books._requests == len(answers(books)) == len(kept)
-    assert books._theirs == {
-        stream: theirs for stream in ("door", "gate", "hall") if (theirs := {id for id, of in kept if of == stream})
-    }
-
-
-class Unlooked(OrderedDict):
-    """Refuses a look at all that is in it."""
-
-    def __iter__(self):
-        raise AssertionError("all were looked at")
-
-    items = keys = values = __iter__
-
-
-def test_a_stream_that_goes_costs_no_look_at_the_answers_of_others():
-    books = ledger("mine", "too")
-    add(books, "another", "gate", [1])
-    books._answers = Unlooked(books._answers)
-
-    books.forget("gate")
-    books.forget("unheard of")
-
-    assert len(books._answers) == 2
 
 
 @given(own=st.integers(0, 300), source=st.integers(0, 300), both=st.integers(0, 300))

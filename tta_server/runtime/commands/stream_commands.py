@@ -68,9 +68,9 @@ class Commands:
             wanted: Only those whose summary it accepts.
             within_s: The rest is left once it took as long.
         """
-        names, found = [*filter(named, self._streams.names(after))], []  # sorted, which takes its own time
+        names, found = [*self._streams.names(after)], []  # sorted, which takes its own time
         end_s = time.monotonic() + within_s
-        for name in names:
+        for name in filter(named, names):
             summary = self._streams.listed(name)
             if summary and wanted(summary):
                 found.append(summary.told())

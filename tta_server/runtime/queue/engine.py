@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
+from math import inf
 from typing import Any, TypeVar
 
 from tta_server.errors import BadRequest, NotReady
@@ -273,7 +274,7 @@ class Engine:
                     with self._pulse:
                         self._learn()
                         if not jobs:
-                            self._worker.read_on()
+                            self._worker.read_on(self._rest.asked(time.monotonic()))
                 jobs, commands, self._in_hand = [], [], []  # nothing is held while nothing comes
         except BaseException:  # an adapter or a network may be anybody's, and call sys.exit
             log.exception("the device thread died")
@@ -293,7 +294,7 @@ class Engine:
 
     def _learn(self) -> None:
         now_s, turn_s = time.monotonic(), self._turn_s()
-        if turn_s is None or now_s < turn_s:
+        if now_s < turn_s:
             return
         if self._is_crowded():
             self._worker.shed(now_s)
@@ -301,11 +302,11 @@ class Engine:
             self._step_began_s = now_s
             self._steps.begin(partial(self._worker.lessons.work_out, lessons))
 
-    def _turn_s(self) -> float | None:
-        """Return when the next window may be learnt from or dropped, with requests waiting as they do now."""
+    def _turn_s(self) -> float:
+        """Return when the next window may be learnt from or dropped, with requests waiting as they do now, if any."""
         due_s = self._worker.due_s() if self._steps.state == "idle" else None
         if due_s is None or self._is_crowded():
-            return due_s
+            return inf if due_s is None else due_s
         return self._rest.turn_s(due_s, self._batcher.waits(time.monotonic()))
 
     def _is_crowded(self) -> bool:
@@ -321,19 +322,18 @@ class Engine:
         with self._lock:
             while True:
                 now_s, steps = time.monotonic(), self._steps.state
-                jobs = self._batcher.take(float("inf") if self._closed else now_s, self._worker.grouping())
+                jobs = self._batcher.take(inf if self._closed else now_s, self._worker.grouping())
                 if now_s >= self._inspect_s:
                     self._inspect_s = now_s + _INSPECT_EVERY_S
                     self._commands.append(Command(self._inspect, Future()))
                 if jobs or steps == "done":
                     break
-                window_s = self._turn_s()
-                if window_s is not None and window_s <= now_s:
+                turn_s = min(self._turn_s(), self._worker.unread_s if steps == "idle" else inf)
+                if turn_s <= now_s or (steps == "idle" and (self._commands or self._closed)):
                     break
-                if steps == "idle" and (self._commands or self._closed or self._worker.unread):
-                    break
-                due_s = [each for each in (self._inspect_s, window_s, self._batcher.due_s()) if each is not None]
-                self._changed.wait(max(0.0, min(due_s) - now_s))
+                group_s = self._batcher.due_s()
+                due_s = min(self._inspect_s, turn_s, inf if group_s is None else group_s)
+                self._changed.wait(max(0.0, due_s - now_s))
             commands = [] if steps == "busy" else list(self._commands)
             del self._commands[: len(commands)]
             return jobs, commands, bool(self._closed) and steps != "busy"

@@ -3,6 +3,7 @@
 import math
 
 _LONGEST_LULL_S = 0.05
+_ASKED_S = 1.0
 
 
 class Rest:
@@ -20,6 +21,7 @@ class Rest:
         """
         self._share = share
         self._rested_s = 0.0 if share else math.inf
+        self._answered_s = -math.inf
         self._quiet_s = 0.0  # from when nobody is expected, unless requests wait
 
     def took(self, began_s: float, ended_s: float) -> None:
@@ -32,8 +34,13 @@ class Rest:
 
         They are expected for as long as their answers took, at most 50 ms.
         """
+        self._answered_s = ended_s
         if requests > 1:
             self._quiet_s = ended_s + min(_LONGEST_LULL_S, ended_s - began_s)
+
+    def asked(self, now_s: float) -> bool:
+        """Say whether somebody was answered in the last second."""
+        return now_s < self._answered_s + _ASKED_S
 
     def turn_s(self, due_s: float, waits: bool) -> float:
         """Return from when a window may be learnt from that is due at `due_s`; `waits` says whether requests do."""

@@ -117,14 +117,14 @@ class Worker:
         return self._damage.found()
 
     @property
-    def unread(self) -> bool:
-        """Whether there are streams on disk that were not read yet."""
-        return self._registry.unread
+    def unread_s(self) -> float:
+        """When one of the streams on disk that were not read yet may be read; infinite if there is none."""
+        return self._registry.unread_s
 
-    def read_on(self) -> None:
-        """Read one of those: so lists are whole soon, and whoever never learnt is known."""
+    def read_on(self, asked: bool) -> None:
+        """Read one of those: so lists are whole soon, and whoever never learnt is known; see `Stock.read_on`."""
         with self._registry.at_work():
-            self._registry.read_on()
+            self._registry.read_on(asked)
 
     def park_idle(self, now_s: float, idle_s: float) -> None:
         """Move streams to disk that were not asked for `idle_s`, 0 moves none; erase those that never learnt."""

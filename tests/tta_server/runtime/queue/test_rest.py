@@ -46,6 +46,16 @@ def test_without_a_share_no_step_is_ever_taken_while_requests_wait():
     assert rest.turn_s(0.0, waits=False) == 0
 
 
+@given(st.integers(1, 9), st.floats(0.0, 1e3), st.floats(0.0, 1e3), st.floats(0.0, 10.0))
+def test_requests_come_until_none_was_answered_for_a_second(requests, began_s, took_s, later_s):
+    rest = Rest(0.5)
+    assert not rest.asked(began_s)
+
+    rest.answered(requests, began_s, began_s + took_s)
+
+    assert rest.asked(began_s + took_s + later_s) == (began_s + took_s + later_s < began_s + took_s + 1)
+
+
 @given(st.integers(1, 9), st.floats(0.0, 1e3), st.floats(0.0, 1e3))
 def test_callers_who_were_answered_together_are_expected_for_as_long_as_that_took(requests, began_s, took_s):
     rest = Rest(0.0)
