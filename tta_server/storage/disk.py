@@ -95,45 +95,14 @@ class Disk:
 
     def write_all(self, files: Sequence[tuple[str, bytes]]) -> list[Exception | None]:
         """Put files there, each atomically, all durably."""
-        try:
-            self.hold()
-        except OSError as error:
-            return [error] * len(files)
-        ones = [_Unfinished(self._root / path, data, self._own) for path, data in files]
-        problems: list[Exception | None] = [None] * len(ones)
-        synced = set[Path]()
-
-        def each(step: Callable[[_Unfinished], None], callers: int = 1) -> None:
-            def do(number: int) -> None:
-                try:
-                    step(ones[number])
-                except Exception as error:  # on one of several threads: nobody else would hear of it
-                    problems[number] = error.with_traceback(None)  # which has all that is written
-                    ones[number].drop()
-
-            in_turn([number for number, problem in enumerate(problems) if problem is None], do, callers)
-
-        each(self._write)
-        each(_Unfinished.sync, _SYNCS)
-        each(lambda one: self._name(one.folder, synced))
-        each(_Unfinished.rename)
-        each(lambda one: _sync_folder(one.folder), _SYNCS)
-        return problems
+        return self._put([self._unfinished(*file) for file in files], _Unfinished.rename)
 
     def create(self, path: str, data: bytes) -> bool:
         """Put a file there atomically and durably unless there is one."""
-        self.hold()
-        one = _Unfinished(self._root / path, data, self._own)
-        try:
-            self._write(one)
-            one.sync()
-            self._name(one.folder, set())
-            created = one.link()
-        except OSError:
-            one.drop()
-            raise
-        _sync_folder(one.folder)  # whoever made the file: their sync may have failed, and be asked for again
-        return created
+        one = self._unfinished(path, data)
+        for problem in filter(None, self._put([one], _Unfinished.link)):
+            raise problem
+        return one.linked
 
     def append_lines(self, path: str, lines: bytes) -> None:
         """Add lines durably; if that fails the file is as it was."""
@@ -178,9 +147,35 @@ class Disk:
         """Return what is in the folders of a folder; unfinished files go, if nobody else can be at work on them."""
         return self._folders(folder, named, "", sweeping=self._alone)
 
-    @property
-    def _own(self) -> str:
-        return "" if self._alone else f".{secrets.token_hex(4)}"  # two may write a file of one name at a time
+    def _put(self, ones: Sequence["_Unfinished"], place: Callable[["_Unfinished"], None]) -> list[Exception | None]:
+        """Write files, `place` each where it belongs, and have all survive; returns what went wrong with each."""
+        try:
+            self.hold()
+        except OSError as error:
+            return [error] * len(ones)
+        problems: list[Exception | None] = [None] * len(ones)
+        synced = set[Path]()
+
+        def each(step: Callable[[_Unfinished], None], callers: int = 1) -> None:
+            def do(number: int) -> None:
+                try:
+                    step(ones[number])
+                except Exception as error:  # on one of several threads: nobody else would hear of it
+                    problems[number] = error.with_traceback(None)  # which has all that is written
+                    ones[number].drop()
+
+            in_turn([number for number, problem in enumerate(problems) if problem is None], do, callers)
+
+        each(self._write)
+        each(_Unfinished.sync, _SYNCS)
+        each(lambda one: self._name(one.folder, synced))
+        each(place)
+        each(lambda one: _sync_folder(one.folder), _SYNCS)  # whoever made what is there: their sync may have failed
+        return problems
+
+    def _unfinished(self, path: str, data: bytes) -> "_Unfinished":
+        own = "" if self._alone else f".{secrets.token_hex(4)}"  # two may write a file of one name at a time
+        return _Unfinished(self._root / path, data, own)
 
     def _write(self, one: "_Unfinished") -> None:
         self._make_folder(one.folder)
@@ -272,6 +267,7 @@ class _Unfinished:
 
     Attributes:
         folder: The folder of both.
+        linked: Whether `link` has put it there.
     """
 
     def __init__(self, target: Path, data: bytes, own: str) -> None:
@@ -280,6 +276,7 @@ class _Unfinished:
         self._target, self._data = target, data
         self._path = self.folder / f"{target.name}{own}{_UNFINISHED}"
         self._file = -1
+        self.linked = False
 
     def write(self) -> None:
         """Write all of it; it is not sure to survive."""
@@ -298,13 +295,12 @@ class _Unfinished:
         self._path.replace(self._target)
         failpoint("store.after_rename")
 
-    def link(self) -> bool:
-        """Put it in its place unless there is something; returns whether it is there now."""
+    def link(self) -> None:
+        """Put it in its place unless there is something."""
         try:
-            os.link(self._path, self._target)
-            return True
-        except FileExistsError:
-            return False
+            with contextlib.suppress(FileExistsError):
+                os.link(self._path, self._target)
+                self.linked = True
         finally:
             self._path.unlink()
 

@@ -129,7 +129,7 @@ class Directory:
     def names(self, after: str = "") -> Iterator[str]:
         """Yield the names of streams that come after `after`, sorted; domains are not listed."""
         known = (name for name in self._everywhere() if DOMAIN_SIGN not in name and name > after)
-        yield from sorted(dict.fromkeys(known))  # in order, mostly, as on disk: a set's would take ten times as long
+        yield from sorted(dict.fromkeys(known))  # in order, mostly, as on disk: a set's take three times as long
 
     def _everywhere(self) -> Iterator[str]:
         """Yield the names of streams and domains, some perhaps twice."""
