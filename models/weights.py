@@ -6,7 +6,8 @@ import logging
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -104,7 +105,8 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], origin: str) -> 
     """
     state = module.state_dict()  # a network may have one of its own, with names that its layers do not have
     own = {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
-    weights = _renamed(module, own, _as_in(own, weights, origin), weights)
+    alike = _alike(module, own)
+    weights = _filled(alike, _renamed(module, own, _as_in(alike, weights, origin), weights))
     missing, unexpected = _misfits(own, weights)
     both = [name for name in own if name in weights]
     shapes = [name for name in both if own[name].shape != weights[name].shape]
@@ -141,15 +143,38 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], origin: str) -> 
         )
 
 
-def _as_in(own: Mapping[str, Tensor], weights: dict[str, Tensor], origin: str) -> dict[str, Tensor]:
+def _alike(module: nn.Module, own: Mapping[str, Tensor]) -> list[list[str]]:
+    """Return the names of a network's tensors, those of the same tensor together."""
+    all_of = module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
+    places = {name: id(tensor) for name, tensor in chain(*all_of)}
+    alike: dict[int | str, list[str]] = {}
+    for name in own:
+        alike.setdefault(places.get(name, name), []).append(name)
+    return list(alike.values())
+
+
+def _filled(alike: Sequence[Sequence[str]], weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return `weights` with a tensor under each of its names.
+
+    safetensors keeps one of them: its `save_file` refuses the others, and its `save_model` leaves them out.
+    """
+    given = [(names, next((weights[name] for name in names if name in weights), None)) for names in alike]
+    return {name: tensor for names, tensor in given if tensor is not None for name in names} | weights
+
+
+def _as_in(alike: Sequence[Sequence[str]], weights: dict[str, Tensor], origin: str) -> dict[str, Tensor]:
     """Return the tensors of `weights` under the names that the network has for them, as far as that can be seen."""
-    if not any(_INSERTED.search(name) for name in own):
+    if not any(_INSERTED.search(name) for names in alike for name in names):
         weights = {_INSERTED.sub("", name): tensor for name, tensor in weights.items()}
-    needed = [name for name in own if not name.endswith(_IGNORED)]
-    if not needed or all(name in weights for name in needed):
+    needed = [names for names in alike if not names[0].endswith(_IGNORED)]
+
+    def fits(front: str) -> bool:
+        return all(any(f"{front}{name}" in weights for name in names) for names in needed)
+
+    if not needed or fits(""):
         return weights
-    ends = {name.removesuffix(needed[0]) for name in weights if name.endswith(needed[0])}
-    fitting = sorted(front for front in ends if front.endswith(".") and all(f"{front}{n}" in weights for n in needed))
+    ends = {found.removesuffix(name) for name in needed[0] for found in weights if found.endswith(name)}
+    fitting = sorted(front for front in ends if front.endswith(".") and fits(front))
     if not fitting:  # the message that follows then counts what is missing under the names that are there
         common = [front for front in ("module.", "model.") if all(name.startswith(front) for name in weights)]
         return {name.removeprefix(common[0]): tensor for name, tensor in weights.items()} if common else weights

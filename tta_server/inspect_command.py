@@ -34,18 +34,28 @@ def run(options: argparse.Namespace) -> int:
     """Load the model, try it and print what was found; returns 0.
 
     Raises:
-        ValueError: If it cannot be served; the message says why and what would help.
+        ValueError: If it cannot be served as the settings ask; the message says why and what would help. Where that is
+            ONNX Runtime's, what was found is printed first.
     """
     settings = load_settings(options.config, {"model": model_overrides(options)})
     model = load_model(settings.model)
+    found = inspect(model) | {"bundle": bundle(model, settings)}
+    try:
+        found["runtime"] = runtime(model, settings.model)
+    except ValueError as error:
+        _print(found | {"runtime": "not onnx"})
+        raise ValueError(f"model.runtime is '{settings.model.runtime}': {error}") from error
+    _print(found)
+    return 0
+
+
+def _print(found: Mapping[str, str]) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    more = {"bundle": bundle(model, settings), "runtime": runtime(model, settings.model)}
-    for subject, said in (inspect(model) | more).items():
+    for subject, said in found.items():
         table.add_row(subject, said)
     Console(highlight=False).print(table, markup=False)
-    return 0
 
 
 def inspect(model: Model) -> dict[str, str]:
@@ -91,11 +101,12 @@ def bundle(model: Model, settings: Settings) -> str:
 
 
 def runtime(model: Model, settings: ModelSettings) -> str:
-    """Return what would answer for a model, as the settings ask, and why; or why ONNX Runtime cannot."""
-    try:
-        chosen = with_answers(model, settings).answers
-    except ValueError as error:
-        return f"not onnx: {error}"
+    """Return what would answer for a model, as the settings ask, and why.
+
+    Raises:
+        ValueError: If they ask for ONNX Runtime, which cannot.
+    """
+    chosen = with_answers(model, settings).answers
     return chosen.remark if chosen else "torch"
 
 

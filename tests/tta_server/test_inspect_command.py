@@ -54,7 +54,6 @@ def test_what_is_off_is_said_with_its_reason(capsys, config):
     [
         ("Plain", "onnx", "runtime onnx: "),
         ("Plain", "torch", "runtime torch"),
-        ("Random", "onnx", "runtime not onnx: network 'Random'"),
         ("Random", "auto", "runtime torch: there is no bundle, which may have ONNX graphs"),
     ],
 )
@@ -64,6 +63,17 @@ def test_what_would_answer_is_said_and_why_not_onnx(capsys, config, architecture
     found = inspected(capsys, f"tests.models.odd:{architecture}", "--config", config, "--runtime", runtime)
 
     assert said in found
+
+
+def test_a_runtime_that_cannot_be_had_is_an_error_after_all_that_was_found(capsys, config):
+    random = "tests.models.odd:Random", "--config", config, "--runtime", "onnx"
+
+    assert main(["inspect", *random]) == 2
+
+    said = capsys.readouterr()
+    assert "adapters" in said.out and "runtime not onnx" in " ".join(said.out.split())
+    assert said.err.startswith("tta-server: model.runtime is 'onnx': network 'Random'")
+    assert said.err.count("\n") == 1
 
 
 def test_whether_a_bundle_is_there_is_said_and_which_file_would_hold_it(capsys, config, tmp_path):
