@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -69,12 +70,21 @@ def config(folder: Path) -> dict:
     }
 
 
+@pytest.fixture
+def hangup() -> Iterator[None]:
+    """Have servers that are started hear of a hangup, however these tests were started."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def signalled(server: Running, number: int) -> int:
     """Send a signal to a server and return its exit status."""
     server.process.send_signal(number)
     return server.process.wait(STOP_WITHIN_S)
 
 
+@pytest.mark.usefixtures("hangup")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_what_is_learnt_is_written_before_the_end(tmp_path, number):
     with running(tmp_path, config(tmp_path), forked=False) as server:
@@ -124,16 +134,14 @@ def test_a_server_whose_storage_hangs_is_ended_though_a_request_still_waits_for_
     assert "that do not end are left behind" in log.read_text()
 
 
+@pytest.mark.usefixtures("hangup")
 def test_a_hangup_that_whoever_starts_the_server_has_it_ignore_stays_ignored(tmp_path):
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does; children inherit it
-    try:
-        with running(tmp_path, config(tmp_path), forked=False) as server:
-            server.process.send_signal(signal.SIGHUP)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does; children inherit it
+    with running(tmp_path, config(tmp_path), forked=False) as server:
+        server.process.send_signal(signal.SIGHUP)
 
-            assert infer(server.client, "camera", glyph_images(0, 4))
-            assert signalled(server, signal.SIGTERM) == 0
-    finally:
-        signal.signal(signal.SIGHUP, before)
+        assert infer(server.client, "camera", glyph_images(0, 4))
+        assert signalled(server, signal.SIGTERM) == 0
 
 
 def test_an_end_at_which_something_is_lost_is_no_success(tmp_path):
