@@ -53,6 +53,10 @@ def bare(module: nn.Module) -> nn.Module:
             ".pt file, or give the nn.Module that it was made of"
         )
     for path, layer in module.named_modules():
+        if isinstance(layer, torch.jit.ScriptModule):
+            raise ValueError(
+                f"layer '{path}' is a ScriptModule, of which nothing can be changed: give the nn.Module it was made of"
+            )
         if any(is_lazy(tensor) for tensor in (*layer._parameters.values(), *layer._buffers.values())):
             raise ValueError(
                 f"layer '{path}' is lazy and was not initialised: run one image through the network in its factory"

@@ -77,6 +77,19 @@ def _reached(run: Callable[[Tensors], Output], given: Tensors, wanted: Sequence[
     return said.requires_grad, any(slope is not None for slope in slopes)
 
 
+def is_normalised(run: Callable[[], Output]) -> bool:
+    """Return whether a BatchNorm layer is run for an answer; what a network only keeps moves nothing.
+
+    Args:
+        run: Answers by the statistics of a batch.
+    """
+    try:
+        return bool(run().moments)
+    except Exception as error:  # a network raises whatever it likes
+        log.debug("not normalised by a batch: %s", error)
+        return True
+
+
 def equal(one: Backbone, other: Backbone) -> bool:
     """Say whether two backbones answer a few random images alike, bit for bit."""
     x = random_images(one, _ROWS)

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from tta_server.models.affine_norm import is_norm, own_parameters
 from tta_server.models.arrange import lay_channels_last
@@ -25,10 +24,11 @@ from tta_server.models.norm import NormCall, UnevenRowsError
 from tta_server.models.normaliser import Normaliser
 from tta_server.models.own_lock import OwnLock
 from tta_server.models.own_state import OwnState, OwnStateError
-from tta_server.models.probe import equal, probe, reached
+from tta_server.models.probe import equal, is_normalised, probe, reached
 from tta_server.models.reason import reason
 from tta_server.models.style import listening
 from tta_server.models.take_norms import take_norms
+from tta_server.models.ties import Ties
 from tta_server.models.traced import Traced
 
 log = logging.getLogger(__name__)
@@ -86,6 +86,7 @@ class TorchBackbone:
         self._uneven = ""
         with left_alone(module, self._module):
             self._batch_norms, self._left_norms = take_norms(self._module, self._call, self._normaliser(images))
+            self._ties = Ties(self._module)
             self._reading = self._find_reading(images, Wanted(head) if isinstance(head, str) else head)
         self.norm_layers = tuple(path for path, layer in self._module.named_modules() if path and is_norm(layer))
         self._shapes = {name: tensor.shape for name, tensor in tensors(self._module).items()}
@@ -218,8 +219,7 @@ class TorchBackbone:
             replaced, given = self._own_state.begun(overrides), self._normaliser(x, copies)
             if self._normaliser.channels_last:  # an override that comes from a file does not lie so
                 replaced = {name: lay_channels_last(tensor) for name, tensor in replaced.items()}
-            # Swapping tensors goes through the whole network to look for ties, even if there is none to swap.
-            outcome = functional_call(self._module, replaced, (given,)) if replaced else self._module(given)
+            outcome = self._ties.call(self._module, replaced, given) if replaced else self._module(given)
             logits = self._reading.logits(outcome)
             features = self._features if self._reading.head else logits
             if features is None:
@@ -285,7 +285,8 @@ class TorchBackbone:
     def _capabilities(self, images: Tensor) -> frozenset[str]:
         run = partial(self._run, images, statistics="stored")
         grad, affine = reached(run, self.weights(), list(self.norm_affine()))
-        present = {"grad": grad, "batchnorm": bool(self._batch_norms), "norm_affine": affine}
+        normalises = is_normalised(partial(self._run, images, EMPTY, "batch"))
+        present = {"grad": grad, "batchnorm": normalises, "norm_affine": affine}
         return frozenset(name for name, there in present.items() if there)
 
     def _find_reading(self, images: Tensor, wanted: Wanted) -> Reading:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from tta_server.models.backbone import Tensors
 from tta_server.models.head import Reading, features_of
 from tta_server.models.norm import NormCall
 from tta_server.models.style import listening
+from tta_server.models.ties import Ties
 
 
 class Traced(nn.Module):
@@ -34,6 +34,7 @@ class Traced(nn.Module):
         """
         super().__init__()
         self._module = module
+        self._ties = Ties(module)
         self._reading = reading
         self._call = call
         self._normalisation = normalisation
@@ -48,7 +49,7 @@ class Traced(nn.Module):
         self._call.traced = True
         try:
             with listening(self._layers, stop=False) as styles:
-                outcome = functional_call(self._module, dict(overrides), ((x.to(mean) - mean) / std,))
+                outcome = self._ties.call(self._module, overrides, (x.to(mean) - mean) / std)
         finally:
             self._call.traced = False
             if listener:

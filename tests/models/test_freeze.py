@@ -80,6 +80,10 @@ def scripted() -> nn.Module:
     return torch.jit.script(drawn(odd.Plain))
 
 
+def partly_scripted() -> nn.Module:
+    return nn.Sequential(nn.Identity(), torch.jit.script(drawn(odd.Plain)))
+
+
 def lazy() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(4))
 
@@ -162,6 +166,10 @@ def test_a_parallel_network_takes_its_weights_under_both_names(front, tmp_path):
     ("factory", "said"),
     [
         ("scripted", r"'tests.*scripted': the network is a ScriptModule, .*torch\.jit\.save and name the \.pt file"),
+        (
+            "partly_scripted",
+            r"'tests.*partly_scripted': layer '1' is a ScriptModule, .*give the nn\.Module it was made of",
+        ),
         ("lazy", r"'tests.*lazy': layer '1' is lazy and was not initialised: run one image through"),
     ],
 )
