@@ -105,13 +105,18 @@ def load(
 
     Raises:
         ValueError: If the name is unknown, the factory fails, the weights do not fit, the labels do not match the
-            classes, or the bundle is damaged or was made with other weights.
+            classes, or the bundle is damaged or was made with other weights or by another preprocessing.
     """
     file = own_file(architecture)
     path = Path(weights) if weights else file
     if sha256 and path and path == file:
         check_file(path, sha256)  # first: reading such a file may run what is in it
     source = find(architecture, path, custom.arguments)
+    if sha256 and source.beside:
+        raise ValueError(
+            f"model.sha256 is of '{path}' alone, whose weights lie in {', '.join(map(repr, source.beside))} too; save "
+            "the model as one file, by torch.onnx.export(..., external_data=False) or onnx.save"
+        )
     for said in (source.form, "" if custom.preprocess else source.caution):
         if said:
             log.warning("model '%s': %s", architecture, said)
@@ -158,7 +163,8 @@ def load(
     if len(names) != expected:
         raise ValueError(f"model '{architecture}' has {expected} classes, got {len(names)} labels")
     bundle = _bundle(source, path, reference) if calibrated else None
-    return Model(backbone, preprocess, names, load_reference(bundle, backbone) if bundle else None, memory=memory)
+    found = load_reference(bundle, backbone, preprocess) if bundle else None
+    return Model(backbone, preprocess, names, found, memory=memory)
 
 
 def _arranged(

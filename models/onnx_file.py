@@ -76,7 +76,8 @@ def onnx_source(path: Path) -> Origin:
         raise ValueError(f"ONNX file '{path}' does not exist")
     onnx = library("onnx")
     try:
-        model = onnx.load(path)  # with what lies beside it
+        beside = _beside(onnx, path)
+        model = onnx.load(path)  # with what lies there
         sha = hashlib.sha256(serialised(model)).digest()  # before this package adds what it infers
         onnx.checker.check_model(model)
         model = onnx.shape_inference.infer_shapes(model)
@@ -100,7 +101,15 @@ def onnx_source(path: Path) -> Origin:
         tuple(about.get("labels", ())),
         ready=lambda: OnnxModule(graph, sha, (images.name, kind, size), names),
         head="head" if features else "",
+        beside=beside,
     )
+
+
+def _beside(onnx: Any, path: Path) -> tuple[str, ...]:  # noqa: ANN401
+    """Return the names of the files in which a model keeps tensors that are too large for its own."""
+    tensors = onnx.load(path, load_external_data=False).graph.initializer
+    elsewhere = [one for one in tensors if one.data_location == onnx.TensorProto.EXTERNAL]
+    return tuple(sorted({about.value for one in elsewhere for about in one.external_data if about.key == "location"}))
 
 
 def _image(path: Path, given: Sequence[Any]) -> Any:  # noqa: ANN401

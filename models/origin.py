@@ -26,6 +26,7 @@ class Origin:
         head: Path of the layer that makes the logits, if it is known.
         caution: Why `preprocess` may not be what the network was trained with; empty if it is.
         form: How the network is built, where the weights may be of one that is built otherwise; empty if there is none.
+        beside: Other files that hold some of its weights.
     """
 
     build: Callable[[int | None], nn.Module]
@@ -37,6 +38,7 @@ class Origin:
     head: str = ""
     caution: str = ""
     form: str = ""
+    beside: tuple[str, ...] = ()
 
 
 def own_weights(path: Path) -> Callable[[int | None], nn.Module]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, Literal
 
@@ -87,6 +87,12 @@ class Preprocess:
     def input_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of what the model takes."""
         return (self.channels, *self.size)
+
+    def about(self) -> dict[str, Any]:
+        """Return it as JSON has it; what amounts to the same is equal."""
+        resize = self.resize if self.resize is None or isinstance(self.resize, int) else list(self.resize)
+        normalised = {"mean": list(self.mean or [0.0] * self.channels), "std": list(self.std or [1.0] * self.channels)}
+        return asdict(self) | {"size": list(self.size), "resize": resize} | normalised
 
     def __call__(self, image: Image.Image) -> Pixels:
         """Return `image` as uint8 (C, H, W), contiguous and owned by the caller.

@@ -11,8 +11,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tta_server.models.backbone import Backbone, Tensors
+from tta_server.models.preprocess import Preprocess
 
 SCHEMA = 3
+PREPROCESS = "preprocess"
+"""What a bundle says of the preprocessing that it was made with."""
 _KEY = "tta_reference"
 
 
@@ -61,11 +64,16 @@ def beside(weights: Path) -> Path:
     return weights.with_name(f"{weights.stem}.reference.safetensors")
 
 
-def load_reference(path: Path, backbone: Backbone) -> Reference:
+def load_reference(path: Path, backbone: Backbone, preprocess: Preprocess | None = None) -> Reference:
     """Read a bundle and put its tensors on the device of `backbone`.
 
+    Args:
+        path: The file.
+        backbone: The network that it is of.
+        preprocess: What turns images into its input; None is not compared, nor is a bundle that does not say.
+
     Raises:
-        ValueError: If the file is missing, is no bundle, or was made with other weights.
+        ValueError: If the file is missing, is no bundle, or was made with other weights or by another preprocessing.
     """
     if not path.is_file():
         raise ValueError(f"reference bundle '{path}' does not exist; make it with 'tta-server calibrate'")
@@ -86,5 +94,12 @@ def load_reference(path: Path, backbone: Backbone) -> Reference:
         raise ValueError(
             f"reference bundle '{path}' was made with weights {digest[:12]}, but model "
             f"'{backbone.spec.name}' has {backbone.spec.digest[:12]}; make it again with 'tta-server calibrate'"
+        )
+    made, given = about.get(PREPROCESS), preprocess.about() if preprocess else {}
+    known = made if isinstance(made, dict) else given
+    if other := [f"{name} {known.get(name)}" for name, value in given.items() if known.get(name) != value]:
+        raise ValueError(
+            f"reference bundle '{path}' was made with another preprocessing, {', '.join(other)}: go back to that, or "
+            "make the bundle again with 'tta-server calibrate'"
         )
     return Reference(digest, tensors, about)

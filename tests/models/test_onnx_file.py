@@ -16,6 +16,7 @@ from tta_server.adapters.base import check
 from tta_server.models import Custom, Preprocess, Reference, TorchBackbone, load
 from tta_server.models.onnx_export import write
 from tta_server.models.onnx_session import library
+from tta_server.models.weights import digest
 
 LABELS = tuple("vwxyz")
 RANDOM = np.random.default_rng(0)
@@ -144,6 +145,18 @@ def test_what_needs_features_only_learns_and_everything_else_is_refused_with_the
     assert all("which backbone 'own' does not have; use one that needs less" in said for said in refused.values())
     assert "nothing in it can be moved" in backbone.findings.remarks["type"]
     assert load(str(tmp_path / "own.onnx")).preprocess.resize == 9
+
+
+def test_a_digest_of_a_file_whose_weights_lie_in_another_is_refused(tmp_path):
+    whole, split = graph(tmp_path / "whole.onnx"), tmp_path / "split.onnx"
+    onnx.save(onnx.load(whole), split, save_as_external_data=True, location="split.onnx.data", size_threshold=0)
+
+    answers = [load(str(path)).backbone.forward(images(2)).logits for path in (whole, split)]
+
+    assert torch.equal(*answers)
+    load(str(whole), sha256=digest(whole))
+    with pytest.raises(ValueError, match=r"weights lie in 'split\.onnx\.data' too; save the model as one file"):
+        load(str(split), sha256=digest(split))
 
 
 def test_the_digest_is_the_files(tmp_path):

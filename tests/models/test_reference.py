@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from torch.testing import assert_close
 from tests.networks import layer_norm_network
 from tta_server import adapters
 from tta_server.adapters.base import check
-from tta_server.models import Reference, TorchBackbone, glyphs, load, load_reference
-from tta_server.models.reference import beside
+from tta_server.models import Preprocess, Reference, TorchBackbone, glyphs, load, load_reference
+from tta_server.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from tta_server.models.reference import PREPROCESS, beside
 
 
 @pytest.fixture
@@ -67,6 +69,29 @@ def test_a_bundle_of_other_weights_is_refused(path):
 
     with pytest.raises(ValueError, match=r"was made with weights .* but model 'other' has .*; make it again"):
         load_reference(path, other)
+
+
+def test_a_bundle_that_was_made_by_another_preprocessing_is_refused(reference, backbone, tmp_path):
+    made, path = Preprocess((32, 32), mean=IMAGENET_MEAN, std=IMAGENET_STD), tmp_path / "made.safetensors"
+    replace(reference, about={**reference.about, PREPROCESS: made.about()}).save(path)
+
+    assert load_reference(path, backbone, made).about["accuracy"] == 0.9
+    for other, said in (
+        ({"mean": (0.1, 0.1, 0.1)}, r"mean \[0.485, 0.456, 0.406\]"),
+        ({"size": (24, 32)}, r"size \[32, 32\]"),
+        ({"resize": (40, 40)}, "resize None"),
+        ({"interpolation": "bicubic"}, "interpolation bilinear"),
+    ):
+        with pytest.raises(ValueError, match=rf"another preprocessing, {said}: go back .* 'tta-server calibrate'"):
+            load_reference(path, backbone, replace(made, **other))
+
+
+def test_a_bundle_that_says_nothing_of_the_preprocessing_fits_any(path, backbone):
+    assert load_reference(path, backbone, Preprocess((32, 32), mean=IMAGENET_MEAN))
+
+
+def test_no_mean_is_a_mean_of_zero():
+    assert Preprocess((8, 8)).about() == Preprocess((8, 8), mean=(0, 0, 0), std=[1, 1, 1]).about()
 
 
 def test_a_missing_bundle_is_refused(tmp_path, backbone):

@@ -22,7 +22,7 @@ from tta_server.guard.lacking import lacking, sentences
 from tta_server.models import Reference, glyphs, onnx_graphs
 from tta_server.models.backbone import Spec
 from tta_server.models.onnx_file import SUFFIX
-from tta_server.models.reference import beside
+from tta_server.models.reference import PREPROCESS, beside
 from tta_server.models.robust import PART
 from tta_server.models.sources import own_file
 from tta_server.settings_file import add_model_options, load_settings, model_overrides
@@ -122,7 +122,8 @@ def run(options: argparse.Namespace) -> int:
         )
         if not (options.without_onnx or settings.architecture.endswith(SUFFIX)):
             reference = with_graphs(reference, model.backbone, told)
-    reference = replace(reference, about={**reference.about, "model": model.backbone.spec.name})
+    made_with = {"model": model.backbone.spec.name, PREPROCESS: model.preprocess.about()}
+    reference = replace(reference, about={**reference.about, **made_with})
     reference.save(out)
     for remark in data.remarks:
         console.print(remark, soft_wrap=True, highlight=False, markup=False)
