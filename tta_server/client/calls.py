@@ -4,7 +4,7 @@ Each raises ValueError for a name that is part of a path and cannot be one: `a/b
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Generic, Literal, TypeVar
 from urllib.parse import quote
 
@@ -47,7 +47,7 @@ Returned = TypeVar("Returned")
 
 @dataclass(frozen=True)
 class Prepared(Generic[Returned]):
-    """A request that is ready to be sent, as httpx takes one; `Returned` is the type of its answer."""
+    """A request that is ready to be sent, as httpx takes one; `Returned` is its answer's type, `comes` its form."""
 
     method: str
     path: str
@@ -56,6 +56,7 @@ class Prepared(Generic[Returned]):
     json: Any = None
     content: bytes | None = None
     files: list[tuple[str, tuple[str, bytes]]] | None = None
+    comes: Literal["json", "file", "nothing"] = "json"
 
     def arguments(self) -> dict[str, Any]:
         """Return what httpx takes beside method and path; nothing that is left out, but an object without keys."""
@@ -163,12 +164,12 @@ def change_stream(
 
 def delete_stream(stream: str) -> Prepared[None]:
     """Erase a stream: memory, files and metric series."""
-    return _about("DELETE", stream)
+    return replace(_about("DELETE", stream), comes="nothing")
 
 
 def evict_stream(stream: str) -> Prepared[None]:
     """Move a stream to disk until it is asked again."""
-    return _about("POST", stream, "evict")
+    return replace(_about("POST", stream, "evict"), comes="nothing")
 
 
 def reset_stream(stream: str, reason: str = "") -> Prepared[StreamDetails]:
@@ -198,7 +199,7 @@ def restore_snapshot(stream: str, snapshot: str, reason: str) -> Prepared[Stream
 
 def export_state(stream: str) -> Prepared[bytes]:
     """Take out what a stream or a domain has learnt, as a safetensors file."""
-    return _about("GET", stream, "state")
+    return replace(_about("GET", stream, "state"), comes="file")
 
 
 def import_state(stream: str, state: Content | BinaryIO) -> Prepared[StreamDetails]:
@@ -218,7 +219,7 @@ def rename_domain(stream: str, number: int, title: str, reason: str = "") -> Pre
 
 def delete_domain(stream: str, number: int) -> Prepared[None]:
     """Erase a domain; the next image of its kind opens a new one."""
-    return _about("DELETE", stream, f"domains/{number:d}")
+    return replace(_about("DELETE", stream, f"domains/{number:d}"), comes="nothing")
 
 
 def offer_domain(stream: str, number: int, to: Iterable[str], reason: str) -> Prepared[DomainsOpened]:

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from contextlib import suppress
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -33,9 +34,12 @@ class ServerError(Exception):
 
     def __init__(self, status: int, code: str, message: str) -> None:
         """Take what the server said."""
-        super().__init__(message)
+        super().__init__(status, code, message)  # all of it: another process makes the error anew of these
         self.status = status
         self.code = code
+
+    def __str__(self) -> str:
+        return str(self.args[2])
 
 
 class _Sender:
@@ -100,7 +104,7 @@ class Client(_Sender):
         """Return the answer to a request: JSON as it is, a file as bytes, None where the server says nothing.
 
         Raises:
-            ServerError: If the server refuses it, still has no room after the last try, or its answer is no JSON.
+            ServerError: If the server refuses it, still has no room after the last try, or something else answers.
             httpx.TransportError: If the server cannot be reached.
         """
         tried = 0
@@ -111,7 +115,7 @@ class Client(_Sender):
             except _NOT_CONNECTED as error:
                 found = error
             if (pause_s := self._pause_s(found, tried)) is None:
-                answer: Returned = _answer(found)
+                answer: Returned = _answer(found, asked.comes)
                 return answer
             time.sleep(pause_s)
 
@@ -148,7 +152,7 @@ class AsyncClient(_Sender):
             except _NOT_CONNECTED as error:
                 found = error
             if (pause_s := self._pause_s(found, tried)) is None:
-                answer: Returned = _answer(found)
+                answer: Returned = _answer(found, asked.comes)
                 return answer
             await asyncio.sleep(pause_s)
 
@@ -165,11 +169,11 @@ class AsyncClient(_Sender):
         await self.close()
 
 
-def _answer(found: _Found) -> Any:  # noqa: ANN401 (its request says of which type it is)
+def _answer(found: _Found, comes: str) -> Any:  # noqa: ANN401 (its request says of which type it is)
     if not isinstance(found, httpx.Response):
         raise found
     if found.is_success:
-        return _content(found)
+        return _content(found, comes)
     if found.has_redirect_location:
         where = found.headers["location"][:200]
         raise ServerError(found.status_code, "", f"{found.status_code}: this address leads to {where}; ask there")
@@ -181,11 +185,14 @@ def _answer(found: _Found) -> Any:  # noqa: ANN401 (its request says of which ty
     raise ServerError(found.status_code, code, f"{found.status_code}: {message}")
 
 
-def _content(response: httpx.Response) -> Any:  # noqa: ANN401 (as above)
-    is_json = response.headers.get("content-type", "").startswith("application/json")
-    if not is_json or not response.content:
-        return response.content or None
-    try:
-        return response.json()
-    except ValueError as error:
-        raise ServerError(response.status_code, "", f"{response.status_code}: the answer is no JSON") from error
+def _content(response: httpx.Response, comes: str) -> Any:  # noqa: ANN401 (as above)
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if comes == "nothing" and not response.content:
+        return None
+    if comes == "file" and kind == "application/octet-stream":
+        return response.content
+    with suppress(ValueError):
+        if comes == "json":
+            return response.json()
+    what = f"{comes} was due, and '{kind[:80]}' came: that is no answer of this server"
+    raise ServerError(response.status_code, "", f"{response.status_code}: {what}")

@@ -29,9 +29,14 @@ def parts_of(files: ImageFiles) -> list[tuple[str, tuple[str, bytes]]]:
 
 def _named(file: Any, place: int) -> tuple[str, bytes]:  # noqa: ANN401 (whatever is given)
     if isinstance(file, str | PathLike):
-        return Path(file).name, Path(file).read_bytes()
+        return _shown(Path(file)), Path(file).read_bytes()
     name = getattr(file, "name", "")
-    return Path(name).name if isinstance(name, str) and name else f"image-{place}", content_of(file)
+    return _shown(Path(name)) if isinstance(name, str) and name else f"image-{place}", content_of(file)
+
+
+def _shown(path: Path) -> str:
+    """Return a file's name for the server's errors; of one that is no text, what is."""
+    return path.name.encode(errors="replace").decode()
 
 
 def content_of(given: Any) -> bytes:  # noqa: ANN401 (whatever is given)

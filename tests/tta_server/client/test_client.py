@@ -1,16 +1,18 @@
 """The client asks again when it is told to."""
 
 import asyncio
+import pickle
 import time
 from email.utils import formatdate
 from functools import partial
+from typing import Any
 
 import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tta_server.client import AsyncClient, Client, ServerError, client, read_stream
+from tta_server.client import AsyncClient, Client, ServerError, client, delete_stream, export_state, read_stream
 
 GOOD = httpx.Response(200, json={"ready": True})
 FULL = httpx.Response(429, json={"error": "full", "code": "queue_full"}, headers={"Retry-After": "7"})
@@ -26,7 +28,8 @@ NO_JSON = httpx.Response(200, content=b"<html>", headers=JSON)
 def outcome(request, monkeypatch):
     """Ask a server that answers as it is told to; returns the answer or the error, and the pauses."""
 
-    def ask(*answers: httpx.Response | Exception) -> tuple[object, list[float]]:
+    def ask(*answers: httpx.Response | Exception, asked: Any = None) -> tuple[object, list[float]]:
+        asked = asked or read_stream("x")
         left, pauses = list(answers), []
 
         def answer(_request: httpx.Request) -> httpx.Response:
@@ -46,13 +49,13 @@ def outcome(request, monkeypatch):
 
         async def awaited() -> object:
             async with AsyncClient("http://x", tries=3) as server:
-                return await server.ask(read_stream("x"))
+                return await server.ask(asked)
 
         try:
             if request.param == "awaited":
                 return asyncio.run(awaited()), pauses
             with Client("http://x", tries=3) as server:
-                return server.ask(read_stream("x")), pauses
+                return server.ask(asked), pauses
         except (ServerError, httpx.TransportError) as error:
             return error, pauses
         finally:
@@ -116,11 +119,45 @@ def test_what_will_not_change_is_not_asked_again(outcome, answer, code):
     assert (error.status, error.code, pauses) == (answer.status_code, code, [])
 
 
-@pytest.mark.parametrize(
-    "answer", [httpx.Response(204), httpx.Response(204, headers=JSON), httpx.Response(200, content=b"\x00a state")]
-)
-def test_a_file_comes_as_bytes_and_silence_as_none(outcome, answer):
-    assert outcome(answer) == (answer.content or None, [])
+@pytest.mark.parametrize("answer", [httpx.Response(204), httpx.Response(204, headers=JSON)])
+def test_silence_comes_as_none(outcome, answer):
+    assert outcome(answer, asked=delete_stream("x")) == (None, [])
+
+
+def test_a_file_comes_as_bytes(outcome):
+    answer = httpx.Response(200, content=b"\x00a state", headers={"Content-Type": "application/octet-stream"})
+
+    assert outcome(answer, asked=export_state("x")) == (b"\x00a state", [])
+
+
+def test_json_is_read_whatever_letters_its_type_is_written_in(outcome):
+    answer = httpx.Response(200, content=b"{}", headers={"Content-Type": "Application/JSON"})
+
+    assert outcome(answer) == ({}, [])
+
+
+LOGIN = httpx.Response(200, html="<html>log in</html>")
+
+
+@pytest.mark.parametrize("asked", [read_stream("x"), export_state("x"), delete_stream("x")])
+def test_what_answers_in_the_servers_place_is_no_answer(outcome, asked):
+    error, pauses = outcome(LOGIN, asked=asked)
+
+    assert isinstance(error, ServerError)
+    assert (error.status, error.code, pauses) == (200, "", [])
+    assert "'text/html' came" in str(error)
+
+
+def test_no_answer_at_all_is_no_json(outcome):
+    error, _ = outcome(httpx.Response(200))
+
+    assert isinstance(error, ServerError)
+
+
+def test_an_error_is_the_same_in_another_process():
+    error = pickle.loads(pickle.dumps(ServerError(429, "queue_full", "429: full")))
+
+    assert (error.status, error.code, str(error)) == (429, "queue_full", "429: full")
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])

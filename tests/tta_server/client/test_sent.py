@@ -1,5 +1,6 @@
 """What is given is sent as what it is, or refused before anything is sent."""
 
+import os
 from io import BytesIO, StringIO
 
 import numpy as np
@@ -22,6 +23,13 @@ def test_an_open_file_is_one_file_with_its_name(tmp_path):
     with path.open("rb") as one, path.open("rb") as other:
         assert predict(one).files == [("image", ("a.png", CONTENT))]
         assert predict([other, path]).files == [("image", ("a.png", CONTENT))] * 2
+
+
+def test_a_file_whose_name_is_no_text_is_sent_all_the_same(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.png")
+    path.write_bytes(CONTENT)
+
+    assert predict(path).files == [("image", ("caf?.png", CONTENT))]
 
 
 @pytest.mark.parametrize(
