@@ -1,7 +1,7 @@
 """What happened to streams, as the audit log has it; without storage, its last lines in memory."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -13,6 +13,7 @@ from tta_server.api.patience import within
 from tta_server.errors import Overloaded
 from tta_server.keys.key import Key
 from tta_server.runtime.served import Served, find
+from tta_server.storage.audit import Entry
 
 _FLUSH_WITHIN_S = 2.0
 _MOST_READING = 4
@@ -30,17 +31,20 @@ def router(models: Mapping[str, Served]) -> APIRouter:
     served = find(models)
     kept = served.storage
     declared = returns(AuditLines, 400, 404, 429)
-    reading: set[asyncio.Task[list[dict[str, Any]]]] = set()
+    reading: set[asyncio.Task[tuple[list[Entry], int]]] = set()
     turn = asyncio.Lock()
 
     async def newest(key: Key, name: str, limit: int) -> dict[str, Any]:
-        def read() -> list[dict[str, Any]]:
+        def read() -> tuple[list[Entry], int]:
             if not kept.durable:
-                return [entry.told() for entry in kept.ring.newest(name, limit)]
-            kept.keeper.flush(_FLUSH_WITHIN_S)  # what has just been done is in it, unless the disk fails
-            return [entry.told() for entry in kept.audit.newest(name, limit)]
+                return kept.ring.newest(name, limit), 0
+            # What has just been done is in it; where the disk fails it waits, and is asked for before the disk is.
+            waiting = [] if kept.keeper.flush(_FLUSH_WITHIN_S) else _newest(kept.keeper.unwritten, name)
+            written = kept.audit.newest(name, limit)
+            first = [entry for entry in waiting if entry not in written][:limit]
+            return [*first, *written][:limit], len(first)
 
-        async def in_turn() -> list[dict[str, Any]]:
+        async def in_turn() -> tuple[list[Entry], int]:
             async with turn:  # several at once would take the interpreter from whoever answers
                 return await asyncio.to_thread(read)
 
@@ -48,12 +52,13 @@ def router(models: Mapping[str, Served]) -> APIRouter:
             raise Overloaded(f"{len(reading)} others read the audit log or wait for it; try again later")
         reading.add(task := asyncio.create_task(in_turn()))
         task.add_done_callback(reading.discard)  # who has given up waiting still reads
-        entries = await within(task, "ask again later")
+        entries, unwritten = await within(task, "ask again later")
         if name and not entries:
             await served.command(name, lambda c: c.check(name))
         return {
-            "entries": [_as_told_to(key, entry) for entry in entries],
+            "entries": [_as_told_to(key, entry.told()) for entry in entries],
             "kept": "storage" if kept.durable else "memory",
+            "unwritten": unwritten,
         }
 
     @routes.get("/audit", **declared)
@@ -67,6 +72,11 @@ def router(models: Mapping[str, Served]) -> APIRouter:
         return await newest(key_of(request), name, limit)
 
     return routes
+
+
+def _newest(lines: Sequence[Entry], name: str) -> list[Entry]:
+    """Return those of one stream, or all, the newest first."""
+    return [entry for entry in reversed(lines) if name in ("", entry.stream)]
 
 
 def _as_told_to(key: Key, entry: dict[str, Any]) -> dict[str, Any]:

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 
+from tta_server.names import stream_of_domain
 from tta_server.storage.audit import Audit, Entry
 from tta_server.storage.eraser import Eraser
 from tta_server.storage.files import tried
 from tta_server.storage.owners import LostError
 from tta_server.storage.pending import KeptWindow, Make, Pending, Snapshot, UnsavedState, fail, settle
 from tta_server.storage.rounds import Rounds
-from tta_server.storage.saving import New
+from tta_server.storage.saving import enough
 from tta_server.storage.silence import Silence
 from tta_server.storage.store import Store
 from tta_server.storage.writers import take, work_off
@@ -27,7 +28,6 @@ from tta_server.storage.writers import take, work_off
 log = logging.getLogger(__name__)
 
 _CLOSED = "the store is closed"
-_TOGETHER_BYTES = 2**24  # of states, written together or in memory for it
 _HOLD_EVERY_S = 30.0  # an idle server looks that often whether the place is still its own
 
 
@@ -137,8 +137,7 @@ class Keeper:
         if deleted:
             return None
         with self._silence.waiting():
-            data = self._store.load(name)
-            files = self._store.states(name) if data is None else []
+            files = self._store.states(name) if (data := self._store.load(name)) is None else []
         if files:
             raise ValueError(f"none of its files can be read ({', '.join(file.id for file in files)})")
         return data
@@ -164,6 +163,17 @@ class Keeper:
             self._pending.erase(name, generation, future)
             self._changed.notify_all()
         return future
+
+    def unerased(self, name: str) -> list[str]:
+        """Return of a stream and its domains, or of one domain, what has files that are still to be erased."""
+        with self._changed:
+            return [each for each in self._pending.erasures if name in (each, stream_of_domain(each))]
+
+    @property
+    def unwritten(self) -> list[Entry]:
+        """Lines of the audit log that wait, the oldest first."""
+        with self._changed:
+            return list(self._pending.lines)
 
     def flush(self, timeout_s: float) -> bool:
         """Write what waits, now; return whether that was done in time. What comes meanwhile is not waited for."""
@@ -324,17 +334,7 @@ class Keeper:
 
     def _write_states(self, problems: list[Exception], left: deque[tuple[str, UnsavedState]]) -> None:
         """Take some of the states that are left, and write them together; what goes wrong is added to the problems."""
-        taken, made, size_bytes = dict[str, UnsavedState](), list[New](), 0
-        for name, state in take(left):
-            data = tried(state.make)
-            if isinstance(data, Exception):
-                problems.append(data)
-                continue
-            taken[name] = state
-            made.append(New(name, state.version, data, state.generation))
-            size_bytes += len(data)
-            if len(made) == self._store.files.together or size_bytes >= _TOGETHER_BYTES:
-                break
+        taken, made = enough(take(left), self._store.files.together, problems)
         with self._silence.waiting():
             outcomes = tried(self._store.save_all, made)
         if isinstance(outcomes, Exception):

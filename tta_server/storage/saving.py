@@ -1,10 +1,11 @@
 """How a file is put beside those that are kept of its stream."""
 
 import hashlib
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from tta_server.storage.files import Files
+from tta_server.storage.files import Files, tried
 from tta_server.storage.inventory import Inventory, folder_of
 from tta_server.storage.manifest import (
     SUFFIX,
@@ -17,7 +18,10 @@ from tta_server.storage.manifest import (
     of_kind,
 )
 from tta_server.storage.owners import Owners
+from tta_server.storage.pending import UnsavedState
 from tta_server.storage.removal import erase, family, is_erased
+
+_TOGETHER_BYTES = 2**24  # of states, written together or in memory for it
 
 
 class New(NamedTuple):
@@ -29,6 +33,30 @@ class New(NamedTuple):
     generation: int = 0
     kind: Kind = "state"
     note: str = ""
+
+
+def enough(
+    waiting: Iterable[tuple[str, UnsavedState]], most: int, problems: list[Exception]
+) -> tuple[dict[str, UnsavedState], list[New]]:
+    """Take states until they are enough to be written together; returns them, and what there is to write.
+
+    Args:
+        waiting: States that wait, by stream; those that are not taken stay.
+        most: How many are enough; fewer, if they are large.
+        problems: What goes wrong with one is added to these, and others are taken.
+    """
+    taken, made, size_bytes = dict[str, UnsavedState](), list[New](), 0
+    for name, state in waiting:
+        data = tried(state.make)
+        if isinstance(data, Exception):
+            problems.append(data)
+            continue
+        taken[name] = state
+        made.append(New(name, state.version, data, state.generation))
+        size_bytes += len(data)
+        if len(made) == most or size_bytes >= _TOGETHER_BYTES:
+            break
+    return taken, made
 
 
 class Plan(NamedTuple):

@@ -75,6 +75,20 @@ def test_a_reset_says_that_a_domain_cannot_be_erased_and_holds(tmp_path: Path, s
     assert again.kept.store.names() == ["door"]
 
 
+def test_a_deletion_that_failed_can_be_asked_for_again_until_nothing_is_left(tmp_path: Path, stuck):
+    subject = taught(tmp_path / "kept", dark)
+    stuck(True)
+
+    for name in ("door", "door", "door@1", "door"):  # of the stream the domain is left
+        with pytest.raises(PermissionError):
+            subject.commands.delete(name, WHO).result(PATIENCE_S)
+
+    stuck(False)
+    assert subject.kept.keeper.flush(PATIENCE_S)
+    with pytest.raises(NotFound):
+        subject.commands.delete("door", WHO)
+
+
 def test_a_reset_of_a_stream_without_domains_waits_for_nothing(tmp_path: Path):
     _, erased = taught(tmp_path / "kept", rows).commands.reset("door", WHO)
 

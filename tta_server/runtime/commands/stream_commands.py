@@ -44,6 +44,7 @@ class Commands:
         self.beside = CompareCommands(self._desk, parts.answerer, parts.router)
         self.drift = DriftCommands(self._desk, self.domains, self.beside, parts.watcher, parts.router)
         self._streams = parts.registry
+        self._shelf = shelf
         self._newcomers = parts.newcomers
         self._methods = parts.methods
         self._metrics = parts.metrics
@@ -214,7 +215,8 @@ class Commands:
     def delete(self, name: str, who: Who) -> "Future[None]":
         """Erase a stream: memory, files, metric series, and what is known for labels to come; or a domain of one.
 
-        The next image that looks like those of a domain that is gone opens a new one.
+        The next image that looks like those of a domain that is gone opens a new one. What is gone, but has files that
+        could not be erased yet, can be deleted again.
 
         Returns:
             When the files are gone, or the OSError: it is tried again, see `Keeper.delete`.
@@ -223,7 +225,13 @@ class Commands:
             NotFound: If there is none.
             NotReady: If it is a domain, and its stream cannot be read now; what is itself unreadable can be erased.
         """
-        summary, whose = self._streams.doomed(name), self._whose(name)
+        try:
+            summary = self._streams.doomed(name)
+        except NotFound:
+            if not (left := self._shelf.unerased(name)):
+                raise
+            return together([self._shelf.erase(each) for each in left])
+        whose = self._whose(name)
         erased = self._streams.delete(name)
         standing = Standing(summary.state_version)
         self._desk.switched(StreamEvent(name, "delete", standing, standing), who)

@@ -210,6 +210,10 @@ class Shelf:
         """Have everything of a stream erased; returns when that is done, or the OSError."""
         return self._keeper.delete(name, generation)
 
+    def unerased(self, name: str) -> list[str]:
+        """Return what is gone and has files that are still to be erased, where no other server can have it anew."""
+        return [] if self._keeper.shared else self._keeper.unerased(name)
+
     def forget(self, name: str) -> None:
         """Write nothing more of a stream that waits to be written."""
         self._keeper.forget(name)
