@@ -71,7 +71,8 @@ def test_a_runtime_that_cannot_be_had_is_an_error_after_all_that_was_found(capsy
     assert main(["inspect", *random]) == 2
 
     said = capsys.readouterr()
-    assert "adapters" in said.out and "runtime not onnx" in " ".join(said.out.split())
+    assert "adapters" in said.out
+    assert "runtime not onnx" in " ".join(said.out.split())
     assert said.err.startswith("tta-server: model.runtime is 'onnx': network 'Random'")
     assert said.err.count("\n") == 1
 

@@ -1,5 +1,6 @@
 """What the server answers, for the OpenAPI document."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -13,16 +14,18 @@ AnsweredBy = Literal["source", "adapted"]
 _REPLICA = "The server that speaks, of its own streams alone, where servers share their storage; else empty."
 
 
-def returns(model: type[Told], *refused: int, status: int = 200) -> dict[str, Any]:
+def returns(model: type[Told], *refused: int, status: int = 200, also: Sequence[int] = ()) -> dict[str, Any]:
     """Return how a route is declared that answers with `model`.
 
     Args:
         model: What the OpenAPI document says of the answer; the answer itself is not touched.
         refused: Statuses of errors.
         status: Of the answer.
+        also: Other statuses that it may have.
     """
     answer = described(model, " ".join((model.__doc__ or "").split()))
-    return {"status_code": status, "response_model": None, "responses": {status: answer} | refusals(*refused)}
+    responses = dict.fromkeys((status, *also), answer) | refusals(*refused)
+    return {"status_code": status, "response_model": None, "responses": responses}
 
 
 # Predictions
@@ -86,7 +89,7 @@ class InferParameters(Told):
     state_version: int
     adapted: bool
     request_id: str
-    domains: list[str] | None = Field(None, description="Of each image; absent where none are told apart.")
+    domains: str | None = Field(None, description="Of each image, with commas; absent where none are told apart.")
 
 
 class BinarySize(Told):
@@ -333,6 +336,7 @@ class AuditLines(Told):
 
     entries: list[AuditLine]
     kept: Literal["storage", "memory"]
+    unwritten: int = Field(description="How many of these wait in memory for a storage that fails or is slow.")
 
 
 class LabelsCounted(Told):

@@ -24,13 +24,13 @@ def router(models: Mapping[str, Served]) -> APIRouter:
     @routes.get("/livez", include_in_schema=False)
     @routes.get("/healthz", include_in_schema=False)
     @routes.get("/health", include_in_schema=False)
-    @routes.get("/v2/health/live", **returns(Liveness))
+    @routes.get("/v2/health/live", **returns(Liveness, also=[503]))
     async def live() -> Response:
         """Tell that the process answers; 503 when only a restart helps."""
         return _health("live", next((each.engine.trouble() for each in models.values() if each.engine.broken), ""))
 
     @routes.get("/readyz", include_in_schema=False)
-    @routes.get("/v2/health/ready", **returns(Readiness))
+    @routes.get("/v2/health/ready", **returns(Readiness, also=[503]))
     async def ready() -> Response:
         """Tell whether a good request would be answered; 503 with the reason if not."""
         return _health("ready", next(filter(None, (each.trouble() for each in models.values())), ""))

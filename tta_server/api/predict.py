@@ -10,11 +10,11 @@ from fastapi import APIRouter, Request, Response
 from tta_server.api.answers import Predictions, returns
 from tta_server.api.caller import Callers, hung_up
 from tta_server.api.front.permission import key_of, take
-from tta_server.api.front.request_id import request_id_of
+from tta_server.api.front.request_id import REQUEST_HEADER, request_id_of
 from tta_server.api.reading import base64_files
 from tta_server.api.reading.encoding import body_of, compressed
 from tta_server.api.reading.multipart import boundary_of, files
-from tta_server.api.stream_id import stream_of
+from tta_server.api.stream_id import STREAM_HEADER, stream_of
 from tta_server.errors import BadRequest
 from tta_server.runtime.answer import Question, answer
 from tta_server.runtime.images.codec import FORMATS, Upload
@@ -96,7 +96,9 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     labels = served.model.labels
     declared = returns(Predictions, 400, 408, 413, 415, 429, 501, 503)
 
-    @routes.post("/predict", openapi_extra=IMAGES, **declared, summary="Classify one or several images")
+    extra = IMAGES | {"parameters": [STREAM_HEADER, REQUEST_HEADER]}
+
+    @routes.post("/predict", openapi_extra=extra, **declared, summary="Classify one or several images")
     async def predict(request: Request, top_k: int = min(5, len(labels))) -> Response:
         """Classify image files (JPEG, PNG, WebP, TIFF, BMP, AVIF).
 

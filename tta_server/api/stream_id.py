@@ -1,9 +1,18 @@
 """Which stream a request belongs to."""
 
+from typing import Any, Final
+
 from tta_server.errors import BadRequest
 from tta_server.names import STREAM_NAME, STREAM_OR_DOMAIN_NAME
 
 DEFAULT = "default"
+STREAM_HEADER: Final[dict[str, Any]] = {
+    "name": "X-Stream-Id",
+    "in": "header",
+    "description": f"The stream that answers and learns; '{DEFAULT}' if it is not sent.",
+    "schema": {"type": "string", "pattern": f"^({STREAM_NAME.pattern})?$"},
+}
+"""What the OpenAPI document says of the header that names a stream."""
 
 
 def stream_of(*candidates: object) -> str:

@@ -41,7 +41,7 @@ class InferParameters(TypedDict):
     state_version: int
     adapted: bool
     request_id: str
-    domains: NotRequired[list[str] | None]
+    domains: NotRequired[str | None]
 
 
 class BinarySize(TypedDict):
@@ -277,6 +277,7 @@ class AuditLines(TypedDict):
 
     entries: list[AuditLine]
     kept: Literal["storage", "memory"]
+    unwritten: int
 
 
 class Gathered(TypedDict):

@@ -11,8 +11,9 @@ import orjson
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
 
+from tta_server.api.front.head import repeated
 from tta_server.errors import BadRequest, Forbidden, Overloaded, TooLarge, TooSlow, TTAError, Unauthorized
-from tta_server.grpc_door.asking import App, Asked, ask, headers_of
+from tta_server.grpc_door.asking import App, Asked, Reply, ask, headers_of
 from tta_server.grpc_door.fields import expect_few_fields, values_apart
 from tta_server.grpc_door.messages import HEALTH, INFERENCE, message, methods
 from tta_server.grpc_door.tensors import infer_body, infer_response
@@ -139,6 +140,7 @@ class Door:
         logging.getLogger("grpc._cython.cygrpc").addFilter(_quotes_nobody)
         self._app = app
         self._settings = server
+        self._client_header = limits.client_header
         self._admit = admit
         self._refused = refused
         at_once, most_s = limits.receiving_bytes // limits.max_body_bytes, limits.body_timeout_s
@@ -199,7 +201,10 @@ class Door:
         async def handle(_messages: object, context: Any) -> Any:
             metadata = context.invocation_metadata() or ()
             try:
-                party = self._let_in(context.peer(), name, metadata)
+                headers = headers_of(metadata)
+                party = self._let_in(context.peer(), name, headers)
+                if twice := repeated(headers, self._client_header):
+                    raise twice
                 if not request_kind.DESCRIPTOR.fields:  # nothing is read
                     asked, raw = await self._asked(b"", name, request_kind)
                 else:
@@ -211,6 +216,8 @@ class Door:
                 return _refuse(context, error.status, str(error), (*wait, ("x-error-code", error.code)))
             reply = await ask(self._app, asked, metadata, context.peer())
             more = tuple((header, reply.headers[header]) for header in _TOLD if header in reply.headers)
+            if name == "ModelReady" and reply.status == 404:  # as Triton says it of a model that it does not have
+                reply = Reply(200, reply.headers, b'{"ready": false}')
             if problem := reply.problem:
                 return _refuse(context, reply.status, problem["error"], (*more, ("x-error-code", problem["code"])))
             context.set_trailing_metadata(more)
@@ -221,7 +228,7 @@ class Door:
 
         return handle
 
-    def _let_in(self, connection: str, name: str, metadata: Iterable[tuple[str, str | bytes]]) -> Party:
+    def _let_in(self, connection: str, name: str, headers: Iterable[tuple[bytes, bytes]]) -> Party:
         """Return who calls. Whoever shows no key takes nothing of the room of those who do, not by refusals either.
 
         Raises:
@@ -233,7 +240,7 @@ class Door:
             _hold(self._shares_of_open, connection)
         else:
             try:
-                key = self._admit(dict(headers_of(metadata)))
+                key = self._admit(dict(headers))
             except Unauthorized:
                 _hold(self._shares_of_open, connection)
                 raise

@@ -92,14 +92,13 @@ def _parameters(given: Any) -> dict[str, Any]:
     return {name: getattr(given[name], kind) for name, kind in kinds.items() if kind}
 
 
-def _set(parameter: Any, value: bool | int | str | list[str]) -> None:
-    """Set a parameter; a list, which gRPC has none of, is written with commas."""
+def _set(parameter: Any, value: bool | int | str) -> None:
     if isinstance(value, bool):
         parameter.bool_param = value
     elif isinstance(value, int):
         parameter.int64_param = value
     else:
-        parameter.string_param = value if isinstance(value, str) else ",".join(value)
+        parameter.string_param = value
 
 
 async def _values(tensor: Any) -> bytes:

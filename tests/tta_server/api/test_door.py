@@ -63,5 +63,5 @@ def test_every_route_for_predictions_is_looked_at():
     paths = service.app.openapi()["paths"]
     service.served.stop()
 
-    declared = [path for path, verbs in paths.items() if "429" in verbs.get("post", {}).get("responses", {})]
+    declared = [path for path, verbs in paths.items() if "415" in verbs.get("post", {}).get("responses", {})]
     assert len([path for path in declared if not path.startswith("/v1")]) == len(ROUTES)

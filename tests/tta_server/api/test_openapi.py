@@ -133,8 +133,40 @@ def test_every_operation_says_what_its_answer_is(exchanged):
         for status, answer in good.items():
             schemas = [each["schema"] for kind, each in answer.get("content", {}).items() if kind in BODIES]
             assert status == "204" or all(schemas), name
-            assert len(schemas) == (status != "204"), name
+            ways = 2 if name.endswith("/infer") else 1  # of inference: tensors in JSON, or behind it
+            assert len(schemas) == (ways if status != "204" else 0), name
             assert answer["description"], name
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/predict", ["X-Stream-Id", "X-Request-Id"]),
+        ("/v2/models/{name}/infer", ["X-Stream-Id", "X-Request-Id", "Inference-Header-Content-Length"]),
+    ],
+)
+def test_the_headers_that_a_request_may_have_are_parameters_of_it(exchanged, path, headers):
+    document, _ = exchanged
+    about = document["paths"][path]["post"]
+
+    named = {each["name"]: each for each in about["parameters"] if each["in"] == "header"}
+
+    assert list(named) == headers
+    assert all(each["description"] and each["schema"] for each in named.values())
+    schema = named["X-Stream-Id"]["schema"]
+    for name, good in (("gate-7", True), ("", True), ("...", False), ("a b", False), ("x" * 65, False)):
+        assert jsonschema.Draft202012Validator(schema).is_valid(name) == good, name
+
+
+def test_whatever_takes_a_body_says_how_bodies_are_refused_and_probes_that_they_may_say_no(exchanged):
+    document, _ = exchanged
+
+    for name, about in operations(document).items():
+        if name.startswith(("POST", "PUT", "PATCH")):
+            assert {"408", "413", "429", "501"} <= about["responses"].keys(), name
+        if "/ready" in name or name.endswith("/live"):
+            answers = [about["responses"][status]["content"]["application/json"] for status in ("200", "503")]
+            assert answers[0] == answers[1], name
 
 
 def test_the_document_names_every_route_and_says_how_each_can_fail(exchanged):

@@ -28,6 +28,18 @@ def said_to(server: Running, sent: bytes) -> tuple[int, dict]:
         return heard(connection)
 
 
+@pytest.mark.parametrize("blank", [b" ", b"\t", b"  \t "])
+def test_blanks_behind_a_value_are_no_part_of_it(server, blank):
+    picture = small_png()
+    named = {"X-Stream-Id": b"gate-7", "X-Request-Id": b"a", "Content-Length": b"%d" % len(picture)}
+    named["Connection"] = b"close"
+    lines = [b"%s:%s%s%s\r\n" % (name.encode(), blank, value, blank) for name, value in named.items()]
+
+    found = said_to(server, POST.replace(b"localhost", b"localhost" + blank) + b"".join(lines) + b"\r\n" + picture)
+
+    assert (found[0], found[1]["stream"], found[1]["request_id"]) == (200, "gate-7", "a")
+
+
 @pytest.mark.parametrize(
     ("sent", "status", "said"),
     [

@@ -134,6 +134,8 @@ def test_tritonclient_finds_the_server_and_the_model(client, reached):
     assert client.is_server_live(**head)
     assert client.is_server_ready(**head)
     assert client.is_model_ready("glyphs", "1", **head)
+    assert not client.is_model_ready("nobody", **head)  # as Triton says, and as HTTP is understood
+    assert not client.is_model_ready("glyphs", "2", **head)
     for ours, theirs in (
         (client.get_server_metadata(as_json=True, **head), "/v2"),
         (client.get_model_metadata("glyphs", as_json=True, **head), "/v2/models/glyphs"),
@@ -304,6 +306,18 @@ def test_keys_open_what_they_open_over_http(reached, client):
 
     assert refused.value.status() == "StatusCode.PERMISSION_DENIED"
     assert client.infer("glyphs", [tensor_of(GOOD)], parameters=FROZEN, headers=reached.weak)
+
+
+def test_a_stream_that_is_named_twice_is_refused_as_over_http(reached):
+    metadata = (*reached.headers.items(), ("x-stream-id", "one"), ("x-stream-id", "two"))
+    with grpc.insecure_channel(reached.address) as channel:
+        ask = channel.unary_unary(f"/{INFERENCE}/ModelInfer", request_serializer=bytes)
+
+        with pytest.raises(grpc.RpcError) as raised:
+            ask(request_of(GOOD).SerializeToString(), metadata=metadata, timeout=60)
+
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert raised.value.details() == "the header 'x-stream-id' is there more than once"
 
 
 def test_a_message_that_never_comes_makes_room_for_one_that_does(reached, client):

@@ -52,10 +52,8 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         if self.client:
             self.client = host_of(self.client[0]), self.client[1]
-        self._ended = False
-        self._reading_head = True
-        self._thrown_bytes = 0  # after the last answer
-        self._barren_bytes = 0  # since the parser last had something
+        self._ended, self._reading_head = False, True
+        self._thrown_bytes = self._barren_bytes = 0  # after the last answer; since the parser last had something
         self._parts = self._body_bytes = 0  # of the body that comes
         self._overfull = False  # nothing more is read: too many requests wait, or the next head is too slow
         self._goes_on = False  # from one request to the next that waits
@@ -124,14 +122,16 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a head."""
-        self._reading_head = True
-        self._barren_bytes = 0
+        self._reading_head, self._barren_bytes = True, 0
         super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; the parser leaves blanks behind its value, which are no part of that (RFC 9110, 5.5)."""
+        super().on_header(name, value.rstrip(b" \t"))
 
     def on_headers_complete(self) -> None:
         """Judge the head, and hand it on if it is good."""
-        self._reading_head = False
-        self._barren_bytes = 0
+        self._reading_head, self._barren_bytes = False, 0
         self._stop_timer()
         self.places.idle.pop(self, None)
         if self._is_over:

@@ -15,6 +15,8 @@ from pydantic.json_schema import models_json_schema
 
 _SCHEMAS = "#/components/schemas/"
 _KEYED = ("401", "403")
+_OF_BODIES = (408, 413, 429, 501)  # too slow, too large, no room for it now, in an encoding that is not read
+_BODY_OF = ("post", "put", "patch")
 
 
 class Told(BaseModel):
@@ -92,6 +94,7 @@ def write_document(app: FastAPI, open_paths: Collection[str] | None) -> None:
 
 def _completed(known: dict[str, Any], open_paths: Collection[str] | None) -> dict[str, Any]:
     problems = {str(status): said for status, said in refusals(400, 401, 403).items()}
+    of_bodies = {str(status): said for status, said in refusals(*_OF_BODIES).items()}
     schemas = known["components"]["schemas"] | _schemas()
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
@@ -99,8 +102,10 @@ def _completed(known: dict[str, Any], open_paths: Collection[str] | None) -> dic
     if open_paths is not None:
         known["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for path, operations in known["paths"].items():
-        for operation in operations.values():
+        for method, operation in operations.items():
             operation["responses"].pop("422", None)  # FastAPI's own; here such a request gets 400
+            if method in _BODY_OF:
+                operation["responses"] = of_bodies | operation["responses"]
             operation["responses"].setdefault("400", problems["400"])  # as one with an unknown parameter does
             if open_paths is not None and path not in open_paths:
                 operation["security"] = [{"key": []}]

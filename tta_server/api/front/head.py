@@ -35,14 +35,23 @@ def trouble_with(
         client_header: That by which proxies name clients; empty if they have none of their own.
     """
     named = dict(headers)
-    if len(named) < len(headers):
-        names = [name for name, _ in headers]
-        once = _ONCE | {client_header.lower().encode()} - _ADDED_TO
-        if twice := next((name for name in named if name in once and names.count(name) > 1), None):
-            return BadRequest(f"the header '{twice.decode('latin-1')}' is there more than once")
+    if len(named) < len(headers) and (twice := repeated(headers, client_header)):
+        return twice
     if b"host" not in named and version() != "1.0":
         return BadRequest("the header 'host' is missing, which every request of HTTP/1.1 has")
     first, comma, last = named.get(b"transfer-encoding", b"").rpartition(b",")
     if comma and last.strip().lower() == b"chunked":  # the parser refuses what else it is
         return Unsupported(f"this server reads no Transfer-Encoding but 'chunked', got {first.decode('latin-1')!r} too")
     return None
+
+
+def repeated(headers: Sequence[tuple[bytes, bytes]], client_header: str) -> BadRequest | None:
+    """Return why headers are refused of which one that decides something is there twice, or None.
+
+    Args:
+        headers: With names in small letters.
+        client_header: As above.
+    """
+    once, names = _ONCE | {client_header.lower().encode()} - _ADDED_TO, [name for name, _ in headers]
+    twice = next((name for name in names if name in once and names.count(name) > 1), None)
+    return BadRequest(f"the header '{twice.decode('latin-1')}' is there more than once") if twice else None

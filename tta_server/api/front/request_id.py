@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from typing import Any, Final
 
 from fastapi import Request
 from starlette.types import Scope
@@ -9,6 +10,13 @@ from starlette.types import Scope
 from tta_server.errors import BadRequest
 
 HEADER = "x-request-id"
+REQUEST_HEADER: Final[dict[str, Any]] = {
+    "name": HEADER.title(),
+    "in": "header",
+    "description": "What labels that come later call the request; the server makes a name up if it is not sent.",
+    "schema": {"type": "string", "pattern": "^[!-~]{0,128}$"},
+}
+"""What the OpenAPI document says of it."""
 _PATTERN = re.compile(r"[!-~]{1,128}")
 _DRAWN = 256
 _spare: list[str] = []

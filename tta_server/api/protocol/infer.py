@@ -15,19 +15,29 @@ from fastapi import APIRouter, Request, Response
 from tta_server.api.answers import Inferred, returns
 from tta_server.api.caller import Callers, hung_up
 from tta_server.api.front.permission import key_of, take
-from tta_server.api.front.request_id import request_id_of
+from tta_server.api.front.request_id import REQUEST_HEADER, request_id_of
 from tta_server.api.protocol.binary import HEADER, written
 from tta_server.api.protocol.metadata import OUTPUTS, SCORES, VERSION, expect_version
 from tta_server.api.protocol.tensors import OPENAPI, Expected, InferRequest, WantedOutput, parse
 from tta_server.api.reading.encoding import aside, buffer_of, compressed, let_go
 from tta_server.api.reading.search import Buffer
-from tta_server.api.stream_id import expect_header, stream_of
+from tta_server.api.stream_id import STREAM_HEADER, expect_header, stream_of
 from tta_server.errors import BadRequest
 from tta_server.runtime.answer import Question, answer
 from tta_server.runtime.job import Answer
 from tta_server.runtime.served import Served, find
 
 _AT_ONCE_BYTES = 2**20  # which are looked through in less than a millisecond
+
+_JSON_BYTES: dict[str, Any] = {
+    "description": "How many bytes are JSON; the tensors follow it. Not there if all is JSON.",
+    "schema": {"type": "integer", "minimum": 0},
+}
+_BEHIND = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_SAID: dict[str, Any] = OPENAPI | {
+    "parameters": [STREAM_HEADER, REQUEST_HEADER, {"name": HEADER, "in": "header"} | _JSON_BYTES],
+    "responses": {"200": {"headers": {HEADER: _JSON_BYTES}, "content": _BEHIND}},
+}
 
 
 def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
@@ -40,7 +50,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     routes = APIRouter(tags=["open inference protocol"])
     declared = returns(Inferred, 400, 404, 408, 413, 415, 429, 501, 503)
 
-    @routes.post("/v2/models/{name}/infer", openapi_extra=OPENAPI, **declared)
+    @routes.post("/v2/models/{name}/infer", openapi_extra=_SAID, **declared)
     async def infer(request: Request, name: str) -> Response:
         """Classify `input` (FP32 in [0, 1] or UINT8, [N, C, H, W]) or `image` (BYTES: image files, [N]).
 
@@ -63,7 +73,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         found = await answer(served, question, hung_up(request))
         return await compressed(request, _encode(served, sent, question, found))
 
-    @routes.post("/v2/models/{name}/versions/{version}/infer", name=infer.__name__, openapi_extra=OPENAPI, **declared)
+    @routes.post("/v2/models/{name}/versions/{version}/infer", name=infer.__name__, openapi_extra=_SAID, **declared)
     async def infer_by_version(request: Request, name: str, version: str) -> Response:
         """Classify, where the version of the model is named too."""
         await expect_version(name, version)
@@ -88,7 +98,7 @@ def _expected(served: Served) -> Expected:
 def _encode(served: Served, sent: InferRequest, asked: Question, found: Answer) -> Response:
     about: dict[str, Any] = {"stream": found.stream, "state_version": found.version, "adapted": found.adapted}
     if found.domains:
-        about["domains"] = found.domains
+        about["domains"] = ",".join(found.domains)  # a parameter is a text, a number, true or false
     outputs, behind = [], []
     for wanted in sent.outputs:
         datatype, shape, values = _values(served.model.labels, found.probabilities, wanted)

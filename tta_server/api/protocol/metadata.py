@@ -108,8 +108,10 @@ def router(models: Mapping[str, Served], server_version: str) -> APIRouter:
             "dynamic_batching": {},
         }
 
-    @routes.get("/v2/models/{name}/ready", **returns(ModelReadiness, 404))
-    @routes.get("/v2/models/{name}/versions/{version}/ready", dependencies=OF_VERSION, **returns(ModelReadiness, 404))
+    readiness = returns(ModelReadiness, 404, also=[503])
+
+    @routes.get("/v2/models/{name}/ready", **readiness)
+    @routes.get("/v2/models/{name}/versions/{version}/ready", dependencies=OF_VERSION, **readiness)
     async def model_ready(name: str) -> Response:
         """Tell whether a good request would be answered; 503 if not."""
         ready = not find(models, name).trouble()

@@ -4,12 +4,17 @@ They say nothing that the server uses, and Pillow refuses a whole file for a lar
 """
 
 import struct
+import zlib
 
 from tta_server.errors import BadRequest
 
 _START = b"\x89PNG\r\n\x1a\n"
 _WANTED = frozenset((b"tRNS", b"eXIf"))  # of what is no part of every picture: what is seen through, which way is up
+_TEXTS = frozenset((b"tEXt", b"zTXt", b"iTXt"))
+_UPRIGHT = b"Raw profile type exif\0", b"XML:com.adobe.xmp\0"  # begin texts that may say, too, which way is up
+_MOST_TEXT_BYTES = 64 * 2**10  # of such a text
 _HEAD = struct.Struct(">I4s")  # length and kind
+_SUM = struct.Struct(">I")
 _SMALL = range(ord("a"), ord("z") + 1)  # with these begins the kind of what is no part of the picture
 _MOST_CHUNKS = 10_000  # encoders make one for 8 KiB
 _MANY_CHUNKS, _SMALL_BYTES = 1_000, 256  # beyond so many, so many bytes each is what no encoder makes
@@ -33,7 +38,7 @@ def only_the_picture(name: str, data: bytes) -> bytes:
     while place + _AROUND <= len(data):
         length, kind = _HEAD.unpack_from(data, place)
         end = place + _AROUND + length
-        ancillary = kind[0] in _SMALL and kind not in _WANTED
+        ancillary = kind[0] in _SMALL and kind not in _WANTED and not _turns(data, kind, place, end)
         dropped |= ancillary
         if not ancillary:
             kept.append((place, end))
@@ -47,3 +52,21 @@ def only_the_picture(name: str, data: bytes) -> bytes:
         return data
     kept.append((place, len(data)))  # what is torn is for the decoder to judge
     return _START + b"".join(data[start:end] for start, end in kept)
+
+
+def _turns(data: bytes, kind: bytes, place: int, end: int) -> bool:
+    """Return whether a chunk is a sound text of ordinary size that may say which way is up."""
+    start = place + _HEAD.size
+    if kind not in _TEXTS or end - place > _MOST_TEXT_BYTES or end > len(data) or not data.startswith(_UPRIGHT, start):
+        return False
+    if _SUM.unpack_from(data, end - _SUM.size)[0] != zlib.crc32(data[start - len(kind) : end - _SUM.size]):
+        return False
+    said = data[start : end - _SUM.size].partition(b"\0")[2]
+    return _is_small(said[1:]) if kind == b"zTXt" else kind == b"tEXt" or said.startswith(b"\0")  # not compressed
+
+
+def _is_small(compressed: bytes) -> bool:
+    try:
+        return len(zlib.decompressobj().decompress(compressed, _MOST_TEXT_BYTES + 1)) <= _MOST_TEXT_BYTES
+    except zlib.error:
+        return False

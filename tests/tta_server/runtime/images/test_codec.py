@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from tests.tta_server.pictures import encoded, good_files, png, scene
 from tta_server.errors import BadRequest, TooLarge, TTAError
@@ -66,6 +67,55 @@ def test_a_picture_taken_sideways_is_turned_upright():
     turned = read(encoded(upright, exif=exif))
 
     assert np.array_equal(turned, TRANSFORM(upright.transpose(Image.Transpose.ROTATE_270)))
+
+
+def as_text(turn: int, how: str) -> PngInfo:
+    """Return texts of a PNG that say which way is up, as programs wrote it before there was a chunk for it."""
+    info = PngInfo()
+    if how == "xmp":
+        xmp = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="{turn}"/></x:xmpmeta>'
+        info.add_itxt("XML:com.adobe.xmp", xmp)
+        return info
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = turn
+    data = b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")
+    info.add_text("Raw profile type exif", f"\nexif\n{len(data):8}\n{data.hex()}\n", zip=how == "zipped")
+    return info
+
+
+@pytest.mark.parametrize("how", ["plain", "zipped", "xmp"])
+@pytest.mark.parametrize("turn", [3, 6, 8])
+def test_a_png_whose_texts_say_that_it_lies_on_its_side_is_turned_upright(how, turn):
+    file = io.BytesIO()
+    scene().save(file, "PNG", pnginfo=as_text(turn, how))
+    file.seek(0)
+    with Image.open(file) as image:
+        upright = ImageOps.exif_transpose(image)
+        assert np.asarray(upright).shape != np.asarray(image).shape or turn == 3
+
+    assert np.array_equal(read(file.getvalue()), TRANSFORM(upright))
+
+
+@pytest.mark.parametrize("damage", ["long", "bomb", "torn", "none"])
+def test_texts_that_cannot_say_so_cost_no_picture(damage):
+    info = as_text(6, "plain")
+    if damage == "long":
+        info = PngInfo()
+        info.add_text("Raw profile type exif", "\nexif\n 1\n" + "00" * 2**20)
+    if damage == "bomb":
+        info = PngInfo()
+        info.add_text("Raw profile type exif", "\nexif\n 1\n" + "00" * 2**20, zip=True)
+    if damage == "none":
+        info = PngInfo()
+        info.add_text("Raw profile type exif", "no profile")
+    file = io.BytesIO()
+    scene().save(file, "PNG", pnginfo=info)
+    data = file.getvalue()
+    if damage == "torn":
+        place = data.index(b"\nexif\n")
+        data = data[:place] + b"x" + data[place + 1 :]  # which its checksum does not fit
+
+    assert np.array_equal(read(data), TRANSFORM(scene()))
 
 
 def test_an_empty_file_is_said_to_be_empty():
