@@ -93,7 +93,8 @@ def load_reference(path: Path, backbone: Backbone, preprocess: Preprocess | None
     if digest != backbone.spec.digest:
         raise ValueError(
             f"reference bundle '{path}' was made with weights {digest[:12]}, but model "
-            f"'{backbone.spec.name}' has {backbone.spec.digest[:12]}; make it again with 'tta-server calibrate'"
+            f"'{backbone.spec.name}' has {backbone.spec.digest[:12]}; make it again with 'tta-server calibrate', or name "
+            "another by model.reference"
         )
     made, given = about.get(PREPROCESS), preprocess.about() if preprocess else {}
     known = made if isinstance(made, dict) else given

@@ -257,6 +257,11 @@ def _tensors(path: Path, loaded: object) -> dict[str, Tensor]:
         if not chosen:
             break
         loaded = inside[chosen[0]]
+    if isinstance(loaded, dict) and any("_packed_params" in str(name) for name in loaded):
+        raise ValueError(
+            f"weights file '{path}' is of quantised layers, which do not keep plain tensors; have a factory build the "
+            "network and load them into it, and name no weights"
+        )
     if not _is_state(loaded):
         raise ValueError(f"weights file '{path}' holds no state dict; save the network's state_dict()")
     state = cast(dict[str, object], loaded)

@@ -70,6 +70,15 @@ def test_a_torch_file_without_a_state_dict_is_refused(tmp_path, content):
         read_weights(tmp_path / "w.pth")
 
 
+@pytest.mark.filterwarnings("ignore")  # torch gives them up
+def test_the_weights_of_quantised_layers_are_refused_with_what_helps(tmp_path):
+    network = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(3, 2)))
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+
+    with pytest.raises(ValueError, match="quantised layers, .*have a factory build the network"):
+        read_weights(tmp_path / "w.pth")
+
+
 def test_a_whole_pickled_module_is_refused(tmp_path):
     torch.save(network(), tmp_path / "w.pth")
 
