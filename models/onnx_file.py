@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +107,19 @@ def onnx_source(path: Path) -> Origin:
 
 def _beside(onnx: Any, path: Path) -> tuple[str, ...]:  # noqa: ANN401
     """Return the names of the files in which a model keeps tensors that are too large for its own."""
-    tensors = onnx.load(path, load_external_data=False).graph.initializer
+    tensors = _tensors(onnx.load(path, load_external_data=False), onnx.TensorProto)
     elsewhere = [one for one in tensors if one.data_location == onnx.TensorProto.EXTERNAL]
     return tuple(sorted({about.value for one in elsewhere for about in one.external_data if about.key == "location"}))
+
+
+def _tensors(message: Any, kind: type) -> Iterator[Any]:  # noqa: ANN401
+    """Give every tensor in a part of a model: constants are in nodes, too, and nodes in other graphs."""
+    if isinstance(message, kind):
+        yield message
+        return
+    for field, value in message.ListFields():
+        for each in (value if hasattr(value, "__len__") else [value]) if field.message_type else []:
+            yield from _tensors(each, kind)
 
 
 def _image(path: Path, given: Sequence[Any]) -> Any:  # noqa: ANN401

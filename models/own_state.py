@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tta_server.models.backbone import Tensors
+from tta_server.models.ties import Ties
 
 log = logging.getLogger(__name__)
 
@@ -108,12 +109,15 @@ class OwnState:
         other._watch()
         return other
 
-    def begun(self, overrides: Tensors) -> dict[str, Tensor]:
+    def begun(self, overrides: Tensors, ties: Ties) -> dict[str, Tensor]:
         """Return overrides, with what a forward may write in place of them or of frozen buffers and parameters.
 
-        Another copy of the network, which shares what is known, may add to that meanwhile.
+        All by the names that stand for a tensor's others. Another copy of the network, which shares what is known, may
+        add to that meanwhile.
         """
-        return {**overrides, **{name: overrides.get(name, was).clone() for name, was in [*self._tensors.items()]}}
+        overrides = ties.named(overrides)
+        written = {ties.first(name): was for name, was in [*self._tensors.items()]}
+        return {**overrides, **{name: overrides.get(name, was).clone() for name, was in written.items()}}
 
     def end(self) -> None:
         """Put back, after a forward, what it has left in attributes and in buffers."""

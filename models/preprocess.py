@@ -90,9 +90,10 @@ class Preprocess:
 
     def about(self) -> dict[str, Any]:
         """Return it as JSON has it; what amounts to the same is equal."""
-        resize = self.resize if self.resize is None or isinstance(self.resize, int) else list(self.resize)
+        resize = self.resize if isinstance(self.resize, int) else list(self.resize or self.size)
+        cut = {} if resize != list(self.size) else {"odd": "even"}  # nothing is
         normalised = {"mean": list(self.mean or [0.0] * self.channels), "std": list(self.std or [1.0] * self.channels)}
-        return asdict(self) | {"size": list(self.size), "resize": resize} | normalised
+        return asdict(self) | {"size": list(self.size), "resize": resize} | cut | normalised
 
     def __call__(self, image: Image.Image) -> Pixels:
         """Return `image` as uint8 (C, H, W), contiguous and owned by the caller.

@@ -93,12 +93,12 @@ def load_reference(path: Path, backbone: Backbone, preprocess: Preprocess | None
     if digest != backbone.spec.digest:
         raise ValueError(
             f"reference bundle '{path}' was made with weights {digest[:12]}, but model "
-            f"'{backbone.spec.name}' has {backbone.spec.digest[:12]}; make it again with 'tta-server calibrate', or name "
-            "another by model.reference"
+            f"'{backbone.spec.name}' has {backbone.spec.digest[:12]}; make it again with 'tta-server calibrate', or "
+            "name another by model.reference"
         )
     made, given = about.get(PREPROCESS), preprocess.about() if preprocess else {}
     known = made if isinstance(made, dict) else given
-    if other := [f"{name} {known.get(name)}" for name, value in given.items() if known.get(name) != value]:
+    if other := [f"{name} {known[name]}" for name, value in given.items() if known.get(name, value) != value]:
         raise ValueError(
             f"reference bundle '{path}' was made with another preprocessing, {', '.join(other)}: go back to that, or "
             "make the bundle again with 'tta-server calibrate'"

@@ -216,7 +216,7 @@ class TorchBackbone:
         call.statistics, call.moments, call.streams = statistics, {}, streams
         call.rows, call.copies = copies * len(x), copies
         try:
-            replaced, given = self._own_state.begun(overrides), self._normaliser(x, copies)
+            replaced, given = self._own_state.begun(overrides, self._ties), self._normaliser(x, copies)
             if self._normaliser.channels_last:  # an override that comes from a file does not lie so
                 replaced = {name: lay_channels_last(tensor) for name, tensor in replaced.items()}
             outcome = self._ties.call(self._module, replaced, given) if replaced else self._module(given)
@@ -285,7 +285,7 @@ class TorchBackbone:
     def _capabilities(self, images: Tensor) -> frozenset[str]:
         run = partial(self._run, images, statistics="stored")
         grad, affine = reached(run, self.weights(), list(self.norm_affine()))
-        normalises = is_normalised(partial(self._run, images, EMPTY, "batch"))
+        normalises = bool(self._batch_norms) and is_normalised(partial(self._run, images, EMPTY, "batch"))
         present = {"grad": grad, "batchnorm": normalises, "norm_affine": affine}
         return frozenset(name for name, there in present.items() if there)
 

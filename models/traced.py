@@ -49,7 +49,7 @@ class Traced(nn.Module):
         self._call.traced = True
         try:
             with listening(self._layers, stop=False) as styles:
-                outcome = self._ties.call(self._module, overrides, (x.to(mean) - mean) / std)
+                outcome = self._ties.call(self._module, self._ties.named(overrides), (x.to(mean) - mean) / std)
         finally:
             self._call.traced = False
             if listener:

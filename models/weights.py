@@ -167,14 +167,13 @@ def _as_in(alike: Sequence[Sequence[str]], weights: dict[str, Tensor], origin: s
     if not any(_INSERTED.search(name) for names in alike for name in names):
         weights = {_INSERTED.sub("", name): tensor for name, tensor in weights.items()}
     needed = [names for names in alike if not names[0].endswith(_IGNORED)]
-
-    def fits(front: str) -> bool:
-        return all(any(f"{front}{name}" in weights for name in names) for names in needed)
-
-    if not needed or fits(""):
+    whole = [[name] for names in needed for name in names]  # of a file with every name, as most are
+    if not needed or _fits(needed, weights, ""):
         return weights
-    ends = {found.removesuffix(name) for name in needed[0] for found in weights if found.endswith(name)}
-    fitting = sorted(front for front in ends if front.endswith(".") and fits(front))
+    fitting = _fronts(whole, weights)
+    if not fitting:  # a front and the path of a layer that the network has twice look like another front
+        some = _fronts(needed, weights)
+        fitting = [front for front in some if not any(front != other and front.startswith(other) for other in some)]
     if not fitting:  # the message that follows then counts what is missing under the names that are there
         common = [front for front in ("module.", "model.") if all(name.startswith(front) for name in weights)]
         return {name.removeprefix(common[0]): tensor for name, tensor in weights.items()} if common else weights
@@ -192,6 +191,17 @@ def _as_in(alike: Sequence[Sequence[str]], weights: dict[str, Tensor], origin: s
     if strange:
         log.warning("weights '%s': %d tensors beside the network are left out%s", origin, len(strange), _first(strange))
     return {name.removeprefix(front): tensor for name, tensor in weights.items() if name.startswith(front)}
+
+
+def _fits(needed: Sequence[Sequence[str]], weights: Mapping[str, Tensor], front: str) -> bool:
+    """Return whether there is a tensor for each of these, by one of its names behind `front`."""
+    return all(any(f"{front}{name}" in weights for name in names) for names in needed)
+
+
+def _fronts(needed: Sequence[Sequence[str]], weights: Mapping[str, Tensor]) -> list[str]:
+    """Return what may stand in front of the names of a network in a file."""
+    ends = {found.removesuffix(name) for name in needed[0] for found in weights if found.endswith(name)}
+    return sorted(front for front in ends if front.endswith(".") and _fits(needed, weights, front))
 
 
 def _renamed(

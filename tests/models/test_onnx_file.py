@@ -155,6 +155,13 @@ def test_a_digest_of_a_file_whose_weights_lie_in_another_is_refused(tmp_path):
 
     assert torch.equal(*answers)
     load(str(whole), sha256=digest(whole))
+    constant = onnx.load(whole)
+    weight = constant.graph.initializer.pop()
+    constant.graph.node.insert(0, helper.make_node("Constant", [], [weight.name], value=weight))
+    other = {"location": "other.data", "size_threshold": 0, "convert_attribute": True}
+    onnx.save(constant, tmp_path / "constant.onnx", save_as_external_data=True, **other)
+    with pytest.raises(ValueError, match=r"weights lie in 'other\.data' too"):
+        load(str(tmp_path / "constant.onnx"), sha256=digest(tmp_path / "constant.onnx"))
     with pytest.raises(ValueError, match=r"weights lie in 'split\.onnx\.data' too; save the model as one file"):
         load(str(split), sha256=digest(split))
 

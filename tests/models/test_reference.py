@@ -78,8 +78,8 @@ def test_a_bundle_that_was_made_by_another_preprocessing_is_refused(reference, b
     assert load_reference(path, backbone, made).about["accuracy"] == 0.9
     for other, said in (
         ({"mean": (0.1, 0.1, 0.1)}, r"mean \[0.485, 0.456, 0.406\]"),
-        ({"size": (24, 32)}, r"size \[32, 32\]"),
-        ({"resize": (40, 40)}, "resize None"),
+        ({"size": (24, 32)}, r"size \[32, 32\], resize \[32, 32\]"),
+        ({"resize": (40, 40)}, r"resize \[32, 32\]"),
         ({"interpolation": "bicubic"}, "interpolation bilinear"),
     ):
         with pytest.raises(ValueError, match=rf"another preprocessing, {said}: go back .* 'tta-server calibrate'"):
@@ -90,8 +90,23 @@ def test_a_bundle_that_says_nothing_of_the_preprocessing_fits_any(path, backbone
     assert load_reference(path, backbone, Preprocess((32, 32), mean=IMAGENET_MEAN))
 
 
-def test_no_mean_is_a_mean_of_zero():
-    assert Preprocess((8, 8)).about() == Preprocess((8, 8), mean=(0, 0, 0), std=[1, 1, 1]).about()
+@pytest.mark.parametrize(
+    ("given", "same"),
+    [
+        ({"mean": (0, 0, 0), "std": [1, 1, 1]}, True),
+        ({"resize": (8, 9)}, True),
+        ({"odd": "first"}, True),
+        ({"resize": (9, 9)}, False),
+        ({"resize": 12}, False),
+        ({"sixteen_bit": 12}, False),
+    ],
+)
+def test_what_amounts_to_the_same_preprocessing_is_told_alike(given, same):
+    assert (Preprocess((8, 9)).about() == Preprocess((8, 9), **given).about()) == same
+
+
+def test_where_an_odd_number_is_cut_off_counts():
+    assert Preprocess((8, 8), resize=9).about() != Preprocess((8, 8), resize=9, odd="first").about()
 
 
 def test_a_missing_bundle_is_refused(tmp_path, backbone):

@@ -82,6 +82,33 @@ def drawn(kind: type[Twice]) -> Twice:
     return network.eval()
 
 
+class Written(Twice):
+    """One layer writes a buffer, and another reads it."""
+
+    def again(self) -> None:
+        self.register_buffer("scale", torch.ones(4))
+        self.fc.register_buffer("scale", self.scale)
+        self.layers = nn.ModuleList([self.fc])
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.bn(self.stem(x)).relu().mean((2, 3))
+        self.scale.copy_(features.amax(0))
+        return self.fc(features / self.fc.scale)
+
+
+class Normed(Shared):
+    """The weight that two layers share is normalised in place, and a third name leads to it."""
+
+    def again(self) -> None:
+        super().again()
+        self.layers = nn.ModuleList([self.fc, self.other])
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.fc.weight.div_(self.fc.weight.norm(dim=1, keepdim=True))
+        return super().forward(x)
+
+
 class Kept(Twice):
     """Its norm is kept, and not run."""
 
@@ -89,6 +116,7 @@ class Kept(Twice):
         return self.fc(self.stem(x).relu().mean((2, 3)))
 
 
+WRITERS = [Written, Normed]
 NETWORKS = [Head, Layers, Groups, Coupled, Shared]
 
 
@@ -148,6 +176,26 @@ def test_a_tensor_that_two_layers_share_is_replaced_in_both(x):
     network.fc.weight.data.copy_(other)
     for each in found:
         torch.testing.assert_close(each, network(x).detach(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", WRITERS, ids=lambda kind: kind.__name__)
+def test_what_a_network_writes_is_read_by_each_of_its_names(kind, x):
+    backbone = TorchBackbone(drawn(kind), SHAPE)
+
+    for _ in range(2):
+        torch.testing.assert_close(backbone.forward(x).logits, drawn(kind)(x).detach(), rtol=0, atol=1e-6)
+
+
+def test_what_is_replaced_and_then_written_is_read_by_each_of_its_names(x):
+    backbone = TorchBackbone(drawn(Normed), SHAPE)
+    other = drawn(Normed).fc.weight.detach() * 2 + 0.5
+    expected = drawn(Normed)
+    expected.fc.weight.data.copy_(other)
+    said = expected(x).detach()
+
+    for name in ("fc.weight", "other.weight", "layers.0.weight", "layers.1.weight"):
+        torch.testing.assert_close(backbone.forward(x, {name: other}).logits, said, rtol=0, atol=1e-5)
+    torch.testing.assert_close(backbone.forward(x).logits, drawn(Normed)(x).detach(), rtol=0, atol=1e-6)
 
 
 def test_nothing_is_said_to_be_written_that_is_not(kind):

@@ -1,7 +1,8 @@
 """What happened to streams, as the audit log has it; without storage, its last lines in memory."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from itertools import islice
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -39,9 +40,9 @@ def router(models: Mapping[str, Served]) -> APIRouter:
             if not kept.durable:
                 return kept.ring.newest(name, limit), 0
             # What has just been done is in it; where the disk fails it waits, and is asked for before the disk is.
-            waiting = [] if kept.keeper.flush(_FLUSH_WITHIN_S) else _newest(kept.keeper.unwritten, name)
+            waiting = [] if kept.keeper.flush(_FLUSH_WITHIN_S) else kept.keeper.unwritten
             written = kept.audit.newest(name, limit)
-            first = [entry for entry in waiting if entry not in written][:limit]
+            first = _first(waiting, name, {entry.as_line() for entry in written}, limit)
             return [*first, *written][:limit], len(first)
 
         async def in_turn() -> tuple[list[Entry], int]:
@@ -74,9 +75,10 @@ def router(models: Mapping[str, Served]) -> APIRouter:
     return routes
 
 
-def _newest(lines: Sequence[Entry], name: str) -> list[Entry]:
-    """Return those of one stream, or all, the newest first."""
-    return [entry for entry in reversed(lines) if name in ("", entry.stream)]
+def _first(waiting: Sequence[Entry], name: str, written: Container[bytes], limit: int) -> list[Entry]:
+    """Return the newest lines of one stream, or all, that wait and are not written, newest first."""
+    of_it = (entry for entry in reversed(waiting) if name in ("", entry.stream))
+    return list(islice((entry for entry in of_it if entry.as_line() not in written), limit))
 
 
 def _as_told_to(key: Key, entry: dict[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Prepared(Generic[Returned]):
     json: Any = None
     content: bytes | None = None
     files: list[tuple[str, tuple[str, bytes]]] | None = None
-    comes: Literal["json", "file", "nothing"] = "json"
+    comes: Literal["json", "file", "nothing", "anything"] = "anything"
 
     def arguments(self) -> dict[str, Any]:
         """Return what httpx takes beside method and path; nothing that is left out, but an object without keys."""
@@ -80,7 +80,9 @@ def predict(
         OSError: If a file cannot be read.
         TypeError: If something else is given.
     """
-    return Prepared("POST", "/predict", _named(stream, request_id), _given(top_k=top_k), files=parts_of(files))
+    return Prepared(
+        "POST", "/predict", _named(stream, request_id), _given(top_k=top_k), files=parts_of(files), comes="json"
+    )
 
 
 def infer(model: str, images: "npt.ArrayLike", stream: str = "", request_id: str = "") -> Prepared[Inferred]:
@@ -106,12 +108,12 @@ def infer(model: str, images: "npt.ArrayLike", stream: str = "", request_id: str
     }
     text = httpx.Request("POST", "http://x", json={"inputs": [tensor]}).content
     headers = _named(stream, request_id) | {HEADER: str(len(text)), "Content-Type": "application/octet-stream"}
-    return Prepared("POST", _model_path("/v2/models", model, "infer"), headers, content=text + content)
+    return Prepared("POST", _model_path("/v2/models", model, "infer"), headers, content=text + content, comes="json")
 
 
 def compare_answers(stream: str, files: ImageFiles) -> Prepared[Comparison]:
     """Answer image files twice, by the frozen model and by what a stream or a domain has learnt; nothing is learnt."""
-    return Prepared("POST", _path(stream, "compare"), _owner(stream), files=parts_of(files))
+    return Prepared("POST", _path(stream, "compare"), _owner(stream), files=parts_of(files), comes="json")
 
 
 def label_images(given: Iterable[Mapping[str, Any]], stream: str = "") -> Prepared[LabelsCounted]:
@@ -121,7 +123,7 @@ def label_images(given: Iterable[Mapping[str, Any]], stream: str = "") -> Prepar
         given: The labels.
         stream: Whose they are, where a balancer must find the replica that answered.
     """
-    return Prepared("POST", "/v1/labels", _named(stream), json={"labels": [dict(each) for each in given]})
+    return Prepared("POST", "/v1/labels", _named(stream), json={"labels": [dict(each) for each in given]}, comes="json")
 
 
 def list_streams(
@@ -134,7 +136,7 @@ def list_streams(
 ) -> Prepared[StreamPage]:
     """List a page of streams, only those that are in a mode, answered by so, frozen or not, and in memory or not."""
     asked = _given(limit=limit, after=after, mode=mode, answers=answers, frozen=frozen, in_memory=in_memory)
-    return Prepared("GET", "/v1/streams", params=asked)
+    return Prepared("GET", "/v1/streams", params=asked, comes="json")
 
 
 def create_stream(
@@ -142,12 +144,12 @@ def create_stream(
 ) -> Prepared[StreamDetails]:
     """Open a stream before its first request."""
     content = _given(name=stream, mode=mode, adapter=adapter, reason=reason)
-    return Prepared("POST", "/v1/streams", _owner(stream), json=content)
+    return Prepared("POST", "/v1/streams", _owner(stream), json=content, comes="json")
 
 
 def change_streams(mode: LearningMode | Literal["configured"], reason: str) -> Prepared[Switched]:
     """Switch every stream at once, and those to come; `configured` undoes it."""
-    return Prepared("PATCH", "/v1/streams", json={"mode": mode, "reason": reason})
+    return Prepared("PATCH", "/v1/streams", json={"mode": mode, "reason": reason}, comes="json")
 
 
 def read_stream(stream: str) -> Prepared[StreamDetails]:
@@ -204,7 +206,7 @@ def export_state(stream: str) -> Prepared[bytes]:
 
 def import_state(stream: str, state: Content | BinaryIO) -> Prepared[StreamDetails]:
     """Have a stream go on from such a file; it is opened if it is not there."""
-    return Prepared("PUT", _path(stream, "state"), _owner(stream), content=content_of(state))
+    return Prepared("PUT", _path(stream, "state"), _owner(stream), content=content_of(state), comes="json")
 
 
 def list_domains(stream: str) -> Prepared[DomainList]:
@@ -239,12 +241,12 @@ def read_strange_images(stream: str) -> Prepared[StrangeImages]:
 
 def read_audit(limit: int = 100) -> Prepared[AuditLines]:
     """Read what happened to all streams, newest first."""
-    return Prepared("GET", "/v1/audit", params={"limit": limit})
+    return Prepared("GET", "/v1/audit", params={"limit": limit}, comes="json")
 
 
 def read_audit_of_stream(stream: str, limit: int = 100) -> Prepared[AuditLines]:
     """Read what happened to one stream, newest first; also of one that was deleted."""
-    return Prepared("GET", _path(stream, "audit"), _owner(stream), {"limit": limit})
+    return Prepared("GET", _path(stream, "audit"), _owner(stream), {"limit": limit}, comes="json")
 
 
 def calibrate(
@@ -252,32 +254,32 @@ def calibrate(
 ) -> Prepared[Gathered]:
     """Take the next images as home, of one stream or of all."""
     content = _given(images=images, stream=stream, replace=replace, reason=reason)
-    return Prepared("POST", "/v1/calibrate", _named(stream), json=content)
+    return Prepared("POST", "/v1/calibrate", _named(stream), json=content, comes="json")
 
 
 def read_calibration() -> Prepared[Gathered]:
     """Say how far images are taken as home."""
-    return Prepared("GET", "/v1/calibrate")
+    return Prepared("GET", "/v1/calibrate", comes="json")
 
 
 def cancel_calibration() -> Prepared[Gathered]:
     """Take no more images as home, and forget those that were taken."""
-    return Prepared("DELETE", "/v1/calibrate")
+    return Prepared("DELETE", "/v1/calibrate", comes="json")
 
 
 def model_index() -> Prepared[list[IndexEntry]]:
     """List the models, loaded or not."""
-    return Prepared("POST", "/v2/repository/index")
+    return Prepared("POST", "/v2/repository/index", comes="json")
 
 
 def load_model(model: str) -> Prepared[Loaded]:
     """Have a model of the configuration answer; the server answers when it does."""
-    return Prepared("POST", _model_path("/v2/repository/models", model, "load"))
+    return Prepared("POST", _model_path("/v2/repository/models", model, "load"), comes="json")
 
 
 def unload_model(model: str) -> Prepared[Unloaded]:
     """Write what a model has learnt, and free its memory; the server answers when that is done."""
-    return Prepared("POST", _model_path("/v2/repository/models", model, "unload"))
+    return Prepared("POST", _model_path("/v2/repository/models", model, "unload"), comes="json")
 
 
 def _given(**values: Any) -> dict[str, Any]:  # noqa: ANN401 (JSON)
@@ -308,4 +310,4 @@ def _model_path(where: str, name: str, what: str) -> str:
 
 def _about(method: str, name: str, what: str = "", json: Any = None) -> Prepared[Any]:  # noqa: ANN401 (JSON)
     """Return a request about a stream or a domain of it."""
-    return Prepared(method, _path(name, what), _owner(name), json=json)
+    return Prepared(method, _path(name, what), _owner(name), json=json, comes="json")

@@ -189,10 +189,12 @@ def _content(response: httpx.Response, comes: str) -> Any:  # noqa: ANN401 (as a
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if comes == "nothing" and not response.content:
         return None
+    if comes == "anything" and not (response.content and kind == "application/json"):
+        return response.content or None
     if comes == "file" and kind == "application/octet-stream":
         return response.content
     with suppress(ValueError):
-        if comes == "json":
+        if comes in ("json", "anything"):
             return response.json()
     what = f"{comes} was due, and '{kind[:80]}' came: that is no answer of this server"
     raise ServerError(response.status_code, "", f"{response.status_code}: {what}")

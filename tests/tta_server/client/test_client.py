@@ -12,7 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tta_server.client import AsyncClient, Client, ServerError, client, delete_stream, export_state, read_stream
+from tta_server.client import (
+    AsyncClient,
+    Client,
+    Prepared,
+    ServerError,
+    client,
+    delete_stream,
+    export_state,
+    read_stream,
+)
 
 GOOD = httpx.Response(200, json={"ready": True})
 FULL = httpx.Response(429, json={"error": "full", "code": "queue_full"}, headers={"Retry-After": "7"})
@@ -22,6 +31,8 @@ MISSING = httpx.Response(404, json={"error": "unknown stream 'x'", "code": "not_
 PROXY = httpx.Response(502, text="<html>bad gateway</html>")
 JSON = {"Content-Type": "application/json"}
 NO_JSON = httpx.Response(200, content=b"<html>", headers=JSON)
+LOGIN = httpx.Response(200, html="<html>log in</html>")
+METRICS = Prepared("GET", "/metrics")
 
 
 @pytest.fixture(params=["at once", "awaited"])
@@ -130,13 +141,18 @@ def test_a_file_comes_as_bytes(outcome):
     assert outcome(answer, asked=export_state("x")) == (b"\x00a state", [])
 
 
+def test_a_request_of_ones_own_gets_whatever_comes(outcome):
+    text = {"Content-Type": "text/plain; version=0.0.4"}
+
+    assert outcome(httpx.Response(200, content=b"tta_ready 1", headers=text), asked=METRICS) == (b"tta_ready 1", [])
+    assert outcome(httpx.Response(200, json={"a": 1}), asked=METRICS) == ({"a": 1}, [])
+    assert outcome(httpx.Response(204), asked=METRICS) == (None, [])
+
+
 def test_json_is_read_whatever_letters_its_type_is_written_in(outcome):
     answer = httpx.Response(200, content=b"{}", headers={"Content-Type": "Application/JSON"})
 
     assert outcome(answer) == ({}, [])
-
-
-LOGIN = httpx.Response(200, html="<html>log in</html>")
 
 
 @pytest.mark.parametrize("asked", [read_stream("x"), export_state("x"), delete_stream("x")])

@@ -12,7 +12,7 @@ _START = b"\x89PNG\r\n\x1a\n"
 _WANTED = frozenset((b"tRNS", b"eXIf"))  # of what is no part of every picture: what is seen through, which way is up
 _TEXTS = frozenset((b"tEXt", b"zTXt", b"iTXt"))
 _UPRIGHT = b"Raw profile type exif\0", b"XML:com.adobe.xmp\0"  # begin texts that may say, too, which way is up
-_MOST_TEXT_BYTES = 64 * 2**10  # of such a text
+_MOST_TEXT_BYTES, _MOST_TEXTS = 64 * 2**10, 2  # of such a text, and in a file: more are not even looked at
 _HEAD = struct.Struct(">I4s")  # length and kind
 _SUM = struct.Struct(">I")
 _SMALL = range(ord("a"), ord("z") + 1)  # with these begins the kind of what is no part of the picture
@@ -34,11 +34,13 @@ def only_the_picture(name: str, data: bytes) -> bytes:
     if not data.startswith(_START):
         return data
     kept: list[tuple[int, int]] = []
-    place, chunks, dropped = len(_START), 0, False
+    place, chunks, texts, dropped = len(_START), 0, 0, False
     while place + _AROUND <= len(data):
         length, kind = _HEAD.unpack_from(data, place)
         end = place + _AROUND + length
-        ancillary = kind[0] in _SMALL and kind not in _WANTED and not _turns(data, kind, place, end)
+        ancillary = kind[0] in _SMALL and kind not in _WANTED
+        if ancillary and texts < _MOST_TEXTS and _may_turn(data, kind, place, end):
+            ancillary, texts = not _is_sound(data, kind, place, end), texts + 1
         dropped |= ancillary
         if not ancillary:
             kept.append((place, end))
@@ -54,18 +56,26 @@ def only_the_picture(name: str, data: bytes) -> bytes:
     return _START + b"".join(data[start:end] for start, end in kept)
 
 
-def _turns(data: bytes, kind: bytes, place: int, end: int) -> bool:
-    """Return whether a chunk is a sound text of ordinary size that may say which way is up."""
-    start = place + _HEAD.size
-    if kind not in _TEXTS or end - place > _MOST_TEXT_BYTES or end > len(data) or not data.startswith(_UPRIGHT, start):
-        return False
-    if _SUM.unpack_from(data, end - _SUM.size)[0] != zlib.crc32(data[start - len(kind) : end - _SUM.size]):
-        return False
-    said = data[start : end - _SUM.size].partition(b"\0")[2]
-    return _is_small(said[1:]) if kind == b"zTXt" else kind == b"tEXt" or said.startswith(b"\0")  # not compressed
+def _may_turn(data: bytes, kind: bytes, place: int, end: int) -> bool:
+    """Return whether a chunk is a text of ordinary size that may say which way is up."""
+    small = end - place <= _MOST_TEXT_BYTES and end <= len(data)
+    return kind in _TEXTS and small and data.startswith(_UPRIGHT, place + _HEAD.size)
 
 
-def _is_small(compressed: bytes) -> bool:
+def _is_sound(data: bytes, kind: bytes, place: int, end: int) -> bool:
+    """Return whether Pillow can read a text, and it stays small."""
+    start, stop = place + _HEAD.size, end - _SUM.size
+    if _SUM.unpack_from(data, stop)[0] != zlib.crc32(data[start - len(kind) : stop]):
+        return False
+    said = data[start:stop].partition(b"\0")[2]
+    if kind == b"tEXt":
+        return True
+    if not said.startswith(b"\0"):  # of a zTXt, an unknown way to compress; of an iTXt, that it is compressed
+        return False
+    return kind == b"iTXt" or _inflates_to_little(said[1:])
+
+
+def _inflates_to_little(compressed: bytes) -> bool:
     try:
         return len(zlib.decompressobj().decompress(compressed, _MOST_TEXT_BYTES + 1)) <= _MOST_TEXT_BYTES
     except zlib.error:

@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from tests.tta_server.pictures import encoded, good_files, png, scene
 from tta_server.errors import BadRequest, TooLarge, TTAError
 from tta_server.models.preprocess import Preprocess
+from tta_server.runtime.images import png_chunks
 from tta_server.runtime.images.codec import Upload, open_image
 
 TRANSFORM = Preprocess((32, 32))
@@ -116,6 +117,23 @@ def test_texts_that_cannot_say_so_cost_no_picture(damage):
         data = data[:place] + b"x" + data[place + 1 :]  # which its checksum does not fit
 
     assert np.array_equal(read(data), TRANSFORM(scene()))
+
+
+def test_of_many_texts_few_are_looked_at_and_an_unknown_way_to_compress_costs_no_picture(monkeypatch):
+    inflated = []
+    inflate = png_chunks._inflates_to_little
+    monkeypatch.setattr(png_chunks, "_inflates_to_little", lambda data: inflated.append(data) or inflate(data))
+    info = PngInfo()
+    for _ in range(500):
+        info.add_text("Raw profile type exif", "0" * 65_000, zip=True)
+    odd = PngInfo()
+    odd.add(b"zTXt", b"Raw profile type exif\0\1" + zlib.compress(b"x"))
+
+    for texts in (info, odd):
+        file = io.BytesIO()
+        scene().save(file, "PNG", pnginfo=texts)
+        assert np.array_equal(read(file.getvalue()), TRANSFORM(scene()))
+    assert len(inflated) == 2
 
 
 def test_an_empty_file_is_said_to_be_empty():
