@@ -76,8 +76,9 @@ def onnx_source(path: Path) -> Origin:
         raise ValueError(f"ONNX file '{path}' does not exist")
     onnx = library("onnx")
     try:
-        beside = _beside(onnx, path)
-        model = onnx.load(path)  # with what lies there
+        model = onnx.load(path, load_external_data=False)
+        beside = _beside(onnx, model)
+        onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
         sha = hashlib.sha256(serialised(model)).digest()  # before this package adds what it infers
         onnx.checker.check_model(model)
         model = onnx.shape_inference.infer_shapes(model)
@@ -105,10 +106,9 @@ def onnx_source(path: Path) -> Origin:
     )
 
 
-def _beside(onnx: Any, path: Path) -> tuple[str, ...]:  # noqa: ANN401
+def _beside(onnx: Any, model: Any) -> tuple[str, ...]:  # noqa: ANN401
     """Return the names of the files in which a model keeps tensors that are too large for its own."""
-    tensors = _tensors(onnx.load(path, load_external_data=False), onnx.TensorProto)
-    elsewhere = [one for one in tensors if one.data_location == onnx.TensorProto.EXTERNAL]
+    elsewhere = [one for one in _tensors(model, onnx.TensorProto) if one.data_location == onnx.TensorProto.EXTERNAL]
     return tuple(sorted({about.value for one in elsewhere for about in one.external_data if about.key == "location"}))
 
 

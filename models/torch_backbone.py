@@ -173,7 +173,7 @@ class TorchBackbone:
         with self._lock:
             normalisation = self._normaliser.mean, self._normaliser.std
             try:
-                yield Traced(self._module, self._reading, self._call, normalisation, layers)
+                yield Traced(self._module, self._ties, self._reading, self._call, normalisation, layers)
             finally:
                 self._own_state.end()
 

@@ -18,6 +18,7 @@ class Traced(nn.Module):
     def __init__(
         self,
         module: nn.Module,
+        ties: Ties,
         reading: Reading,
         call: NormCall,
         normalisation: tuple[Tensor, Tensor],
@@ -27,6 +28,7 @@ class Traced(nn.Module):
 
         Args:
             module: The frozen network; nothing else may run it meanwhile.
+            ties: Which of its names mean the same.
             reading: Where its logits and features are.
             call: What its normalisation layers are told.
             normalisation: What is subtracted from the images, and what they are then divided by (1, C, 1, 1).
@@ -34,7 +36,7 @@ class Traced(nn.Module):
         """
         super().__init__()
         self._module = module
-        self._ties = Ties(module)
+        self._ties = ties
         self._reading = reading
         self._call = call
         self._normalisation = normalisation

@@ -7,7 +7,6 @@ import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tta_server.models.reason import reason
+from tta_server.models.ties import Ties
 
 log = logging.getLogger(__name__)
 
@@ -145,11 +145,9 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], origin: str) -> 
 
 def _alike(module: nn.Module, own: Mapping[str, Tensor]) -> list[list[str]]:
     """Return the names of a network's tensors, those of the same tensor together."""
-    all_of = module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
-    places = {name: id(tensor) for name, tensor in chain(*all_of)}
-    alike: dict[int | str, list[str]] = {}
+    ties, alike = Ties(module), dict[str, list[str]]()
     for name in own:
-        alike.setdefault(places.get(name, name), []).append(name)
+        alike.setdefault(ties.first(name), []).append(name)
     return list(alike.values())
 
 

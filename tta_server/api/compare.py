@@ -30,7 +30,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     served = find(models)
     labels = served.model.labels
 
-    @routes.post("", openapi_extra=IMAGES, **returns(Comparison, 400, 404, 408, 413, 415, 429, 501, 503))
+    @routes.post("", openapi_extra=IMAGES, **returns(Comparison, 400, 404, 413, 415, 429, 503))
     async def compare_answers(name: StreamPath, request: Request) -> dict[str, Any]:
         """Answer image files as `/predict` takes them twice, by the frozen model and by what a stream has learnt.
 

@@ -94,7 +94,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
     routes = APIRouter(tags=["predict"])
     served = find(models)
     labels = served.model.labels
-    declared = returns(Predictions, 400, 408, 413, 415, 429, 501, 503)
+    declared = returns(Predictions, 400, 413, 415, 429, 503)
 
     extra = IMAGES | {"parameters": [STREAM_HEADER, REQUEST_HEADER]}
 

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from tta_server.api.front.head import repeated
 from tta_server.errors import BadRequest, Forbidden, Overloaded, TooLarge, TooSlow, TTAError, Unauthorized
-from tta_server.grpc_door.asking import App, Asked, Reply, ask, headers_of
+from tta_server.grpc_door.asking import App, Asked, ask, headers_of
 from tta_server.grpc_door.fields import expect_few_fields, values_apart
 from tta_server.grpc_door.messages import HEALTH, INFERENCE, message, methods
 from tta_server.grpc_door.tensors import infer_body, infer_response
@@ -217,7 +217,7 @@ class Door:
             reply = await ask(self._app, asked, metadata, context.peer())
             more = tuple((header, reply.headers[header]) for header in _TOLD if header in reply.headers)
             if name == "ModelReady" and reply.status == 404:  # as Triton says it of a model that it does not have
-                reply = Reply(200, reply.headers, b'{"ready": false}')
+                reply = reply._replace(status=200, body=b'{"ready": false}')
             if problem := reply.problem:
                 return _refuse(context, reply.status, problem["error"], (*more, ("x-error-code", problem["code"])))
             context.set_trailing_metadata(more)

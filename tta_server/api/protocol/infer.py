@@ -48,7 +48,7 @@ def router(models: Mapping[str, Served], callers: Callers) -> APIRouter:
         callers: Knows who sent a request.
     """
     routes = APIRouter(tags=["open inference protocol"])
-    declared = returns(Inferred, 400, 404, 408, 413, 415, 429, 501, 503)
+    declared = returns(Inferred, 400, 404, 413, 415, 429, 503)
 
     @routes.post("/v2/models/{name}/infer", openapi_extra=_SAID, **declared)
     async def infer(request: Request, name: str) -> Response:
